@@ -1,0 +1,92 @@
+# Every command that a user types. `make` alone prints this help.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m pipeline
+
+# Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
+OPTIONS := $(if $(DATA),data=$(DATA)) $(if $(INIT),init_from=$(INIT)) $(if $(BUNDLE),bundle=$(BUNDLE)) \
+           $(if $(RESUME),resume=$(if $(filter 1,$(RESUME)),true,$(RESUME)))
+
+.PHONY: help
+help: ## This help
+	@echo "Prelude: from raw text to a trained, tracked, comparable transformer"
+	@echo
+	@grep -hE '^[a-zA-Z_%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/TASK/' | \
+		awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo
+	@echo "Options    ARGS=\"key=value ...\"  any key of the configuration, e.g. ARGS=\"size=small trainer.max_steps=500\""
+	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1  DEBUG=1 (full traces)  PYTHON=python3.12"
+	@echo "Tasks      causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
+	@echo "Any text   make pretrain ARGS=\"data=files data.train=my.txt\""
+	@echo "All keys   make show-config"
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Create the environment (.venv) from pinned versions; other targets do it by themselves
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@scripts/setup $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@scripts/setup $(PYTHON) $(VENV) dev
+	@touch $@
+
+.PHONY: tokenizer
+tokenizer: $(VENV)/.installed ## Train a tokenizer on the corpus
+	@$(RUN) tokenizer $(OPTIONS) $(ARGS)
+
+.PHONY: pretrain
+pretrain: $(VENV)/.installed ## Pretrain a transformer (causal language model) and write its bundle
+	@$(RUN) pretrain $(OPTIONS) $(ARGS)
+
+pretrain-%: $(VENV)/.installed ## Pretrain with another objective: masked_lm, denoise
+	@$(RUN) pretrain task=$* $(OPTIONS) $(ARGS)
+
+.PHONY: evaluate
+evaluate: $(VENV)/.installed ## Measure a bundle on a corpus: loss, perplexity, bits per byte
+	@$(RUN) evaluate $(OPTIONS) $(ARGS)
+
+.PHONY: generate
+generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=latest
+	@$(RUN) generate $(OPTIONS) $(if $(PROMPT),"prompts=['$(PROMPT)']") $(ARGS)
+
+.PHONY: show-config
+show-config: $(VENV)/.installed ## Print the whole configuration that pretrain would use
+	@$(RUN) show-config $(OPTIONS) $(ARGS)
+
+.PHONY: show-data
+show-data: $(VENV)/.installed ## Print a training row as text, ids, mask and labels
+	@$(RUN) show-data $(OPTIONS) $(ARGS)
+
+.PHONY: sync
+sync: $(VENV)/.installed ## Send to MLflow what its server missed while it was away
+	@$(RUN) sync $(ARGS)
+
+.PHONY: ui
+ui: $(VENV)/.installed ## Open MLflow on this machine: http://127.0.0.1:5000
+	@$(RUN) ui $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.installed-dev ## Lint and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## The quick tests (about two minutes); all of them: make test-all
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-dev ## Every test, slow ones too
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: clean
+clean: ## Remove caches and build leftovers; runs, bundles and MLflow's store stay
+	@rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build *.egg-info
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
