@@ -1,0 +1,211 @@
+"""From the configuration to things: corpus, tokenizer, token rows, model. Each function is one step, in that order."""
+
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import numpy.typing as npt
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+
+from datamodules import cache, packing
+from datamodules.cleaning import Cleaner
+from datamodules.corpus import Corpus
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
+from modules.init import initialize
+from pipeline.config import to_plain
+from pipeline.errors import ConfigError, UserError
+from pipeline.tasks.base import PretrainingTask
+from pipeline.trainer import TrainerOptions
+
+#: Documents that are tokenized at once; the library spreads them over the cores.
+ENCODE_DOCUMENTS = 1024
+
+
+def construct(node: Any, **late: Any) -> Any:
+    """Build what a configuration node describes, with the parameters that only the data can tell.
+
+    Raises:
+        ConfigError: when the class refuses a value.
+    """
+    try:
+        return hydra.utils.instantiate(to_plain(node), **late, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ValueError):
+            problem, _, rest = str(cause).partition("; ")
+            name = to_plain(node).get("_target_", "").rpartition(".")[2]
+            raise ConfigError(f"{name}: {problem}", rest or "a value that fits", "see `make show-config`") from cause
+        raise
+
+
+def check_model(config: DictConfig) -> None:
+    """Build the model without memory or weights, so that impossible sizes are known before any data is read."""
+    with torch.device("meta"):
+        _assemble(to_plain(config.model), vocab_size=512)
+
+
+def load_corpus(config: DictConfig) -> tuple[Corpus, dict[str, int]]:
+    """Read and clean the corpus; also the counts of what cleaning did."""
+    corpus: Corpus = construct(config.data).load()
+    cleaner: Cleaner = construct(config.cleaning)
+    train, counts = cleaner.clean(corpus.train)
+    validation, _ = cleaner.clean(corpus.validation)
+    fingerprint = cache.cache_key(
+        corpus=corpus.fingerprint,
+        cleaning=to_plain(config.cleaning),
+        code=code_version("datamodules.cleaning"),
+    )
+    return replace(corpus, train=train, validation=validation, fingerprint=fingerprint), counts
+
+
+def optimum_bits_per_byte(corpus: Corpus) -> float | None:
+    """The exact entropy of the validation rows, where the corpus knows the probability of each of its texts."""
+    bits = n_bytes = 0.0
+    for row in corpus.validation:
+        if "bits" not in row:
+            return None
+        bits += row["bits"]
+        n_bytes += len(str(row["text"]).encode())
+    return bits / n_bytes
+
+
+def build_tokenizer(config: DictConfig, corpus: Corpus) -> Tokenizer:
+    """The tokenizer trained on the corpus: from the cache where these inputs have been seen, else trained now."""
+    trainer = construct(config.tokenizer)
+    parts = {
+        "corpus": corpus.fingerprint,
+        "tokenizer": trainer.describe(),
+        "text_bytes": config.tokenizer_text_bytes,
+        "code": code_version("datamodules.tokenizer"),
+    }
+    file = Path(config.cache_dir) / "tokenizers" / f"{cache.cache_key(**parts)}.json"
+    if file.exists():
+        return Tokenizer.from_file(file)
+    tokenizer = trainer.train(_some_text(corpus.train, config.tokenizer_text_bytes))
+    tokenizer.save(file)
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def build_rows(
+    config: DictConfig, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
+) -> tuple[cache.TokenRows, cache.TokenRows]:
+    """Training and validation rows of tokens, from the cache where these inputs have been seen."""
+    options: TrainerOptions = construct(config.trainer)
+    needed = options.max_steps * options.batch_size * options.accumulate
+    streamed = corpus.n_train_rows is None
+    train = _rows(config, corpus, "train", tokenizer, task, max_seq_len, needed if streamed else None)
+    return train, build_validation_rows(config, corpus, tokenizer, task, max_seq_len=max_seq_len)
+
+
+def build_validation_rows(
+    config: DictConfig, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
+) -> cache.TokenRows:
+    """Validation rows of tokens, at most `trainer.val_rows`."""
+    return _rows(config, corpus, "validation", tokenizer, task, max_seq_len, construct(config.trainer).val_rows)
+
+
+def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
+    """A model with its first weights."""
+    model = _assemble(model_config, vocab_size=tokenizer.vocab_size)
+    initialize(model, model_config["init"])
+    return model
+
+
+def code_version(*packages: str) -> str:
+    """Hash of the source of modules: what was made by other code is made again."""
+    digest = hashlib.sha256()
+    for package in packages:
+        module = sys.modules[package]
+        for file in sorted(_source_files(module)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _assemble(model_config: Mapping[str, Any], *, vocab_size: int) -> Model:
+    backbone = construct(model_config["backbone"], vocab_size=vocab_size)
+    return Model(backbone, construct(model_config["head"], embedding=backbone.embedding))
+
+
+def _rows(
+    config: DictConfig,
+    corpus: Corpus,
+    split: str,
+    tokenizer: Tokenizer,
+    task: PretrainingTask,
+    max_seq_len: int,
+    max_rows: int | None,
+) -> cache.TokenRows:
+    parts = {
+        "corpus": corpus.fingerprint,
+        "split": split,
+        "tokenizer": tokenizer.digest,
+        "packing": config.packing,
+        "row_tokens": task.row_tokens(max_seq_len),
+        "overlap": task.overlap,
+        "max_rows": max_rows,
+        "code": code_version("datamodules.packing", "datamodules.cache", "datamodules.tokenizer"),
+    }
+
+    def build(writer: cache.RowWriter) -> dict[str, Any]:
+        report = packing.PackingReport()
+        documents = _encoded(getattr(corpus, split), tokenizer)
+        text_bytes = 0
+
+        def counted() -> Iterator[npt.NDArray[np.int32]]:
+            nonlocal text_bytes
+            for document, n_bytes in documents:
+                text_bytes += n_bytes
+                yield document
+
+        chunks = packing.pack(
+            counted(),
+            row_tokens=parts["row_tokens"],
+            overlap=task.overlap,
+            mode=config.packing,
+            pad_id=tokenizer.pad_id,
+            max_rows=max_rows,
+            report=report,
+        )
+        for ids, segment_ids in chunks:
+            writer.write(ids, segment_ids)
+        return {**report.as_dict(), "text_bytes": text_bytes}
+
+    store = cache.TokenCache(Path(config.cache_dir) / "rows")
+    return store.get_or_build(cache.cache_key(**parts), parts, build, vocab_size=tokenizer.vocab_size)
+
+
+def _encoded(rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
+    """Each document as ids with its beginning and end, and its length in bytes of UTF-8."""
+    texts = iter(str(row["text"]) for row in rows)
+    while batch := list(islice(texts, ENCODE_DOCUMENTS)):
+        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+            document = np.concatenate(([tokenizer.bos_id], ids, [tokenizer.eos_id])).astype(np.int32)
+            yield document, len(text.encode())
+
+
+def _some_text(rows: Iterable[Mapping[str, Any]], max_bytes: int) -> Iterator[str]:
+    taken = 0
+    for row in rows:
+        if taken >= max_bytes:
+            return
+        text = str(row["text"])
+        taken += len(text.encode())
+        yield text
+
+
+def _source_files(module: types.ModuleType) -> list[Path]:
+    file = Path(inspect.getsourcefile(module) or "")
+    return list(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]

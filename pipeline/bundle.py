@@ -1,0 +1,215 @@
+"""Bundles: a trained thing as a folder, written atomically, `DONE` last; nothing reads one without it.
+
+    model.safetensors   weights (tied tensors once)
+    model.json          how to build the backbone and its head
+    tokenizer.json      the tokenizer, as the `tokenizers` library reads it
+    task.json           the task and its options
+    config.yaml         the whole configuration of the run
+    provenance.json     where it came from: hashes, code, parent, seed
+    metrics.json        what it scored when it was saved
+    DONE                sha256 of every file above
+"""
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_model, save_model
+
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
+from pipeline import build
+from pipeline.config import target_of
+from pipeline.errors import BundleError
+
+DONE = "DONE"
+
+#: Where the classes live that a bundle may name.
+TRUSTED = ("modules.", "pipeline.tasks.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained model with all that is needed to use it."""
+
+    folder: Path
+    model: Model
+    tokenizer: Tokenizer
+    task: Any
+    model_config: dict[str, Any]
+    task_config: dict[str, Any]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    metrics: dict[str, float]
+
+
+def save_bundle(  # noqa: PLR0913 - one parameter a file
+    folder: Path,
+    *,
+    model: Model,
+    tokenizer: Tokenizer,
+    model_config: Mapping[str, Any],
+    task_config: Mapping[str, Any],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a bundle beside its place, then move it there: a killed save leaves the old one whole.
+
+    Raises:
+        BundleError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_model(model, str(draft / "model.safetensors"))
+        _write_json(draft / "model.json", model_config)
+        tokenizer.save(draft / "tokenizer.json")
+        _write_json(draft / "task.json", task_config)
+        (draft / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        _write_json(draft / "provenance.json", provenance)
+        _write_json(draft / "metrics.json", metrics)
+        hashes = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+        _write_json(draft / DONE, hashes)
+        for file in draft.iterdir():
+            _sync(file)
+        _sync(draft)
+        _move(draft, folder)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise BundleError(
+            f"cannot write the bundle {folder} ({error})",
+            "a folder that can be written, with room for the weights",
+            "free some space or choose another runs_dir, then go on with RESUME=1",
+        ) from error
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a finished bundle and check every file against its hash; weights are on the CPU, in eval mode.
+
+    Raises:
+        BundleError: if the folder is missing, unfinished, damaged, or names code outside this project.
+    """
+    done = read_done(folder)
+    for name, digest in done.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise BundleError(
+                f"{folder / name} is not the file that was saved",
+                f"sha256 {digest[:12]}…",
+                "train again, or restore the bundle from a copy",
+            )
+    parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("model", "task", "provenance", "metrics")}
+    for name in ("model", "task"):
+        _check_targets(parts[name], folder / f"{name}.json")
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    with torch.random.fork_rng(devices=[]):
+        model = build.build_model(parts["model"], tokenizer)
+    load_model(model, str(folder / "model.safetensors"))
+    return Bundle(
+        folder=folder,
+        model=model.eval(),
+        tokenizer=tokenizer,
+        task=build.construct(parts["task"]),
+        model_config=parts["model"],
+        task_config=parts["task"],
+        config=read_config(folder),
+        provenance=parts["provenance"],
+        metrics=parts["metrics"],
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run that wrote the bundle."""
+    return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))  # type: ignore[return-value]
+
+
+def read_done(folder: Path) -> dict[str, str]:
+    """File name -> sha256 of a finished bundle.
+
+    Raises:
+        BundleError: if there is no folder, or no `DONE` in it.
+    """
+    _restore_old(folder)
+    if not folder.is_dir():
+        raise BundleError(f"no bundle at {folder}", "a folder that a stage has written", "run `make pretrain` first")
+    if not (folder / DONE).is_file():
+        raise BundleError(
+            f"{folder} is not a finished bundle (no {DONE} in it)",
+            "a bundle whose writing was completed",
+            "let its run finish with RESUME=1, or name another bundle",
+        )
+    return dict(json.loads((folder / DONE).read_text()))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a complete bundle."""
+    return (folder / DONE).is_file()
+
+
+def digest(folder: Path) -> str:
+    """One hash for the whole bundle."""
+    return _sha256(folder / DONE)
+
+
+def _check_targets(node: Any, file: Path) -> None:
+    """A bundle may come from anywhere: it builds classes of this project only, and runs no other code."""
+    if isinstance(node, Mapping):
+        if "_target_" in node and not _is_own_class(str(node["_target_"])):
+            raise BundleError(
+                f"{file} names '{node['_target_']}'",
+                "classes of modules or pipeline.tasks only",
+                "do not use this bundle: it was not written by this project",
+            )
+        for value in node.values():
+            _check_targets(value, file)
+
+
+def _is_own_class(target: str) -> bool:
+    if not target.startswith(TRUSTED):
+        return False
+    found = target_of(target, "bundle")
+    return inspect.isclass(found) and found.__module__.startswith(TRUSTED)
+
+
+def _move(draft: Path, folder: Path) -> None:
+    """Put `draft` at `folder`; a kill between the two renames leaves the old one as `.NAME.old`."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    draft.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore_old(folder: Path) -> None:
+    """Bring back the bundle that a kill in the middle of `_move` has left under its old name."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

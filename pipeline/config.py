@@ -1,0 +1,264 @@
+"""Compose the configuration with Hydra, check it against class signatures, resolve it and freeze it."""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pipeline.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+#: Parameters that only the data can tell; `pipeline.build` gives them, a yaml never does.
+LATE_PARAMETERS = frozenset({"model.backbone.vocab_size", "model.head.embedding"})
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """What a stage is called, and which groups and keys of the configuration it reads."""
+
+    name: str
+    uses: list[str]
+
+
+@dataclass(kw_only=True)
+class Size:
+    """The dial of the model: everything else follows from these four."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    max_seq_len: int
+
+
+@dataclass(kw_only=True)
+class ModelParts:
+    """A backbone, the head on it, and the law of their first weights."""
+
+    backbone: dict[str, Any]
+    head: dict[str, Any]
+    init: str
+
+
+@dataclass(kw_only=True)
+class Root:
+    """The keys of `configs/run.yaml` that are not groups."""
+
+    seed: int = 1
+    name: str | None = None
+    init_from: str | None = None
+    bundle: str = "latest"
+    resume: bool | str = False
+    runs_dir: str = "runs"
+    cache_dir: str = ".cache"
+    tokenizer_text_bytes: int = 100_000_000
+    packing: Literal["concat", "whole"] = "concat"
+    prompts: list[str] | None = None
+    log_corpus_text: bool = False
+    port: int = 5000
+
+
+def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose and check the configuration of `stage`; the result is resolved and read-only.
+
+    Raises:
+        ConfigError: for an unknown group, option or key, a wrong type, a missing or an impossible value.
+    """
+    parsed = _parse(overrides)
+    check_overrides(stage, parsed)
+    forced = [_forced(override) for override in parsed]
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose("run", [f"stage={stage}", *forced], return_hydra_config=True)
+        choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group}
+        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        config.choices = choices
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(
+            _first_line(error), "a configuration that composes", "see `make show-config`"
+        ) from error
+    _check_top(config)
+    for name in [key for key in config if key not in ("stage", "choices", *config.stage.uses)]:
+        del config[name]
+    check(config)
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def config_hash(config: DictConfig, *, without: Iterable[str] = ()) -> str:
+    """Sha256 of the resolved configuration as canonical JSON, less the top-level keys in `without`."""
+    plain = {key: value for key, value in to_plain(config).items() if key not in set(without)}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def to_plain(config: Any) -> Any:
+    """The node as plain dicts, lists and scalars."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration's groups and the options of each, by name."""
+    folders = sorted(folder for folder in CONFIGS.iterdir() if folder.is_dir())
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def stage_titles() -> dict[str, str]:
+    """Each stage with the first line of its yaml, which says what it does."""
+    files = sorted((CONFIGS / "stage").glob("*.yaml"))
+    return {file.stem: file.read_text(encoding="utf-8").split("\n")[0].lstrip("# ") for file in files}
+
+
+def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
+    """Refuse overrides of groups, options and keys that do not exist or that the stage does not read."""
+    options = groups()
+    stages = options["stage"]
+    if stage not in stages:
+        raise ConfigError(f"unknown stage '{stage}'", f"one of {', '.join(stages)}", _suggest(stage, stages))
+    used = list(OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml").uses)
+    for override in overrides:
+        group = override.key_or_group
+        top = group.split(".")[0].split("@")[0]
+        if top not in used:
+            raise ConfigError(f"{top}: {stage} takes no such key", f"one of {', '.join(used)}", _suggest(top, used))
+        value = override.value()
+        if group in options and isinstance(value, str) and value not in options[group]:
+            expected = f"one of {', '.join(options[group])}"
+            raise ConfigError(f"{group}={value}: no such option", expected, _suggest(value, options[group]))
+
+
+def check(config: DictConfig) -> None:
+    """Check every node of a composed configuration against the signature of what it builds."""
+    plain = to_plain(config)
+    _check_keys(plain.get("size"), Size, "size")
+    _check_keys(plain.get("model"), ModelParts, "model")
+    scalars = {key: value for key, value in plain.items() if not isinstance(value, Mapping)}
+    _check_keys(scalars, Root, "")
+    for key in plain.keys() - scalars.keys() - {"stage", "choices"}:
+        _check_nodes(plain[key], key)
+
+
+def _check_top(config: DictConfig) -> None:
+    """A key that no group and no scalar has: misspelt in a yaml file."""
+    known = [*groups(), "choices", "cleaning", *(name for name in _parameters(Root))]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", _suggest(str(key), known))
+
+
+def _check_nodes(node: Any, path: str) -> None:
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        _check_keys(node, target_of(node["_target_"], path), path)
+    for key, value in node.items():
+        _check_nodes(value, f"{path}.{key}")
+
+
+def target_of(name: str, path: str) -> Any:
+    """The class that a `_target_` names."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{path}._target_: cannot import '{name}' ({_first_line(error)})",
+            "the full name of a class",
+            "compare with the yaml files in configs/",
+        ) from error
+
+
+def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str) -> None:
+    if node is None:
+        return
+    prefix = f"{path}." if path else ""
+    parameters = {
+        name: parameter for name, parameter in _parameters(owner).items() if prefix + name not in LATE_PARAMETERS
+    }
+    for key, value in node.items():
+        if key == "_target_":
+            continue
+        if key not in parameters:
+            problem = f"{prefix}{key}: {_title(owner)} takes no such key"
+            raise ConfigError(problem, f"one of {', '.join(parameters)}", _suggest(key, list(parameters)))
+        if value == "???":
+            raise ConfigError(f"{prefix}{key}: not set", "a value", f"give {prefix}{key}=...")
+        _check_type(value, parameters[key][0], f"{prefix}{key}")
+    for key, (_, required) in parameters.items():
+        if required and key not in node:
+            raise ConfigError(f"{prefix}{key}: not set", f"a value for {_title(owner)}", f"give {prefix}{key}=...")
+
+
+def _check_type(value: Any, hint: Any, path: str) -> None:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return
+    try:
+        _adapter(hint).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        expected = "; ".join(dict.fromkeys(_lower_first(detail["msg"]) for detail in error.errors()))
+        raise ConfigError(f"{path}: {value!r} does not fit", expected, f"correct {path}") from error
+
+
+def _adapter(hint: Any) -> "TypeAdapter[Any]":
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:  # dataclasses and TypedDicts carry a configuration of their own
+        return TypeAdapter(hint)
+
+
+@cache
+def _parameters(owner: Any) -> dict[str, tuple[Any, bool]]:
+    """Name -> (type hint, whether it must be given) of each constructor parameter."""
+    hints = get_type_hints(owner.__init__ if inspect.isclass(owner) else owner, include_extras=True)
+    return {
+        name: (hints.get(name, Any), parameter.default is parameter.empty)
+        for name, parameter in inspect.signature(owner).parameters.items()
+    }
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"'{override}' is not an override", "key=value", "for example trainer.max_steps=500")
+    try:
+        return list(OverridesParser.create().parse_overrides(list(overrides)))
+    except HydraException as error:
+        raise ConfigError(_first_line(error), "key=value", "quote values that hold spaces or brackets") from error
+
+
+def _forced(override: Override) -> str:
+    """The override such that a key absent from yaml may be set: the checker, not Hydra, judges keys."""
+    line = str(override.input_line)
+    is_group = override.key_or_group in groups()
+    return line if is_group or line[0] in "+~" else f"++{line}"
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "see `make show-config`"
+
+
+def _title(owner: Any) -> str:
+    return "the configuration" if owner is Root else str(owner.__name__)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

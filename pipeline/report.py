@@ -1,0 +1,140 @@
+"""What a stage says on standard error: what it works with, what came of it, and what to do next."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from datamodules.cache import TokenRows
+from datamodules.corpus import Corpus
+from modules.model import Model
+from pipeline.tasks.base import Sample
+
+#: Metrics in the order in which people read them, with their titles.
+TITLES = {
+    "train/loss": "training loss (nats per token)",
+    "val/loss": "validation loss (nats per token)",
+    "test/loss": "loss (nats per token)",
+    "val/perplexity": "validation perplexity",
+    "test/perplexity": "perplexity",
+    "val/bits_per_byte": "validation bits per byte",
+    "test/bits_per_byte": "bits per byte",
+    "optimum_bits_per_byte": "exact entropy of the corpus (bits per byte)",
+    "val/accuracy": "validation accuracy (of labelled tokens)",
+    "test/accuracy": "accuracy (of labelled tokens)",
+}
+
+
+def console() -> Console:
+    """Standard error, 100 columns wide where it is not a terminal."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 100, highlight=False)
+
+
+def say(topic: str, text: str) -> None:
+    """One line about one thing."""
+    console().print(Text.assemble((f"{topic:<10}", "bold"), " ", text))
+
+
+def panel(title: str, content: RenderableType) -> None:
+    """A framed block with a title."""
+    console().print(Panel(content, title=f"[bold]{title}[/bold]", title_align="left"))
+
+
+def page(content: RenderableType) -> None:
+    """Print something on standard output: it is what was asked for."""
+    Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(content)
+
+
+def summary(
+    title: str,
+    *,
+    metrics: Mapping[str, float],
+    facts: Mapping[str, str],
+    samples: Sequence[Sample],
+    next_commands: Mapping[str, str],
+) -> None:
+    """What a stage ends with."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, name in TITLES.items():
+        if key in metrics:
+            table.add_row(name, f"[bold]{metrics[key]:.4f}[/bold]")
+    for name, fact in facts.items():
+        table.add_row(name, Text(fact, overflow="fold"))
+    panel(title, table)
+    if samples:
+        panel("Samples", show_samples(samples))
+    if next_commands:
+        commands = Table(show_header=False, box=None, pad_edge=False)
+        for command, purpose in next_commands.items():
+            commands.add_row(Text(command, style="bold"), purpose)
+        panel("Next", commands)
+
+
+def show_samples(samples: Sequence[Sample]) -> Group:
+    """Samples one below the other; what was given in bold where the output goes on from it."""
+    parts: list[Text] = []
+    for number, sample in enumerate(samples, 1):
+        if sample.truth is None:
+            parts.append(Text.assemble((f"{number}  ", "dim"), (sample.given, "bold"), sample.output))
+        else:
+            parts.append(Text.assemble((f"{number}  given  ", "dim"), sample.given))
+            parts.append(Text.assemble(("   made   ", "dim"), sample.output))
+            parts.append(Text.assemble(("   truth  ", "dim"), sample.truth))
+        parts.append(Text())
+    return Group(*parts[:-1])
+
+
+def samples_markdown(samples: Sequence[Sample]) -> str:
+    """Samples as a text for the tracking store."""
+    blocks = []
+    for number, sample in enumerate(samples, 1):
+        lines = [f"## {number}", ""]
+        if sample.truth is None:
+            lines += [f"**{sample.given}**{sample.output}" if sample.given else sample.output]
+        else:
+            lines += [f"Given: {sample.given}", "", f"Made: {sample.output}", "", f"Truth: {sample.truth}"]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
+    """Name, rows and fingerprint of a corpus, and what cleaning changed."""
+    rows = "a stream" if corpus.n_train_rows is None else f"{corpus.n_train_rows:,} rows"
+    held_out = "" if corpus.n_validation_rows is None else f", {corpus.n_validation_rows:,} for validation"
+    changes = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in cleaned.items() if number)
+    return f"{corpus.name}, {rows}{held_out}, {corpus.fingerprint[:12]}" + (f" (cleaning: {changes})" if changes else "")
+
+
+def describe_rows(train: TokenRows, validation: TokenRows) -> str:
+    """How many tokens there are, in which rows."""
+    counts = train.manifest["counts"]
+    padding = counts["padding"] / (len(train) * train.row_tokens)
+    return (
+        f"{count(counts['kept'])} in {len(train):,} rows of {train.row_tokens} ({padding:.1%} padding), "
+        f"{len(validation):,} rows for validation"
+    )
+
+
+def describe_model(model: Model) -> str:
+    """The arrangement and its size."""
+    backbone = model.backbone
+    embedding = backbone.embedding.weight.numel()
+    total = sum(weight.numel() for weight in model.parameters())
+    return f"{type(backbone).__name__}, {count(total - embedding)} parameters + {count(embedding)} in the embedding"
+
+
+def count(number: float) -> str:
+    """A number as people say it: 950, 12.3 k, 4.7 M."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if abs(number) >= limit:
+            return f"{number / (1e3 if unit == ' k' else limit):.1f}{unit}"
+    return f"{number:,.0f}"
+
+
+def short(path: Path) -> str:
+    """The path as a person would type it: relative to the working folder where it lies inside."""
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,42 @@
+"""MLflow's pages, and what its server has missed."""
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline import build, report
+from pipeline.errors import TrackingError
+from pipeline.stages.result import StageResult
+from pipeline.tracking import TrackingOptions, sync, unsynced_runs
+from pipeline.ui import serve_ui
+
+
+def serve(config: DictConfig) -> StageResult:
+    """Serve MLflow's pages on this machine until Ctrl-C."""
+    options: TrackingOptions = build.construct(config.tracking)
+    serve_ui(
+        options,
+        project_folder=Path.cwd(),
+        port=config.port,
+        environ=os.environ,
+        say=lambda text: report.say("MLflow", text),
+    )
+    return StageResult(stage="ui")
+
+
+def send_missed(config: DictConfig) -> StageResult:
+    """Send every run's spool that the store has not had to its end.
+
+    Raises:
+        TrackingError: the store did not take all of it.
+    """
+    options: TrackingOptions = build.construct(config.tracking)
+    reports = [sync(folder, uri=options.uri, environ=os.environ) for folder in unsynced_runs(Path(config.runs_dir))]
+    for done in reports:
+        report.say("Sync", done.line)
+    if not reports:
+        report.say("Sync", "nothing to send: MLflow has everything")
+    if left := sum(done.n_left for done in reports):
+        raise TrackingError(f"{left} records could not be sent", "a store that answers", "start it, then `make sync` again")
+    return StageResult(stage="sync", metrics={"sent": float(sum(done.n_sent for done in reports))})

@@ -1,0 +1,25 @@
+"""Show a training batch as text, ids, mask and labels."""
+
+from omegaconf import DictConfig
+
+from datamodules.collate import RowBatch
+from datamodules.inspect import show_rows
+from datamodules.sampling import ResumableBatchSampler
+from pipeline import build, report
+from pipeline.stages.result import StageResult
+from pipeline.tasks.base import PretrainingTask
+
+
+def show_data(config: DictConfig) -> StageResult:
+    """Print the first row that training would see."""
+    task: PretrainingTask = build.construct(config.task)
+    corpus, cleaned = build.load_corpus(config)
+    report.say("Corpus", report.describe_corpus(corpus, cleaned))
+    tokenizer = build.build_tokenizer(config, corpus)
+    limit = config.model.backbone.max_seq_len
+    rows, validation = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
+    report.say("Tokens", report.describe_rows(rows, validation))
+    keys = ResumableBatchSampler(len(rows), batch_size=1, seed=config.seed).keys(0)
+    batch = task.collator(tokenizer, seed=config.seed)(RowBatch(*rows.take(keys % len(rows)), keys))
+    report.page(show_rows(batch, tokenizer))
+    return StageResult(stage="show-data")

@@ -1,0 +1,54 @@
+"""Train a tokenizer, or find it in the cache, and say how well it fits its corpus."""
+
+from itertools import islice
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import build, report
+from pipeline.config import to_plain
+from pipeline.runs import open_run
+from pipeline.stages.result import StageResult
+from pipeline.tracking import DatasetRecord, RunCard, start_run
+
+#: Validation rows that the tokenizer is measured on.
+N_ROWS = 1000
+
+
+def train_tokenizer(config: DictConfig) -> StageResult:
+    """Train, save and measure a tokenizer."""
+    label = f"tokenizer-{config.choices.tokenizer}-{config.choices.data}"
+    with open_run(config, label=label) as run:
+        card = RunCard(stage="tokenizer", name=run.name, config=to_plain(config), seed=config.seed)
+        options = build.construct(config.tracking)
+        with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
+            corpus, cleaned = build.load_corpus(config)
+            report.say("Corpus", report.describe_corpus(corpus, cleaned))
+            tokenizer = build.build_tokenizer(config, corpus)
+            file = run.path / "tokenizer.json"
+            tokenizer.save(file)
+            texts = [str(row["text"]) for row in islice(corpus.validation, N_ROWS)]
+            n_tokens = sum(len(ids) for ids in tokenizer.encode_batch(texts))
+            metrics = {
+                "vocab_size": float(tokenizer.vocab_size),
+                "val/bytes_per_token": sum(len(text.encode()) for text in texts) / n_tokens,
+            }
+            source = str(corpus.sources[0]["uri"]) if corpus.sources else corpus.name
+            tracked.log_dataset(DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=source), "tokenizer")
+            tracked.log_file(file, "tokenizer.json")
+            tracked.log_metrics(metrics, 0)
+            tracked.end("FINISHED", metrics)
+        _summarise(run.name, file, metrics, texts[0], tokenizer.decode_tokens(tokenizer.encode(texts[0])[:60]))
+    return StageResult(stage="tokenizer", run_id=tracked.run_id, metrics=metrics)
+
+
+def _summarise(name: str, file: Path, metrics: dict[str, float], text: str, pieces: list[str]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("vocabulary", f"{metrics['vocab_size']:,.0f} tokens")
+    table.add_row("bytes per token on validation text", f"{metrics['val/bytes_per_token']:.2f}")
+    table.add_row("file", report.short(file))
+    table.add_row("a text begins", Text(text[:200]))
+    table.add_row("in pieces", Text("|".join(pieces), style="dim"))
+    report.panel(f"{name}: done", table)

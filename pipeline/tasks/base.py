@@ -1,0 +1,110 @@
+"""What a pretraining task is: how rows become batches, what is minimised and measured, what is shown.
+
+A task holds options only: no weights, no files, no optimizer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.collate import Batch, RowBatch
+from datamodules.tokenizer import Tokenizer
+from modules.generation import SamplingOptions
+from modules.model import Model
+from modules.losses import token_loss
+
+if TYPE_CHECKING:  # Lightning and torchmetrics take seconds to import, and the configuration is checked before
+    from torchmetrics import Metric, MetricCollection
+
+    from modules.lit_module import Objective
+
+#: How a user writes a gap to be filled.
+GAP = "<mask>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One thing that a model wrote: what it was given, what it made of it, and the truth where there is one."""
+
+    given: str
+    output: str
+    truth: str | None = None
+
+
+class PretrainingTask(Protocol):
+    """A way to learn from raw text."""
+
+    #: Tokens that two neighbouring rows of one document share.
+    overlap: int
+
+    #: Whether the model fills the gaps of a prompt, instead of going on from its end.
+    fills_gaps: bool
+
+    def row_tokens(self, max_seq_len: int) -> int:
+        """Tokens of raw text in a row, such that no batch is longer than `max_seq_len`."""
+        ...
+
+    def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
+        """The function that makes a batch of rows."""
+        ...
+
+    def objective(self, tokenizer: Tokenizer) -> "Objective":
+        """What is minimised and what is measured."""
+        ...
+
+    def samples(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        options: SamplingOptions,
+    ) -> list[Sample]:
+        """Show what the model does with `prompts`, or, where there are none, with `texts` or from nothing."""
+        ...
+
+
+class TokenObjective:
+    """Cross-entropy at the labelled tokens; `token_bytes` (V,) adds bits per byte, where all text is labelled."""
+
+    def __init__(self, *, token_bytes: npt.NDArray[np.integer] | None = None) -> None:
+        self.token_bytes = None if token_bytes is None else torch.from_numpy(token_bytes.astype(np.int64))
+
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Sum of the losses in nats, and how many tokens they belong to."""
+        nats, n_tokens = token_loss(model.hidden(batch), model.head, batch["labels"], batch["label_index"])
+        return nats, nats.new_full((), n_tokens)
+
+    def metrics(self) -> "MetricCollection":
+        """Loss, perplexity, accuracy and, for language models in the narrow sense, bits per byte."""
+        from torchmetrics import MetricCollection
+
+        from modules.metrics import BitsPerByte, Perplexity, TokenAccuracy, TokenLoss
+
+        metrics: "dict[str, Metric]" = {"loss": TokenLoss(), "perplexity": Perplexity(), "accuracy": TokenAccuracy()}
+        if self.token_bytes is not None:
+            metrics["bits_per_byte"] = BitsPerByte(self.token_bytes)
+        return MetricCollection(metrics)
+
+    def update(self, metrics: "MetricCollection", model: Model, batch: Mapping[str, Tensor]) -> None:
+        """Add a batch to the metrics."""
+        from modules.metrics import token_scores
+
+        scores = token_scores(model.hidden(batch), model.head, batch["labels"], batch["label_index"])
+        metrics.update(**scores._asdict(), labels=batch["labels"])
+
+
+def encode_with_gaps(tokenizer: Tokenizer, text: str, gap_ids: Sequence[int]) -> list[int]:
+    """The ids of `text`, with one of `gap_ids` for each `<mask>` in it, in order."""
+    first, *rest = text.split(GAP)
+    ids = tokenizer.encode(first).tolist()
+    for gap, part in zip(gap_ids, rest, strict=False):
+        ids += [gap, *tokenizer.encode(part).tolist()]
+    return [tokenizer.bos_id, *ids, tokenizer.eos_id]

@@ -1,0 +1,60 @@
+"""Causal language modelling: predict each token from those before it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from datamodules.collate import Batch, RowBatch, collate_causal
+from datamodules.tokenizer import Tokenizer
+from modules.generation import SamplingOptions, generate
+from modules.model import Model
+from pipeline.tasks.base import Sample, TokenObjective
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
+
+#: Texts written from nothing when there are no prompts.
+N_SAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLM:
+    """Next-token prediction.
+
+    Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.
+    """
+
+    overlap = 1
+    fills_gaps = False
+
+    def row_tokens(self, max_seq_len: int) -> int:
+        """One more than the model reads: the last token is a target only."""
+        return max_seq_len + 1
+
+    def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
+        """Inputs, and the same moved by one as labels."""
+        return collate_causal
+
+    def objective(self, tokenizer: Tokenizer) -> "Objective":
+        """Every token is labelled once, so bits per byte are exact."""
+        return TokenObjective(token_bytes=tokenizer.token_bytes)
+
+    def samples(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        options: SamplingOptions,
+    ) -> list[Sample]:
+        """Go on from the prompts, or write from nothing."""
+        given = list(prompts) or [""] * N_SAMPLES
+        ids = [[tokenizer.bos_id, *tokenizer.encode(prompt).tolist()] for prompt in given]
+        forbidden = [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
+        made = generate(
+            model, ids, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
+        )
+        return [
+            Sample(given=prompt, output=tokenizer.decode(new)) for prompt, new in zip(given, made, strict=True)
+        ]

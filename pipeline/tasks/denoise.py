@@ -1,0 +1,123 @@
+"""Span denoising: an encoder reads a text with gaps, a decoder writes what stood in them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import Field
+
+from datamodules.collate import Batch, RowBatch, collate_denoise
+from datamodules.corruption import TokenTable, span_denoise
+from datamodules.tokenizer import Tokenizer
+from modules.generation import SamplingOptions, generate
+from modules.model import Model
+from pipeline.tasks.base import Sample, TokenObjective, encode_with_gaps
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanDenoising:
+    """Replace spans by sentinels; the target is each sentinel with the span that it stands for.
+
+    Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 3.1.4.
+    """
+
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mean_span_tokens: Annotated[float, Field(ge=1)] = 3.0
+
+    overlap = 0
+    fills_gaps = True
+
+    def row_tokens(self, max_seq_len: int) -> int:
+        """As many as the encoder reads: a source is never longer than its text."""
+        return max_seq_len
+
+    def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
+        """Sources with sentinels, targets with what they hide."""
+        return partial(
+            collate_denoise,
+            tokens=TokenTable.of(tokenizer),
+            seed=seed,
+            rate=self.rate,
+            mean_span_tokens=self.mean_span_tokens,
+        )
+
+    def objective(self, tokenizer: Tokenizer) -> "Objective":
+        """Loss and accuracy on the targets."""
+        return TokenObjective()
+
+    def samples(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        options: SamplingOptions,
+    ) -> list[Sample]:
+        """Fill the `<mask>`s of the prompts, or spans dropped from `texts`."""
+        if prompts:
+            sources = [encode_with_gaps(tokenizer, text, tokenizer.sentinel_ids) for text in prompts]
+            truths: list[str | None] = [None] * len(sources)
+        else:
+            sources = [self._drop(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]
+            truths = list(texts)
+        forbidden = [
+            special
+            for special in tokenizer.special_ids
+            if special != tokenizer.eos_id and special not in tokenizer.sentinel_ids
+        ]
+        made = generate(
+            model, sources, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
+        )
+        return [
+            Sample(
+                given=_join(tokenizer, source, {}),
+                output=_join(tokenizer, source, _spans(tokenizer, target)),
+                truth=truth,
+            )
+            for source, target, truth in zip(sources, made, truths, strict=True)
+        ]
+
+    def _drop(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:
+        """The source of `text` with spans dropped as in training."""
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)[: limit - 2].tolist(), tokenizer.eos_id]
+        made = span_denoise(
+            np.array([ids]),
+            np.ones((1, len(ids)), np.int64),
+            keys=np.zeros(1, np.int64),
+            seed=0,
+            tokens=TokenTable.of(tokenizer),
+            rate=self.rate,
+            mean_span_tokens=self.mean_span_tokens,
+        )
+        return made.source[0].tolist()
+
+
+def _spans(tokenizer: Tokenizer, target: Sequence[int]) -> dict[int, list[int]]:
+    """Sentinel -> the ids that the target gives for it."""
+    spans: dict[int, list[int]] = {}
+    current: list[int] = []
+    for token in target:
+        if token in tokenizer.sentinel_ids:
+            current = spans.setdefault(token, [])
+        elif token != tokenizer.eos_id:
+            current.append(token)
+    return spans
+
+
+def _join(tokenizer: Tokenizer, source: Sequence[int], spans: dict[int, list[int]]) -> str:
+    """The source with its sentinels replaced by their spans, or by a gap where there is none."""
+    parts: list[str] = []
+    run: list[int] = []
+    for token in source:
+        if token in tokenizer.sentinel_ids and token not in spans:
+            parts += [tokenizer.decode(run), " ▁▁"]
+            run = []
+        else:
+            run += spans.get(token, [token])
+    return "".join([*parts, tokenizer.decode(run)])

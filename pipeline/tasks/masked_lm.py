@@ -1,0 +1,109 @@
+"""Masked language modelling: restore hidden tokens from what stands on both sides."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from datamodules.collate import Batch, RowBatch, collate_masked
+from datamodules.corruption import TokenTable
+from datamodules.tokenizer import Tokenizer
+from modules.generation import SamplingOptions
+from modules.model import Model
+from pipeline.tasks.base import GAP, Sample, TokenObjective, encode_with_gaps
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLM:
+    """Hide a share of the tokens: 80 % become the mask, 10 % another token, 10 % stay.
+
+    Source: Devlin et al. 2019, "BERT", section 3.1.
+    """
+
+    rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    whole_words: bool = False
+
+    overlap = 0
+    fills_gaps = True
+
+    def row_tokens(self, max_seq_len: int) -> int:
+        """As many as the model reads."""
+        return max_seq_len
+
+    def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
+        """Inputs with hidden tokens, labels at these alone."""
+        return partial(
+            collate_masked,
+            tokens=TokenTable.of(tokenizer),
+            seed=seed,
+            rate=self.rate,
+            whole_words=self.whole_words,
+        )
+
+    def objective(self, tokenizer: Tokenizer) -> "Objective":
+        """Loss and accuracy at the hidden tokens."""
+        return TokenObjective()
+
+    def samples(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        prompts: Sequence[str],
+        texts: Sequence[str],
+        options: SamplingOptions,
+    ) -> list[Sample]:
+        """Fill the `<mask>`s of the prompts, or tokens hidden from `texts`."""
+        if prompts:
+            rows = [encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP)) for text in prompts]
+            truths: list[str | None] = [None] * len(rows)
+        else:
+            rows = [self._hide(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]
+            truths = [tokenizer.decode(tokenizer.encode(text)) for text in texts]
+        return [
+            Sample(
+                given=_with_gaps(tokenizer, ids),
+                output=tokenizer.decode(_fill(model, tokenizer, ids)),
+                truth=truth,
+            )
+            for ids, truth in zip(rows, truths, strict=True)
+        ]
+
+    def _hide(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:
+        """Ids of `text` with a share of whole words hidden, always as the mask."""
+        ids = tokenizer.encode(text)[: limit - 2]
+        begins = tokenizer.word_starts[ids]
+        words = np.cumsum(begins)
+        hidden = np.random.default_rng(0).random(int(words.max(initial=0)) + 1) < self.rate
+        return [tokenizer.bos_id, *np.where(hidden[words], tokenizer.mask_id, ids).tolist(), tokenizer.eos_id]
+
+
+@torch.inference_mode()
+def _fill(model: Model, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """The ids with the likeliest ordinary token in place of each mask."""
+    device = model.backbone.embedding.weight.device
+    inputs = torch.tensor([ids], device=device)
+    logits = model({"input_ids": inputs})
+    logits[..., tokenizer.special_ids] = -torch.inf
+    filled = torch.where(inputs == tokenizer.mask_id, logits.argmax(-1), inputs)
+    return filled[0].tolist()  # type: ignore[no-any-return]
+
+
+def _with_gaps(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text with each hidden token as a gap."""
+    parts: list[str] = []
+    run: list[int] = []
+    for token in ids:
+        if token == tokenizer.mask_id:
+            parts += [tokenizer.decode(run), " ▁▁"]
+            run = []
+        else:
+            run.append(token)
+    return "".join([*parts, tokenizer.decode(run)])

@@ -1,0 +1,160 @@
+"""The options of training, and the Lightning Trainer made from them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+#: Our names for precision -> Lightning's: weights stay in fp32, products are made in what the name says.
+PRECISIONS: dict[Precision, str] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How long, on what, and how to train; one step is one update of the weights.
+
+    Args:
+        max_steps: updates of the weights.
+        batch_size: rows on one device in one forward pass.
+        accumulate: forward passes a step.
+        precision: auto takes bf16 where the hardware multiplies in it, else fp32.
+        compile: run the model through `torch.compile`.
+        gradient_clip: the largest norm of a gradient; null: no limit.
+        ema_decay: keep an exponential moving average of the weights, and use it.
+        patience: validations without a better loss before training stops.
+        time_budget_s: seconds of training, in all parts of a resumed run together.
+        val_every_steps: null: ten times a run.
+        val_rows: validate on the first so many rows; null: on all.
+        checkpoint_every_steps: null: at each validation.
+        devices: how many; auto: all GPUs, or one CPU process.
+        strategy: Lightning's name for how several devices work together.
+        num_workers: processes that prepare batches; 0: the training process does.
+    """
+
+    max_steps: Count = 1000
+    batch_size: Count = 32
+    accumulate: Count = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    patience: Count | None = None
+    time_budget_s: Seconds | None = None
+    val_every_steps: Count | None = None
+    val_rows: Count | None = None
+    checkpoint_every_steps: Count | None = None
+    log_every_steps: Count = 10
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Count | Literal["auto"] = "auto"
+    strategy: str = "auto"
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def val_interval_steps(self) -> int:
+        """Steps between two validations."""
+        return min(self.max_steps, self.val_every_steps or max(1, self.max_steps // 10))
+
+    @property
+    def checkpoint_interval_steps(self) -> int:
+        """Steps between two checkpoints."""
+        return self.checkpoint_every_steps or self.val_interval_steps
+
+
+def build_trainer(
+    options: TrainerOptions, *, callbacks: Sequence["Callback"] = (), logger: "Logger | bool" = False
+) -> "L.Trainer":
+    """A Lightning Trainer that counts steps, writes checkpoints atomically, and prints nothing of its own.
+
+    Raises:
+        ConfigError: a device or a precision that this machine does not have.
+    """
+    import lightning as L
+
+    from pipeline.checkpoint import AtomicCheckpointIO
+
+    on_gpu = uses_gpu(options)
+    return L.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=1 if options.devices == "auto" and not on_gpu else options.devices,
+        strategy=options.strategy,
+        precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
+        max_steps=options.max_steps,
+        max_epochs=-1,
+        val_check_interval=options.val_interval_steps * options.accumulate,
+        check_val_every_n_epoch=None,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.gradient_clip,
+        log_every_n_steps=options.log_every_steps,
+        callbacks=list(callbacks),
+        plugins=[AtomicCheckpointIO()],
+        logger=logger,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def uses_gpu(options: TrainerOptions) -> bool:
+    """Whether training runs on a GPU.
+
+    Raises:
+        ConfigError: a GPU is asked for and none is there.
+    """
+    import torch
+
+    if options.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            "trainer.accelerator=gpu: no GPU that PyTorch can use",
+            "a CUDA device and a CUDA build of PyTorch",
+            "use trainer.accelerator=cpu, or check nvidia-smi and torch.version.cuda",
+        )
+    return options.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def choose_precision(options: TrainerOptions) -> Precision:
+    """The precision to compute in.
+
+    Raises:
+        ConfigError: fp16 without a GPU: its loss scaling is CUDA's.
+    """
+    import torch
+
+    on_gpu = uses_gpu(options)
+    if options.precision == "fp16" and not on_gpu:
+        raise ConfigError("trainer.precision=fp16: not on a CPU", "fp32 or bf16", "use trainer.precision=auto")
+    if options.precision != "auto":
+        return options.precision
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bf16()
+    return "bf16" if fast else "fp32"
+
+
+def describe_device(options: TrainerOptions) -> str:
+    """The device and the precision, for people."""
+    import torch
+
+    if uses_gpu(options):
+        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    else:
+        device = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    return f"{device}, {choose_precision(options)}"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

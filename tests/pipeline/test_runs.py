@@ -1,0 +1,109 @@
+"""Run folders: made once, locked while in use, found again."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline import bundle
+from pipeline.errors import BundleError, RunError
+from pipeline.runs import find_bundle, list_runs, open_run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> DictConfig:
+    return OmegaConf.create(
+        {
+            "stage": {"name": "pretrain", "uses": []},
+            "choices": {"task": "causal_lm"},
+            "name": None,
+            "resume": False,
+            "runs_dir": str(tmp_path / "runs"),
+            "seed": 1,
+        }
+    )
+
+
+def finish(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / bundle.DONE).write_text("{}")
+    return folder
+
+
+def test_two_runs_of_one_name_get_folders_of_their_own(config: DictConfig) -> None:
+    config.name = "same"
+    with open_run(config, label="x") as first, open_run(config, label="x") as second:
+        assert first.path != second.path
+        assert second.name == "same-2"
+
+
+def test_a_run_ends_with_the_status_that_it_had(config: DictConfig) -> None:
+    with open_run(config, label="good"):
+        pass
+    with pytest.raises(ZeroDivisionError), open_run(config, label="bad"):
+        raise ZeroDivisionError
+    assert {run.record.status for run in list_runs(Path(config.runs_dir))} == {"FINISHED", "FAILED"}
+
+
+def test_an_unfinished_run_with_a_checkpoint_is_resumed(config: DictConfig) -> None:
+    with pytest.raises(ZeroDivisionError), open_run(config, label="x") as run:
+        run.checkpoints.mkdir()
+        run.last_checkpoint.touch()
+        raise ZeroDivisionError
+    config.resume = True
+    with open_run(config, label="x") as again:
+        assert again.resumed
+        assert again.path == run.path
+
+
+def test_a_run_of_another_configuration_is_not_resumed(config: DictConfig) -> None:
+    with pytest.raises(ZeroDivisionError), open_run(config, label="x") as run:
+        run.checkpoints.mkdir()
+        run.last_checkpoint.touch()
+        raise ZeroDivisionError
+    config.resume, config.seed = True, 2
+    with pytest.raises(RunError, match="no unfinished pretrain run with this configuration"), open_run(config, label="x"):
+        pass
+    config.resume = run.name
+    with open_run(config, label="x") as again:
+        assert again.path == run.path
+
+
+def test_a_run_in_use_is_not_resumed_by_a_second_process(config: DictConfig) -> None:
+    with open_run(config, label="x") as run:
+        run.checkpoints.mkdir()
+        run.last_checkpoint.touch()
+        config.resume = run.name
+        with pytest.raises(RunError, match="is in use by another process"), open_run(config, label="x"):
+            pass
+
+
+def test_an_unwritable_runs_folder_is_an_error_before_anything_starts(config: DictConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config.runs_dir = str(tmp_path / "file" / "runs")
+    with pytest.raises(RunError, match="cannot create a run folder"), open_run(config, label="x"):
+        pass
+
+
+def test_the_newest_finished_bundle_is_latest(config: DictConfig) -> None:
+    for label in ("old", "new", "unfinished"):
+        with open_run(config, label=label) as run:
+            if label != "unfinished":
+                newest = finish(run.bundles / "best")
+    assert find_bundle("latest", Path(config.runs_dir)) == newest
+
+
+def test_a_bundle_is_found_by_name_by_run_folder_and_by_its_own_folder(config: DictConfig) -> None:
+    with open_run(config, label="x") as run:
+        folder = finish(run.bundles / "best")
+    for spec in (run.name, str(run.path), str(folder)):
+        assert find_bundle(spec, Path(config.runs_dir)) == folder
+
+
+def test_an_unfinished_bundle_and_an_unknown_one_are_told_apart(config: DictConfig) -> None:
+    with open_run(config, label="x") as run:
+        pass
+    with pytest.raises(BundleError, match="is not a finished bundle"):
+        find_bundle(run.name, Path(config.runs_dir))
+    with pytest.raises(BundleError, match="no bundle 'nowhere'"):
+        find_bundle("nowhere", Path(config.runs_dir))

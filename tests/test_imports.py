@@ -1,0 +1,64 @@
+"""The import direction: configs <- datamodules, modules <- pipeline; heavy libraries only where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("datamodules", "modules", "pipeline")
+FORBIDDEN = {
+    "datamodules": {"modules", "pipeline", "hydra", "omegaconf", "mlflow"},
+    "modules": {"datamodules", "pipeline", "hydra", "omegaconf", "mlflow", "datasets", "tokenizers"},
+    "pipeline": set(),
+}
+LIGHTNING_BELOW = {"datamodules/datamodule.py", "modules/lit_module.py"}
+
+
+def files_of(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def imported_packages(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(ast.parse(file.read_text(encoding="utf-8")))}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_imports_against_the_direction(room: str) -> None:
+    for file in files_of(room):
+        assert not imported_packages(file) & FORBIDDEN[room], file
+
+
+@pytest.mark.parametrize("room", ["datamodules", "modules"])
+def test_lightning_is_imported_below_the_pipeline_in_two_files_only(room: str) -> None:
+    users = {str(file.relative_to(ROOT)) for file in files_of(room) if "lightning" in imported_packages(file)}
+    assert users <= LIGHTNING_BELOW
+
+
+@pytest.mark.parametrize("room", ["datamodules", "modules"])
+def test_nothing_below_the_pipeline_reads_the_environment(room: str) -> None:
+    for file in files_of(room):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        reads = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+        ]
+        assert not reads, file
+
+
+def test_no_file_or_folder_has_a_name_that_says_nothing() -> None:
+    banned = {"utils", "helpers", "common", "misc", "manager", "handler"}
+    for room in ROOMS:
+        for file in files_of(room):
+            assert not banned & set(file.relative_to(ROOT).with_suffix("").parts), file
