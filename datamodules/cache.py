@@ -1,0 +1,319 @@
+"""Token rows on disk: named by the hash of what made them, built once under a lock, read without a copy."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from datamodules.errors import CacheError, DataError
+
+DATA_FILE = "data.arrow"
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+
+Rows = tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint16]]
+
+
+def cache_key(**parts: Any) -> str:
+    """The name of what can be made from `parts` (plain values): sha256 of their canonical JSON, in hex.
+
+    Raises:
+        TypeError, ValueError: a part is not a plain value.
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _HashingFile:
+    """A file for writing that keeps the digest and the size of what went through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.n_bytes = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        done = 0
+        while done < len(view):
+            # Unbuffered, so that a full disk shows here and not at close; such a write may be partial.
+            done += self.file.write(view[done:])
+        self.n_bytes += done
+        return done
+
+    def tell(self) -> int:
+        return self.n_bytes
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+class RowWriter:
+    """Takes chunks of rows, as packing yields them, and appends them to the data file."""
+
+    def __init__(self, file: BinaryIO, *, vocab_size: int) -> None:
+        self.dtype: npt.DTypeLike = np.uint16 if vocab_size < 2**16 else np.uint32
+        self.row_tokens = 0
+        self.n_rows = 0
+        self.sink = _HashingFile(file)
+        self._writer: pa.RecordBatchFileWriter | None = None
+
+    def write(self, ids: npt.NDArray[np.integer], segment_ids: npt.NDArray[np.integer]) -> None:
+        """Append rows: ids (n, L) and segment ids (n, L); L is that of the first call.
+
+        Raises:
+            CacheError: the disk is full or refuses the write.
+        """
+        if ids.shape != segment_ids.shape or ids.ndim != 2 or self.row_tokens not in (0, ids.shape[1]):
+            raise ValueError(f"ids {ids.shape}, segment_ids {segment_ids.shape}; expected (n, row_tokens)")
+        if not len(ids):
+            return
+        self.row_tokens = ids.shape[1]
+        batch = pa.record_batch(
+            [_column(ids, self.dtype), _column(segment_ids, np.uint16)], names=["ids", "segment_ids"]
+        )
+        with _disk_errors():
+            if self._writer is None:
+                self._writer = pa.ipc.new_file(pa.PythonFile(self.sink, mode="w"), batch.schema)
+            self._writer.write_batch(batch)
+        self.n_rows += len(ids)
+
+    def finish(self) -> None:
+        """Write what closes the file. To be called by the cache, not by whoever writes rows."""
+        with _disk_errors():
+            if self._writer is not None:
+                self._writer.close()
+
+
+def _column(rows: npt.NDArray[Any], dtype: npt.DTypeLike) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(rows, dtype).reshape(-1)), rows.shape[1]
+    )
+
+
+class TokenRows:
+    """Packed rows (N, L), memory-mapped: opening costs nothing, and what is not taken is not read.
+
+    Raises:
+        CacheError: the folder is incomplete, or its data file is not the one that was written.
+    """
+
+    def __init__(self, folder: Path, *, verify: bool = False) -> None:
+        self.folder = folder
+        self.manifest = _read_manifest(folder)
+        _check_data(folder, self.manifest, verify)
+        self.row_tokens = int(self.manifest["row_tokens"])
+        with _damage(folder):
+            table = pa.ipc.open_file(pa.memory_map(str(folder / DATA_FILE))).read_all()
+            self._ids = [_view(chunk, self.row_tokens) for chunk in table.column("ids").chunks]
+            self._segments = [_view(chunk, self.row_tokens) for chunk in table.column("segment_ids").chunks]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
+        if self._starts[-1] != self.manifest["n_rows"]:
+            raise _damaged(folder, f"holds {self._starts[-1]} rows, not {self.manifest['n_rows']}")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[type["TokenRows"], tuple[Path]]:
+        return type(self), (self.folder,)
+
+    def chunks(self) -> Iterator[Rows]:
+        """All rows in order, as views of the file: for statistics."""
+        yield from zip(self._ids, self._segments, strict=True)
+
+    def take(self, indices: npt.ArrayLike) -> Rows:
+        """The rows of these numbers: ids (n, L) and segment ids (n, L), copied out of the file.
+
+        Raises:
+            IndexError: a number below 0, or not below the number of rows.
+        """
+        rows = np.asarray(indices, np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        chunk_of = np.searchsorted(self._starts, rows, side="right") - 1
+        ids = np.empty((len(rows), self.row_tokens), self._ids[0].dtype)
+        segments = np.empty((len(rows), self.row_tokens), np.uint16)
+        for chunk in np.unique(chunk_of).tolist():
+            here = np.flatnonzero(chunk_of == chunk)
+            local = rows[here] - self._starts[chunk]
+            ids[here] = self._ids[chunk][local]
+            segments[here] = self._segments[chunk][local]
+        return ids, segments
+
+
+def _view(chunk: pa.FixedSizeListArray, row_tokens: int) -> npt.NDArray[Any]:
+    view: npt.NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, row_tokens)
+    return view
+
+
+class TokenCache:
+    """A folder of token rows, one sub-folder a key; complete exactly when its manifest is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get_or_build(
+        self,
+        key: str,
+        parts: dict[str, Any],
+        build: Callable[[RowWriter], dict[str, Any]],
+        *,
+        vocab_size: int,
+    ) -> TokenRows:
+        """The rows named `key`: opened where they exist, else built by one process while the others wait.
+
+        Args:
+            parts: what the key was made of (plain values), for the manifest.
+            build: writes the rows and returns counts (plain values) for the manifest.
+            vocab_size: ids are kept in 16 bits where it allows.
+
+        Raises:
+            CacheError: the folder cannot be written, the disk is full, or the rows there are damaged.
+            DataError: `build` wrote no rows. Whatever `build` raises passes; nothing is left behind then.
+        """
+        place = self.folder / key
+        if (place / MANIFEST_FILE).exists():
+            return TokenRows(place)
+        with self._lock(key):
+            if not (place / MANIFEST_FILE).exists():
+                self._build(place, key, parts, build, vocab_size)
+        return TokenRows(place)
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """Hold the key's lock; the system frees it when its holder dies."""
+        with _disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / f"{key}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"waiting for another process that is building {self.folder / key}", file=sys.stderr)
+                lock.acquire(poll_interval=0.1)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _build(
+        self,
+        place: Path,
+        key: str,
+        parts: dict[str, Any],
+        build: Callable[[RowWriter], dict[str, Any]],
+        vocab_size: int,
+    ) -> None:
+        try:
+            with _disk_errors(self.folder):
+                # Under the lock, a folder without a manifest is what a killed process left.
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                file = (place / DATA_FILE).open("wb", buffering=0)
+            with file:
+                writer = RowWriter(file, vocab_size=vocab_size)
+                counts = build(writer)
+                writer.finish()
+                with _disk_errors(self.folder):
+                    os.fsync(file.fileno())
+            if not writer.n_rows:
+                raise DataError("the corpus gives no tokens", "a document with text", "check the data files")
+            with _disk_errors(self.folder):
+                _write_manifest(place, _manifest(key, parts, counts, writer))
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+
+
+def _manifest(key: str, parts: dict[str, Any], counts: dict[str, Any], writer: RowWriter) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "key": key,
+        "parts": parts,
+        "counts": counts,
+        "n_rows": writer.n_rows,
+        "row_tokens": writer.row_tokens,
+        "dtype": np.dtype(writer.dtype).name,
+        "n_bytes": writer.sink.n_bytes,
+        "sha256": writer.sink.digest.hexdigest(),
+    }
+
+
+def _write_manifest(place: Path, manifest: dict[str, Any]) -> None:
+    """Write it beside its place, force it to the disk, and only then give it its name."""
+    temporary = place / f"{MANIFEST_FILE}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, ensure_ascii=False, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(place / MANIFEST_FILE)
+    folder = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CacheError(
+            f"{folder} has no {MANIFEST_FILE}", "a complete token cache", "run the stage again to build it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"has an unreadable manifest ({error})") from error
+    if manifest.get("format") != FORMAT_VERSION or manifest.get("key") != folder.name:
+        raise _damaged(folder, "has a manifest of another format or key")
+    return manifest
+
+
+def _check_data(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
+    with _damage(folder):
+        size = (folder / DATA_FILE).stat().st_size
+        if size != manifest["n_bytes"]:
+            raise _damaged(folder, f"has a data file of {size} bytes, not {manifest['n_bytes']}")
+        if verify:
+            with (folder / DATA_FILE).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != manifest["sha256"]:
+                raise _damaged(folder, f"has a data file of sha256 {digest}, not {manifest['sha256']}")
+
+
+def _damaged(folder: Path, how: str) -> CacheError:
+    return CacheError(
+        f"the token cache {folder} {how}", "the file as it was written", "delete the folder and run again"
+    )
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _damaged(folder, f"cannot be read ({error})") from error
+
+
+@contextmanager
+def _disk_errors(folder: Path | None = None) -> Iterator[None]:
+    """Say in one line what the disk refused; not around `build`, whose OSErrors are about other files."""
+    try:
+        yield
+    except (OSError, NotImplementedError, pa.ArrowException) as error:
+        where = f" {folder}" if folder else ""
+        raise CacheError(
+            f"the token cache{where} cannot be written ({error})",
+            "a writable folder with enough free space",
+            "free some space or choose another folder",
+        ) from error
