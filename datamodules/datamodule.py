@@ -1,0 +1,172 @@
+"""The LightningDataModules: token rows to batches in an order that a resumed run continues exactly."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.collate import Batch, RowBatch
+from datamodules.sampling import ResumableBatchSampler, sequential_batches
+
+Collate = Callable[[RowBatch], Batch]
+
+
+class Rows(Protocol):
+    """What the loaders need of token rows."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: npt.ArrayLike, /) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Ids (n, L) and segment ids (n, L) of these rows."""
+        ...
+
+
+class _RowDataset(Dataset[RowBatch]):
+    """Rows by sample key (epoch * N + row), a whole batch at a time."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __getitem__(self, key: int) -> RowBatch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: list[int]) -> RowBatch:
+        names = np.asarray(keys, np.int64)
+        return RowBatch(*self.rows.take(names % len(self.rows)), names)
+
+
+class BatchLoader:
+    """Iterates a DataLoader that Lightning does not take apart: its batches are already those of the rank.
+
+    The DataLoader draws its workers' base seed from a generator of its own, so that validating does not move
+    the global random state.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batches: Iterable[list[int]],
+        *,
+        collate: Collate,
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self._rows = rows
+        self._batches = batches
+        self._collate = collate
+        self._num_workers = num_workers
+        self._pin_memory = pin_memory
+        self._loader: DataLoader[Any] | None = None
+        # By this name Lightning's teardown finds the workers, ends them and sets None; after errors too.
+        # Left to the garbage collector, each would be waited for in vain for 5 s.
+        self._iterator: Iterator[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._loader is None or self._iterator is None:
+            dataset: Dataset[Any] = _RowDataset(self._rows)
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=self._batches,
+                collate_fn=cast(Callable[[list[Any]], Batch], self._collate),
+                num_workers=self._num_workers,
+                pin_memory=self._pin_memory,
+                persistent_workers=self._num_workers > 0,
+                generator=torch.Generator(),
+            )
+        self._iterator = iter(self._loader)
+        return self._iterator
+
+
+class SizedBatchLoader(BatchLoader):
+    """A BatchLoader over finitely many batches."""
+
+    def __init__(self, rows: Rows, batches: list[list[int]], **options: Any) -> None:
+        super().__init__(rows, batches, **options)
+        self._n_batches = len(batches)
+
+    def __len__(self) -> int:
+        return self._n_batches
+
+
+class PretrainDataModule(LightningDataModule):
+    """Batches for pretraining: an endless training stream, and validation over every row once.
+
+    The trainer must count steps, not epochs: `max_steps=...`, `check_val_every_n_epoch=None` and
+    `val_check_interval=n`, which counts batches. `state_dict` holds the batches that training has used, so
+    that after `load_state_dict` training starts at exactly the next one, whatever workers had prefetched.
+
+    `collate` makes a training batch; `validation_collate` a validation batch, whose keys are row numbers, so
+    that its corruption is the same every time.
+
+    Raises:
+        ValueError: no rows, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        train_rows: Rows,
+        validation_rows: Rows,
+        *,
+        collate: Collate,
+        validation_collate: Collate,
+        batch_size: int,
+        validation_batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train_rows = train_rows
+        self.validation_rows = validation_rows
+        self.collate = collate
+        self.validation_collate = validation_collate
+        self.batch_size = batch_size
+        self.validation_batch_size = validation_batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.batches_done = 0
+        for rank_rows, size in ((train_rows, batch_size), (validation_rows, validation_batch_size)):
+            sequential_batches(len(rank_rows), size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training stream, in batches of each rank."""
+        return {"batches_done": self.batches_done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the batches that are done."""
+        self.batches_done = int(state_dict["batches_done"])
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count a batch when training takes it, not when it is prefetched."""
+        if self.trainer is not None and self.trainer.training:
+            self.batches_done += 1
+        return batch
+
+    def train_dataloader(self) -> BatchLoader:
+        """An endless loader that starts after the batches done."""
+        rank, world_size = self._ranks()
+        sampler = ResumableBatchSampler(
+            len(self.train_rows),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            start_batch=self.batches_done,
+        )
+        return BatchLoader(self.train_rows, sampler, **self._options(self.collate))
+
+    def val_dataloader(self) -> SizedBatchLoader:
+        """Every validation row once, in order, none on two ranks."""
+        batches = sequential_batches(len(self.validation_rows), self.validation_batch_size, *self._ranks())
+        keys = [batch.tolist() for batch in batches]
+        return SizedBatchLoader(self.validation_rows, keys, **self._options(self.validation_collate))
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _options(self, collate: Collate) -> dict[str, Any]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"collate": collate, "num_workers": self.num_workers, "pin_memory": on_cuda}
