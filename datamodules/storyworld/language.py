@@ -1,0 +1,98 @@
+"""A language of the world: its words and sentences, compiled so that to say one is to join strings."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+from datamodules.storyworld import (
+    grammar_de,
+    grammar_en,
+    grammar_zh,
+    lexicon_de,
+    lexicon_en,
+    lexicon_zh,
+)
+from datamodules.storyworld.concepts import SIGNATURES
+
+Code = Literal["en", "de", "zh"]
+CODES: tuple[Code, ...] = ("en", "de", "zh")
+
+_FIELD = re.compile(r"\{(\w+)\.(\w+)\}")
+
+
+class Line(NamedTuple):
+    """A sentence without words: its kind, which variant, and what its slots stand for (ids of concepts)."""
+
+    kind: str
+    variant: int
+    values: Mapping[str, int]
+
+
+class Hole(NamedTuple):
+    """A place in a sentence for a slot's word: `words[id]` is the form wanted there."""
+
+    slot: str
+    words: tuple[str, ...]
+
+
+Piece = str | Hole
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language: `sentences[kind][variant]` is a sequence of fixed strings and holes."""
+
+    code: Code
+    joiner: str
+    sentences: Mapping[str, tuple[tuple[Piece, ...], ...]]
+    words: Mapping[str, list[dict[str, str]]]
+
+    def say(self, line: Line) -> str:
+        """The words of one sentence."""
+        values = line.values
+        pieces = self.sentences[line.kind][line.variant]
+        return "".join([piece if isinstance(piece, str) else piece[1][values[piece[0]]] for piece in pieces])
+
+    def tell(self, lines: list[Line]) -> str:
+        """The words of a story."""
+        return self.joiner.join([self.say(line) for line in lines])
+
+    def word(self, domain: str, concept: int, form: str = "noun") -> str:
+        """One form of one concept."""
+        return self.words[domain][concept][form]
+
+
+def _compile(
+    template: str, signature: Mapping[str, str], words: Mapping[str, list[dict[str, str]]]
+) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    end = 0
+    for match in _FIELD.finditer(template):
+        if match.start() > end:
+            pieces.append(template[end : match.start()])
+        slot, form = match.groups()
+        pieces.append(Hole(slot, tuple(forms[form] for forms in words[signature[slot]])))
+        end = match.end()
+    return (*pieces, template[end:]) if end < len(template) else tuple(pieces)
+
+
+_MODULES: dict[Code, tuple[ModuleType, ModuleType, str]] = {
+    "en": (lexicon_en, grammar_en, " "),
+    "de": (lexicon_de, grammar_de, " "),
+    "zh": (lexicon_zh, grammar_zh, ""),
+}
+
+
+@cache
+def language(code: Code) -> Language:
+    """English, German or Chinese, compiled once."""
+    lexicon, grammar, joiner = _MODULES[code]
+    words = lexicon.tables()
+    sentences = {
+        kind: tuple(_compile(template, SIGNATURES[kind], words) for template in templates)
+        for kind, templates in grammar.TEMPLATES.items()
+    }
+    return Language(code, joiner, sentences, words)

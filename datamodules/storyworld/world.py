@@ -1,0 +1,199 @@
+"""StoryWorld: the embedded corpus as yaml constructs it, and its exact entropy."""
+
+import json
+from collections.abc import Collection, Iterator
+from hashlib import blake2b, sha256
+from math import inf, log2, sqrt
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from datamodules.errors import DataError
+from datamodules.storyworld import views
+from datamodules.storyworld.chart import Accepts, Chart, normalised, split_words
+from datamodules.storyworld.derivation import draw
+from datamodules.storyworld.language import CODES, Code, language
+from datamodules.storyworld.plot import Plot
+from datamodules.storyworld.views import Row, Split, Tale, View
+
+if TYPE_CHECKING:
+    from datamodules.corpus import Corpus
+
+VERSION = "1"
+"""Changes when any text of any seed changes: it is part of every seed and fingerprint."""
+
+_PLOT = Plot()
+
+
+class Entropy(NamedTuple):
+    """Information of a story on average, by sampling: and the best bits per byte, with standard errors."""
+
+    bits_per_story: float
+    bits_per_story_error: float
+    bits_per_byte: float
+    bits_per_byte_error: float
+
+
+class StoryWorld:
+    """Small stories in English, German and Chinese, without end and without download.
+
+    Row i depends on (seed, split, i) alone. Splits share no text: a story carries at least 60 bits of
+    choices, too many to be made twice by chance; excerpts (`translate`) are dealt to the splits by hash.
+
+    Args:
+        n_train_rows: rows to train on.
+        n_validation_rows: rows to validate on.
+        seed: another seed gives other stories of the same world.
+        languages: relative weights of en, de and zh; 2, 1 and 1 if None; for `translate`, of targets.
+        view: the task that the rows are for.
+        unanswerable: share of questions (view `qa`) about a thing that is not in the story.
+
+    Raises:
+        DataError: for arguments no corpus can be made from.
+    """
+
+    def __init__(
+        self,
+        n_train_rows: int = 20_000,
+        *,
+        n_validation_rows: int = 1_000,
+        seed: int = 0,
+        languages: dict[Code, float] | None = None,
+        view: View = "story",
+        unanswerable: float = 0.0,
+    ) -> None:
+        self.n_rows: dict[Split, int] = {"train": n_train_rows, "validation": n_validation_rows}
+        self.seed = seed
+        self.languages: dict[Code, float] = (
+            {"en": 2.0, "de": 1.0, "zh": 1.0} if languages is None else languages
+        )
+        self.view: View = view
+        self.unanswerable = unanswerable
+        self._check()
+        total = sum(self.languages.values())
+        self._shares = [
+            (language(code), self.languages[code] / total) for code in CODES if self.languages.get(code)
+        ]
+
+    def _check(self) -> None:
+        for split, n in self.n_rows.items():
+            if n < 1:
+                raise DataError(f"n_{split}_rows={n}", "at least 1 row", f"set n_{split}_rows to 1 or more")
+        unknown = sorted(set(self.languages) - set(CODES))
+        if unknown:
+            raise DataError(f"languages has {unknown[0]!r}", "en, de or zh", "leave the others out")
+        if any(weight < 0 for weight in self.languages.values()) or not any(self.languages.values()):
+            raise DataError(f"languages={self.languages}", "weights of 0 or more, not all 0", "use {en: 1}")
+        if self.view == "translate" and not self._targets():
+            raise DataError(
+                "view=translate without de or zh in languages", "a target language", "add de: 1 or zh: 1"
+            )
+        if not 0 <= self.unanswerable <= 1:
+            raise DataError(f"unanswerable={self.unanswerable}", "a share from 0 to 1", "use 0.2")
+
+    def _targets(self) -> list[Code]:
+        return [code for code in CODES if code != "en" and self.languages.get(code)]
+
+    def load(self) -> "Corpus":
+        """Both splits as datasets, with fingerprint and sources."""
+        from datasets import Dataset
+
+        from datamodules.corpus import Corpus
+
+        rows = {split: list(self.rows(split)) for split in self.n_rows}
+        return Corpus(
+            name=f"storyworld-{self.view}",
+            train=Dataset.from_list(rows["train"]),
+            validation=Dataset.from_list(rows["validation"]),
+            fingerprint=self.fingerprint,
+            sources=[self._source(split, rows[split]) for split in rows],
+        )
+
+    def _source(self, split: Split, rows: list[Row]) -> dict[str, str | int]:
+        content = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
+        uri = f"storyworld:{self.view}?seed={self.seed}&version={VERSION}"
+        return {"uri": uri, "sha256": sha256(content).hexdigest(), "n_bytes": len(content), "split": split}
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of everything the rows depend on: arguments and generator version."""
+        parts = {
+            "corpus": "storyworld", "version": VERSION, "view": self.view, "seed": self.seed,
+            "rows": self.n_rows,
+            "languages": {told_in.code: share for told_in, share in self._shares},
+            "unanswerable": self.unanswerable,
+        }  # fmt: skip
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        """All rows of a split, in order."""
+        return (self.row(split, i) for i in range(self.n_rows[split]))
+
+    def row(self, split: Split, i: int) -> Row:
+        """Row i of a split: a function of (seed, split, i) alone."""
+        digest = blake2b(f"{VERSION}/{self.seed}/{split}/{i}".encode(), digest_size=8).digest()
+        random = Random(int.from_bytes(digest, "big"))
+        if self.view == "qa":
+            return {"id": f"{split}-{i}"} | views.qa(self._tale(random), random, self.unanswerable)
+        if self.view == "translate":
+            return self._translation(random, split)
+        if self.view == "chat":
+            return views.chat(self._tale(random), random)
+        return _PLAIN[self.view](self._tale(random))
+
+    def _translation(self, random: Random, split: Split) -> Row:
+        targets = self._targets()
+        target = random.choices(targets, [self.languages[code] for code in targets])[0]
+        while (row := views.translate(self._tale(random), random, target, split)) is None:
+            pass
+        return row
+
+    def _tale(self, random: Random) -> Tale:
+        shares = [share for _, share in self._shares]
+        ((told_in, share),) = random.choices(self._shares, shares)
+        story = draw(_PLOT, random)
+        return Tale(story, told_in, story.bits - log2(share))
+
+    def information_bits(self, text: str) -> float:
+        """Exact -log2 of the probability that a story has this text; infinite for any other text."""
+        words = split_words(text)
+        charts = ((Chart(_PLOT, told_in, words), share) for told_in, share in self._shares)
+        probability = sum(chart.probability * share for chart, share in charts)
+        return -log2(probability) if probability else inf
+
+    def masked_words(
+        self, text: str, masked: Collection[int], accepts: Accepts | None = None
+    ) -> dict[int, dict[str, float]]:
+        """Exact probability of each candidate for each masked word, given all words that are not masked.
+
+        The best guess for a masked word is its most probable candidate, and no model is right more often.
+
+        Args:
+            text: a story of this world.
+            masked: positions in `split_words(text)`; what stands there is not looked at.
+            accepts: may refuse a candidate (position, word), such as one of another length in tokens.
+
+        Raises:
+            ValueError: if no story agrees with the words left.
+        """
+        pattern = [None if i in masked else word for i, word in enumerate(split_words(text))]
+        found: dict[int, dict[str, float]] = {i: {} for i in masked}
+        for told_in, share in self._shares:
+            for i, words in Chart(_PLOT, told_in, pattern, accepts).masked_words().items():
+                for word, weight in words.items():
+                    found[i][word] = found[i].get(word, 0.0) + weight * share
+        if not all(found.values()):
+            raise ValueError("no story of this world agrees with the words that are not masked")
+        return {i: normalised(words) for i, words in found.items()}
+
+    def entropy(self, n_stories: int = 2_000) -> Entropy:
+        """Estimate the world's entropy from stories drawn afresh; bits per byte by the ratio estimator."""
+        rows = [views.story(self._tale(Random(f"entropy/{self.seed}/{i}"))) for i in range(n_stories)]
+        bits, sizes = [row["bits"] for row in rows], [len(row["text"].encode()) for row in rows]
+        mean_bits, mean_bytes = sum(bits) / n_stories, sum(sizes) / n_stories
+        ratio = mean_bits / mean_bytes
+        variance = sum((b - mean_bits) ** 2 for b in bits) / n_stories
+        residual = sum((b - ratio * size) ** 2 for b, size in zip(bits, sizes, strict=True)) / n_stories
+        return Entropy(mean_bits, sqrt(variance / n_stories), ratio, sqrt(residual / n_stories) / mean_bytes)
+
+
+_PLAIN = {"story": views.story, "classify": views.classify, "summarize": views.summarize}

@@ -1,0 +1,127 @@
+import re
+from typing import Any
+
+import pytest
+
+from datamodules.storyworld import StoryWorld
+from datamodules.storyworld.language import CODES
+from datamodules.storyworld.views import View
+
+VIEWS: tuple[View, ...] = ("story", "classify", "qa", "translate", "summarize", "chat")
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_answers_stand_in_the_context_at_their_offset(code: str) -> None:
+    world = StoryWorld(300, view="qa", languages={code: 1.0})  # type: ignore[dict-item]
+    for row in world.rows("train"):
+        (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"][start : start + len(answer)] == answer
+
+
+def test_questions_about_first_places_point_to_the_first_mention_and_others_to_the_last() -> None:
+    for row in StoryWorld(300, view="qa", languages={"en": 1.0}).rows("train"):
+        (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        first = "first" in row["question"] or "beginning" in row["question"]
+        mentions = [match.start() for match in re.finditer(rf"\b{answer}\b", row["context"])]
+        assert start == mentions[0 if first else -1]
+
+
+def test_many_answers_need_the_last_of_several_moves() -> None:
+    rows = [
+        row
+        for row in StoryWorld(500, view="qa", languages={"en": 1.0}).rows("train")
+        if "end" in row["question"]
+    ]
+    late = sum(row["answers"]["answer_start"][0] > len(row["context"]) / 2 for row in rows)
+    assert late > len(rows) / 3
+
+
+def test_the_wanted_share_of_questions_has_no_answer_and_asks_for_an_absent_thing() -> None:
+    rows = list(StoryWorld(1000, view="qa", unanswerable=0.3).rows("train"))
+    without = [row for row in rows if not row["answers"]["text"]]
+    assert 240 < len(without) < 360
+    for row in without:
+        assert row["answers"] == {"text": [], "answer_start": []}
+
+
+def test_labels_are_balanced() -> None:
+    labels = [row["label"] for row in StoryWorld(3000, view="classify").rows("train")]
+    assert abs(sum(labels) / len(labels) - 0.5) < 0.04
+
+
+def test_the_text_to_classify_does_not_contain_the_ending() -> None:
+    for row in StoryWorld(300, view="classify", languages={"en": 1.0}).rows("train"):
+        assert "In the end" not in row["text"]
+        assert "When the moon rose" not in row["text"]
+        assert "That night" not in row["text"]
+
+
+def test_the_text_to_classify_begins_the_story_of_the_same_row() -> None:
+    for i in range(50):
+        assert (
+            StoryWorld()
+            .row("train", i)["text"]
+            .startswith(StoryWorld(view="classify").row("train", i)["text"])
+        )
+
+
+@pytest.mark.slow
+def test_a_bag_of_words_cannot_classify() -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    world = StoryWorld(8000, n_validation_rows=2000, view="classify", languages={"en": 1.0})
+    train, validation = list(world.rows("train")), list(world.rows("validation"))
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
+    model.fit([row["text"] for row in train], [row["label"] for row in train])
+    accuracy = model.score([row["text"] for row in validation], [row["label"] for row in validation])
+    assert accuracy < 0.54
+
+
+@pytest.mark.parametrize("target", ["de", "zh"])
+def test_the_source_decides_the_translation(target: str) -> None:
+    world = StoryWorld(2000, view="translate", languages={target: 1.0})  # type: ignore[dict-item]
+    translations: dict[str, str] = {}
+    for row in world.rows("train"):
+        assert row["target_language"] == target
+        assert row["target"] == row[target]
+        assert row["source"] == row["en"]
+        assert translations.setdefault(row["source"], row["target"]) == row["target"]
+
+
+def test_translations_of_single_sentences_are_the_same_wherever_they_stand() -> None:
+    known: dict[str, tuple[str, str]] = {}
+    repeated = 0
+    for row in StoryWorld(3000, view="translate").rows("train"):
+        if row["en"].count(".") == 1:
+            repeated += row["en"] in known
+            assert known.setdefault(row["en"], (row["de"], row["zh"])) == (row["de"], row["zh"])
+    assert repeated > 5
+
+
+def test_dialogues_alternate_and_end_with_the_assistant() -> None:
+    for row in StoryWorld(200, view="chat").rows("train"):
+        roles = [turn["role"] for turn in row["turns"]]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        assert len(roles) >= 6
+
+
+def _key(row: dict[str, Any]) -> str:
+    return str([row[name] for name in ("text", "context", "question", "source", "turns") if name in row])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_train_and_validation_share_no_row(view: View) -> None:
+    world = StoryWorld(800, n_validation_rows=100, view=view)
+    assert not {_key(row) for row in world.rows("train")} & {_key(row) for row in world.rows("validation")}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_row_depends_on_seed_split_and_number_alone(view: View) -> None:
+    row = StoryWorld(10, view=view).row("train", 7)
+    assert row == StoryWorld(5000, n_validation_rows=9, view=view).row("train", 7)
+    assert row != StoryWorld(10, view=view, seed=1).row("train", 7)
+    assert row != StoryWorld(10, view=view).row("validation", 7)
+    assert row != StoryWorld(10, view=view).row("train", 8)
