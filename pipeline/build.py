@@ -28,6 +28,9 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.tasks.base import PretrainingTask
 from pipeline.trainer import TrainerOptions
 
+#: Seeds the corruption of validation rows: the same in every run, so that numbers compare, and never training's.
+VALIDATION_SEED = 2**31 - 1
+
 #: Documents that are tokenized at once; the library spreads them over the cores.
 ENCODE_DOCUMENTS = 1024
 

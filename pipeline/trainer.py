@@ -1,5 +1,6 @@
 """The options of training, and the Lightning Trainer made from them."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def build_trainer(
 
     from pipeline.checkpoint import AtomicCheckpointIO
 
+    # Lightning tells at INFO which hardware it found and advertises; our stages say the former themselves.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     on_gpu = uses_gpu(options)
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",

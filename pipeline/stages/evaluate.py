@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
+from datamodules.cache import TokenRows
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
+from modules.optim import AdamW
+from modules.schedules import Constant
 from pipeline import build, report
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import to_plain
@@ -58,9 +60,9 @@ def evaluate(config: DictConfig) -> StageResult:
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(folder), metrics=metrics)
 
 
-def _measure(config: DictConfig, options: TrainerOptions, bundle: Bundle, rows: build.TokenRows) -> dict[str, float]:
-    """Every row once; corruption, where there is any, depends on the seed alone."""
-    collate = bundle.task.collator(bundle.tokenizer, seed=config.seed)
+def _measure(config: DictConfig, options: TrainerOptions, bundle: Bundle, rows: TokenRows) -> dict[str, float]:
+    """Every row once, corrupted, where the task corrupts, as in every other validation."""
+    collate = bundle.task.collator(bundle.tokenizer, seed=build.VALIDATION_SEED)
     data = PretrainDataModule(
         rows,
         rows,
@@ -71,7 +73,13 @@ def _measure(config: DictConfig, options: TrainerOptions, bundle: Bundle, rows: 
         seed=config.seed,
         num_workers=options.num_workers,
     )
-    module = LitModule.for_testing(bundle.model, bundle.task.objective(bundle.tokenizer))
-    with torch.inference_mode():
-        (values,) = build_trainer(options).test(module, data, verbose=False)
+    # Nothing is trained, so the optimizer is never built.
+    module = LitModule(
+        bundle.model,
+        bundle.task.objective(bundle.tokenizer),
+        optimizer=AdamW(),
+        schedule=Constant(),
+        max_steps=1,
+    )
+    (values,) = build_trainer(options).test(module, data.val_dataloader(), verbose=False)
     return dict(values)

@@ -138,12 +138,11 @@ def _train(
     checkpoints = Checkpoints(run.checkpoints, every_n_steps=options.checkpoint_interval_steps)
     callbacks = _callbacks(config, options, parts, tracked, checkpoints)
     trainer = build_trainer(options, callbacks=callbacks, logger=TrackingLogger(tracked))
-    collate = parts.task.collator(parts.tokenizer, seed=config.seed)
     data = PretrainDataModule(
         parts.train_rows,
         parts.validation_rows,
-        collate=collate,
-        validation_collate=collate,
+        collate=parts.task.collator(parts.tokenizer, seed=config.seed),
+        validation_collate=parts.task.collator(parts.tokenizer, seed=build.VALIDATION_SEED),
         batch_size=options.batch_size,
         validation_batch_size=options.batch_size,
         seed=config.seed,
@@ -209,7 +208,6 @@ def _export(
     config: DictConfig, parts: Parts, run: RunFolder, tracked: Run, checkpoints: Checkpoints
 ) -> Bundle:
     """Write the bundles `last` and `best` from their checkpoints, record them, and read the best one back."""
-    validation = _dataset(parts.corpus, parts.tokenizer, parts.validation_rows)
     for name, file in (("last", checkpoints.last_path), ("best", checkpoints.best_path)):
         state = AtomicCheckpointIO().load_checkpoint(file)
         prefix = "model."
@@ -226,9 +224,7 @@ def _export(
             provenance=_provenance(config, parts, run, tracked, step=int(state["global_step"])),
             metrics=metrics,
         )
-        tracked.log_bundle(
-            run.bundles / name, name=name, step=int(state["global_step"]), metrics=metrics, dataset=validation
-        )
+        tracked.log_bundle(run.bundles / name, name=name, step=int(state["global_step"]), metrics=metrics)
     return load_bundle(run.bundles / "best")
 
 

@@ -72,7 +72,13 @@ class SpanDenoising:
             if special != tokenizer.eos_id and special not in tokenizer.sentinel_ids
         ]
         made = generate(
-            model, sources, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
+            model,
+            sources,
+            options,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            bos_id=tokenizer.bos_id,
+            forbidden_ids=forbidden,
         )
         return [
             Sample(

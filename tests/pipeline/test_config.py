@@ -24,7 +24,9 @@ def refusal(*overrides: str, stage: str = "pretrain") -> str:
 
 def test_a_misspelt_key_on_the_command_line_gets_a_suggestion() -> None:
     message = refusal("model.backbone.layer.d_modle=64")
-    assert message.startswith("model.backbone.layer.d_modle: LayerSpec takes no such key; expected one of d_model")
+    assert message.startswith(
+        "model.backbone.layer.d_modle: LayerSpec takes no such key; expected one of d_model"
+    )
     assert message.endswith("did you mean d_model?")
 
 
@@ -46,9 +48,18 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("override", "start"),
     [
-        ("trainer.max_steps=many", "trainer.max_steps: 'many' does not fit; expected input should be a valid integer"),
-        ("trainer.max_steps=0", "trainer.max_steps: 0 does not fit; expected input should be greater than or equal to 1"),
-        ("trainer.precision=half", "trainer.precision: 'half' does not fit; expected input should be 'auto', 'fp32'"),
+        (
+            "trainer.max_steps=many",
+            "trainer.max_steps: 'many' does not fit; expected input should be a valid integer",
+        ),
+        (
+            "trainer.max_steps=0",
+            "trainer.max_steps: 0 does not fit; expected input should be greater than or equal to 1",
+        ),
+        (
+            "trainer.precision=half",
+            "trainer.precision: 'half' does not fit; expected input should be 'auto', 'fp32'",
+        ),
         ("trainer.compile=1", "trainer.compile: 1 does not fit; expected input should be a valid boolean"),
         ("size.d_model=64.5", "size.d_model: 64.5 does not fit; expected input should be a valid integer"),
         ("seed=x", "seed: 'x' does not fit; expected input should be a valid integer"),
@@ -100,7 +111,9 @@ def test_a_key_absent_from_yaml_can_be_set_if_the_class_has_it() -> None:
 def test_the_command_line_is_stronger_than_an_experiment_and_that_than_a_group() -> None:
     experiment = compose("pretrain", ["experiment=tinyshakespeare_char"])
     assert experiment.size.max_seq_len == 64
-    assert compose("pretrain", ["experiment=tinyshakespeare_char", "size.max_seq_len=32"]).size.max_seq_len == 32
+    assert (
+        compose("pretrain", ["experiment=tinyshakespeare_char", "size.max_seq_len=32"]).size.max_seq_len == 32
+    )
 
 
 def test_the_same_configuration_has_the_same_hash_and_another_has_not() -> None:
@@ -121,7 +134,9 @@ def test_a_composed_configuration_cannot_be_changed() -> None:
     ("group", "option"),
     [(group, option) for group, options in groups().items() for option in options if group != "stage"],
 )
-def test_every_yaml_composes_and_passes_the_check(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_yaml_composes_and_passes_the_check(
+    group: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PRELUDE_DATA", "/data")
     required = ["data.train=a.txt"] if (group, option) == ("data", "files") else []
     required += ["tokenizer.path=a.json"] if (group, option) == ("tokenizer", "file") else []
