@@ -1,0 +1,203 @@
+"""One layer of a transformer, and the choices that make it: norm and its order, activation, heads."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from modules.attention import LayerCache, MultiHeadAttention, check_heads
+from modules.masks import Mask
+from modules.norms import RMSNorm
+from modules.positions import Rotation
+
+Activation = Literal["relu", "gelu", "relu2", "swiglu"]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """What all layers of a transformer have in common; the defaults are today's best practice.
+
+    `d_ff` is 4 * d_model where it is not given, and for SwiGLU 8/3 of it (as many weights), rounded up to 32.
+
+    Raises:
+        ValueError: for sizes that do not fit each other.
+    """
+
+    d_model: int
+    _: KW_ONLY
+    n_heads: int
+    n_kv_heads: int | None = None
+    d_ff: int | None = None
+    norm: Literal["layer", "rms"] = "rms"
+    norm_first: bool = True
+    activation: Activation = "relu2"
+    qk_norm: bool = True
+    dropout: float = 0.0
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_heads(self.d_model, self.n_heads, self.n_kv_heads)
+        if self.d_ff is not None and self.d_ff < 1:
+            raise ValueError(f"d_ff is {self.d_ff}; expected at least 1; leave it out for 4 * d_model")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout}; expected 0 <= dropout < 1; try 0.1")
+
+    @property
+    def ffn_size(self) -> int:
+        """The inner width of the feed-forward network."""
+        if self.d_ff is not None:
+            return self.d_ff
+        return math.ceil(self.d_model * 8 / 3 / 32) * 32 if self.activation == "swiglu" else 4 * self.d_model
+
+    @property
+    def head_size(self) -> int:
+        """The width of one head."""
+        return self.d_model // self.n_heads
+
+    def build(self, *, cross: bool = False) -> "Layer":
+        """A new layer, with cross-attention to a memory if `cross`."""
+        return Layer(
+            self.build_attention(),
+            self.build_ffn(),
+            self.build_attention() if cross else None,
+            norm=self.build_norm,
+            norm_first=self.norm_first,
+            dropout=self.dropout,
+        )
+
+    def build_attention(self) -> MultiHeadAttention:
+        """A new attention."""
+        return MultiHeadAttention(
+            self.d_model,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            qk_norm=self.qk_norm,
+            bias=self.bias,
+            dropout=self.dropout,
+        )
+
+    def build_ffn(self) -> "FeedForward":
+        """A new feed-forward network."""
+        return FeedForward(
+            self.d_model,
+            d_ff=self.ffn_size,
+            activation=self.activation,
+            bias=self.bias,
+            dropout=self.dropout,
+        )
+
+    def build_norm(self) -> nn.Module:
+        """A new norm of the width of the model."""
+        return RMSNorm(self.d_model) if self.norm == "rms" else nn.LayerNorm(self.d_model, bias=self.bias)
+
+
+class FeedForward(nn.Module):
+    """The same small network at each position.
+
+    Sources: relu: FFN(x) = max(0, x W1 + b1) W2 + b2 (Vaswani et al. 2017, section 3.3, equation 2). gelu:
+    Hendrycks and Gimpel 2016. relu2: max(0, x W1)^2 W2 (So et al. 2021, "Primer", section 3). swiglu:
+    (silu(x Wg) * x W1) W2 (Shazeer 2020, "GLU Variants Improve Transformer", equation 6).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_ff: int,
+        activation: Activation = "relu2",
+        bias: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)
+        self.gate_proj = nn.Linear(d_model, d_ff, bias=bias) if activation == "swiglu" else None
+        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
+        self.activation = _ACTIVATIONS[activation]
+        self.dropout = _dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Widen, bend, narrow."""
+        up = self.up_proj(x)  # x W1 + b1
+        inner = self.activation(up) if self.gate_proj is None else self.activation(self.gate_proj(x)) * up
+        out: Tensor = self.down_proj(self.dropout(inner))  # ... W2 + b2
+        return out
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where there is a memory, feed-forward; each with a norm and a residual.
+
+    norm_first: x + f(norm(x)) (Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture",
+    figure 1b); else norm(x + f(x)) (Vaswani et al. 2017, section 3.1: LayerNorm(x + Sublayer(x))).
+    """
+
+    def __init__(
+        self,
+        self_attn: MultiHeadAttention,
+        ffn: FeedForward,
+        cross_attn: MultiHeadAttention | None = None,
+        *,
+        norm: Callable[[], nn.Module],
+        norm_first: bool,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.self_attn_norm, self.self_attn = norm(), self_attn
+        self.cross_attn_norm = None if cross_attn is None else norm()
+        self.cross_attn = cross_attn
+        self.ffn_norm, self.ffn = norm(), ffn
+        self.dropout = _dropout(dropout)  # section 5.4: on the output of each sub-layer, before the sum
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B S D"] | None = None,
+        *,
+        mask: Mask,
+        memory_mask: Mask | None = None,
+        rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
+        memory_cache: LayerCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """One layer further; `memory` and its mask only where the layer was built with cross-attention."""
+        x = self._sublayer(
+            x, self.self_attn_norm, lambda y: self.self_attn(y, mask=mask, rotation=rotation, cache=cache)
+        )
+        cross_attn, cross_attn_norm = self.cross_attn, self.cross_attn_norm
+        if cross_attn is not None and cross_attn_norm is not None:
+            assert memory is not None, "a layer with cross-attention was given no memory"
+            seen = Mask() if memory_mask is None else memory_mask
+            x = self._sublayer(
+                x, cross_attn_norm, lambda y: cross_attn(y, memory, mask=seen, cache=memory_cache)
+            )
+        return self._sublayer(x, self.ffn_norm, self.ffn)
+
+    def _sublayer(
+        self, x: Float[Tensor, "B T D"], norm: nn.Module, f: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "B T D"]:
+        if self.norm_first:
+            out: Tensor = x + self.dropout(f(norm(x)))
+        else:
+            out = norm(x + self.dropout(f(x)))  # LayerNorm(x + Sublayer(x))
+        return out
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "relu2": _relu2,
+    "swiglu": F.silu,
+}
+
+
+def _dropout(share: float) -> nn.Module:
+    """Dropout, or nothing: torch's costs a pass over the data at 0 as well."""
+    return nn.Dropout(share) if share else nn.Identity()

@@ -1,0 +1,25 @@
+"""A model is a backbone and a head."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Model(nn.Module):
+    """Backbone and head together: batch to hidden states to logits."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "*shape"]:
+        """Logits; their shape is the head's."""
+        logits: Tensor = self.head(self.hidden(batch), batch)
+        return logits
+
+    def hidden(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
+        """Hidden states, for losses that never hold all logits at once."""
+        hidden: Tensor = self.backbone(batch)
+        return hidden

@@ -1,0 +1,246 @@
+"""Encoder, Decoder, EncoderDecoder: three short arrangements of one stack of layers.
+
+All take a batch of integer tensors and give hidden states. Keys of a batch: `input_ids` (B, T); optional are
+`segment_ids` (documents of a packed row: 1, 2, ...; 0 is padding) or `attention_mask` (0 is padding), and
+`position_ids` (else counted within each segment); for EncoderDecoder the same with `decoder_` before them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from modules.attention import KVCache, Memory
+from modules.layers import LayerSpec
+from modules.masks import Mask
+from modules.positions import Position, Rotation, check_length
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The ids of one side of a batch, which document each belongs to, and where it stands in it."""
+
+    ids: Int[Tensor, "B T"]
+    segment_ids: Int[Tensor, "B T"] | None
+    position_ids: Int[Tensor, "#B T"]
+    packed: bool
+
+    @classmethod
+    def of(cls, batch: Batch, prefix: str = "", cache: KVCache | None = None) -> "_Tokens":
+        ids = batch[prefix + "input_ids"]
+        packed = prefix + "segment_ids" in batch
+        segment_ids = batch.get(prefix + "segment_ids", batch.get(prefix + "attention_mask"))
+        if segment_ids is not None:
+            segment_ids = segment_ids.long()
+        position_ids = batch.get(prefix + "position_ids")
+        if cache is not None:
+            segment_ids = torch.ones_like(ids) if segment_ids is None else segment_ids
+            position_ids = cache.next_position_ids(segment_ids) if position_ids is None else position_ids
+            cache.append(segment_ids, position_ids)
+        elif position_ids is None:
+            position_ids = _position_ids(ids, segment_ids)
+        return cls(ids, segment_ids, position_ids, packed)
+
+    def self_mask(self, position: Position, *, causal: bool, cache: KVCache | None = None) -> Mask:
+        if cache is not None and self.segment_ids is not None:
+            mask = Mask.continued(self.segment_ids, cache.segment_ids)
+            return mask.with_bias(position.bias(self.position_ids, cache.position_ids))
+        mask = Mask.past() if causal else Mask()
+        if self.segment_ids is not None:
+            mask = mask & Mask.segments(self.segment_ids)
+        return mask.with_bias(position.bias(self.position_ids, self.position_ids))
+
+
+class Stack(nn.Module):
+    """Layers one after another, and a last norm where norms come first."""
+
+    def __init__(self, layer: LayerSpec, n_layers: int, *, cross: bool = False) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise ValueError(f"n_layers is {n_layers}; expected at least 1; give the number of layers")
+        self.layers = nn.ModuleList(layer.build(cross=cross) for _ in range(n_layers))
+        self.norm = layer.build_norm() if layer.norm_first else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "B S D"] | None = None,
+        *,
+        mask: Mask,
+        memory_mask: Mask | None = None,
+        rotation: Rotation | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Through all layers; masks and rotation are the same for each."""
+        for i, layer in enumerate(self.layers):
+            x = layer(
+                x,
+                memory,
+                mask=mask,
+                memory_mask=memory_mask,
+                rotation=rotation,
+                cache=cache.layers[i] if cache is not None else None,
+                memory_cache=cache.memory_layers[i] if cache is not None and memory is not None else None,
+            )
+        out: Tensor = self.norm(x)
+        return out
+
+
+class _Transformer(nn.Module):
+    """What the three arrangements share: embedding, positions, and the sizes that others ask for."""
+
+    def __init__(self, vocab_size: int, *, max_seq_len: int, layer: LayerSpec, position: Position) -> None:
+        super().__init__()
+        for name, value in (("vocab_size", vocab_size), ("max_seq_len", max_seq_len)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1; give a positive number")
+        position.check(d_model=layer.d_model, n_heads=layer.n_heads)
+        check_length(max_seq_len, position)
+        self.d_model = layer.d_model
+        self.max_seq_len = max_seq_len
+        self.head_size = layer.head_size
+        self.embedding = nn.Embedding(vocab_size, layer.d_model)
+        self.position = position
+        self.dropout = nn.Dropout(layer.dropout) if layer.dropout else nn.Identity()
+
+    def _embed(self, tokens: _Tokens) -> Float[Tensor, "B T D"]:
+        """Embeddings and positions; dropout on their sum (Vaswani et al. 2017, section 5.4)."""
+        x: Tensor = self.dropout(self.position.embed(self.embedding(tokens.ids), tokens.position_ids))
+        return x
+
+    def _rotation(self, tokens: _Tokens) -> Rotation | None:
+        return self.position.rotation(tokens.position_ids, self.head_size)
+
+
+class Encoder(_Transformer):
+    """Each token sees its whole document: for masked language modelling and for understanding.
+
+    Source: Devlin et al. 2019, "BERT", section 3; the layers are those of Vaswani et al. 2017, section 3.1.
+    """
+
+    def __init__(
+        self, vocab_size: int, *, n_layers: int, max_seq_len: int, layer: LayerSpec, position: Position
+    ) -> None:
+        super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
+        self.stack = Stack(layer, n_layers)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B T D"]:
+        """Hidden states of `input_ids`."""
+        tokens = _Tokens.of(batch)
+        mask = tokens.self_mask(self.position, causal=False)
+        hidden: Tensor = self.stack(self._embed(tokens), mask=mask, rotation=self._rotation(tokens))
+        return hidden
+
+
+class Decoder(_Transformer):
+    """Each token sees what came before it in its document: for generating text.
+
+    Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
+    """
+
+    def __init__(
+        self, vocab_size: int, *, n_layers: int, max_seq_len: int, layer: LayerSpec, position: Position
+    ) -> None:
+        super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
+        self.stack = Stack(layer, n_layers)
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
+        """Hidden states of `input_ids`; with a cache these are the tokens after those it has seen."""
+        tokens = _Tokens.of(batch, cache=cache)
+        mask = tokens.self_mask(self.position, causal=True, cache=cache)
+        x, rotation = self._embed(tokens), self._rotation(tokens)
+        hidden: Tensor = self.stack(x, mask=mask, rotation=rotation, cache=cache)
+        return hidden
+
+    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
+        """An empty cache for prompt and answer of at most `max_tokens` each row, padding included."""
+        return _new_cache(self, self.stack, batch_size, max_tokens)
+
+
+class EncoderDecoder(_Transformer):
+    """A decoder that also looks at an encoder's output: for text to text.
+
+    Encoder and decoder share the embedding (section 3.4 of the source) and the positions.
+
+    Source: Vaswani et al. 2017, section 3.1 and figure 1.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        n_layers: int,
+        max_seq_len: int,
+        layer: LayerSpec,
+        position: Position,
+        n_encoder_layers: int | None = None,
+    ) -> None:
+        super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
+        self.encoder = Stack(layer, n_layers if n_encoder_layers is None else n_encoder_layers)
+        self.decoder = Stack(layer, n_layers, cross=True)
+
+    def encode(self, batch: Batch) -> Float[Tensor, "B S D"]:
+        """The memory: hidden states of `input_ids`."""
+        source = _Tokens.of(batch)
+        mask = source.self_mask(self.position, causal=False)
+        memory: Tensor = self.encoder(self._embed(source), mask=mask, rotation=self._rotation(source))
+        return memory
+
+    def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
+        """Hidden states of `decoder_input_ids`, which see their past and `input_ids`.
+
+        With a cache, `input_ids` are read at the first call alone and may be left out afterwards.
+        """
+        memory = self._memory(batch, cache)
+        target = _Tokens.of(batch, "decoder_", cache)
+        hidden: Tensor = self.decoder(
+            self._embed(target),
+            memory.hidden,
+            mask=target.self_mask(self.position, causal=True, cache=cache),
+            memory_mask=_memory_mask(target, memory),
+            rotation=self._rotation(target),
+            cache=cache,
+        )
+        return hidden
+
+    def _memory(self, batch: Batch, cache: KVCache | None) -> Memory:
+        if cache is not None and cache.memory is not None:
+            return cache.memory
+        source = _Tokens.of(batch)
+        memory = Memory(self.encode(batch), source.segment_ids, source.packed)
+        if cache is not None:
+            cache.set_memory(memory)
+        return memory
+
+    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
+        """An empty cache for at most `max_tokens` tokens of the decoder each row, padding included."""
+        return _new_cache(self, self.decoder, batch_size, max_tokens)
+
+
+def _position_ids(ids: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None) -> Int[Tensor, "#B T"]:
+    """Count from 0 where each segment begins, so that padding on the left moves nothing."""
+    steps = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+    if segment_ids is None:
+        return steps
+    begins = torch.ones_like(segment_ids, dtype=torch.bool)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    return steps - (steps * begins).cummax(dim=1).values
+
+
+def _memory_mask(target: _Tokens, memory: Memory) -> Mask:
+    """The same document where both sides are packed; else all of the source but its padding."""
+    if memory.segment_ids is None:
+        return Mask()
+    if target.packed and memory.packed and target.segment_ids is not None:
+        return Mask.across(target.segment_ids, memory.segment_ids)
+    return Mask.memory(memory.segment_ids)
+
+
+def _new_cache(model: _Transformer, stack: Stack, batch_size: int, max_tokens: int) -> KVCache:
+    check_length(max_tokens, model.position)
+    device = model.embedding.weight.device
+    return KVCache(len(stack.layers), batch_size=batch_size, max_tokens=max_tokens, device=device)

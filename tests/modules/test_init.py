@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from modules.heads import LMHead, PooledClassifier, SpanHead
+from modules.init import LAWS, initialize
+from modules.layers import LayerSpec
+from modules.model import Model
+from modules.positions import Rotary, SinusoidalPlusLearned
+from modules.transformer import Decoder, EncoderDecoder
+
+TUTORIAL = LayerSpec(
+    256, n_heads=4, norm="layer", norm_first=False, activation="relu", qk_norm=False, bias=True
+)
+
+
+def weights_after(law: str, layer: LayerSpec | None = None) -> dict[str, torch.Tensor]:
+    position = Rotary() if layer is None else SinusoidalPlusLearned(256, max_seq_len=64)
+    layer = LayerSpec(256, n_heads=4) if layer is None else layer
+    backbone = Decoder(500, n_layers=3, max_seq_len=64, layer=layer, position=position)
+    model = Model(backbone, LMHead(backbone.embedding, bias=True))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(torch.nan)
+    initialize(model, law)
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("layer", [None, TUTORIAL], ids=["default", "tutorial"])
+def test_every_tensor_gets_its_value_norms_one_and_biases_zero(law, layer):
+    for name, weight in weights_after(law, layer).items():
+        assert weight.isfinite().all(), name
+        if name.endswith("norm.weight"):
+            assert (weight == 1).all(), name
+        elif name.endswith("bias"):
+            assert (weight == 0).all(), name
+
+
+def test_the_default_law_is_small_by_the_fan_in_with_silent_sublayers():
+    for name, weight in weights_after("default").items():
+        if name.endswith(("out_proj.weight", "down_proj.weight")):
+            assert (weight == 0).all(), name
+        elif weight.dim() == 2:
+            assert weight.std().item() == pytest.approx(math.sqrt(2 / (5 * 256)), rel=0.03), name
+
+
+def test_the_gpt2_law_scales_the_outputs_by_the_depth():
+    for name, weight in weights_after("gpt2").items():
+        if name.endswith(("out_proj.weight", "down_proj.weight")):
+            assert weight.std().item() == pytest.approx(0.02 / math.sqrt(6), rel=0.03), name
+        elif weight.dim() == 2:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.03), name
+
+
+def test_the_tutorials_law_is_glorots_with_embeddings_of_size_one_after_their_scale():
+    for name, weight in weights_after("xavier", TUTORIAL).items():
+        if "embedding" in name:
+            assert weight.std().item() == pytest.approx(1 / 16, rel=0.03), name
+        elif weight.dim() == 2:
+            assert weight.abs().max().item() == pytest.approx(math.sqrt(6 / sum(weight.shape)), rel=0.01), (
+                name
+            )
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    torch.manual_seed(5)
+    first = weights_after("default")
+    torch.manual_seed(5)
+    again = weights_after("default")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = weights_after("default")
+    assert not torch.equal(first["backbone.embedding.weight"], other["backbone.embedding.weight"])
+
+
+@pytest.mark.parametrize("head", [PooledClassifier(32, n_classes=3), SpanHead(32)])
+def test_the_laws_know_all_heads_and_arrangements(head, build):
+    initialize(Model(build(EncoderDecoder), head))
+
+
+def test_a_tensor_that_no_line_fits_is_an_error():
+    model = nn.Module()
+    model.register_parameter("scale", nn.Parameter(torch.ones(3)))
+    with pytest.raises(ValueError, match="no line of the law 'default' fits tensor 'scale'"):
+        initialize(model)
