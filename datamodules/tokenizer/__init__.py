@@ -1,0 +1,16 @@
+"""Text to token ids and back, without loss: training, saving and loading of the four kinds of tokenizer."""
+
+from datamodules.tokenizer.core import Tokenizer
+from datamodules.tokenizer.special import N_SPECIAL_TOKENS, SPECIAL_TOKENS
+from datamodules.tokenizer.trainers import ByteLevelBPE, Bytes, TokenizerFile, Unigram, WordPiece
+
+__all__ = [
+    "N_SPECIAL_TOKENS",
+    "SPECIAL_TOKENS",
+    "ByteLevelBPE",
+    "Bytes",
+    "Tokenizer",
+    "TokenizerFile",
+    "Unigram",
+    "WordPiece",
+]

@@ -1,0 +1,309 @@
+"""The tokenizer as the rest of the program sees it: exact, byte-level, with the same special ids always."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from datamodules.errors import TokenizerError
+from datamodules.tokenizer import pretokens
+from datamodules.tokenizer.special import (
+    BYTE_OF_CHARACTER,
+    CONTINUES,
+    N_BYTES,
+    N_SENTINELS,
+    N_SPECIAL_TOKENS,
+    SPECIAL_TOKENS,
+)
+
+TokenIds = npt.NDArray[np.int32]
+
+_GROUP_CHARACTERS = 1 << 21
+_OURS = "a tokenizer.json written by this program (a tokenizer stage or a bundle)"
+
+
+class Tokenizer:
+    """Turns text into token ids and back; `decode(encode(text)) == text` for every Unicode text.
+
+    Build one with a trainer (`ByteLevelBPE`, `WordPiece`, `Unigram`, `Bytes`), `from_file` or `from_json`.
+    Special tokens typed by a user ("<pad>") are plain text here: `encode` never gives a special id.
+    """
+
+    pad_id = SPECIAL_TOKENS.index("<pad>")
+    bos_id = SPECIAL_TOKENS.index("<bos>")
+    eos_id = SPECIAL_TOKENS.index("<eos>")
+    unk_id = SPECIAL_TOKENS.index("<unk>")
+    mask_id = SPECIAL_TOKENS.index("<mask>")
+    sep_id = SPECIAL_TOKENS.index("<sep>")
+    cls_id = SPECIAL_TOKENS.index("<cls>")
+
+    def __init__(self, engine: tokenizers.Tokenizer) -> None:
+        """Wrap an engine whose vocabulary begins with the special tokens.
+
+        Raises:
+            TokenizerError: the engine is not one that this program made.
+        """
+        self._engine = engine
+        # Not part of the saved file: "<pad>" in a text must stay five characters.
+        self._engine.encode_special_tokens = True
+        self._pieces, self.word_starts = _read_vocabulary(engine)
+        self.vocab_size = len(self._pieces)
+        self.kind: str = type(engine.model).__name__
+        lengths = [0] * N_SPECIAL_TOKENS + [len(piece) for piece in self._pieces[N_SPECIAL_TOKENS:]]
+        self.token_bytes: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)
+        self._is_bytes = self.vocab_size == N_SPECIAL_TOKENS + N_BYTES
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Load from the text of a `tokenizer.json`.
+
+        Raises:
+            TokenizerError: the text is not a tokenizer of this program.
+        """
+        try:
+            engine = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception for whatever is wrong in the text
+            raise TokenizerError(
+                f"the tokenizer cannot be read: {_one_line(error)}",
+                _OURS,
+                "train one anew with: make tokenizer",
+            ) from error
+        return cls(engine)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Load a saved `tokenizer.json`.
+
+        Raises:
+            TokenizerError: there is no such file, or it is not a tokenizer of this program.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise TokenizerError(f"tokenizer file {path}: {reason}", _OURS, "check the path") from error
+        try:
+            return cls.from_json(text)
+        except TokenizerError as error:
+            raise TokenizerError(
+                f"tokenizer file {path}: {error.problem}", error.expected, error.remedy
+            ) from error
+
+    def to_json(self) -> str:
+        """Give the text of the `tokenizer.json`; the same tokenizer always gives the same text."""
+        return self._engine.to_str(pretty=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write `tokenizer.json` atomically: `path` holds the old file or the whole new one, never a part.
+
+        Raises:
+            TokenizerError: the folder cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, self.to_json().encode())
+        except OSError as error:
+            raise TokenizerError(
+                f"tokenizer file {path} cannot be written: {error.strerror}",
+                "a folder that can be written, with free space",
+                "choose another folder or make room",
+            ) from error
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the canonical JSON: equal digests mean equal ids for every text."""
+        canonical = json.dumps(json.loads(self._engine.to_str()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of all special tokens, sentinels included."""
+        return list(range(N_SPECIAL_TOKENS))
+
+    @property
+    def sentinel_ids(self) -> list[int]:
+        """Ids of `<extra_0>`, `<extra_1>`, ... for span denoising."""
+        return list(range(N_SPECIAL_TOKENS - N_SENTINELS, N_SPECIAL_TOKENS))
+
+    def special_id(self, token: str) -> int:
+        """Give the id of one special token, as `<user>`; `ValueError` when there is none so named."""
+        return SPECIAL_TOKENS.index(token)
+
+    def encode(self, text: str) -> TokenIds:
+        """Encode one text; no special tokens are added.
+
+        Raises:
+            TokenizerError: the text holds a lone surrogate, which no file and no UTF-8 can hold.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Encode many texts at once, of any length, on all cores.
+
+        Raises:
+            TokenizerError: as `encode`.
+        """
+        for number, text in enumerate(texts):
+            check_text(text, number)
+        if self._is_bytes:
+            return [
+                np.frombuffer(text.encode(), np.uint8).astype(np.int32) + N_SPECIAL_TOKENS for text in texts
+            ]
+        return self._encode_slices(texts)
+
+    def _encode_slices(self, texts: Sequence[str]) -> list[TokenIds]:
+        parts: list[list[TokenIds]] = [[] for _ in texts]
+        group: list[str] = []
+        owners: list[int] = []
+        n_characters = 0
+
+        def flush() -> None:
+            encodings = self._engine.encode_batch_fast(group, add_special_tokens=False)
+            for owner, encoding in zip(owners, encodings, strict=True):
+                parts[owner].append(np.array(encoding.ids, dtype=np.int32))
+            group.clear()
+            owners.clear()
+
+        for owner, text in enumerate(texts):
+            for part in pretokens.slices(text):
+                group.append(part)
+                owners.append(owner)
+                n_characters += len(part)
+                if n_characters >= _GROUP_CHARACTERS:
+                    flush()
+                    n_characters = 0
+        flush()
+        return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
+
+    def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
+        """Turn ids back into text; bytes that are not whole characters become U+FFFD.
+
+        Raises:
+            TokenizerError: an id outside of the vocabulary.
+        """
+        checked = self._checked(ids)
+        first = 0 if keep_special else N_SPECIAL_TOKENS
+        return b"".join(self._pieces[token] for token in checked if token >= first).decode("utf-8", "replace")
+
+    def decode_tokens(self, ids: Iterable[int]) -> list[str]:
+        """Give each id in readable form: spaces as `␣`, line ends as `⏎`, parts of characters in hexadecimal.
+
+        Raises:
+            TokenizerError: an id outside of the vocabulary.
+        """
+        return [_printable(self._pieces[token]) for token in self._checked(ids)]
+
+    def _checked(self, ids: Iterable[int]) -> list[int]:
+        checked = [int(token) for token in ids]
+        wrong = next((token for token in checked if not 0 <= token < self.vocab_size), None)
+        if wrong is not None:
+            raise TokenizerError(
+                f"token id {wrong} is not in the vocabulary",
+                f"ids from 0 to {self.vocab_size - 1}",
+                "use the tokenizer that the ids were made with",
+            )
+        return checked
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Pickle as JSON, so that workers get `<pad>` in a text as plain text too."""
+        return type(self).from_json, (self._engine.to_str(),)
+
+
+def check_text(text: str, number: int = 0) -> None:
+    """Refuse what is not encodable text.
+
+    Raises:
+        TokenizerError: text number `number` is not a string or holds a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise TokenizerError(
+            f"text {number} is {type(text).__name__}, not a string", "text", "check the corpus and its column"
+        )
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"text {number} has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}",
+            "text that UTF-8 can hold",
+            "decode the source again, or replace lone surrogates before",
+        ) from error
+
+
+def _read_vocabulary(engine: tokenizers.Tokenizer) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+    """Give the bytes of every id, and whether it begins a word; refuse engines that are not ours."""
+    model = json.loads(engine.to_str())
+    vocabulary = engine.get_vocab(with_added_tokens=True)
+    by_id = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    ours = json.loads(pretokens.pre_tokenizer().__getstate__())
+    regular = by_id[N_SPECIAL_TOKENS:]
+    if (
+        tuple(by_id[:N_SPECIAL_TOKENS]) != SPECIAL_TOKENS
+        or sorted(vocabulary.values()) != list(range(len(by_id)))
+        or (model["normalizer"], model["pre_tokenizer"], model["post_processor"]) != (None, ours, None)
+        or any(c not in BYTE_OF_CHARACTER for piece in regular for c in piece.removeprefix(CONTINUES))
+    ):
+        raise TokenizerError(
+            "the tokenizer has other special tokens or rules", _OURS, "train one with: make tokenizer"
+        )
+    stripped = [piece.removeprefix(CONTINUES) for piece in regular]
+    pieces = [piece.encode() for piece in SPECIAL_TOKENS]
+    pieces += [bytes(BYTE_OF_CHARACTER[c] for c in piece) for piece in stripped]
+    marked = model["model"]["type"] == "WordPiece"
+    starts = [False] * N_SPECIAL_TOKENS + [
+        (marked and not piece.startswith(CONTINUES)) or _starts_word(text, alone=not marked)
+        for piece, text in zip(regular, pieces[N_SPECIAL_TOKENS:], strict=True)
+    ]
+    return pieces, np.array(starts, dtype=np.bool_)
+
+
+def _starts_word(piece: bytes, *, alone: bool) -> bool:
+    """Judge by its first character whether a piece begins a word.
+
+    A letter of an alphabet continues the word before it (a space belongs to the piece after it); a Chinese
+    or Japanese character is a word of its own; anything else begins a word when pieces are not marked.
+    """
+    text = piece.decode("utf-8", "ignore")
+    if 0x80 <= piece[0] < 0xC0:
+        return False
+    if piece[0] >= 0xE3:  # lead bytes of CJK, kana, hangul and emoji, even where the character is cut
+        return True
+    if not text or piece[0] >= 0x80 > ord(text[0]):  # a cut letter of Latin, Greek, Cyrillic, Indic scripts
+        return False
+    return alone and not text[0].isalpha()
+
+
+def _printable(piece: bytes) -> str:
+    try:
+        text = piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in piece)
+    text = text.replace(" ", "␣").replace("\n", "⏎")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
