@@ -1,0 +1,95 @@
+"""Checked files as memory-mapped rows: read and checked once for each content, whatever its size."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute
+
+from datamodules.corpus.formats import Columns, mixed_types, read_tables
+from datamodules.corpus.rows import TEXT, Rows, fingerprint_of
+from datamodules.corpus.source_file import SourceFile
+from datamodules.errors import DataError
+
+
+def stored_rows(files: list[SourceFile], columns: Columns) -> Rows:
+    """Read files as one table, through an Arrow file in the `datasets` cache that is named by their content.
+
+    The Arrow file appears whole, after every check has passed, or not at all.
+
+    Raises:
+        DataError: whatever is wrong in a file; no rows; or no room for the Arrow file.
+    """
+    import datasets
+
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "prelude"
+    key = fingerprint_of(
+        files=[[source.sha256, source.kind, source.packed] for source in files], columns=list(columns.items())
+    )
+    path = folder / f"{key}.arrow"
+    if not path.exists():
+        with _whole_file(path) as temporary:
+            _write(temporary, files, columns)
+    return datasets.Dataset.from_file(str(path))
+
+
+def _write(path: Path, files: list[SourceFile], columns: Columns) -> None:
+    tables: Iterator[pa.Table] = (table for source in files for table in _tables_with_text(source, columns))
+    if list(columns) != [TEXT]:
+        tables = iter([_one_table(list(tables), files[0])])
+    n_text_bytes = 0
+    first = next(tables)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+        for table in itertools.chain([first], tables):
+            n_text_bytes += pa.compute.sum(pa.compute.binary_length(table.column(TEXT))).as_py() or 0
+            writer.write_table(table)
+    if not n_text_bytes:
+        raise _nothing_in(files[0])
+
+
+def _one_table(tables: list[pa.Table], source: SourceFile) -> pa.Table:
+    """Join tables whose further columns were typed from what each part of a file holds: null, int, float."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise mixed_types(source, str(error)) from error
+
+
+def _tables_with_text(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
+    n_rows = 0
+    for table in read_tables(source, columns):
+        n_rows += table.num_rows
+        if table.num_rows:
+            yield table
+    if not n_rows:
+        raise _nothing_in(source)
+
+
+def _nothing_in(source: SourceFile) -> DataError:
+    return DataError(f"{source.path} holds no text", "at least one row with text", "check how it was written")
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and move it there when the block has ended well."""
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"the data cache {path.parent} cannot be written: {error.strerror or error}",
+            "a folder that can be written, with room for the text",
+            "make room, or set HF_HOME to another folder",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
