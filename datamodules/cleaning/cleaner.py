@@ -1,0 +1,159 @@
+"""The cleaning of rows, step by step, with counts of what was done."""
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from datamodules.cleaning.privacy import scrub
+from datamodules.cleaning.stop_words import StopLanguage, without_stop_words
+from datamodules.corpus.rows import TEXT, Row, Rows, texts
+
+T = TypeVar("T")
+
+_APOSTROPHES = "'\u2019\u02bc"
+_SPACES = re.compile(r"[^\S\n]+")
+_LINE_ENDS = re.compile(r" ?\n ?")
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Cleans the text of rows; the other columns stay. Pure, and idempotent: cleaning twice is cleaning once.
+
+    Args:
+        normal_form: Unicode normal form; NFKC also folds full-width letters, ligatures and such.
+        lowercase: whether to write all letters small.
+        strip_punctuation: whether to replace punctuation by spaces (apostrophes by nothing).
+        stop_words: language whose most frequent function words are removed; in Chinese, which has no spaces,
+            by a list of characters and of common words that keep them.
+        deduplicate: whether to drop rows that equal an earlier one but for case, spaces and normal form.
+        scrub_pii: whether to replace e-mail and IP addresses, telephone, credit card (Luhn) and bank account
+            (IBAN) numbers by `[email]`, `[ip]`, `[phone]`, `[card]`, `[iban]`. By pattern: a help, no proof.
+    """
+
+    normal_form: Literal["NFC", "NFKC"] | None = "NFC"
+    lowercase: bool = False
+    strip_punctuation: bool = False
+    stop_words: StopLanguage | None = None
+    deduplicate: bool = False
+    scrub_pii: bool = False
+
+    def clean(self, rows: Iterable[Row]) -> tuple[Iterable[Row], dict[str, int]]:
+        """Clean rows; give them with the counts of what was done. Rows without any text are dropped.
+
+        A `datasets.Dataset` gives a `datasets.Dataset` (the same, when nothing was to do) and final counts.
+        Anything else gives rows that are cleaned while they are read; their counts are complete when one
+        reading is, and begin anew with the next.
+
+        Counts, only those above 0: `rows_changed`, `rows_empty` and `rows_duplicate` (both dropped), and of
+        single finds `punctuation_marks`, `stop_words`, `email`, `ip`, `phone`, `card`, `iban`.
+        """
+        import datasets
+
+        counts: dict[str, int] = {}
+        if not isinstance(rows, datasets.Dataset):
+            return _CleanedRows(self, rows, counts), counts
+        kept = [number for number, _ in self._kept(enumerate(texts(rows)), counts)]
+        chosen: Rows = rows if len(kept) == len(rows) else rows.select(kept)
+        if counts.get("rows_changed"):
+            # Never from a cache of `datasets`: it would not notice that this code has changed.
+            chosen = chosen.map(
+                self._cleaned_batch, batched=True, load_from_cache_file=False, desc="Cleaning"
+            )
+        return chosen, counts
+
+    def clean_text(self, text: str) -> tuple[str, Counter[str]]:
+        """Clean one text, until no step changes it any more; give it with the counts of finds."""
+        counts: Counter[str] = Counter()
+        before = None
+        while text != before:
+            before = text
+            text = self._once(text, counts)
+        return text, counts
+
+    def _once(self, text: str, counts: Counter[str]) -> str:
+        if self.normal_form and not unicodedata.is_normalized(self.normal_form, text):
+            text = unicodedata.normalize(self.normal_form, text)
+        if self.scrub_pii:
+            text, found = scrub(text)
+            counts.update(found)
+        if self.lowercase:
+            text = text.lower()
+        if self.strip_punctuation:
+            text = _without_punctuation(text, counts)
+        if self.stop_words:
+            text, n_found = without_stop_words(text, self.stop_words)
+            if n_found:
+                counts["stop_words"] += n_found
+                text = _tidy(text)
+        return text
+
+    def _kept(self, rows: Iterable[tuple[T, str]], counts: dict[str, int]) -> Iterator[tuple[T, str]]:
+        """Give each thing whose text stays, with its clean text; count what is done on the way."""
+        counts.clear()
+        seen: set[bytes] = set()
+        for thing, text in rows:
+            clean, found = self.clean_text(text)
+            if clean != text:
+                found["rows_changed"] = 1
+            key = _duplicate_key(clean) if self.deduplicate else b""
+            stays = bool(clean.strip()) and key not in seen
+            if not stays:
+                found["rows_duplicate" if clean.strip() else "rows_empty"] = 1
+            elif self.deduplicate:
+                seen.add(key)
+            for name, number in found.items():
+                counts[name] = counts.get(name, 0) + number
+            if stays:
+                yield thing, clean
+
+    def _cleaned_batch(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        return {TEXT: [self.clean_text(text)[0] for text in batch[TEXT]]}
+
+
+class _CleanedRows:
+    """Rows that are cleaned while they are read, each time from the start."""
+
+    def __init__(self, cleaner: Cleaner, rows: Iterable[Row], counts: dict[str, int]) -> None:
+        self._cleaner = cleaner
+        self._rows = rows
+        self._counts = counts
+
+    def __iter__(self) -> Iterator[Row]:
+        pairs = ((row, row[TEXT]) for row in self._rows)
+        for row, clean in self._cleaner._kept(pairs, self._counts):
+            yield {**row, TEXT: clean}
+
+
+def _duplicate_key(text: str) -> bytes:
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class _PunctuationTable(dict[int, str]):
+    """A table for `str.translate` that learns each character when it first meets it."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        is_mark = unicodedata.category(character).startswith("P")
+        self[code] = "" if character in _APOSTROPHES else " " if is_mark else character
+        return self[code]
+
+
+_PUNCTUATION = _PunctuationTable()
+
+
+def _without_punctuation(text: str, counts: Counter[str]) -> str:
+    plain = text.translate(_PUNCTUATION)
+    if plain == text:
+        return text
+    counts["punctuation_marks"] += sum(_PUNCTUATION[ord(character)] != character for character in text)
+    return _tidy(plain)
+
+
+def _tidy(text: str) -> str:
+    """Remove the spaces that removed words leave behind; line ends stay."""
+    return _LINE_ENDS.sub("\n", _SPACES.sub(" ", text)).strip()
