@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
-from datamodules.corpus import Corpus
+from datamodules.corpus import Corpus, texts
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.init import initialize
@@ -105,7 +105,10 @@ def build_tokenizer(config: DictConfig, corpus: Corpus) -> Tokenizer:
 def build_rows(
     config: DictConfig, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
 ) -> tuple[cache.TokenRows, cache.TokenRows]:
-    """Training and validation rows of tokens, from the cache where these inputs have been seen."""
+    """Training and validation rows of tokens, from the cache where these inputs have been seen.
+
+    Of a stream only as many rows are read as the run needs; more steps need another cache.
+    """
     options: TrainerOptions = construct(config.trainer)
     needed = options.max_steps * options.batch_size * options.accumulate
     streamed = corpus.n_train_rows is None
@@ -192,8 +195,8 @@ def _rows(
 
 def _encoded(rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
     """Each document as ids with its beginning and end, and its length in bytes of UTF-8."""
-    texts = iter(str(row["text"]) for row in rows)
-    while batch := list(islice(texts, ENCODE_DOCUMENTS)):
+    documents = texts(rows)
+    while batch := list(islice(documents, ENCODE_DOCUMENTS)):
         for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
             document = np.concatenate(([tokenizer.bos_id], ids, [tokenizer.eos_id])).astype(np.int32)
             yield document, len(text.encode())
@@ -201,10 +204,9 @@ def _encoded(rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> Iterato
 
 def _some_text(rows: Iterable[Mapping[str, Any]], max_bytes: int) -> Iterator[str]:
     taken = 0
-    for row in rows:
+    for text in texts(rows):
         if taken >= max_bytes:
             return
-        text = str(row["text"])
         taken += len(text.encode())
         yield text
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig
 
 from datamodules.cache import TokenRows
-from datamodules.corpus import Corpus
+from datamodules.corpus import Corpus, texts
 from datamodules.datamodule import PretrainDataModule
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
@@ -111,7 +111,7 @@ def _prepare(config: DictConfig, tracked: Run) -> Parts:
         _check_arrangement(config, model_config, folder)
         tracked.use_bundle(folder)
         report.say("Start", f"weights and tokenizer of {report.short(folder)}")
-    report.say("Tokenizer", f"{tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}")
+    report.say("Tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}")
     limit = model.backbone.max_seq_len
     train_rows, validation_rows = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
     report.say("Tokens", report.describe_rows(train_rows, validation_rows))
@@ -126,7 +126,7 @@ def _prepare(config: DictConfig, tracked: Run) -> Parts:
         validation_rows=validation_rows,
         model=model,
         model_config=model_config,
-        texts=[str(row["text"]) for row in islice(corpus.validation, N_TEXTS)],
+        texts=list(islice(texts(corpus.validation), N_TEXTS)),
         optimum_bits_per_byte=build.optimum_bits_per_byte(corpus),
     )
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
+from datamodules.corpus import texts
 from pipeline import build, report
 from pipeline.config import to_plain
 from pipeline.runs import open_run
@@ -29,18 +30,18 @@ def train_tokenizer(config: DictConfig) -> StageResult:
             tokenizer = build.build_tokenizer(config, corpus)
             file = run.path / "tokenizer.json"
             tokenizer.save(file)
-            texts = [str(row["text"]) for row in islice(corpus.validation, N_ROWS)]
-            n_tokens = sum(len(ids) for ids in tokenizer.encode_batch(texts))
+            measured = list(islice(texts(corpus.validation), N_ROWS))
+            n_tokens = sum(len(ids) for ids in tokenizer.encode_batch(measured))
             metrics = {
                 "vocab_size": float(tokenizer.vocab_size),
-                "val/bytes_per_token": sum(len(text.encode()) for text in texts) / n_tokens,
+                "val/bytes_per_token": sum(len(text.encode()) for text in measured) / n_tokens,
             }
             source = str(corpus.sources[0]["uri"]) if corpus.sources else corpus.name
             tracked.log_dataset(DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=source), "tokenizer")
             tracked.log_file(file, "tokenizer.json")
             tracked.log_metrics(metrics, 0)
             tracked.end("FINISHED", metrics)
-        _summarise(run.name, file, metrics, texts[0], tokenizer.decode_tokens(tokenizer.encode(texts[0])[:60]))
+        _summarise(run.name, file, metrics, measured[0], tokenizer.decode_tokens(tokenizer.encode(measured[0])[:60]))
     return StageResult(stage="tokenizer", run_id=tracked.run_id, metrics=metrics)
 
 

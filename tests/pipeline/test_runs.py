@@ -62,7 +62,10 @@ def test_a_run_of_another_configuration_is_not_resumed(config: DictConfig) -> No
         run.last_checkpoint.touch()
         raise ZeroDivisionError
     config.resume, config.seed = True, 2
-    with pytest.raises(RunError, match="no unfinished pretrain run with this configuration"), open_run(config, label="x"):
+    with (
+        pytest.raises(RunError, match="no unfinished pretrain run with this configuration"),
+        open_run(config, label="x"),
+    ):
         pass
     config.resume = run.name
     with open_run(config, label="x") as again:
@@ -78,7 +81,9 @@ def test_a_run_in_use_is_not_resumed_by_a_second_process(config: DictConfig) -> 
             pass
 
 
-def test_an_unwritable_runs_folder_is_an_error_before_anything_starts(config: DictConfig, tmp_path: Path) -> None:
+def test_an_unwritable_runs_folder_is_an_error_before_anything_starts(
+    config: DictConfig, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     config.runs_dir = str(tmp_path / "file" / "runs")
     with pytest.raises(RunError, match="cannot create a run folder"), open_run(config, label="x"):

@@ -1,0 +1,21 @@
+"""MLflow tracking that cannot hurt training: runs, their spool, its replay, addresses. Light to import."""
+
+from pipeline.tracking.describe import readable_name
+from pipeline.tracking.options import TrackingOptions
+from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
+from pipeline.tracking.spooled_run import start_run
+from pipeline.tracking.sync import SyncReport, sync, unsynced_runs
+
+__all__ = [
+    "DatasetContext",
+    "DatasetRecord",
+    "EndStatus",
+    "Run",
+    "RunCard",
+    "SyncReport",
+    "TrackingOptions",
+    "readable_name",
+    "start_run",
+    "sync",
+    "unsynced_runs",
+]

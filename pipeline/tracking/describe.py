@@ -1,0 +1,73 @@
+"""A run's name and its description in Markdown, from its configuration and its numbers."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pipeline.tracking.redaction import flatten
+
+#: The settings a reader looks for first, by the last part of their key, in this order.
+_SETTINGS = (
+    "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len", "vocab_size", "dropout",
+    "lr", "weight_decay", "batch_size", "accumulate_grad_batches", "max_steps", "max_tokens", "max_time",
+    "precision", "seed", "init_from",
+)  # fmt: skip
+_MAX_ROWS = 24
+
+
+def readable_name(*words: str, at: datetime) -> str:
+    """A run's name: its words and the moment it began, for example `pretrain causal_lm tiny 11-23 145703`."""
+    return " ".join([*(word for word in words if word), at.strftime("%m-%d %H%M%S")])
+
+
+def describe(
+    stage: str,
+    *,
+    config: Mapping[str, Any],
+    datasets: Sequence[str],
+    results: Mapping[str, float],
+    provenance: Mapping[str, str],
+) -> str:
+    """What this run was, with what and how well, for somebody who has seen nothing of it."""
+    parts = [f"**{stage}**" + (f" of {', '.join(parts)}" if (parts := _classes(config)) else "") + "."]
+    if results:
+        rows = "\n".join(f"| {key} | {_number(value)} |" for key, value in results.items())
+        parts.append(f"| result | value |\n|---|---|\n{rows}")
+    else:
+        parts.append("_Not finished: the results are written here at the end._")
+    if datasets:
+        parts.append("Data: " + "; ".join(datasets) + ".")
+    if settings := _settings(config):
+        parts.append("| setting | value |\n|---|---|\n" + settings)
+    commit = provenance.get("git_commit", "none")
+    changed = " with uncommitted changes" if provenance.get("git_dirty") == "true" else ""
+    machine = f"Machine: {provenance.get('cpu')}; GPU: {provenance.get('gpu')}."
+    parts.append(f"Code: commit `{commit[:12]}`{changed}. {machine}")
+    parts.append(f"```\n{provenance.get('command', '')}\n```")
+    return "\n\n".join(parts)
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    """The names of the classes that the configuration builds for these groups, in the reader's order."""
+    flat = flatten(config)
+    groups = ("model", "task", "data", "optimizer")
+    found = [
+        min(keys, key=lambda key: key.count("."))
+        for group in groups
+        if (keys := [k for k in flat if k.startswith(f"{group}.") and k.endswith("._target_")])
+    ]
+    return [flat[key].rpartition(".")[2] for key in found]
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    flat = flatten(config, max_chars=80)
+    rows: dict[str, str] = {}
+    for wanted in _SETTINGS:
+        for key, value in flat.items():
+            if key.rpartition(".")[2] == wanted and value != "null":
+                rows.setdefault(key, value.replace("|", "\\|"))
+    return "\n".join(f"| {key} | {value} |" for key, value in list(rows.items())[:_MAX_ROWS])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"

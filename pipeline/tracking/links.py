@@ -1,0 +1,62 @@
+"""Addresses of MLflow's pages, each in the model-training view.
+
+MLflow opens in its GenAI view, which shows no runs. The parameter that changes this must stand inside the
+hash route: `http://HOST:PORT/#/experiments/1/runs?workflowType=machine_learning`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+
+#: Where `make ui` serves a local store.
+LOCAL_UI = "http://127.0.0.1:5000"
+_VIEW = "workflowType=machine_learning"
+
+
+def home_url(store_uri: str) -> str:
+    """The list of all experiments."""
+    return f"{_base(store_uri)}/#/experiments?{_VIEW}"
+
+
+def table_url(store_uri: str, experiment_id: str) -> str:
+    """The table of an experiment's runs."""
+    return f"{_base(store_uri)}/#/experiments/{experiment_id}/runs?{_VIEW}"
+
+
+def charts_url(store_uri: str, experiment_id: str, run_ids: Sequence[str] = ()) -> str:
+    """The curves of all runs of an experiment, or of the chosen ones."""
+    address = f"{table_url(store_uri, experiment_id)}&compareRunsMode=CHART"
+    if run_ids:
+        chosen = ",".join(f"'{run_id}'" for run_id in run_ids)
+        address += f"&searchFilter={quote(f'attributes.run_id IN ({chosen})', safe='')}"
+    return address
+
+
+def compare_url(store_uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The differences of the chosen runs."""
+    runs = quote(json.dumps(list(run_ids), separators=(",", ":")), safe="")
+    experiments = quote(json.dumps([experiment_id]), safe="")
+    return f"{_base(store_uri)}/#/compare-runs?runs={runs}&experiments={experiments}&{_VIEW}"
+
+
+def run_url(store_uri: str, experiment_id: str, run_id: str) -> str:
+    """The page of one run."""
+    return f"{_base(store_uri)}/#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
+
+
+def models_url(store_uri: str, experiment_id: str) -> str:
+    """The models that an experiment's runs made."""
+    return f"{_base(store_uri)}/#/experiments/{experiment_id}/models?{_VIEW}"
+
+
+def model_url(store_uri: str, experiment_id: str, model_id: str) -> str:
+    """The page of one model."""
+    return f"{_base(store_uri)}/#/experiments/{experiment_id}/models/{model_id}?{_VIEW}"
+
+
+def _base(store_uri: str) -> str:
+    """A server is its own page; for a database it is the one that `make ui` starts."""
+    if not store_uri.startswith(("http://", "https://")):
+        return LOCAL_UI
+    return re.sub(r"//[^/@\s]*@", "//", store_uri).rstrip("/")

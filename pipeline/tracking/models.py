@@ -1,0 +1,99 @@
+"""Bundles as MLflow's LoggedModels: made by one run, used by others."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from pipeline.tracking.spool import Progress
+from pipeline.tracking.store import link_tree
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Record = dict[str, Any]
+
+_NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
+
+
+def record_bundle(client: "MlflowClient", progress: Progress, record: Record) -> None:
+    """Make the model of a bundle, or finish one that an earlier, interrupted try began."""
+    from mlflow.entities import LoggedModelOutput
+
+    folder, run_id = Path(record["folder"]), str(progress.run_id)
+    if not (folder / "DONE").exists():
+        raise FileNotFoundError(f"{folder} is no finished bundle (no DONE)")
+    model = _find_or_create(client, progress, record)
+    location = urlsplit(model.artifact_location)
+    if location.scheme in {"", "file"}:
+        target = Path(unquote(location.path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link_tree(folder, target)
+    else:
+        client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record["step"])])
+    _log_metrics(client, run_id, model.model_id, record)
+    progress.models[record["folder"]] = model.model_id
+
+
+def _find_or_create(client: "MlflowClient", progress: Progress, record: Record) -> Any:
+    mark = f"{progress.run_id}:{record['name']}:{record['time_ms']}"
+    experiment = str(progress.experiment_id)
+    found = client.search_logged_models([experiment], filter_string=f"tags.`record` = '{mark}'")
+    if found:
+        return found[0]
+    return client.create_logged_model(
+        experiment,
+        name=_NOT_IN_MODEL_NAMES.sub("-", f"{record['tags']['run_name']} {record['name']}"),
+        source_run_id=progress.run_id,
+        tags={**record["tags"], "record": mark, "step": str(record["step"])},
+        params=record["params"],
+        model_type=record["tags"]["stage"],
+    )
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, model_id: str, record: Record) -> None:
+    """Tie the numbers to the model and the data. MLflow adds them to the run's curve too: so the point that
+    the curve has already, if it has one, is logged again with its own time, and stays one point."""
+    from mlflow.entities import Metric
+
+    dataset = record["dataset"] or {}
+    metrics = []
+    for key, value in record["metrics"].items():
+        same = [
+            m for m in client.get_metric_history(run_id, key) if m.step == record["step"] and m.value == value
+        ]
+        time_ms = same[0].timestamp if same else record["time_ms"]
+        tie = {"dataset_name": dataset.get("name"), "dataset_digest": dataset.get("digest")}
+        metrics.append(Metric(key, value, time_ms, record["step"], model_id=model_id, run_id=run_id, **tie))
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
+
+
+def record_use(client: "MlflowClient", progress: Progress, record: Record) -> None:
+    """Tie a run to the model it starts from; by a tag alone where that model was never tracked here."""
+    from mlflow.entities import LoggedModelInput
+
+    folder, run_id = Path(record["folder"]), str(progress.run_id)
+    client.set_tag(run_id, "parent_bundle", str(folder))
+    maker = maker_of(folder)
+    if maker is None or maker.uri != progress.uri:
+        return
+    client.set_tag(run_id, "parent_run", str(maker.run_id))
+    model_id = maker.models.get(str(folder))
+    if model_id is None:
+        return
+    inputs = client.get_run(run_id).inputs
+    if inputs is None or model_id not in {used.model_id for used in inputs.model_inputs}:
+        client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
+
+
+def maker_of(bundle: Path) -> Progress | None:
+    """The tracking progress of the run in whose folder a bundle lies; None for one from elsewhere."""
+    for folder in [bundle, *bundle.parents][:3]:
+        if (folder / "tracking" / "progress.json").exists():
+            return Progress.load(folder / "tracking")
+    return None

@@ -1,0 +1,102 @@
+"""What a user can set about tracking, and which MLflow store follows from it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.errors import TrackingError
+
+_SERVER_SCHEMES = frozenset({"http", "https", "postgresql", "mysql", "mssql"})
+#: Longest wait that a run's end is allowed; what is not sent by then stays in the spool.
+_MAX_END_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingOptions:
+    """Where and what a run is tracked.
+
+    Args:
+        enabled: False gives a run whose calls do nothing.
+        uri: An MLflow store or server; None: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project folder.
+        experiment: MLflow's name for the table that the runs stand in.
+        system_metrics: Sample processor, memory, disk, network and GPU every ten seconds.
+        end_wait_s: Longest wait at the end of a run for the store, in seconds.
+    """
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "prelude"
+    system_metrics: bool = True
+    end_wait_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise ValueError("tracking.experiment is empty; expected a name; set tracking.experiment=NAME")
+        if not 0 <= self.end_wait_s <= _MAX_END_WAIT_S:
+            raise ValueError(
+                f"tracking.end_wait_s is {self.end_wait_s}; expected 0 to {_MAX_END_WAIT_S:.0f} seconds; "
+                "leave it out for 10"
+            )
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store: its address, and where the files of new experiments go (None: the server decides)."""
+
+    uri: str
+    artifact_root: Path | None
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The database file of a local store."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+
+    @property
+    def public_uri(self) -> str:
+        """The address without the user name and password that it may hold."""
+        return re.sub(r"//[^/@\s]*@", "//", self.uri)
+
+
+def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str, str]) -> Store:
+    """Decide on the store once, with absolute paths, so that the working folder never matters again.
+
+    Raises:
+        TrackingError: A plain folder, an unknown kind of store, or a file that cannot be written.
+    """
+    chosen = uri or environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme = urlsplit(chosen).scheme.split("+")[0]
+    if scheme in _SERVER_SCHEMES:
+        return Store(chosen.rstrip("/"), None)
+    if scheme != "sqlite":
+        raise _not_a_store(chosen, scheme)
+    if not chosen.startswith("sqlite:///") or len(chosen) == len("sqlite:///"):
+        raise TrackingError(
+            f"the MLflow store {chosen!r} names no file",
+            "sqlite:///FILE, for example sqlite:///mlflow.db",
+            "set tracking.uri, or leave it out",
+        )
+    file = (project_folder / chosen.removeprefix("sqlite:///")).absolute()
+    if not file.parent.is_dir():
+        raise TrackingError(
+            f"the folder of the MLflow store, {file.parent}, does not exist",
+            "a folder that can be written",
+            f"create it (mkdir -p {file.parent}), or set tracking.uri to another file",
+        )
+    return Store(f"sqlite:///{file}", file.parent / "mlartifacts")
+
+
+def _not_a_store(uri: str, scheme: str) -> TrackingError:
+    shown = re.sub(r"//[^/@\s]*@", "//", uri)
+    if scheme in {"", "file"} or len(scheme) == 1:
+        return TrackingError(
+            f"the MLflow store {shown!r} is a plain folder, which this MLflow no longer serves",
+            "a database, for example sqlite:///mlflow.db, or a server, http://HOST:PORT",
+            "move old runs with `mlflow migrate-filestore`, or leave tracking.uri (MLFLOW_TRACKING_URI) out",
+        )
+    return TrackingError(
+        f"the MLflow store {shown!r} is of an unknown kind, {scheme!r}",
+        f"sqlite or one of {', '.join(sorted(_SERVER_SCHEMES))}",
+        "correct tracking.uri, or leave it out for a local store",
+    )

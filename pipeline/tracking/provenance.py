@@ -1,0 +1,88 @@
+"""Where a run came from: code, versions, machine, command."""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pipeline.tracking.redaction import Redactor
+
+_PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "mlflow", "numpy")
+_GIT_TIMEOUT_S = 5.0
+
+
+def collect_provenance(
+    project_folder: Path, *, argv: Sequence[str], seed: int | None, redactor: Redactor
+) -> dict[str, str]:
+    """Everything needed to run the same thing again, as plain names and texts; costs some 20 ms."""
+    facts = _git(project_folder)
+    facts["python"] = platform.python_version()
+    facts.update({name: found for name in _PACKAGES if (found := _package_version(name))})
+    facts["platform"] = platform.platform()
+    facts["cpu"] = _cpu_name()
+    facts["gpu"] = _gpu_names()
+    facts["command"] = redactor.command(_as_typed(argv))
+    if seed is not None:
+        facts["seed"] = str(seed)
+    return facts
+
+
+def _as_typed(argv: Sequence[str]) -> list[str]:
+    """A module's own file as the `python -m MODULE` that started it."""
+    if not argv:
+        return []
+    program = Path(argv[0])
+    start = ["python", "-m", program.parent.name] if program.name == "__main__.py" else ["python", argv[0]]
+    return [*start, *argv[1:]]
+
+
+def _git(folder: Path) -> dict[str, str]:
+    commit = _run_git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": "none", "git_dirty": "unknown"}
+    facts = {"git_commit": commit.decode().strip()}
+    changed = _run_git(folder, "status", "--porcelain", "--untracked-files=all")
+    if changed is None:
+        return {**facts, "git_dirty": "unknown"}
+    facts["git_dirty"] = str(bool(changed.strip())).lower()
+    if changed.strip():
+        difference = _run_git(folder, "diff", "HEAD", "--binary") or b""
+        facts["git_diff_sha256"] = hashlib.sha256(changed + difference).hexdigest()
+    return facts
+
+
+def _run_git(folder: Path, *arguments: str) -> bytes | None:
+    command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_GIT_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else platform.machine()
+
+
+def _gpu_names() -> str:
+    """The driver's own list: asking torch would start CUDA in this process."""
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    names = []
+    for file in found:
+        lines = file.read_text().splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return ", ".join(names) or "none"

@@ -1,0 +1,106 @@
+"""Keep secrets out of what is recorded, and flatten a configuration into parameters."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+REDACTED = "<redacted>"
+#: Keys of this form hold a secret whatever their value is.
+_SECRET_KEY = re.compile(
+    r"(^|[_.\-])(password|passwd|pwd|secrets?|credentials?|api_?key|access_?key|private_?key|secret_?key|auth)"
+    r"([_.\-]|$)",
+    re.IGNORECASE,
+)
+#: `token` is also the field's word for a piece of text: only a text under a key that ends so is a secret.
+_TOKEN_KEY = re.compile(r"(^|[_.\-])token$", re.IGNORECASE)
+_SPECIAL_TOKEN_KEY = re.compile(r"(pad|bos|eos|unk|mask|sep|cls|special|start|end)_token$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[A-Za-z0-9_\-]{16,}"
+    r"|AKIA[0-9A-Z]{16}|xox[abprs]-[A-Za-z0-9\-]{10,}|eyJ[\w\-]{10,}\.[\w\-]{10,}\.[\w\-]{5,}"
+    r"|(?<=Bearer )[\w\-.=+/]{8,}"
+)
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_MIN_SECRET_CHARS = 6
+
+
+class Redactor:
+    """Replaces secrets: by key, by the look of a value, and by the values of secret environment variables."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        values = {v for k, v in environ.items() if is_secret_key(k, v) and len(v) >= _MIN_SECRET_CHARS}
+        longest_first = sorted(values, key=len, reverse=True)
+        self._known = re.compile("|".join(re.escape(v) for v in longest_first)) if longest_first else None
+
+    def text(self, text: str) -> str:
+        """The text without credentials in addresses, known forms of keys, and secrets of the environment."""
+        text = _SECRET_VALUE.sub(REDACTED, _URL_CREDENTIALS.sub(REDACTED, text))
+        return self._known.sub(REDACTED, text) if self._known else text
+
+    def value(self, key: str, value: Any) -> Any:
+        """The value at a key, redacted all the way down; other values keep their type."""
+        if is_secret_key(key, value):
+            return REDACTED
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {str(k): self.value(str(k), v) for k, v in value.items()}
+        if isinstance(value, Sequence):
+            return [self.value(key, item) for item in value]
+        return value
+
+    def command(self, argv: Iterable[str]) -> str:
+        """A command line on one line; `key=value` and `--key value` are redacted by their key."""
+        shown, secret_follows = [], False
+        for argument in argv:
+            key, equals, value = argument.partition("=")
+            if secret_follows:
+                shown.append(REDACTED)
+            elif equals:
+                shown.append(f"{self.text(key)}={self.value(key.lstrip('-+~'), value)}")
+            else:
+                shown.append(self.text(argument))
+            is_option = argument.startswith("-") and not equals
+            secret_follows = is_option and is_secret_key(argument.lstrip("-"), "x")
+        return " ".join(shown)
+
+
+def is_secret_key(key: str, value: Any) -> bool:
+    """Whether a key of this name, with such a value, holds a secret."""
+    if value is None or isinstance(value, bool) or value == "":
+        return False
+    if _SECRET_KEY.search(key):
+        return True
+    return isinstance(value, str) and bool(_TOKEN_KEY.search(key)) and not _SPECIAL_TOKEN_KEY.search(key)
+
+
+def flatten(config: Mapping[str, Any], *, max_chars: int = 500) -> dict[str, str]:
+    """A nested configuration as one level of dotted keys and texts; a long text is cut and ends in its hash.
+
+    Lists stay whole, as JSON: they are one choice of the user's, not several.
+    """
+    found = _walk(config, "")
+    return {_cut(key, max_chars=250): _cut(_as_text(value), max_chars=max_chars) for key, value in found}
+
+
+def _walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _walk(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(text: str, *, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    mark = f"... sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return text[: max_chars - len(mark)] + mark

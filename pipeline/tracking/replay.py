@@ -1,0 +1,239 @@
+"""Send a run's spool to MLflow: everything once, with its own steps and times, however often it is tried.
+
+What the store has acknowledged is written down after each request. A request whose answer was lost is sent
+again: MLflow keeps a point of equal name, step, time and value once; for all else we look before we write.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tracking.figures import draw_learning_curve
+from pipeline.tracking.models import record_bundle, record_use
+from pipeline.tracking.options import Store
+from pipeline.tracking.spool import FILES, LANES, POINTS, Progress, lane_file, read_records
+from pipeline.tracking.store import experiment_id, is_permanent, open_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+Record = dict[str, Any]
+
+MAX_METRICS = 1000  # MLflow's limits for one request
+MAX_PARAMS_AND_TAGS = 100
+MAX_TAG_CHARS = 8000
+_DESCRIBING_TAGS = frozenset({"mlflow.note.content", "local_id"})
+
+
+class Replay:
+    """Brings the store up to date with one run's tracking folder."""
+
+    def __init__(self, folder: Path, store: Store, *, client: "MlflowClient | None" = None) -> None:
+        self.folder, self.store = folder, store
+        self.progress = Progress.load(folder)
+        self._client = client
+        self._apply: dict[str, Callable[[Record], None]] = {
+            "start": self._start,
+            "tags": self._tags,
+            "end": self._end,
+            "file": self._file,
+            "dataset": self._dataset,
+            "bundle": lambda record: record_bundle(self.client, self.progress, record),
+            "use_bundle": lambda record: record_use(self.client, self.progress, record),
+        }
+
+    @property
+    def client(self) -> "MlflowClient":
+        """The store's client, opened at the first need."""
+        if self._client is None:
+            self._client = open_client(self.store)
+        return self._client
+
+    @property
+    def run_id(self) -> str:
+        """The id that the store gave the run."""
+        if self.progress.run_id is None:
+            raise LookupError("the spool does not begin with the start of a run")
+        return self.progress.run_id
+
+    def drain(self, *, deadline: float = float("inf")) -> bool:
+        """Send what there is until `time.monotonic()` passes the deadline; False when some is left.
+
+        Raises:
+            Exception: Whatever kept the store from answering; all up to there is recorded as sent.
+        """
+        for lane in LANES:
+            for batch, offset in self._batches(lane):
+                self._send(batch)
+                self.progress.offsets[lane] = offset
+                self.progress.problem = None
+                self.progress.save(self.folder)
+                if time.monotonic() > deadline:
+                    return False
+        return True
+
+    def _batches(self, lane: str) -> Iterator[tuple[list[Record], int]]:
+        """Metrics together as far as one request holds them, all else one by one; with the offset behind."""
+        waiting: list[Record] = []
+        n_waiting, end = 0, self.progress.offsets.get(lane, 0)
+        for record, offset in read_records(lane_file(self.folder, lane), end):
+            if record is None:
+                self.progress.refused.append(f"a damaged line of {lane} before byte {offset}")
+                end = offset
+                continue
+            is_metrics = record["kind"] == "metrics"
+            size = len(record["values"]) if is_metrics else 0
+            if waiting and (not is_metrics or n_waiting + size > MAX_METRICS):
+                yield waiting, end
+                waiting, n_waiting = [], 0
+            if is_metrics:
+                waiting.append(record)
+                n_waiting += size
+            else:
+                yield [record], offset
+            end = offset
+        if waiting:
+            yield waiting, end
+
+    def _send(self, batch: list[Record]) -> None:
+        if batch[0]["kind"] == "metrics":
+            metrics = [metric for record in batch for metric in _metrics(record)]
+            for start in range(0, len(metrics), MAX_METRICS):
+                self._metrics(metrics[start : start + MAX_METRICS])
+            return
+        try:
+            self._apply[batch[0]["kind"]](batch[0])
+        except Exception as error:
+            self._refuse_if_hopeless(f"{batch[0]['kind']} {_title(batch[0])}", error)
+
+    def _metrics(self, metrics: "list[Metric]") -> None:
+        """Send points; where MLflow refuses some, halve until only those are left out."""
+        try:
+            self.client.log_batch(self.run_id, metrics=metrics)
+        except Exception as error:
+            if len(metrics) == 1 or not is_permanent(error):
+                self._refuse_if_hopeless(f"metric {metrics[0].key} at step {metrics[0].step}", error)
+                return
+            middle = len(metrics) // 2
+            self._metrics(metrics[:middle])
+            self._metrics(metrics[middle:])
+
+    def _refuse_if_hopeless(self, what: str, error: Exception) -> None:
+        """Give a record up only when the store is well, knows the run, and still says no."""
+        if not is_permanent(error):
+            raise error
+        if self.progress.run_id is None or self.client.get_run(self.run_id).info.lifecycle_stage != "active":
+            raise error
+        self.progress.refused.append(f"{what}: {first_line(error)}")
+
+    def _start(self, record: Record) -> None:
+        if self.progress.run_id is not None:
+            self._reopen(record)
+            return
+        experiment = experiment_id(self.client, record["experiment"], self.store.artifact_root)
+        local_id = record["local_id"]
+        found = self.client.search_runs([experiment], f"tags.local_id = '{local_id}'", max_results=1)
+        run = (
+            found[0]
+            if found
+            else self.client.create_run(
+                experiment, start_time=record["time_ms"], tags={"local_id": local_id}, run_name=record["name"]
+            )
+        )
+        run_id = run.info.run_id
+        self._log_params(run_id, record["params"])
+        self._set_tags(run_id, record["tags"])
+        self.progress.run_id, self.progress.experiment_id = run_id, experiment
+        self.progress.uri = self.store.public_uri
+
+    def _reopen(self, record: Record) -> None:
+        """Go on with the same run: RUNNING again; what differs from its start becomes `param_drift.` tags."""
+        run = self.client.get_run(self.run_id)
+        self.client.update_run(self.run_id, status="RUNNING")
+        first = {**run.data.params, **{k: run.data.tags[k] for k in record["tags"] if k in run.data.tags}}
+        now = {**_clean_keys(record["params"]), **record["tags"]}
+        describing = {key: now[key] for key in _DESCRIBING_TAGS & now.keys()}
+        drift = {
+            f"param_drift.{key}"[:250]: now.get(key, "<absent>")
+            for key in {*run.data.params, *now}
+            if key not in _DESCRIBING_TAGS and now.get(key) != first.get(key)
+        }
+        for tag in run.data.tags:
+            if tag.startswith("param_drift.") and tag not in drift:
+                self.client.delete_tag(self.run_id, tag)
+        self._set_tags(self.run_id, {**describing, **drift})
+
+    def _log_params(self, run_id: str, params: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(key, value) for key, value in _clean_keys(params).items()]
+        for start in range(0, len(entities), MAX_PARAMS_AND_TAGS):
+            self.client.log_batch(run_id, params=entities[start : start + MAX_PARAMS_AND_TAGS])
+
+    def _set_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(key, value[:MAX_TAG_CHARS]) for key, value in _clean_keys(tags).items()]
+        for start in range(0, len(entities), MAX_PARAMS_AND_TAGS):
+            self.client.log_batch(run_id, tags=entities[start : start + MAX_PARAMS_AND_TAGS])
+
+    def _tags(self, record: Record) -> None:
+        self._set_tags(self.run_id, record["tags"])
+
+    def _end(self, record: Record) -> None:
+        self.client.set_terminated(self.run_id, record["status"], record["time_ms"])
+        picture = self.folder / "files" / "figures" / "learning_curve.png"
+        if draw_learning_curve(lane_file(self.folder, POINTS), picture):
+            self._file({"artifact": "figures/learning_curve.png"})
+
+    def _file(self, record: Record) -> None:
+        artifact = Path(record["artifact"])
+        inside = None if artifact.parent == Path() else artifact.parent.as_posix()
+        self.client.log_artifact(self.run_id, str(self.folder / FILES / artifact), inside)
+
+    def _dataset(self, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        columns = [{"type": kind, "name": name} for name, kind in record["columns"].items()]
+        dataset = Dataset(
+            name=record["name"],
+            digest=record["digest"][:36],
+            source_type="local" if "://" not in record["source"] else record["source"].partition("://")[0],
+            source=json.dumps({"uri": record["source"]}),
+            schema=json.dumps({"mlflow_colspec": columns}) if columns else None,
+            profile=json.dumps(record["profile"]) if record["profile"] else None,
+        )
+        tag = InputTag("mlflow.data.context", record["context"])
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line, for a person."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+def _metrics(record: Record) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    return [
+        Metric(_clean_key(key), value, record["time_ms"], record["step"])
+        for key, value in record["values"].items()
+    ]
+
+
+def _clean_key(key: str) -> str:
+    """A key in the letters that MLflow allows."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
+
+
+def _clean_keys(values: dict[str, str]) -> dict[str, str]:
+    return {_clean_key(key): value for key, value in values.items()}
+
+
+def _title(record: Record) -> str:
+    return str(record.get("artifact") or record.get("name") or record.get("folder") or "")

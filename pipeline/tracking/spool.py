@@ -1,0 +1,135 @@
+"""The spool: what a run has to tell MLflow, as lines of JSON in the run's folder.
+
+Training only appends here. A process of its own (`writer`) reads the lines and sends them, so nothing that
+happens to the store can reach training. Three lanes, three files: a slow upload never holds back metrics.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+POINTS = "points"  # start, metrics, parameters, tags, end
+FILES = "files"  # artifacts, data sets, models
+SYSTEM = "system"  # samples of the machine, written by the writer itself
+LANES = (POINTS, FILES, SYSTEM)
+
+#: Kept in memory while the disk refuses to write; beyond it the oldest text is lost, and counted.
+_MAX_UNWRITTEN_BYTES = 8_000_000
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, MLflow's clock."""
+    return time.time_ns() // 1_000_000
+
+
+class Spool:
+    """One lane, opened for appending. Never raises: a full disk delays lines, it does not stop training."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._lock = threading.Lock()
+        self._unwritten = b""
+        self.lost_bytes = 0
+        # A line that a killed process left unfinished must not swallow the next one.
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            self._unwritten = b"\n"
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record; one system call, no waiting for the disk."""
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            self._unwritten += line
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            written = os.write(self._file, self._unwritten)
+        except OSError:
+            written = 0
+        self._unwritten = self._unwritten[written:]
+        if len(self._unwritten) > _MAX_UNWRITTEN_BYTES:
+            self.lost_bytes += len(self._unwritten)
+            self._unwritten = b"\n"
+
+    def close(self) -> None:
+        """Write what is left and ask the disk to keep it."""
+        with self._lock:
+            if self._unwritten:
+                self._write()
+            try:
+                os.fsync(self._file)
+            except OSError:
+                self.lost_bytes += len(self._unwritten)
+            os.close(self._file)
+            self._file = -1  # a call after the end must not write into whatever has this number next
+
+
+def read_records(path: Path, offset: int) -> Iterator[tuple[dict[str, Any] | None, int]]:
+    """Whole lines from an offset on, each with the offset behind it; None for a damaged line.
+
+    An unfinished last line is left for the next reading.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            if line.strip():
+                yield _parse(line), offset
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "kind" in record else None
+
+
+@dataclass
+class Progress:
+    """What the store has acknowledged of a run's spool, and under which names it knows the run."""
+
+    run_id: str | None = None
+    experiment_id: str | None = None
+    uri: str | None = None
+    offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANES, 0))
+    models: dict[str, str] = field(default_factory=dict)  # bundle folder -> model id
+    refused: list[str] = field(default_factory=list)
+    problem: str | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Progress":
+        """The progress recorded in a tracking folder; a fresh one where there is none."""
+        try:
+            return cls(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return cls()
+
+    def save(self, folder: Path) -> None:
+        """Replace the record at once: a reader sees the old or the new one, never half of it."""
+        temporary = folder / f".progress.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+        temporary.replace(folder / "progress.json")
+
+
+def lane_file(folder: Path, lane: str) -> Path:
+    """The file of one lane in a tracking folder."""
+    return folder / f"{lane}.jsonl"
+
+
+def count_unsent(folder: Path, progress: Progress) -> int:
+    """Records that the store has not acknowledged yet."""
+    return sum(
+        1 for lane in LANES for _ in read_records(lane_file(folder, lane), progress.offsets.get(lane, 0))
+    )

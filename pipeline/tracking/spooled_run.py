@@ -1,0 +1,334 @@
+"""The run that is tracked: each call appends to its spool, and waits for nothing."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typing_extensions import override
+
+from pipeline.errors import TrackingError
+from pipeline.tracking.describe import describe
+from pipeline.tracking.links import run_url
+from pipeline.tracking.options import Store, TrackingOptions, resolve_store
+from pipeline.tracking.provenance import collect_provenance
+from pipeline.tracking.redaction import Redactor, flatten
+from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
+from pipeline.tracking.spool import FILES, POINTS, Progress, Spool, count_unsent, lane_file, now_ms
+
+logger = logging.getLogger(__name__)
+
+
+class SpooledRun(Run):
+    """A run whose every call appends a line to its spool, which a process beside it sends to MLflow."""
+
+    def __init__(
+        self,
+        card: RunCard,
+        *,
+        store: Store,
+        options: TrackingOptions,
+        run_folder: Path,
+        project_folder: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._folder = (run_folder / "tracking").absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._card, self._store, self._options = card, store, options
+        self._redactor = Redactor(environ)
+        self._progress = Progress.load(self._folder)
+        self._refuse_another_store()
+        self._points = Spool(lane_file(self._folder, POINTS))
+        self._files = Spool(lane_file(self._folder, FILES))
+        self._local_id = self._keep_local_id()
+        self._datasets: list[tuple[DatasetContext, DatasetRecord]] = []
+        self._ended = False
+        self._last_step = 0
+        self._provenance = collect_provenance(
+            project_folder, argv=sys.argv, seed=card.seed, redactor=self._redactor
+        )
+        self._config: dict[str, Any] = self._redactor.value("", card.config)
+        self._open()
+        self._writer = self._start_writer(environ)
+
+    def _refuse_another_store(self) -> None:
+        known, chosen = self._progress.uri, self._store.public_uri
+        if known is not None and known != chosen:
+            raise TrackingError(
+                f"this run is tracked in {known}, not in {chosen}",
+                "the same store when a run goes on",
+                f"set tracking.uri={known}, or start a new run",
+            )
+
+    def _keep_local_id(self) -> str:
+        file = self._folder / "local_id"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex)
+        return file.read_text()
+
+    def _open(self) -> None:
+        """Say who this is; the same record starts a run and reopens it."""
+        self._session = uuid.uuid4().hex
+        card, redact = self._card, self._redactor
+        tags = {k: redact.value(k, str(v)) for k, v in {**self._provenance, **card.tags}.items()}
+        tags |= {
+            "stage": card.stage,
+            "local_id": self._local_id,
+            "mlflow.source.name": f"python -m pipeline {card.stage}",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": self._provenance["git_commit"],
+            "mlflow.note.content": self._description({}),
+        }
+        start = {
+            "kind": "start",
+            "time_ms": now_ms(),
+            "session": self._session,
+            "local_id": self._local_id,
+            "name": redact.text(card.name),
+            "experiment": self._options.experiment,
+            "uri": self._store.public_uri,
+            "artifact_root": str(self._store.artifact_root) if self._store.artifact_root else None,
+            "params": flatten(self._config),
+            "tags": tags,
+        }
+        self._points.append(start)
+        config_text = yaml.safe_dump(json.loads(json.dumps(self._config, default=str)), allow_unicode=True)
+        self.log_text(config_text, "config.yaml")
+        self.log_text(json.dumps(self._provenance, indent=2, ensure_ascii=False), "provenance.json")
+
+    def _start_writer(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+        """The process that sends. It outlives a killed parent just long enough to record the end."""
+        root = str(Path(__file__).parent.parent.parent)
+        environment = {
+            **environ,
+            "PRELUDE_TRACKING_STORE": self._store.uri,
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")])),
+        }
+        command = [sys.executable, "-m", "pipeline.tracking.writer", str(self._folder), self._session]
+        command += ["--parent", str(os.getpid())]
+        command += ["--system-metrics"] if self._options.system_metrics else []
+        try:
+            with (self._folder / "writer.log").open("ab") as log:
+                return subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the training; the writer has its end to record
+                )
+        except OSError as error:
+            logger.warning("tracking: the writer cannot start (%s); `make sync` sends the run later", error)
+            return None
+
+    @property
+    @override
+    def run_id(self) -> str:
+        return self._known().run_id or self._local_id
+
+    @property
+    @override
+    def url(self) -> str | None:
+        known = self._known()
+        if not known.run_id or not known.experiment_id:
+            return None
+        return run_url(self._store.public_uri, known.experiment_id, known.run_id)
+
+    @property
+    @override
+    def provenance(self) -> Mapping[str, str]:
+        return self._provenance
+
+    def _known(self) -> Progress:
+        if not self._progress.run_id:
+            self._progress = Progress.load(self._folder)
+        return self._progress
+
+    @override
+    def wait_until_known(self, timeout_s: float = 5.0) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while not self._known().run_id and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self._known().run_id is not None
+
+    @override
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._last_step = max(self._last_step, step)
+        numbers = {key: float(value) for key, value in values.items()}
+        self._points.append({"kind": "metrics", "time_ms": now_ms(), "step": step, "values": numbers})
+
+    @override
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        texts = {key: self._redactor.value(key, str(value)) for key, value in tags.items()}
+        self._points.append({"kind": "tags", "tags": texts})
+
+    @override
+    def log_dataset(self, dataset: DatasetRecord, context: DatasetContext) -> None:
+        self._datasets.append((context, dataset))
+        plain = self._redactor.value("", {**asdict(dataset), "name": dataset_name(dataset.name, context)})
+        self._files.append({"kind": "dataset", "context": context, **plain})
+
+    @override
+    def log_text(self, text: str, artifact: str) -> None:
+        try:
+            staged = self._staged(artifact)
+            staged.write_text(self._redactor.text(text), encoding="utf-8")
+        except OSError as error:
+            logger.warning("tracking: %s cannot be kept (%s)", artifact, error)
+            return
+        self._files.append({"kind": "file", "artifact": artifact})
+
+    @override
+    def log_file(self, path: Path, artifact: str) -> None:
+        try:
+            shutil.copyfile(path, self._staged(artifact))
+        except OSError as error:
+            logger.warning("tracking: %s cannot be kept (%s)", path, error)
+            return
+        self._files.append({"kind": "file", "artifact": artifact})
+
+    def _staged(self, artifact: str) -> Path:
+        staged = self._folder / "files" / artifact
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    @override
+    def log_bundle(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        step: int,
+        metrics: Mapping[str, float],
+        measured_on: DatasetContext = "validation",
+    ) -> None:
+        record = {
+            "kind": "bundle",
+            "time_ms": now_ms(),
+            "folder": str(folder.absolute()),
+            "name": name,
+            "step": step,
+            "metrics": {key: float(value) for key, value in metrics.items()},
+            "dataset": self._dataset_named(measured_on),
+            "params": flatten(self._config),
+            "tags": {"stage": self._card.stage, "run_name": self._redactor.text(self._card.name)},
+        }
+        self._files.append(record)
+
+    def _dataset_named(self, context: DatasetContext) -> dict[str, str] | None:
+        for known, dataset in reversed(self._datasets):
+            if known == context:
+                return {"name": dataset_name(dataset.name, context), "digest": dataset.digest[:36]}
+        return None
+
+    @override
+    def use_bundle(self, folder: Path) -> None:
+        self._files.append({"kind": "use_bundle", "folder": str(folder.absolute())})
+
+    def _description(self, results: Mapping[str, float]) -> str:
+        datasets = [f"{context}: {d.name} ({d.digest[:12]})" for context, d in self._datasets]
+        return self._redactor.text(
+            describe(
+                self._card.stage,
+                config=self._config,
+                datasets=datasets,
+                results=results,
+                provenance=self._provenance,
+            )
+        )
+
+    @override
+    def end(self, status: EndStatus = "FINISHED", results: Mapping[str, float] | None = None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        results = dict(results or {})
+        if results:
+            self.log_metrics({f"final/{key}": value for key, value in results.items()}, self._last_step)
+        self.set_tags({"mlflow.note.content": self._description(results)})
+        self._points.append({"kind": "end", "time_ms": now_ms(), "session": self._session, "status": status})
+        self._points.close()
+        self._files.close()
+        self._finish_writer()
+        self._say_what_is_left()
+
+    def _finish_writer(self) -> None:
+        if self._writer is None or self._writer.stdin is None:
+            return
+        try:
+            self._writer.stdin.close()  # wakes the writer
+            self._writer.wait(self._options.end_wait_s)
+        except subprocess.TimeoutExpired:
+            self._writer.kill()
+            self._writer.wait()
+        except KeyboardInterrupt:
+            self._writer.kill()
+            raise
+
+    def _say_what_is_left(self) -> None:
+        progress = Progress.load(self._folder)
+        self._progress = progress
+        if unsent := count_unsent(self._folder, progress):
+            reason = f" ({progress.problem})" if progress.problem else ""
+            logger.warning(
+                "tracking: %d records have not reached MLflow%s; they are kept in %s; run `make sync`",
+                unsent,
+                reason,
+                self._folder,
+            )
+        if progress.refused:
+            logger.warning(
+                "tracking: MLflow refused %d records, the first because of: %s (all in %s)",
+                len(progress.refused),
+                progress.refused[0],
+                self._folder / "progress.json",
+            )
+
+
+def start_run(
+    card: RunCard,
+    *,
+    options: TrackingOptions,
+    run_folder: Path,
+    project_folder: Path,
+    environ: Mapping[str, str] | None = None,
+) -> Run:
+    """Start a run, or go on with the one that `run_folder` already holds (same id, RUNNING again).
+
+    Returns at once. Only the first rank tracks; every other gets a run whose calls do nothing.
+
+    Raises:
+        TrackingError: The store's address can never work (a plain folder, an unknown kind), or is not the one
+            that the run began with.
+    """
+    environ = os.environ if environ is None else environ
+    if not options.enabled or _rank(environ) != 0:
+        return Run()
+    store = resolve_store(options.uri, project_folder=project_folder, environ=environ)
+    return SpooledRun(
+        card,
+        store=store,
+        options=options,
+        run_folder=run_folder,
+        project_folder=project_folder,
+        environ=environ,
+    )
+
+
+def dataset_name(name: str, context: str) -> str:
+    """A data set's name among a run's inputs: MLflow keeps one input for each name and digest."""
+    return name if context == "train" else f"{name}:{context}"
+
+
+def _rank(environ: Mapping[str, str]) -> int:
+    names: Sequence[str] = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return next((int(environ[name]) for name in names if environ.get(name, "").isdigit()), 0)

@@ -1,0 +1,109 @@
+"""Reach an MLflow store. The only part of tracking that imports MLflow, and only inside the functions."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pipeline.tracking.options import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: Seconds for one answer of a server. The writer itself decides when to ask again.
+_REQUEST_TIMEOUT_S = 10
+#: Errors of MLflow that no repetition can cure.
+_PERMANENT_CODES = frozenset(
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+)
+
+
+def quieten_mlflow() -> None:
+    """Settle MLflow's own settings for this process; call it before MLflow is imported."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(_REQUEST_TIMEOUT_S)
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
+
+
+def open_client(store: Store) -> "MlflowClient":
+    """A client of the store; a local database that does not exist yet is created first."""
+    quieten_mlflow()
+    from mlflow import MlflowClient
+
+    if store.sqlite_file is not None and not store.sqlite_file.exists():
+        create_sqlite(store)
+    return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+
+
+def create_sqlite(store: Store) -> None:
+    """Create a local database whole or not at all, once, however many processes ask at the same time.
+
+    MLflow runs 67 migrations (1.4 to 7 s) and two processes doing so at once both crash. Here they run in a
+    file of another name, under a lock, and the finished file is renamed.
+    """
+    file, artifact_root = store.sqlite_file, store.artifact_root
+    if file is None or artifact_root is None:
+        raise ValueError(f"{store.public_uri} is no local database")
+    with FileLock(f"{file}.lock"):
+        if file.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        building = file.with_name(f".{file.name}.building")
+        building.unlink(missing_ok=True)
+        address = f"sqlite:///{building}"
+        database = SqlAlchemyStore(address, artifact_root.as_uri())  # type: ignore[no-untyped-call]
+        database.engine.dispose()
+        building.replace(file)
+
+
+def experiment_id(client: "MlflowClient", name: str, artifact_root: Path | None) -> str:
+    """The id of the experiment of this name; created where there is none, marked as model training."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = artifact_root.as_uri() if artifact_root else None
+        try:
+            # MLflow opens an experiment of this kind in its model-training view by itself.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=location, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage != "active":
+        raise ValueError(
+            f"the experiment {name!r} was deleted in MLflow; restore it (mlflow experiments restore), "
+            "or set tracking.experiment to another name"
+        )
+    return str(found.experiment_id)
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the same request can never succeed."""
+    if isinstance(error, FileNotFoundError):
+        return True
+    return getattr(error, "error_code", None) in _PERMANENT_CODES
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a folder at once under its final name; within one disk by hard links, which cost no space."""
+    building = target.with_name(f".{target.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, building, copy_function=_link_or_copy)
+    building.replace(target)
+
+
+def _link_or_copy(source: str, target: str) -> Any:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

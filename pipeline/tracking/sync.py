@@ -1,0 +1,121 @@
+"""Send later what could not be sent during a run: `make sync`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import TrackingError
+from pipeline.tracking.options import Store, resolve_store
+from pipeline.tracking.replay import Replay, first_line
+from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records
+from pipeline.tracking.store import quieten_mlflow
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a synchronisation did: records sent and left, and why some were left or refused."""
+
+    run_folder: Path
+    run_id: str | None
+    n_sent: int
+    n_left: int
+    problem: str | None
+    refused: list[str]
+
+    @property
+    def line(self) -> str:
+        """The report in one line."""
+        left = f", {self.n_left} left ({self.problem})" if self.n_left else ""
+        refused = f", {len(self.refused)} refused" if self.refused else ""
+        return f"{self.run_folder.name}: {self.n_sent} records sent{left}{refused}"
+
+
+def unsynced_runs(runs_folder: Path) -> list[Path]:
+    """The run folders under `runs_folder` whose spool the store has not acknowledged to its end."""
+    folders = sorted({file.parent.parent for file in runs_folder.glob(f"**/tracking/{POINTS}.jsonl")})
+    return [folder for folder in folders if _unsent(folder / "tracking")]
+
+
+def _unsent(folder: Path) -> bool:
+    return bool(count_unsent(folder, Progress.load(folder))) or _open_session(folder) is not None
+
+
+def sync(run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str]) -> SyncReport:
+    """Send what is left of a run's spool, with its own steps and times; a run that died unseen ends KILLED.
+
+    Args:
+        run_folder: The run's folder.
+        uri: The store to send to; None: the one that the run was started for.
+        environ: `MLFLOW_TRACKING_URI` gives the credentials of that store, which are never written down.
+
+    Raises:
+        TrackingError: The folder holds no tracked run, or the run is still going on.
+    """
+    folder = (run_folder / "tracking").absolute()
+    store = _store(folder, uri, environ)
+    try:
+        with FileLock(folder / "writer.lock", timeout=0.5):
+            return _send(run_folder, folder, store)
+    except Timeout:
+        raise TrackingError(
+            f"the run in {run_folder} is still being sent by its own writer",
+            "a run that has ended",
+            "wait for its end, then sync again",
+        ) from None
+
+
+def _send(run_folder: Path, folder: Path, store: Store) -> SyncReport:
+    quieten_mlflow()
+    _end_for_the_dead(folder)
+    replay = Replay(folder, store)
+    before, problem = count_unsent(folder, replay.progress), None
+    try:
+        replay.drain()
+    except Exception as error:  # reported; the spool stays
+        problem = first_line(error)
+    left = count_unsent(folder, replay.progress)
+    progress = replay.progress
+    return SyncReport(run_folder, progress.run_id, before - left, left, problem, progress.refused)
+
+
+def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
+    for record, _ in read_records(lane_file(folder, POINTS), 0):
+        if record is not None and record["kind"] == "start":
+            if uri is not None:
+                return resolve_store(uri, project_folder=Path.cwd(), environ=environ)
+            root = record["artifact_root"]
+            recorded = Store(record["uri"], Path(root) if root else None)
+            with_credentials = Store(
+                environ.get("MLFLOW_TRACKING_URI", "").rstrip("/"), recorded.artifact_root
+            )
+            return with_credentials if with_credentials.public_uri == recorded.uri else recorded
+    raise TrackingError(
+        f"{folder.parent} holds no tracked run",
+        "the folder of a run with tracking/ in it",
+        "name another folder",
+    )
+
+
+def _open_session(folder: Path) -> str | None:
+    """The session of a spool that was started and never ended."""
+    session = None
+    for record, _ in read_records(lane_file(folder, POINTS), 0):
+        if record is not None and record["kind"] == "start":
+            session = record["session"]
+        elif record is not None and record["kind"] == "end" and record["session"] == session:
+            session = None
+    return session
+
+
+def _end_for_the_dead(folder: Path) -> None:
+    """Nobody holds the lock, so nobody trains: a session without an end died, at its last sign of life."""
+    session = _open_session(folder)
+    if session is None:
+        return
+    file = lane_file(folder, POINTS)
+    died_ms = int(file.stat().st_mtime * 1000)
+    points = Spool(file)
+    points.append({"kind": "end", "time_ms": died_ms, "session": session, "status": "KILLED"})
+    points.close()

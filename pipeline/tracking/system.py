@@ -1,0 +1,91 @@
+"""Samples of the machine, under the names that MLflow's system page shows."""
+
+import shutil
+import subprocess
+
+import psutil
+
+_NVIDIA_QUERY = "index,utilization.gpu,memory.used,memory.total,power.draw,temperature.gpu"
+
+
+class SystemSampler:
+    """Reads processor, memory, disk, network and GPUs; rates are over the time since the last sample."""
+
+    def __init__(self, trainer_pid: int) -> None:
+        self._trainer = psutil.Process(trainer_pid) if psutil.pid_exists(trainer_pid) else None
+        self._nvidia_smi = shutil.which("nvidia-smi")
+        self._network = psutil.net_io_counters()
+        psutil.cpu_percent()  # the first reading only sets the clock
+
+    def sample(self) -> dict[str, float]:
+        """The machine now, each key beginning with `system/`."""
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
+        found = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / 1e6,
+            "system_memory_usage_percentage": memory.percent,
+            "disk_usage_percentage": disk.percent,
+            "disk_available_megabytes": disk.free / 1e6,
+            **self._network_since_last(),
+            **self._trainer_memory(),
+            **self._gpus(),
+        }
+        return {f"system/{key}": round(value, 2) for key, value in found.items()}
+
+    def _network_since_last(self) -> dict[str, float]:
+        last, now = self._network, psutil.net_io_counters()
+        if last is None or now is None:
+            return {}
+        self._network = now
+        return {
+            "network_receive_megabytes": (now.bytes_recv - last.bytes_recv) / 1e6,
+            "network_transmit_megabytes": (now.bytes_sent - last.bytes_sent) / 1e6,
+        }
+
+    def _trainer_memory(self) -> dict[str, float]:
+        if self._trainer is None:
+            return {}
+        try:
+            return {"trainer_memory_megabytes": self._trainer.memory_info().rss / 1e6}
+        except psutil.NoSuchProcess:
+            return {}
+
+    def _gpus(self) -> dict[str, float]:
+        if self._nvidia_smi is None:
+            return {}
+        command = [self._nvidia_smi, f"--query-gpu={_NVIDIA_QUERY}", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        return parse_nvidia_smi(done.stdout) if done.returncode == 0 else {}
+
+
+def parse_nvidia_smi(text: str) -> dict[str, float]:
+    """The rows of `nvidia-smi --query-gpu`; a field that a device does not tell (`[N/A]`) is left out."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != len(_NVIDIA_QUERY.split(",")):
+            continue
+        index, use, used, total, power, temperature = fields
+        told = {
+            "utilization_percentage": _number(use),
+            "memory_usage_megabytes": _number(used),
+            "memory_usage_percentage": _percent(_number(used), _number(total)),
+            "power_usage_watts": _number(power),
+            "temperature_celsius": _number(temperature),
+        }
+        found.update({f"gpu_{index}_{key}": value for key, value in told.items() if value is not None})
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _percent(part: float | None, whole: float | None) -> float | None:
+    return 100 * part / whole if part is not None and whole else None

@@ -1,0 +1,165 @@
+"""The process beside a training run that sends its spool to MLflow.
+
+A process, not a thread: importing MLflow (2 s) and talking to a store would take Python's one lock from the
+training, and when training is killed somebody must be left to record that.
+"""
+
+import argparse
+import importlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock
+
+from pipeline.tracking.options import Store
+from pipeline.tracking.replay import Replay, first_line
+from pipeline.tracking.spool import (
+    POINTS,
+    SYSTEM,
+    Spool,
+    count_unsent,
+    lane_file,
+    now_ms,
+    read_records,
+)
+from pipeline.tracking.system import SystemSampler
+
+_SEND_EVERY_S = 1.0
+_SAMPLE_EVERY_S = 10.0
+_FIRST_SAMPLE_S = 3.0
+_LONGEST_PAUSE_S = 30.0
+#: How long a writer whose training was killed tries to say so.
+_ORPHAN_S = 60.0
+
+
+class Writer:
+    """Sends, samples the machine, and notices the end of the training process."""
+
+    def __init__(
+        self, folder: Path, session: str, store: Store, *, parent: int, system_metrics: bool
+    ) -> None:
+        self._folder, self._session = folder, session
+        self._replay = Replay(folder, store)
+        self._parent = parent
+        self._sampler = SystemSampler(self._parent) if system_metrics else None
+        self._system = Spool(lane_file(folder, SYSTEM))
+        self._next_sample = time.monotonic() + _FIRST_SAMPLE_S
+        self._pause_s = 0.0
+        self._next_try = 0.0
+        self._scanned, self._last_step, self._last_session = 0, 0, session
+        self._ended = False
+
+    def run(self) -> None:
+        """Until the run's end has been sent, or its training is gone and the time for a last word is over."""
+        give_up = float("inf")
+        while True:
+            self._scan()
+            self._sample()
+            if not self._ended and os.getppid() != self._parent:
+                self._end_for_the_dead()
+            if self._ended:
+                give_up = min(give_up, time.monotonic() + _ORPHAN_S)
+            self._send(give_up)
+            self._scan()
+            if self._ended and not count_unsent(self._folder, self._replay.progress):
+                return
+            if time.monotonic() > give_up:
+                return
+            self._wait()
+
+    def _scan(self) -> None:
+        """Read on in the points: the latest step, the latest session, and whether ours has ended."""
+        for record, offset in read_records(lane_file(self._folder, POINTS), self._scanned):
+            self._scanned = offset
+            if record is None:
+                continue
+            if record["kind"] == "metrics":
+                self._last_step = max(self._last_step, record["step"])
+            elif record["kind"] == "start":
+                self._last_session = record["session"]
+            elif record["kind"] == "end" and record["session"] == self._session:
+                self._ended = True
+
+    def _end_for_the_dead(self) -> None:
+        """The training process is gone without a word. A run resumed meanwhile has its own writer."""
+        if self._last_session == self._session:
+            end = {"kind": "end", "time_ms": now_ms(), "session": self._session, "status": "KILLED"}
+            points = Spool(lane_file(self._folder, POINTS))
+            points.append(end)
+            points.close()
+        self._ended = True
+
+    def _sample(self) -> None:
+        if self._sampler is None or self._ended or time.monotonic() < self._next_sample:
+            return
+        self._next_sample = time.monotonic() + _SAMPLE_EVERY_S
+        values = self._sampler.sample()
+        self._system.append(
+            {"kind": "metrics", "time_ms": now_ms(), "step": self._last_step, "values": values}
+        )
+
+    def _send(self, give_up: float) -> None:
+        if time.monotonic() < self._next_try:
+            return
+        try:
+            self._replay.drain(deadline=min(give_up, time.monotonic() + _SAMPLE_EVERY_S))
+            self._pause_s = 0.0
+            # Imported while training goes on, so that the end of the run need not wait for it.
+            importlib.import_module("matplotlib.figure")
+        except Exception as error:  # whatever it is: say it, keep the spool, try again
+            self._replay.progress.problem = first_line(error)
+            self._replay.progress.save(self._folder)
+            print(f"{time.strftime('%F %T')} {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+            longest = 1.0 if self._ended else _LONGEST_PAUSE_S  # somebody waits for the end
+            self._pause_s = min(max(1.0, 2 * self._pause_s), longest)
+            self._next_try = time.monotonic() + self._pause_s
+
+    def _wait(self) -> None:
+        if self._ended or sys.stdin.closed:
+            time.sleep(0.2)
+            return
+        readable, _, _ = select.select([sys.stdin], [], [], _SEND_EVERY_S)
+        if readable:  # the other end was closed: the run ended, or its process did
+            sys.stdin.close()
+            self._next_try = 0.0
+
+
+def main() -> None:
+    """Entry of the process; its environment names the store."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("session")
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--system-metrics", action="store_true")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # its life is the training's, and a minute more
+    os.nice(5)
+    store = recorded_store(arguments.folder, os.environ["PRELUDE_TRACKING_STORE"])
+    # A run resumed at once: the writer of its killed first part may still be at work.
+    with FileLock(arguments.folder / "writer.lock", timeout=2 * _ORPHAN_S):
+        writer = Writer(
+            arguments.folder,
+            arguments.session,
+            store,
+            parent=arguments.parent,
+            system_metrics=arguments.system_metrics,
+        )
+        writer.run()
+
+
+def recorded_store(folder: Path, uri: str | None) -> Store:
+    """The store of a tracking folder's first record, with the address `uri` where it is given."""
+    for record, _ in read_records(lane_file(folder, POINTS), 0):
+        if record is not None and record["kind"] == "start":
+            root = record["artifact_root"]
+            return Store(uri or record["uri"], Path(root) if root else None)
+    raise LookupError(f"{lane_file(folder, POINTS)} does not begin with the start of a run")
+
+
+if __name__ == "__main__":
+    main()
