@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from modules.transformer import Transformer
+
 
 class Model(nn.Module):
     """Backbone and head together: batch to hidden states to logits."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    backbone: Transformer
+    head: nn.Module
+
+    def __init__(self, backbone: Transformer, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

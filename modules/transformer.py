@@ -90,7 +90,7 @@ class Stack(nn.Module):
         return out
 
 
-class _Transformer(nn.Module):
+class Transformer(nn.Module):
     """What the three arrangements share: embedding, positions, and the sizes that others ask for."""
 
     def __init__(self, vocab_size: int, *, max_seq_len: int, layer: LayerSpec, position: Position) -> None:
@@ -116,7 +116,7 @@ class _Transformer(nn.Module):
         return self.position.rotation(tokens.position_ids, self.head_size)
 
 
-class Encoder(_Transformer):
+class Encoder(Transformer):
     """Each token sees its whole document: for masked language modelling and for understanding.
 
     Source: Devlin et al. 2019, "BERT", section 3; the layers are those of Vaswani et al. 2017, section 3.1.
@@ -136,7 +136,7 @@ class Encoder(_Transformer):
         return hidden
 
 
-class Decoder(_Transformer):
+class Decoder(Transformer):
     """Each token sees what came before it in its document: for generating text.
 
     Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
@@ -161,7 +161,7 @@ class Decoder(_Transformer):
         return _new_cache(self, self.stack, batch_size, max_tokens)
 
 
-class EncoderDecoder(_Transformer):
+class EncoderDecoder(Transformer):
     """A decoder that also looks at an encoder's output: for text to text.
 
     Encoder and decoder share the embedding (section 3.4 of the source) and the positions.
@@ -240,7 +240,7 @@ def _memory_mask(target: _Tokens, memory: Memory) -> Mask:
     return Mask.memory(memory.segment_ids)
 
 
-def _new_cache(model: _Transformer, stack: Stack, batch_size: int, max_tokens: int) -> KVCache:
+def _new_cache(model: Transformer, stack: Stack, batch_size: int, max_tokens: int) -> KVCache:
     check_length(max_tokens, model.position)
     device = model.embedding.weight.device
     return KVCache(len(stack.layers), batch_size=batch_size, max_tokens=max_tokens, device=device)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import UserError
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage or command; returns the exit code."""
     parsed = _parser().parse_args(arguments)
@@ -66,9 +67,14 @@ def _show_config(overrides: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     from pipeline.config import groups, stage_titles
 
-    titles = {**stage_titles(), "show-config": "Print the configuration of a stage (stage=NAME; else pretrain)"}
+    titles = {
+        **stage_titles(),
+        "show-config": "Print the configuration of a stage (stage=NAME; else pretrain)",
+    }
     stages = "\n".join(f"  {word:<12} {title}" for word, title in titles.items())
-    options = "\n".join(f"  {group:<12} {', '.join(names)}" for group, names in groups().items() if group != "stage")
+    options = "\n".join(
+        f"  {group:<12} {', '.join(names)}" for group, names in groups().items() if group != "stage"
+    )
     parser = argparse.ArgumentParser(
         prog="python -m pipeline",
         description="Prelude: from raw text to a trained, tracked, comparable transformer.",
@@ -79,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("stage", help="what to do, see below")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of output")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of output"
+    )
     return parser
 
 

@@ -21,8 +21,8 @@ from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
 from datamodules.corpus import Corpus, texts
 from datamodules.tokenizer import Tokenizer
-from modules.model import Model
 from modules.init import initialize
+from modules.model import Model
 from pipeline.config import to_plain
 from pipeline.errors import ConfigError, UserError
 from pipeline.tasks.base import PretrainingTask
@@ -50,7 +50,9 @@ def construct(node: Any, **late: Any) -> Any:
         if isinstance(cause, ValueError):
             problem, _, rest = str(cause).partition("; ")
             name = to_plain(node).get("_target_", "").rpartition(".")[2]
-            raise ConfigError(f"{name}: {problem}", rest or "a value that fits", "see `make show-config`") from cause
+            raise ConfigError(
+                f"{name}: {problem}", rest or "a value that fits", "see `make show-config`"
+            ) from cause
         raise
 
 
@@ -120,7 +122,9 @@ def build_validation_rows(
     config: DictConfig, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
 ) -> cache.TokenRows:
     """Validation rows of tokens, at most `trainer.val_rows`."""
-    return _rows(config, corpus, "validation", tokenizer, task, max_seq_len, construct(config.trainer).val_rows)
+    return _rows(
+        config, corpus, "validation", tokenizer, task, max_seq_len, construct(config.trainer).val_rows
+    )
 
 
 def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
@@ -193,7 +197,9 @@ def _rows(
     return store.get_or_build(cache.cache_key(**parts), parts, build, vocab_size=tokenizer.vocab_size)
 
 
-def _encoded(rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
+def _encoded(
+    rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
+) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
     """Each document as ids with its beginning and end, and its length in bytes of UTF-8."""
     documents = texts(rows)
     while batch := list(islice(documents, ENCODE_DOCUMENTS)):

@@ -1,13 +1,13 @@
 """Bundles: a trained thing as a folder, written atomically, `DONE` last; nothing reads one without it.
 
-    model.safetensors   weights (tied tensors once)
-    model.json          how to build the backbone and its head
-    tokenizer.json      the tokenizer, as the `tokenizers` library reads it
-    task.json           the task and its options
-    config.yaml         the whole configuration of the run
-    provenance.json     where it came from: hashes, code, parent, seed
-    metrics.json        what it scored when it was saved
-    DONE                sha256 of every file above
+model.safetensors   weights (tied tensors once)
+model.json          how to build the backbone and its head
+tokenizer.json      the tokenizer, as the `tokenizers` library reads it
+task.json           the task and its options
+config.yaml         the whole configuration of the run
+provenance.json     where it came from: hashes, code, parent, seed
+metrics.json        what it scored when it was saved
+DONE                sha256 of every file above
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Bundle:
     metrics: dict[str, float]
 
 
-def save_bundle(  # noqa: PLR0913 - one parameter a file
+def save_bundle(
     folder: Path,
     *,
     model: Model,
@@ -107,7 +107,10 @@ def load_bundle(folder: Path) -> Bundle:
                 f"sha256 {digest[:12]}…",
                 "train again, or restore the bundle from a copy",
             )
-    parts = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("model", "task", "provenance", "metrics")}
+    parts = {
+        name: json.loads((folder / f"{name}.json").read_text())
+        for name in ("model", "task", "provenance", "metrics")
+    }
     for name in ("model", "task"):
         _check_targets(parts[name], folder / f"{name}.json")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
@@ -140,7 +143,9 @@ def read_done(folder: Path) -> dict[str, str]:
     """
     _restore_old(folder)
     if not folder.is_dir():
-        raise BundleError(f"no bundle at {folder}", "a folder that a stage has written", "run `make pretrain` first")
+        raise BundleError(
+            f"no bundle at {folder}", "a folder that a stage has written", "run `make pretrain` first"
+        )
     if not (folder / DONE).is_file():
         raise BundleError(
             f"{folder} is not a finished bundle (no {DONE} in it)",

@@ -84,7 +84,9 @@ def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra.compose("run", [f"stage={stage}", *forced], return_hydra_config=True)
-        choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group}
+        choices = {
+            group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group
+        }
         config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         config.choices = choices
         OmegaConf.resolve(config)
@@ -134,7 +136,9 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
         group = override.key_or_group
         top = group.split(".")[0].split("@")[0]
         if top not in used:
-            raise ConfigError(f"{top}: {stage} takes no such key", f"one of {', '.join(used)}", _suggest(top, used))
+            raise ConfigError(
+                f"{top}: {stage} takes no such key", f"one of {', '.join(used)}", _suggest(top, used)
+            )
         value = override.value()
         if group in options and isinstance(value, str) and value not in options[group]:
             expected = f"one of {', '.join(options[group])}"
@@ -187,7 +191,9 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str) -> None:
         return
     prefix = f"{path}." if path else ""
     parameters = {
-        name: parameter for name, parameter in _parameters(owner).items() if prefix + name not in LATE_PARAMETERS
+        name: parameter
+        for name, parameter in _parameters(owner).items()
+        if prefix + name not in LATE_PARAMETERS
     }
     for key, value in node.items():
         if key == "_target_":
@@ -200,7 +206,9 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str) -> None:
         _check_type(value, parameters[key][0], f"{prefix}{key}")
     for key, (_, required) in parameters.items():
         if required and key not in node:
-            raise ConfigError(f"{prefix}{key}: not set", f"a value for {_title(owner)}", f"give {prefix}{key}=...")
+            raise ConfigError(
+                f"{prefix}{key}: not set", f"a value for {_title(owner)}", f"give {prefix}{key}=..."
+            )
 
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
@@ -233,11 +241,15 @@ def _parameters(owner: Any) -> dict[str, tuple[Any, bool]]:
 def _parse(overrides: Sequence[str]) -> list[Override]:
     for override in overrides:
         if "=" not in override:
-            raise ConfigError(f"'{override}' is not an override", "key=value", "for example trainer.max_steps=500")
+            raise ConfigError(
+                f"'{override}' is not an override", "key=value", "for example trainer.max_steps=500"
+            )
     try:
         return list(OverridesParser.create().parse_overrides(list(overrides)))
     except HydraException as error:
-        raise ConfigError(_first_line(error), "key=value", "quote values that hold spaces or brackets") from error
+        raise ConfigError(
+            _first_line(error), "key=value", "quote values that hold spaces or brackets"
+        ) from error
 
 
 def _forced(override: Override) -> str:

@@ -1,13 +1,13 @@
 """The errors of the pipeline: a tree under `UserError`, whose three parts make one line for the user.
 
-    UserError                 (datamodules.errors)
-    ├── DataError, TokenizerError, CacheError
-    └── PipelineError
-        ├── ConfigError       a key, a type or a value of the configuration
-        ├── RunError          a run cannot start, go on or finish
-        │   └── CheckpointError
-        ├── BundleError       a trained thing is missing, unfinished or does not fit
-        └── TrackingError     the MLflow store cannot be used at all
+UserError                 (datamodules.errors)
+├── DataError, TokenizerError, CacheError
+└── PipelineError
+    ├── ConfigError       a key, a type or a value of the configuration
+    ├── RunError          a run cannot start, go on or finish
+    │   └── CheckpointError
+    ├── BundleError       a trained thing is missing, unfinished or does not fit
+    └── TrackingError     the MLflow store cannot be used at all
 """
 
 from datamodules.errors import CacheError, DataError, TokenizerError, UserError

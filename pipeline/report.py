@@ -106,7 +106,9 @@ def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
     rows = "a stream" if corpus.n_train_rows is None else f"{corpus.n_train_rows:,} rows"
     held_out = "" if corpus.n_validation_rows is None else f", {corpus.n_validation_rows:,} for validation"
     changes = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in cleaned.items() if number)
-    return f"{corpus.name}, {rows}{held_out}, {corpus.fingerprint[:12]}" + (f" (cleaning: {changes})" if changes else "")
+    return f"{corpus.name}, {rows}{held_out}, {corpus.fingerprint[:12]}" + (
+        f" (cleaning: {changes})" if changes else ""
+    )
 
 
 def describe_rows(train: TokenRows, validation: TokenRows) -> str:
@@ -137,4 +139,8 @@ def count(number: float) -> str:
 
 def short(path: Path) -> str:
     """The path as a person would type it: relative to the working folder where it lies inside."""
-    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+    return (
+        str(path.relative_to(Path.cwd()))
+        if path.is_absolute() and path.is_relative_to(Path.cwd())
+        else str(path)
+    )

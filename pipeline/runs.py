@@ -1,11 +1,11 @@
 """Run folders: where one run of a stage keeps what it writes, who is using it, and how it ended.
 
-    runs/NAME/
-      config.yaml      the resolved configuration
-      run.json         stage, status, hash of the configuration, tracking id, bundle
-      checkpoints/     last.ckpt and best.ckpt, for resuming only
-      bundles/         best and last, for use
-      tracking/        the local spool of what is logged
+runs/NAME/
+  config.yaml      the resolved configuration
+  run.json         stage, status, hash of the configuration, tracking id, bundle
+  checkpoints/     last.ckpt and best.ckpt, for resuming only
+  bundles/         best and last, for use
+  tracking/        the local spool of what is logged
 """
 
 import json
@@ -111,7 +111,9 @@ def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:
     """All runs under `runs_dir`, newest first."""
-    records = [(file.parent, RunRecord(**json.loads(file.read_text()))) for file in runs_dir.glob("*/run.json")]
+    records = [
+        (file.parent, RunRecord(**json.loads(file.read_text()))) for file in runs_dir.glob("*/run.json")
+    ]
     records.sort(key=lambda pair: pair[1].created, reverse=True)
     return [RunFolder(path, record) for path, record in records]
 
@@ -126,7 +128,9 @@ def find_bundle(spec: str, runs_dir: Path) -> Path:
         for run in list_runs(runs_dir):
             if bundle.is_finished(run.bundles / "best"):
                 return run.bundles / "best"
-        raise BundleError(f"no finished bundle under {runs_dir}", "at least one finished run", "run `make pretrain` first")
+        raise BundleError(
+            f"no finished bundle under {runs_dir}", "at least one finished run", "run `make pretrain` first"
+        )
     candidates = [Path(spec), Path(spec) / "bundles" / "best", runs_dir / spec / "bundles" / "best"]
     for folder in candidates:
         if bundle.is_finished(folder):
@@ -135,7 +139,11 @@ def find_bundle(spec: str, runs_dir: Path) -> Path:
     known = ", ".join(names[:5]) or "none yet"
     unfinished = next((folder for folder in candidates[1:] if folder.parent.parent.is_dir()), None)
     problem = f"{unfinished} is not a finished bundle" if unfinished else f"no bundle '{spec}'"
-    raise BundleError(problem, f"a folder, or the name of a finished run ({known})", "let it finish with RESUME=1, or name another")
+    raise BundleError(
+        problem,
+        f"a folder, or the name of a finished run ({known})",
+        "let it finish with RESUME=1, or name another",
+    )
 
 
 def _create(config: DictConfig, runs_dir: Path, label: str) -> RunFolder:

@@ -139,7 +139,9 @@ def choose_precision(options: TrainerOptions) -> Precision:
 
     on_gpu = uses_gpu(options)
     if options.precision == "fp16" and not on_gpu:
-        raise ConfigError("trainer.precision=fp16: not on a CPU", "fp32 or bf16", "use trainer.precision=auto")
+        raise ConfigError(
+            "trainer.precision=fp16: not on a CPU", "fp32 or bf16", "use trainer.precision=auto"
+        )
     if options.precision != "auto":
         return options.precision
     fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bf16()

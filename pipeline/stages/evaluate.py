@@ -60,7 +60,9 @@ def evaluate(config: DictConfig) -> StageResult:
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(folder), metrics=metrics)
 
 
-def _measure(config: DictConfig, options: TrainerOptions, bundle: Bundle, rows: TokenRows) -> dict[str, float]:
+def _measure(
+    config: DictConfig, options: TrainerOptions, bundle: Bundle, rows: TokenRows
+) -> dict[str, float]:
     """Every row once, corrupted, where the task corrupts, as in every other validation."""
     collate = bundle.task.collator(bundle.tokenizer, seed=build.VALIDATION_SEED)
     data = PretrainDataModule(

@@ -32,11 +32,15 @@ def send_missed(config: DictConfig) -> StageResult:
         TrackingError: the store did not take all of it.
     """
     options: TrackingOptions = build.construct(config.tracking)
-    reports = [sync(folder, uri=options.uri, environ=os.environ) for folder in unsynced_runs(Path(config.runs_dir))]
+    reports = [
+        sync(folder, uri=options.uri, environ=os.environ) for folder in unsynced_runs(Path(config.runs_dir))
+    ]
     for done in reports:
         report.say("Sync", done.line)
     if not reports:
         report.say("Sync", "nothing to send: MLflow has everything")
     if left := sum(done.n_left for done in reports):
-        raise TrackingError(f"{left} records could not be sent", "a store that answers", "start it, then `make sync` again")
+        raise TrackingError(
+            f"{left} records could not be sent", "a store that answers", "start it, then `make sync` again"
+        )
     return StageResult(stage="sync", metrics={"sent": float(sum(done.n_sent for done in reports))})

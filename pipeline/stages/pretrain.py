@@ -75,7 +75,9 @@ def pretrain(config: DictConfig) -> StageResult:
         _log_samples(config, tracked, samples, "samples/best.md")
         tracked.end("FINISHED", bundle.metrics)
         _summarise(config, run, tracked, parts, bundle, samples)
-    return StageResult(stage="pretrain", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics)
+    return StageResult(
+        stage="pretrain", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
+    )
 
 
 def _track(config: DictConfig, run: RunFolder) -> Run:
@@ -211,7 +213,11 @@ def _export(
     for name, file in (("last", checkpoints.last_path), ("best", checkpoints.best_path)):
         state = AtomicCheckpointIO().load_checkpoint(file)
         prefix = "model."
-        weights = {key.removeprefix(prefix): value for key, value in state["state_dict"].items() if key.startswith(prefix)}
+        weights = {
+            key.removeprefix(prefix): value
+            for key, value in state["state_dict"].items()
+            if key.startswith(prefix)
+        }
         parts.model.load_state_dict(weights)
         metrics = checkpoints.best_metrics if name == "best" else checkpoints.last_metrics
         save_bundle(
@@ -238,7 +244,11 @@ def _provenance(
         "step": step,
         "seed": config.seed,
         "config": config_hash(config, without=NOT_IDENTITY),
-        "corpus": {"name": parts.corpus.name, "fingerprint": parts.corpus.fingerprint, "sources": parts.corpus.sources},
+        "corpus": {
+            "name": parts.corpus.name,
+            "fingerprint": parts.corpus.fingerprint,
+            "sources": parts.corpus.sources,
+        },
         "tokenizer": parts.tokenizer.digest,
         "train_rows": parts.train_rows.manifest["sha256"],
         "validation_rows": parts.validation_rows.manifest["sha256"],
@@ -270,7 +280,7 @@ def _check_arrangement(config: DictConfig, model_config: Mapping[str, Any], fold
         )
 
 
-def _summarise(  # noqa: PLR0913, PLR0917 - it speaks of everything
+def _summarise(
     config: DictConfig, run: RunFolder, tracked: Run, parts: Parts, bundle: Bundle, samples: list[Sample]
 ) -> None:
     metrics = dict(bundle.metrics)

@@ -18,5 +18,3 @@ class StageResult:
     def to_json(self) -> str:
         """One line."""
         return json.dumps({key: value for key, value in asdict(self).items() if key != "output" or value})
-
-

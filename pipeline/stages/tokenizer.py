@@ -37,11 +37,15 @@ def train_tokenizer(config: DictConfig) -> StageResult:
                 "val/bytes_per_token": sum(len(text.encode()) for text in measured) / n_tokens,
             }
             source = str(corpus.sources[0]["uri"]) if corpus.sources else corpus.name
-            tracked.log_dataset(DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=source), "tokenizer")
+            tracked.log_dataset(
+                DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=source), "tokenizer"
+            )
             tracked.log_file(file, "tokenizer.json")
             tracked.log_metrics(metrics, 0)
             tracked.end("FINISHED", metrics)
-        _summarise(run.name, file, metrics, measured[0], tokenizer.decode_tokens(tokenizer.encode(measured[0])[:60]))
+        _summarise(
+            run.name, file, metrics, measured[0], tokenizer.decode_tokens(tokenizer.encode(measured[0])[:60])
+        )
     return StageResult(stage="tokenizer", run_id=tracked.run_id, metrics=metrics)
 
 

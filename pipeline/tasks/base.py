@@ -16,11 +16,13 @@ from torch import Tensor
 from datamodules.collate import Batch, RowBatch
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
-from modules.model import Model
 from modules.losses import token_loss
+from modules.model import Model
 
-if TYPE_CHECKING:  # Lightning and torchmetrics take seconds to import, and the configuration is checked before
-    from torchmetrics import Metric, MetricCollection
+if (
+    TYPE_CHECKING
+):  # Lightning and torchmetrics take seconds to import, and the configuration is checked before
+    from torchmetrics import MetricCollection
 
     from modules.lit_module import Objective
 
@@ -77,18 +79,21 @@ class TokenObjective:
     def __init__(self, *, token_bytes: npt.NDArray[np.integer] | None = None) -> None:
         self.token_bytes = None if token_bytes is None else torch.from_numpy(token_bytes.astype(np.int64))
 
-    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
         """Sum of the losses in nats, and how many tokens they belong to."""
-        nats, n_tokens = token_loss(model.hidden(batch), model.head, batch["labels"], batch["label_index"])
-        return nats, nats.new_full((), n_tokens)
+        return token_loss(model.hidden(batch), model.head, batch["labels"], batch["label_index"])
 
     def metrics(self) -> "MetricCollection":
         """Loss, perplexity, accuracy and, for language models in the narrow sense, bits per byte."""
-        from torchmetrics import MetricCollection
+        from torchmetrics import Metric, MetricCollection
 
         from modules.metrics import BitsPerByte, Perplexity, TokenAccuracy, TokenLoss
 
-        metrics: "dict[str, Metric]" = {"loss": TokenLoss(), "perplexity": Perplexity(), "accuracy": TokenAccuracy()}
+        metrics: dict[str, Metric | MetricCollection] = {
+            "loss": TokenLoss(),
+            "perplexity": Perplexity(),
+            "accuracy": TokenAccuracy(),
+        }
         if self.token_bytes is not None:
             metrics["bits_per_byte"] = BitsPerByte(self.token_bytes)
         return MetricCollection(metrics)

@@ -62,7 +62,9 @@ class MaskedLM:
     ) -> list[Sample]:
         """Fill the `<mask>`s of the prompts, or tokens hidden from `texts`."""
         if prompts:
-            rows = [encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP)) for text in prompts]
+            rows = [
+                encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP)) for text in prompts
+            ]
             truths: list[str | None] = [None] * len(rows)
         else:
             rows = [self._hide(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]

@@ -37,7 +37,9 @@ class Outcome:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
     """Calls `python -m pipeline` with these words, in a folder that is empty at first."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEBUG", raising=False)
@@ -56,5 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 def text_file(tmp_path: Path) -> Path:
     """A text large enough for a tiny run."""
     file = tmp_path / "poem.txt"
-    file.write_text("".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(400)))
+    file.write_text(
+        "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(400))
+    )
     return file

@@ -13,7 +13,9 @@ Run = Callable[..., "object"]
 
 
 @pytest.mark.parametrize("task", ["causal_lm", "masked_lm", "denoise"])
-def test_pretraining_learns_and_leaves_a_bundle_that_generates_and_evaluates(task: str, run, text_file: Path) -> None:
+def test_pretraining_learns_and_leaves_a_bundle_that_generates_and_evaluates(
+    task: str, run, text_file: Path
+) -> None:
     files = ("data=files", f"data.train={text_file}")
     trained = run("pretrain", f"task={task}", *files, *QUICK, "trainer.max_steps=30")
     assert trained.code == 0, trained.err
@@ -26,7 +28,9 @@ def test_pretraining_learns_and_leaves_a_bundle_that_generates_and_evaluates(tas
     assert "done" in trained.err
     assert "Samples" in trained.err
 
-    evaluated = run("evaluate", *files, "tracking=off", "packing=concat", "trainer.batch_size=4", "trainer.val_rows=16")
+    evaluated = run(
+        "evaluate", *files, "tracking=off", "packing=concat", "trainer.batch_size=4", "trainer.val_rows=16"
+    )
     assert evaluated.code == 0, evaluated.err
     assert evaluated.result["metrics"]["test/loss"] == pytest.approx(result["metrics"]["val/loss"], rel=0.02)
 
@@ -36,17 +40,23 @@ def test_pretraining_learns_and_leaves_a_bundle_that_generates_and_evaluates(tas
     assert written.result["output"][0].startswith("Line")
 
 
-def test_the_last_line_of_standard_output_is_the_result_and_nothing_else_is_there(run, text_file: Path) -> None:
+def test_the_last_line_of_standard_output_is_the_result_and_nothing_else_is_there(
+    run, text_file: Path
+) -> None:
     done = run("pretrain", "data=files", f"data.train={text_file}", *QUICK)
     assert len(done.out.splitlines()) == 1
     assert set(done.result) == {"stage", "run_id", "bundle", "metrics"}
 
 
-def test_a_bundle_goes_on_training_on_other_text_with_its_own_tokenizer(run, text_file: Path, tmp_path: Path) -> None:
+def test_a_bundle_goes_on_training_on_other_text_with_its_own_tokenizer(
+    run, text_file: Path, tmp_path: Path
+) -> None:
     first = run("pretrain", "data=files", f"data.train={text_file}", *QUICK).result
     other = tmp_path / "other.txt"
     other.write_text("Something quite different stands here, again and again.\n" * 200)
-    again = run("pretrain", "data=files", f"data.train={other}", "init_from=latest", "debug=quick", "tracking=off")
+    again = run(
+        "pretrain", "data=files", f"data.train={other}", "init_from=latest", "debug=quick", "tracking=off"
+    )
     assert again.code == 0, again.err
     second = load_bundle(Path(again.result["bundle"]))
     assert second.tokenizer.digest == load_bundle(Path(first["bundle"])).tokenizer.digest
@@ -62,7 +72,9 @@ def test_a_bundle_is_not_trained_further_in_another_arrangement(run, text_file: 
 
 
 def test_the_tokenizer_stage_writes_a_tokenizer_and_measures_it(run, text_file: Path) -> None:
-    done = run("tokenizer", "data=files", f"data.train={text_file}", "tokenizer.vocab_size=330", "tracking=off")
+    done = run(
+        "tokenizer", "data=files", f"data.train={text_file}", "tokenizer.vocab_size=330", "tracking=off"
+    )
     assert done.code == 0, done.err
     assert done.result["metrics"]["vocab_size"] == 330
     assert done.result["metrics"]["val/bytes_per_token"] > 1.5
