@@ -1,4 +1,4 @@
-"""From the configuration to things: corpus, tokenizer, token rows, model. Each function is one step, in that order."""
+"""From the configuration to things, one function a step: corpus, tokenizer, token rows, model."""
 
 import hashlib
 import inspect
@@ -28,7 +28,7 @@ from pipeline.errors import ConfigError, UserError
 from pipeline.tasks.base import PretrainingTask
 from pipeline.trainer import TrainerOptions
 
-#: Seeds the corruption of validation rows: the same in every run, so that numbers compare, and never training's.
+#: Seeds the corruption of validation rows: the same in every run, so that numbers compare; not training's.
 VALIDATION_SEED = 2**31 - 1
 
 #: Documents that are tokenized at once; the library spreads them over the cores.
@@ -57,7 +57,7 @@ def construct(node: Any, **late: Any) -> Any:
 
 
 def check_model(config: DictConfig) -> None:
-    """Build the model without memory or weights, so that impossible sizes are known before any data is read."""
+    """Build the model without memory, so that impossible sizes are known before any data is read."""
     with torch.device("meta"):
         _assemble(to_plain(config.model), vocab_size=512)
 
@@ -77,7 +77,7 @@ def load_corpus(config: DictConfig) -> tuple[Corpus, dict[str, int]]:
 
 
 def optimum_bits_per_byte(corpus: Corpus) -> float | None:
-    """The exact entropy of the validation rows, where the corpus knows the probability of each of its texts."""
+    """The exact entropy of the validation rows, where the corpus knows the probability of its texts."""
     bits = n_bytes = 0.0
     for row in corpus.validation:
         if "bits" not in row:
@@ -88,7 +88,7 @@ def optimum_bits_per_byte(corpus: Corpus) -> float | None:
 
 
 def build_tokenizer(config: DictConfig, corpus: Corpus) -> Tokenizer:
-    """The tokenizer trained on the corpus: from the cache where these inputs have been seen, else trained now."""
+    """The tokenizer trained on the corpus: from the cache where these inputs have been seen, or now."""
     trainer = construct(config.tokenizer)
     parts = {
         "corpus": corpus.fingerprint,

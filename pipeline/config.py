@@ -87,7 +87,7 @@ def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
         choices = {
             group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group
         }
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         config.choices = choices
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -159,9 +159,9 @@ def check(config: DictConfig) -> None:
 def _check_top(config: DictConfig) -> None:
     """A key that no group and no scalar has: misspelt in a yaml file."""
     known = [*groups(), "choices", "cleaning", *(name for name in _parameters(Root))]
-    for key in config:
+    for key in map(str, config):
         if key not in known:
-            raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", _suggest(str(key), known))
+            raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", _suggest(key, known))
 
 
 def _check_nodes(node: Any, path: str) -> None:

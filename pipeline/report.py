@@ -126,7 +126,8 @@ def describe_model(model: Model) -> str:
     backbone = model.backbone
     embedding = backbone.embedding.weight.numel()
     total = sum(weight.numel() for weight in model.parameters())
-    return f"{type(backbone).__name__}, {count(total - embedding)} parameters + {count(embedding)} in the embedding"
+    kind = type(backbone).__name__
+    return f"{kind}, {count(total - embedding)} parameters + {count(embedding)} in the embedding"
 
 
 def count(number: float) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -86,8 +87,7 @@ def build_trainer(
 
     from pipeline.checkpoint import AtomicCheckpointIO
 
-    # Lightning tells at INFO which hardware it found and advertises; our stages say the former themselves.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    _quieten_lightning()
     on_gpu = uses_gpu(options)
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -110,6 +110,14 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _quieten_lightning() -> None:
+    """Lightning tells which hardware it found, and advertises; our stages say the former themselves."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # lightning 2.6.6 with torch 2.13
+    warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\)", category=FutureWarning)
 
 
 def uses_gpu(options: TrainerOptions) -> bool:

@@ -1,4 +1,4 @@
-"""The import direction: configs <- datamodules, modules <- pipeline; heavy libraries only where they belong."""
+"""The import direction: configs <- datamodules, modules <- pipeline; heavy libraries where they belong."""
 
 import ast
 from pathlib import Path

@@ -81,7 +81,7 @@ def pretrain(config: DictConfig) -> StageResult:
 
 
 def _track(config: DictConfig, run: RunFolder) -> Run:
-    tracked = start_run(
+    return start_run(
         RunCard(
             stage=config.stage.name,
             name=run.name,
@@ -93,7 +93,6 @@ def _track(config: DictConfig, run: RunFolder) -> Run:
         run_folder=run.path,
         project_folder=Path.cwd(),
     )
-    return tracked
 
 
 def _prepare(config: DictConfig, tracked: Run) -> Parts:
@@ -186,7 +185,7 @@ def _callbacks(
 
 
 def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
-    """What `model` makes of the prompts, or of the first validation texts; never longer than it was trained for."""
+    """What `model` makes of the prompts, or of validation texts; never longer than it was trained for."""
     prompts = list(config.prompts or [])
     options: SamplingOptions = build.construct(config.sampling)
     longest = max((len(parts.tokenizer.encode(prompt)) for prompt in prompts), default=0)
@@ -271,10 +270,13 @@ def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRe
 
 def _check_arrangement(config: DictConfig, model_config: Mapping[str, Any], folder: Path) -> None:
     """A bundle goes on in the arrangement that it has."""
-    has, needs = model_config["backbone"]["_target_"], config.model.backbone._target_
+    has, needs = (
+        target.rpartition(".")[2]
+        for target in (model_config["backbone"]["_target_"], config.model.backbone._target_)
+    )
     if has != needs:
         raise BundleError(
-            f"{folder} holds a {has.rpartition('.')[2]}, and task={config.choices.task} trains a {needs.rpartition('.')[2]}",
+            f"{folder} holds a {has}, and task={config.choices.task} trains a {needs}",
             "a bundle of the same arrangement",
             "name another bundle, or the task that this one was trained with",
         )

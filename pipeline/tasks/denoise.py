@@ -101,7 +101,8 @@ class SpanDenoising:
             rate=self.rate,
             mean_span_tokens=self.mean_span_tokens,
         )
-        return made.source[0].tolist()
+        source: list[int] = made.source[0].tolist()
+        return source
 
 
 def _spans(tokenizer: Tokenizer, target: Sequence[int]) -> dict[int, list[int]]:

@@ -95,7 +95,7 @@ def _fill(model: Model, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     logits = model({"input_ids": inputs})
     logits[..., tokenizer.special_ids] = -torch.inf
     filled = torch.where(inputs == tokenizer.mask_id, logits.argmax(-1), inputs)
-    return filled[0].tolist()  # type: ignore[no-any-return]
+    return filled[0].tolist()
 
 
 def _with_gaps(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -1,5 +1,6 @@
 """Run folders: made once, locked while in use, found again."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle
 from pipeline.errors import BundleError, RunError
-from pipeline.runs import find_bundle, list_runs, open_run
+from pipeline.runs import RunFolder, find_bundle, list_runs, open_run
 
 
 @pytest.fixture
@@ -22,6 +23,15 @@ def config(tmp_path: Path) -> DictConfig:
             "seed": 1,
         }
     )
+
+
+def die_with_a_checkpoint(config: DictConfig) -> RunFolder:
+    """A run that fails after it has saved a checkpoint."""
+    with contextlib.suppress(ZeroDivisionError), open_run(config, label="x") as run:
+        run.checkpoints.mkdir()
+        run.last_checkpoint.touch()
+        raise ZeroDivisionError
+    return run
 
 
 def finish(folder: Path) -> Path:
@@ -46,10 +56,7 @@ def test_a_run_ends_with_the_status_that_it_had(config: DictConfig) -> None:
 
 
 def test_an_unfinished_run_with_a_checkpoint_is_resumed(config: DictConfig) -> None:
-    with pytest.raises(ZeroDivisionError), open_run(config, label="x") as run:
-        run.checkpoints.mkdir()
-        run.last_checkpoint.touch()
-        raise ZeroDivisionError
+    run = die_with_a_checkpoint(config)
     config.resume = True
     with open_run(config, label="x") as again:
         assert again.resumed
@@ -57,10 +64,7 @@ def test_an_unfinished_run_with_a_checkpoint_is_resumed(config: DictConfig) -> N
 
 
 def test_a_run_of_another_configuration_is_not_resumed(config: DictConfig) -> None:
-    with pytest.raises(ZeroDivisionError), open_run(config, label="x") as run:
-        run.checkpoints.mkdir()
-        run.last_checkpoint.touch()
-        raise ZeroDivisionError
+    run = die_with_a_checkpoint(config)
     config.resume, config.seed = True, 2
     with (
         pytest.raises(RunError, match="no unfinished pretrain run with this configuration"),

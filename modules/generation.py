@@ -1,0 +1,275 @@
+"""Text from a model, token by token: greedy or sampled, batched, with a cache of keys and values.
+
+A row's tokens depend on the model, its prompt, the options and its place in the batch, not on the other rows:
+each row has its own random numbers, and padding stands to the left, where attention does not look.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from modules.model import Model
+from modules.transformer import Decoder, EncoderDecoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is chosen; the filters act in the order in which they stand here.
+
+    Args:
+        repetition_penalty: logits of tokens that the row already has are divided by it (multiplied where
+            negative).
+        temperature: logits are divided by it; 0 takes the likeliest token, and what follows has no effect.
+        top_k: keep the k likeliest tokens.
+        top_p: keep the fewest likeliest tokens whose probabilities reach p together.
+        min_p: keep tokens at least p times as likely as the likeliest.
+        max_new_tokens: the longest answer.
+        seed: of the random numbers, together with the number of the row.
+
+    Raises:
+        ValueError: a value is outside its range.
+
+    Source: repetition_penalty: Keskar et al. 2019, "CTRL", section 4.1; top_k: Fan et al. 2018, "Hierarchical
+    Neural Story Generation", section 5.4; top_p: Holtzman et al. 2020, "The Curious Case of Neural Text
+    Degeneration", section 3.1; min_p: Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling", section 3.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_new_tokens: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "repetition_penalty": (self.repetition_penalty > 0, "more than 0; 1 is no penalty"),
+            "temperature": (self.temperature >= 0, "0 or more; 0 is greedy"),
+            "top_k": (self.top_k is None or self.top_k >= 1, "1 or more; leave it out to keep all"),
+            "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1; 1 keeps all"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1; 0 keeps all"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more; ask for at least one token"),
+        }
+        for name, (fits, expected) in wanted.items():
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    *,
+    eos_id: int,
+    pad_id: int,
+    bos_id: int | None = None,
+    forbidden_ids: Sequence[int] = (),
+) -> list[list[int]]:
+    """The new tokens of each row, without the prompt and without the `eos_id` that ended it.
+
+    A row shorter than `max_new_tokens` has ended by itself. Takes a Decoder, which goes on with its
+    prompts, or an EncoderDecoder, whose encoder reads them and whose decoder starts from `bos_id`. Runs in
+    evaluation mode and leaves the model in the mode it had.
+
+    Args:
+        model: backbone and language-model head.
+        prompts: token ids of each row, at least one.
+        options: how tokens are chosen and how many.
+        eos_id: ends a row; it can always be chosen.
+        pad_id: stands before shorter prompts; never seen by them.
+        bos_id: what the decoder of an EncoderDecoder starts from; a Decoder needs none.
+        forbidden_ids: tokens that are never chosen, such as the special ones.
+
+    Raises:
+        ValueError: a prompt is empty, or it and its answer are longer than the model's positions reach.
+    """
+    answers: list[list[int]] = [[] for _ in prompts]
+    steps = stream(
+        model, prompts, options, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id, forbidden_ids=forbidden_ids
+    )
+    for step in steps:
+        for answer, token in zip(answers, step, strict=True):
+            if token is not None:
+                answer.append(token)
+    return answers
+
+
+@torch.no_grad()
+def stream(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+    *,
+    eos_id: int,
+    pad_id: int,
+    bos_id: int | None = None,
+    forbidden_ids: Sequence[int] = (),
+) -> Iterator[list[int | None]]:
+    """As `generate`, giving the next token of every row as it comes; None for a row that has ended."""
+    if not prompts:
+        return
+    backbone = model.backbone
+    if not isinstance(backbone, Decoder | EncoderDecoder):
+        raise ValueError(
+            f"a model with {type(backbone).__name__} cannot generate; expected Decoder or EncoderDecoder; "
+            "choose a model that was trained to go on with a text"
+        )
+    batch, answer_ids, answer_key = _first_batch(backbone, prompts, pad_id=pad_id, bos_id=bos_id)
+    _check_room(backbone, prompts, options.max_new_tokens)
+    cache = backbone.new_cache(len(prompts), batch[answer_key].shape[1] + options.max_new_tokens - 1)
+    chooser = _Chooser(options, answer_ids, {*forbidden_ids} - {eos_id}, like=backbone.embedding.weight)
+    ended = [False] * len(prompts)
+    with _evaluating(model):
+        for _ in range(options.max_new_tokens):
+            # `forward` and not a call: a compiled model would be compiled anew for every length.
+            chosen = chooser.choose(model.head.forward(backbone.forward(batch, cache)[:, -1]).float())
+            tokens = chosen.tolist()
+            ended = [was or token == eos_id for was, token in zip(ended, tokens, strict=True)]
+            yield [None if end else token for end, token in zip(ended, tokens, strict=True)]
+            if all(ended):
+                return
+            batch = {answer_key: chosen.unsqueeze(1)}
+
+
+def penalize_repetition(
+    logits: Float[Tensor, "B V"], seen: Bool[Tensor, "B V"], penalty: float
+) -> Float[Tensor, "B V"]:
+    """Make the tokens that are `seen` less likely by `penalty` (more than 1), or likelier (less than 1)."""
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
+    """The k largest logits of each row and those equal to the smallest of them; the others are -inf."""
+    smallest = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < smallest, float("-inf"))
+
+
+def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
+    """The fewest largest logits of each row whose probabilities reach `p` together; the others are -inf."""
+    ordered, index = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    reached_before = probabilities.cumsum(dim=-1) - probabilities
+    dropped = reached_before >= p
+    dropped[:, 0] = False
+    return logits.masked_fill(dropped.scatter(1, index, dropped), float("-inf"))
+
+
+def keep_min_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
+    """The tokens of each row at least `p` times as likely as its likeliest; the others are -inf."""
+    likeliest = logits.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(logits < likeliest + math.log(p), float("-inf"))
+
+
+def sample(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The token at which a row's cumulative probability passes its number in [0, 1); never one with none."""
+    probabilities = logits.softmax(dim=-1)
+    # A parallel sum need not be monotone: by rounding it may rise over a token that has no probability.
+    cumulative = probabilities.cumsum(dim=-1).masked_fill(probabilities == 0, 0.0)
+    passed = cumulative > uniform.unsqueeze(1) * cumulative.amax(dim=-1, keepdim=True)
+    return passed.int().argmax(dim=-1)
+
+
+class _Chooser:
+    """Chooses the next token of every row, and remembers which tokens each row has."""
+
+    def __init__(
+        self,
+        options: SamplingOptions,
+        rows: Sequence[Sequence[int]],
+        forbidden_ids: set[int],
+        *,
+        like: Float[Tensor, "V D"],
+    ) -> None:
+        self._options = options
+        self._random = [random.Random(f"{options.seed}/{row}") for row in range(len(rows))]
+        self._forbidden = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
+        self._forbidden[sorted(forbidden_ids)] = True
+        self._seen = torch.zeros(len(rows), like.shape[0], dtype=torch.bool, device=like.device)
+        for seen, row in zip(self._seen, rows, strict=True):
+            seen[list(row)] = True
+
+    def choose(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+        logits = logits.masked_fill(self._forbidden, float("-inf"))
+        if self._options.repetition_penalty != 1.0:
+            logits = penalize_repetition(logits, self._seen, self._options.repetition_penalty)
+        if self._options.temperature == 0.0:
+            chosen = logits.argmax(dim=-1)
+        else:
+            chosen = sample(self._filtered(logits / self._options.temperature), self._uniform(logits))
+        self._seen.scatter_(1, chosen.unsqueeze(1), True)
+        return chosen
+
+    def _filtered(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        if self._options.top_k is not None:
+            logits = keep_top_k(logits, self._options.top_k)
+        if self._options.top_p < 1.0:
+            logits = keep_top_p(logits, self._options.top_p)
+        if self._options.min_p > 0.0:
+            logits = keep_min_p(logits, self._options.min_p)
+        return logits
+
+    def _uniform(self, like: Tensor) -> Float[Tensor, " B"]:
+        # 24 bits are what a float32 below 1 holds: more would be rounded, now and then to 1.
+        numbers = [row.getrandbits(24) / (1 << 24) for row in self._random]
+        return torch.tensor(numbers, dtype=torch.float32, device=like.device)
+
+
+def _first_batch(
+    backbone: Decoder | EncoderDecoder, prompts: Sequence[Sequence[int]], *, pad_id: int, bos_id: int | None
+) -> tuple[dict[str, Tensor], Sequence[Sequence[int]], str]:
+    """What the model reads first, the ids that each answer goes on from, and the key of new tokens."""
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompt {row} is empty; expected at least one token; begin it with <bos>")
+    device = backbone.embedding.weight.device
+    longest = max(map(len, prompts))
+    padding = [longest - len(prompt) for prompt in prompts]
+    padded = [[pad_id] * n + list(prompt) for n, prompt in zip(padding, prompts, strict=True)]
+    batch = {"input_ids": torch.tensor(padded, device=device)}
+    if any(padding):
+        steps = torch.arange(longest, device=device)
+        batch["attention_mask"] = (steps >= torch.tensor(padding, device=device).unsqueeze(1)).long()
+    if isinstance(backbone, Decoder):
+        return batch, prompts, "input_ids"
+    if bos_id is None:
+        raise ValueError("bos_id is None; expected the token that the decoder starts from; give bos_id")
+    batch["decoder_input_ids"] = torch.full((len(prompts), 1), bos_id, device=device)
+    return batch, [[bos_id]] * len(prompts), "decoder_input_ids"
+
+
+def _check_room(
+    backbone: Decoder | EncoderDecoder, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    """Refuse what the positions do not reach, before anything is computed; the last new token is not read."""
+    limit = backbone.position.max_tokens
+    if limit is None:
+        return
+    scheme = type(backbone.position).__name__
+    row, n_prompt = max(enumerate(map(len, prompts)), key=lambda item: item[1])
+    if isinstance(backbone, Decoder):
+        n_read, what = n_prompt + max_new_tokens - 1, f"prompt {row} of {n_prompt} tokens and its answer"
+    else:
+        n_read, what = max(n_prompt, max_new_tokens), f"prompt {row} of {n_prompt} tokens or its answer"
+    if n_read > limit:
+        raise ValueError(
+            f"{what} of {max_new_tokens} do not fit; expected at most {limit} positions ({scheme}); "
+            "shorten the prompt or lower max_new_tokens"
+        )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

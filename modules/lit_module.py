@@ -1,0 +1,187 @@
+"""The one LightningModule: it joins a model, an objective, an optimizer and a schedule."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+
+Batch = Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a model is trained for. It holds no weights; the model is passed in."""
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int]:
+        """The loss of all labelled tokens of `batch` summed, in nats, and how many they are."""
+
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics by plain name; one is called `loss`."""
+
+    def update(self, metrics: MetricCollection, model: Any, batch: Batch) -> None:
+        """Add `batch` to `metrics`."""
+
+
+@runtime_checkable
+class OptimizerBuilder(Protocol):
+    """Options of an optimizer that can be built for a model."""
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """An optimizer over all parameters of `model`; its groups may carry a `name`."""
+
+
+@runtime_checkable
+class LearningRateSchedule(Protocol):
+    """The learning rate as a pure function of the optimizer step."""
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """What each group's own learning rate is multiplied with at `step`, counted from 0."""
+
+
+class LitModule(L.LightningModule):
+    """Trains `model` for `objective`.
+
+    The loss of a step is the mean over its labelled tokens. Under gradient accumulation and on several
+    devices it is the mean of the means of the forward passes. What is logged as `train/loss` is the mean over
+    all tokens since it was logged last.
+
+    Args:
+        model: gets a batch, gives logits.
+        objective: the loss and the metrics.
+        optimizer: builds the optimizer.
+        schedule: the learning rate, relative to that of each parameter group.
+        max_steps: optimizer steps of the whole training, for the schedule.
+        compile: compile the parts of the model with `torch.compile`.
+
+    Raises:
+        ValueError: the objective has no metric `loss`, or `max_steps` is below 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        optimizer: OptimizerBuilder,
+        schedule: LearningRateSchedule,
+        max_steps: int,
+        compile: bool = False,  # noqa: A002 - the key that a user types
+    ) -> None:
+        super().__init__()
+        if max_steps < 1:
+            raise ValueError(f"max_steps is {max_steps}; expected 1 or more; train for at least one step")
+        self.model = model
+        self.objective = objective
+        self.max_steps = max_steps
+        self._optimizer_builder = optimizer
+        self._schedule = schedule
+        metrics = objective.metrics()
+        if "loss" not in metrics:
+            names = ", ".join(map(str, metrics))
+            raise ValueError(f"the objective measures {names}; expected a 'loss' too; add it to metrics()")
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        # Of each forward pass since train/loss was logged last.
+        self._nats: list[Tensor] = []
+        self._n_tokens: list[int] = []
+        if compile:
+            # Objectives may call the parts of a model without calling the model itself.
+            for part in list(model.children()) or [model]:
+                part.compile()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The model's logits for `batch`."""
+        logits: Tensor = self.model(batch)
+        return logits
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer; its learning rates are set step by step from the schedule, which has no state."""
+        optimizer = self._optimizer_builder.build(self.model)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rates of the optimizer step that this batch belongs to."""
+        factor = self._schedule.factor(self.trainer.global_step, self.max_steps)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of `batch` in nats; nothing here waits for the device."""
+        nats, n_tokens = self.objective.loss(self.model, batch)
+        self._nats.append(nats.detach())
+        self._n_tokens.append(n_tokens)
+        return nats / max(n_tokens, 1)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """At logging steps, log loss, gradient norm (before clipping) and learning rates."""
+        step = self.trainer.global_step + 1
+        every = self.trainer.log_every_n_steps or 1  # type: ignore[attr-defined]
+        if step % every and step != self.trainer.max_steps:
+            return
+        nats, n_tokens = self._interval_totals().cpu().double().sum(0).tolist()
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        values = {
+            "train/loss": nats / max(n_tokens, 1.0),
+            "train/grad_norm": torch.nn.utils.get_total_norm(gradients).item(),
+        }
+        for i, group in enumerate(optimizer.param_groups):
+            values[f"lr/{group.get('name', i)}"] = float(group["lr"])
+        # Straight to the loggers: what is given to `self.log` costs time at every later step too.
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=step)
+        self._nats.clear()
+        self._n_tokens.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add `batch` to the validation metrics."""
+        self.objective.update(self.val_metrics, self.model, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics over the whole validation set."""
+        self._log_metrics(self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add `batch` to the test metrics."""
+        self.objective.update(self.test_metrics, self.model, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics over the whole test set."""
+        self._log_metrics(self.test_metrics)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was summed since the last logging, so that a resumed run logs the same numbers."""
+        checkpoint["train_interval"] = self._interval_totals()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the sums again; they are over all processes, so the first one takes them all."""
+        nats, n_tokens = (checkpoint["train_interval"] * (self.global_rank == 0)).to(self.device).T
+        self._nats = list(nats)
+        self._n_tokens = n_tokens.int().tolist()
+
+    def _interval_totals(self) -> Tensor:
+        """(nats, tokens) of each forward pass since the last logging, over all processes: (n, 2)."""
+        if not self._nats:
+            return torch.zeros(0, 2, device=self.device)
+        nats = torch.stack(self._nats).float()
+        totals = torch.stack(
+            (nats, torch.tensor(self._n_tokens, device=self.device, dtype=nats.dtype)), dim=1
+        )
+        if self.trainer.world_size > 1:
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        return totals
+
+    def _log_metrics(self, metrics: MetricCollection) -> None:
+        # The values are over all processes already; sync_dist only tells Lightning so.
+        self.log_dict(metrics.compute(), sync_dist=True)
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            # Lightning's own x axis is one step behind; a value named `step` replaces it.
+            self.log("step", float(self.trainer.global_step), sync_dist=True)
+        metrics.reset()

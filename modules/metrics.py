@@ -1,0 +1,140 @@
+"""What a language model is measured by: sums over tokens, divided once at the end.
+
+Every state is a sum, so batches of unequal size, several processes and several loaders all count by tokens.
+One pass over the vocabulary, `token_scores`, feeds them all: put them in a `MetricCollection` and give its
+`update` the scores and the labels by name; each metric takes those that it asks for.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from modules.losses import CHUNK_TOKENS, IGNORE_INDEX, labelled_positions
+
+
+class TokenScores(NamedTuple):
+    """Sums over the labelled positions of one batch, on its device."""
+
+    nats: Float[Tensor, ""]
+    n_tokens: int
+    n_correct: Int[Tensor, ""]
+
+
+@torch.no_grad()
+def token_scores(
+    hidden: Float[Tensor, "B T D"],
+    head: nn.Module,
+    labels: Int[Tensor, "B T"],
+    label_index: Int[Tensor, " M"] | None = None,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> TokenScores:
+    """Score a validation batch in one pass, without gradient and with the logits of one chunk at a time.
+
+    Arguments are those of `modules.losses.token_loss`. A label counts as correct when it is the argmax.
+    """
+    rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
+    nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    n_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+    for chunk, chunk_targets in zip(
+        torch.split(rows, chunk_tokens), torch.split(targets, chunk_tokens), strict=True
+    ):
+        logits = head(chunk).float()
+        nats += F.cross_entropy(logits, chunk_targets, ignore_index=IGNORE_INDEX, reduction="sum")
+        n_correct += (logits.argmax(-1) == chunk_targets).sum()
+    return TokenScores(nats, n_tokens, n_correct)
+
+
+class TokenLoss(Metric):
+    """Mean cross-entropy of a token, in nats."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    nats: Tensor
+    n_tokens: Tensor
+
+    def __init__(self, **metric_options: Any) -> None:
+        super().__init__(**metric_options)
+        self.add_state("nats", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("n_tokens", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, nats: Float[Tensor, ""], n_tokens: int) -> None:
+        """Add the sums of one batch."""
+        self.nats += nats
+        self.n_tokens += n_tokens
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Nats a token; not a number when there was no label."""
+        return self.nats / self.n_tokens
+
+
+class Perplexity(TokenLoss):
+    """exp of the mean cross-entropy of a token: `torchmetrics.text.Perplexity` without needing all logits."""
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Perplexity; not a number when there was no label."""
+        return super().compute().exp()
+
+
+class BitsPerByte(Metric):
+    """Cross-entropy in bits for each byte of text: comparable between tokenizers.
+
+    Special tokens stand for no text: their bits are counted and their bytes are 0.
+
+    Args:
+        token_bytes: for each token id the number of UTF-8 bytes of text that it stands for.
+
+    Source: Gao et al. 2020, "The Pile", section 3.1.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    nats: Tensor
+    n_bytes: Tensor
+    token_bytes: Tensor
+
+    def __init__(self, token_bytes: Int[Tensor, " V"], **metric_options: Any) -> None:
+        super().__init__(**metric_options)
+        self.register_buffer("token_bytes", torch.as_tensor(token_bytes, dtype=torch.int64), persistent=False)
+        self.add_state("nats", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("n_bytes", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, nats: Float[Tensor, ""], labels: Int[Tensor, "..."]) -> None:
+        """Add one batch: its sum of nats, and its labels of any shape (-100 is no text)."""
+        self.nats += nats
+        self.n_bytes += (self.token_bytes[labels.clamp(min=0)] * (labels != IGNORE_INDEX)).sum()
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Bits a byte; not a number when there was no text."""
+        return self.nats / math.log(2) / self.n_bytes
+
+
+class TokenAccuracy(Metric):
+    """The fraction of labelled tokens that the model holds for the likeliest."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+    n_correct: Tensor
+    n_tokens: Tensor
+
+    def __init__(self, **metric_options: Any) -> None:
+        super().__init__(**metric_options)
+        self.add_state("n_correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("n_tokens", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, n_correct: Int[Tensor, ""], n_tokens: int) -> None:
+        """Add the counts of one batch."""
+        self.n_correct += n_correct
+        self.n_tokens += n_tokens
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Accuracy from 0 to 1; not a number when there was no label."""
+        return self.n_correct / self.n_tokens

@@ -1,0 +1,139 @@
+"""SIGTERM and Ctrl-C end a run in order: the step is finished and saved, and the run can be resumed."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from pipeline.callbacks.steps import any_process, ends_optimizer_step, validation_follows
+from pipeline.checkpoint import Checkpoints
+from pipeline.errors import RunError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
+    """A signal ended the run; nothing is broken, and it can be resumed."""
+
+    def __init__(self, problem: str, expected: str, remedy: str, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(problem, expected, remedy)
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that ended by this signal."""
+        return 128 + self.signal_number
+
+
+class Preemption(Checkpoint):
+    """Answers SIGTERM and Ctrl-C: finish the optimizer step (and a validation under way), save, and stop.
+
+    A second signal stops at once. This counts as a checkpoint callback so that Lightning calls it after all
+    others, when each has seen the step that is saved; list it after `checkpoints`.
+
+    Args:
+        checkpoints: saves `last`.
+
+    Raises:
+        RunInterrupted: a signal came.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._listening = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Listen from now on: preparing a training can take a while too."""
+        if stage == "fit":
+            self._received = None
+            self._listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen again, for Lightning has put its own answer to SIGTERM first: exit code 0, and no save."""
+        self._listen()
+        if any_process(trainer, self._received is not None):
+            self._raise(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after a finished optimizer step; when it is validated, only after that."""
+        if ends_optimizer_step(trainer, batch_idx) and not validation_follows(trainer, batch_idx):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop after a validation within a training."""
+        if trainer.state.fn is TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A signal is never swallowed: one that came after the last step ends the run too."""
+        self._restore()
+        if any_process(trainer, self._received is not None):
+            self._raise(trainer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if any_process(trainer, self._received is not None):
+            self._checkpoints.save_last(trainer)
+            self._raise(trainer)
+
+    def _raise(self, trainer: L.Trainer) -> None:
+        number = self._received or signal.SIGTERM  # another process got it
+        raise RunInterrupted(
+            f"stopped by {_name(number)} after step {trainer.global_step} of {trainer.max_steps}, now saved",
+            "to train to the end",
+            "run the same command with RESUME=1 to go on from there",
+            number,
+        )
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        self._listening = True
+        for number in SIGNALS:
+            previous = signal.signal(number, self._answer)
+            self._previous.setdefault(number, previous)  # a second time, it would be Lightning's
+
+    def _restore(self) -> None:
+        self._listening = False
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _answer(self, number: int, frame: FrameType | None) -> None:
+        if not self._listening:
+            # After an exception Lightning puts back what it found in `setup`: this.
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
+            return
+        if self._received is not None:
+            self._restore()
+            raise RunInterrupted(
+                f"stopped at once by a second {_name(number)}",
+                "to finish the step",
+                "run the same command with RESUME=1 to go on from the last checkpoint",
+                number,
+            )
+        self._received = number
+        # Not print(): it may be in the middle of a write to the same stream.
+        os.write(2, f"\n{_name(number)}: finishing the step and saving; again to stop at once\n".encode())
+
+
+def _name(number: int) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

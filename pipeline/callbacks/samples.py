@@ -1,0 +1,27 @@
+"""What the model writes, at each validation."""
+
+from collections.abc import Callable
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from pipeline.tasks.base import Sample
+
+
+class Samples(Callback):
+    """Makes samples at each validation and hands them on with their step.
+
+    Args:
+        make: makes the samples; the model is in eval mode.
+        show: gets the step and the samples.
+    """
+
+    def __init__(self, make: Callable[[], list[Sample]], show: Callable[[int, list[Sample]], None]) -> None:
+        self._make = make
+        self._show = show
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Sample within a training, on the first process."""
+        if trainer.state.fn is TrainerFn.FITTING and trainer.is_global_zero:
+            self._show(trainer.global_step, self._make())

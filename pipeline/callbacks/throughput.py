@@ -1,0 +1,130 @@
+"""How fast training goes, and how far it is, on the one x axis: the optimizer step."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from modules.lit_module import LitModule
+from pipeline.callbacks.flops import count_training_flops, peak_flops_per_s
+from pipeline.callbacks.limits import TrainingClock
+from pipeline.callbacks.steps import ends_optimizer_step, is_logging_step
+
+
+class Throughput(Callback):
+    """Logs tokens_seen, epoch, wall_s, train/tokens_per_second and train/mfu at logging steps.
+
+    A token is a position of `input_ids` that is not padding; if the batch has `segment_ids`, 0 is padding.
+    Validations and checkpoints do not count in tokens_per_second, but in wall_s.
+
+    Args:
+        rows_per_epoch: rows of the training set; None leaves `epoch` out (a stream has none).
+    """
+
+    def __init__(self, *, rows_per_epoch: int | None = None) -> None:
+        self._rows_per_epoch = rows_per_epoch
+        self._clock = TrainingClock()
+        self._tokens_seen = 0
+        self._rows_seen = 0
+        self._fresh_tokens: int | Tensor = 0  # of this process, not yet in _tokens_seen
+        self._sum_over_processes: Callable[[Tensor], Tensor] | None = None
+        self._peak_flops_per_s: float | None = None
+        self._step_flops = 0.0
+        self._interval_tokens_from = 0  # _tokens_seen when it was logged last
+        self._interval_steps = 0
+        self._interval_s = 0.0  # without what has passed since _running_since
+        self._running_since: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._clock.start()
+        self._peak_flops_per_s = peak_flops_per_s(trainer, pl_module.device)
+        if trainer.world_size > 1:
+            self._sum_over_processes = partial(trainer.strategy.reduce, reduce_op="sum")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Mapping[str, Tensor], batch_idx: int
+    ) -> None:
+        """Count the work of a step once, where it can be compared with a peak."""
+        if self._peak_flops_per_s is not None and not self._step_flops:
+            assert isinstance(pl_module, LitModule)
+            self._step_flops = count_training_flops(pl_module, batch) * trainer.accumulate_grad_batches
+        if self._running_since is None:
+            self._running_since = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Mapping[str, Tensor],
+        batch_idx: int,
+    ) -> None:
+        """Count the batch, and log at logging steps; only then is a device waited for."""
+        ids, segments = batch["input_ids"], batch.get("segment_ids")
+        n_tokens = ids.numel() if segments is None else segments.count_nonzero()
+        self._fresh_tokens = self._fresh_tokens + n_tokens
+        self._rows_seen += len(ids) * trainer.world_size
+        if not ends_optimizer_step(trainer, batch_idx):
+            return
+        self._interval_steps += 1
+        if is_logging_step(trainer):
+            values = self._measure()
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop counting time."""
+        self._pause()
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stop counting time; the next batch starts it again."""
+        self._pause()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far, by all processes."""
+        self._count_fresh()
+        return {"tokens_seen": self._tokens_seen, "rows_seen": self._rows_seen, **self._clock.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self._tokens_seen, self._rows_seen = state_dict["tokens_seen"], state_dict["rows_seen"]
+        self._interval_tokens_from = self._tokens_seen
+        self._clock.load_state_dict(state_dict)
+
+    def _pause(self) -> None:
+        if self._running_since is not None:
+            self._interval_s += time.monotonic() - self._running_since
+            self._running_since = None
+
+    def _count_fresh(self) -> None:
+        fresh = torch.as_tensor(self._fresh_tokens)
+        if self._sum_over_processes is not None:
+            fresh = self._sum_over_processes(fresh)
+        self._tokens_seen += int(fresh)
+        self._fresh_tokens = 0
+
+    def _measure(self) -> dict[str, float]:
+        """The values of the interval that ends now; begins the next one."""
+        self._count_fresh()
+        self._pause()
+        seconds = max(self._interval_s, 1e-9)
+        values: dict[str, float] = {
+            "tokens_seen": self._tokens_seen,
+            "wall_s": self._clock.elapsed_s,
+            "train/tokens_per_second": (self._tokens_seen - self._interval_tokens_from) / seconds,
+        }
+        if self._rows_per_epoch:
+            values["epoch"] = self._rows_seen / self._rows_per_epoch
+        if self._peak_flops_per_s is not None:
+            values["train/mfu"] = self._step_flops * self._interval_steps / seconds / self._peak_flops_per_s
+        self._interval_tokens_from, self._interval_steps, self._interval_s = self._tokens_seen, 0, 0.0
+        self._running_since = time.monotonic()
+        return values

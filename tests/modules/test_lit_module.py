@@ -1,0 +1,163 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from modules.lit_module import LitModule
+from tests.pipeline.toy import (
+    MeanLoss,
+    Recorder,
+    ToyModel,
+    ToyObjective,
+    ToyOptimizer,
+    ToySchedule,
+    ToyTraining,
+    checkpoint,
+)
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\):FutureWarning")
+
+
+def test_training_equals_a_plain_loop_of_torch(tmp_path: Path) -> None:
+    training = ToyTraining(folder=tmp_path, ema_decay=None, max_steps=6, log_every_steps=2)
+    model: nn.Module = training.module().model
+    model.layer[2].p = 0.0
+    optimizer = ToyOptimizer().build(model)
+    batches = iter(training.data().train_dataloader())
+    losses, norms = [], []
+    for step in range(6):
+        for group, lr in zip(optimizer.param_groups, (0.02, 0.01), strict=True):
+            group["lr"] = lr * ToySchedule().factor(step, 6)
+        nats, n_tokens = ToyObjective().loss(model, next(batches))
+        optimizer.zero_grad()
+        (nats / n_tokens).backward()
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append((nats.item(), n_tokens))
+
+    recorder = Recorder()
+    module = training.module()
+    module.model.layer[2].p = 0.0
+    trainer = training.trainer(recorder)
+    trainer.fit(module, datamodule=training.data())
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(module.model.state_dict()[name], weight)
+    pairs = [losses[i : i + 2] for i in (0, 2, 4)]
+    expected = [sum(nats for nats, _ in pair) / sum(n for _, n in pair) for pair in pairs]
+    assert list(recorder.of("train/loss")) == [2, 4, 6]
+    assert list(recorder.of("train/loss").values()) == pytest.approx(expected, rel=1e-6)
+    assert list(recorder.of("train/grad_norm").values()) == pytest.approx(norms[1::2], rel=1e-5)
+    assert recorder.of("lr/embeddings")[4] == 0.02 * ToySchedule().factor(3, 6)
+    assert recorder.of("lr/matrices")[4] == 0.01 * ToySchedule().factor(3, 6)
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path: Path) -> None:
+    class Plain(ToyTraining):
+        def data(self) -> Any:
+            data = super().data()
+            data.train_rows.segment_ids[:] = 1  # equal numbers of labels: a mean of means is the mean
+            return data
+
+    weights = []
+    for name, batch_size, accumulate in (("a", 4, 2), ("b", 8, 1)):
+        training = Plain(folder=tmp_path / name, batch_size=batch_size, accumulate=accumulate, max_steps=3)
+        module = training.module()
+        module.model.layer[2].p = 0.0
+        training.trainer().fit(module, datamodule=training.data())
+        weights.append(module.model.head.weight)
+    torch.testing.assert_close(*weights)
+
+
+def test_a_loss_is_logged_as_the_mean_over_tokens_and_not_over_batches(tmp_path: Path) -> None:
+    class FewLabels(ToyObjective):
+        """Every second batch has one label, with a loss of 8 nats; the others have 32 with 1 nat each."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+            self.calls += 1
+            nats, n_tokens = (8.0, 1) if self.calls % 2 else (32.0, 32)
+            return model.head.bias.sum() * 0.0 + nats, n_tokens
+
+    recorder = Recorder()
+    ToyTraining(
+        folder=tmp_path, objective=FewLabels(), max_steps=2, log_every_steps=2, val_every_steps=9
+    ).fit(logger=recorder)
+    assert recorder.of("train/loss")[2] == pytest.approx(40 / 33)
+
+
+def test_validation_values_stand_at_the_optimizer_step_they_belong_to(tmp_path: Path) -> None:
+    recorder = Recorder()
+    ToyTraining(folder=tmp_path, accumulate=2, val_every_steps=4, max_steps=8).fit(logger=recorder)
+    assert list(recorder.of("val/loss")) == [4, 8]
+    assert {name for _, name, _ in recorder.points if name in ("step", "val/step")} == set()
+
+
+def test_test_metrics_are_over_the_whole_set(tmp_path: Path) -> None:
+    training = ToyTraining(folder=tmp_path)
+    module, data = training.module(), training.data()
+    data.test_dataloader = data.val_dataloader
+    values = training.trainer().test(module, datamodule=data, verbose=False)[0]
+    module.eval()
+    with torch.no_grad():
+        sums = [ToyObjective().loss(module.model, batch) for batch in data.val_dataloader()]
+    expected = sum(nats.item() for nats, _ in sums) / sum(n_tokens for _, n_tokens in sums)
+    assert values == {"test/loss": pytest.approx(expected)}
+
+
+def test_a_batch_without_labels_has_a_loss_of_zero(tmp_path: Path) -> None:
+    class NoLabels(ToyObjective):
+        def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+            return model.head.bias.sum() * 0.0, 0
+
+        def update(self, metrics: MetricCollection, model: Any, batch: Mapping[str, Tensor]) -> None:
+            metrics.update(torch.tensor(1.0), 1)
+
+    recorder = Recorder()
+    ToyTraining(folder=tmp_path, objective=NoLabels(), max_steps=3).fit(logger=recorder)
+    assert recorder.of("train/loss")[3] == 0.0
+
+
+def test_checkpoints_hold_plain_containers_and_tensors_only(tmp_path: Path) -> None:
+    ToyTraining(folder=tmp_path, max_steps=2, patience=3, time_budget_s=100.0).fit()
+    loaded = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert {"state_dict", "optimizer_states", "callbacks", "PretrainDataModule"} <= loaded.keys()
+    assert checkpoint(tmp_path)["train_interval"].shape == (0, 2)
+
+
+def test_an_objective_without_a_loss_among_its_metrics_is_refused() -> None:
+    class Nameless(ToyObjective):
+        def metrics(self) -> MetricCollection:
+            return MetricCollection({"nats": MeanLoss()})
+
+    with pytest.raises(ValueError, match="objective measures nats; expected a 'loss' too"):
+        LitModule(ToyModel(), Nameless(), optimizer=ToyOptimizer(), schedule=ToySchedule(), max_steps=3)
+
+
+def test_training_for_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_steps is 0"):
+        LitModule(ToyModel(), ToyObjective(), optimizer=ToyOptimizer(), schedule=ToySchedule(), max_steps=0)
+
+
+def test_forward_gives_the_models_logits(tmp_path: Path) -> None:
+    training = ToyTraining(folder=tmp_path)
+    module = training.module().eval()
+    batch = next(iter(training.data().train_dataloader()))
+    assert torch.equal(module(batch), module.model(batch))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_trains_as_the_plain_one(tmp_path: Path) -> None:
+    logs = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        recorder = Recorder()
+        ToyTraining(folder=tmp_path / name, compile=compiled, max_steps=3).fit(logger=recorder)
+        logs.append(recorder.of("train/loss")[3])
+        assert "model.embedding.weight" in checkpoint(tmp_path / name)["state_dict"]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-2)  # compiled dropout draws other numbers

@@ -1,0 +1,155 @@
+"""The chunked loss is `F.cross_entropy` over all logits at once, in value and in gradients."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.heads import LMHead
+from modules.losses import IGNORE_INDEX, token_loss
+
+B, T, D, V = 3, 7, 8, 11
+
+
+def make_case(**head_options: float | bool) -> tuple[Tensor, LMHead, nn.Embedding, Tensor, Tensor]:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(V, D)
+    head = LMHead(embedding, **head_options)
+    hidden = (3 * torch.randn(B, T, D)).requires_grad_()
+    labels = torch.randint(V, (B, T))
+    labels[torch.rand(B, T) < 0.4] = IGNORE_INDEX
+    return hidden, head, embedding, labels, (labels.flatten() != IGNORE_INDEX).nonzero().flatten()
+
+
+def plain_loss(hidden: Tensor, head: nn.Module, labels: Tensor) -> Tensor:
+    logits = head(hidden.flatten(0, 1)).float()
+    return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+def gradients(loss: Tensor, *tensors: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss / 5, tensors))
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 5, 1000])
+@pytest.mark.parametrize("head_options", [{}, {"softcap": 2.0}, {"bias": True}])
+@pytest.mark.parametrize("with_index", [True, False])
+def test_chunks_give_the_loss_and_gradients_of_plain_cross_entropy(
+    chunk_tokens: int, head_options: dict[str, float], with_index: bool
+) -> None:
+    hidden, head, embedding, labels, index = make_case(**head_options)
+    tensors = (hidden, embedding.weight, *head.parameters())
+    nats, n_tokens = token_loss(
+        hidden, head, labels, index if with_index else None, chunk_tokens=chunk_tokens
+    )
+    expected = plain_loss(hidden, head, labels)
+    assert n_tokens == index.numel()
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(gradients(nats, *tensors), gradients(expected, *tensors))
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_under_bfloat16_autocast_chunks_differ_from_plain_by_rounding_only(softcap: float | None) -> None:
+    hidden, head, embedding, labels, index = make_case(softcap=softcap)
+    with torch.autocast("cpu", torch.bfloat16):
+        nats, _ = token_loss(hidden, head, labels, index, chunk_tokens=4)
+        expected = plain_loss(hidden, head, labels)
+    assert nats.dtype == torch.float32
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(
+        gradients(nats, hidden, embedding.weight),
+        gradients(expected, hidden, embedding.weight),
+        rtol=2e-2,
+        atol=2e-2,
+    )
+
+
+def test_bfloat16_hidden_states_get_bfloat16_gradients() -> None:
+    hidden, head, embedding, labels, index = make_case()
+    low = hidden.detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        nats, _ = token_loss(low, head, labels, index, chunk_tokens=4)
+    grads = gradients(nats, low, embedding.weight)
+    assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.float32]
+
+
+def test_uniform_logits_cost_ln_v_for_each_token() -> None:
+    _, head, embedding, labels, index = make_case()
+    nn.init.zeros_(embedding.weight)
+    nats, n_tokens = token_loss(torch.randn(B, T, D), head, labels, index, chunk_tokens=4)
+    assert nats.item() / n_tokens == pytest.approx(math.log(V))
+
+
+def test_a_tied_embedding_gets_the_gradients_of_both_its_uses() -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(V, D)
+    head = LMHead(embedding)
+    ids = torch.randint(V, (B, T))
+
+    def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
+        (grad,) = torch.autograd.grad(loss(embedding(ids).tanh()), embedding.weight)
+        return grad
+
+    chunked = gradient(lambda hidden: token_loss(hidden, head, ids, chunk_tokens=4)[0])
+    torch.testing.assert_close(chunked, gradient(lambda hidden: plain_loss(hidden, head, ids)))
+
+
+def test_a_frozen_head_still_passes_the_gradient_on_to_the_hidden_states() -> None:
+    hidden, head, embedding, labels, index = make_case()
+    embedding.weight.requires_grad_(False)
+    nats, _ = token_loss(hidden, head, labels, index, chunk_tokens=4)
+    torch.testing.assert_close(gradients(nats, hidden), gradients(plain_loss(hidden, head, labels), hidden))
+
+
+def test_a_frozen_backbone_leaves_the_gradient_of_the_head() -> None:
+    hidden, head, embedding, labels, index = make_case()
+    nats, _ = token_loss(hidden.detach(), head, labels, index, chunk_tokens=4)
+    expected = gradients(plain_loss(hidden, head, labels), embedding.weight)
+    torch.testing.assert_close(gradients(nats, embedding.weight), expected)
+
+
+@pytest.mark.parametrize("chunk_tokens", [4, 1000])
+def test_without_gradients_the_loss_is_the_same(chunk_tokens: int) -> None:
+    hidden, head, _, labels, index = make_case()
+    with torch.no_grad():
+        nats, _ = token_loss(hidden, head, labels, index, chunk_tokens=chunk_tokens)
+    assert not nats.requires_grad
+    torch.testing.assert_close(nats, plain_loss(hidden, head, labels).detach())
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_batch_without_labels_costs_nothing_and_has_gradients_of_0(with_index: bool) -> None:
+    hidden, head, embedding, labels, _ = make_case()
+    index = torch.zeros(0, dtype=torch.int64) if with_index else None
+    nats, n_tokens = token_loss(hidden, head, torch.full_like(labels, IGNORE_INDEX), index, chunk_tokens=4)
+    assert (nats.item(), n_tokens) == (0.0, 0)
+    assert all(not grad.any() for grad in gradients(nats, hidden, embedding.weight))
+
+
+def test_no_head_call_sees_more_than_one_chunk_and_none_sees_a_position_without_a_label() -> None:
+    hidden, head, _, labels, index = make_case()
+    n_rows: list[int] = []
+    head.register_forward_hook(lambda _module, inputs, _logits: n_rows.append(inputs[0].shape[0]))
+    token_loss(hidden, head, labels, index, chunk_tokens=4)[0].backward()
+    probe, *chunks = n_rows
+    assert probe <= 2
+    assert max(chunks) <= 4
+    assert sum(chunks) == index.numel()
+
+
+def test_a_small_batch_is_computed_in_one_call_without_a_probe() -> None:
+    hidden, head, _, labels, index = make_case()
+    calls: list[None] = []
+    head.register_forward_hook(lambda *_: calls.append(None))
+    token_loss(hidden, head, labels, index)[0].backward()
+    assert len(calls) == 1
+
+
+def test_a_loss_scale_scales_the_gradients_and_backward_can_run_twice() -> None:
+    hidden, head, embedding, labels, index = make_case()
+    nats, _ = token_loss(hidden, head, labels, index, chunk_tokens=4)
+    once = torch.autograd.grad(nats, embedding.weight, retain_graph=True)[0]
+    scaled = torch.autograd.grad(nats * 1024, embedding.weight)[0]
+    torch.testing.assert_close(scaled, once * 1024)
