@@ -74,7 +74,7 @@ class PretrainingTask(Protocol):
 
 
 class TokenObjective:
-    """Cross-entropy at labelled tokens; `token_bytes` (V,) adds bits per byte, for when all text is labelled."""
+    """Cross-entropy at labelled tokens; `token_bytes` (V,) adds bits per byte, where all text is labelled."""
 
     def __init__(self, *, token_bytes: npt.NDArray[np.integer] | None = None) -> None:
         self.token_bytes = None if token_bytes is None else torch.from_numpy(token_bytes.astype(np.int64))

@@ -12,7 +12,7 @@ from pipeline.tracking.run import Run
 class TrackingLogger(Logger):
     """Passes metrics on to a run, at the optimizer step that they are given with.
 
-    `LitModule` and the callbacks give the number of steps done, on which the whole run counts. Hyperparameters
+    `LitModule` and the callbacks give the steps done, on which the whole run counts. Hyperparameters
     are the run's own affair and are not taken from Lightning.
     """
 
