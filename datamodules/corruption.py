@@ -13,6 +13,7 @@ import numpy.typing as npt
 IGNORE = -100
 # A script without spaces gives no word starts; longer runs are cut so that a masked word leaves context.
 MAX_WORD_TOKENS = 16
+WIDTH_MULTIPLE = 16
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -320,8 +321,13 @@ def _number_within(begins: Bools, segments: Ints) -> Ints:
 
 
 def _left_aligned(values: Ints, segments: Ints, kept: Bools, tokens: TokenTable) -> tuple[Ints, Ints]:
-    """The kept values of each row moved to its left, the rest padding, in the least width that holds them."""
-    width = max(1, int(kept.sum(axis=1).max(initial=0)))
+    """The kept values of each row moved to its left, the rest padding.
+
+    The width is the least multiple of WIDTH_MULTIPLE that holds them: on CPU, matrix products keep a kernel for
+    every shape that they meet.
+    """
+    longest = max(1, int(kept.sum(axis=1).max(initial=0)))
+    width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     rows, columns = np.nonzero(kept)
     place = np.cumsum(kept, axis=1)[rows, columns] - 1
     out = np.full((len(values), width), tokens.pad_id, np.int64)

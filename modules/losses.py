@@ -10,6 +10,8 @@ from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
 CHUNK_TOKENS = 1024
+# Labelled positions are padded to a multiple: on CPU, matrix products keep a kernel for every shape they meet.
+PADDED_TO = 256
 
 
 def token_loss(
@@ -52,12 +54,15 @@ def labelled_positions(
     hidden: Float[Tensor, "B T D"],
     labels: Int[Tensor, "B T"],
     label_index: Int[Tensor, " M"] | None = None,
-) -> tuple[Float[Tensor, "M D"], Int[Tensor, " M"], int]:
-    """The rows of `hidden` and the labels to be scored, flat, and how many of the labels count."""
+) -> tuple[Float[Tensor, "R D"], Int[Tensor, " R"], int]:
+    """The rows of `hidden` and the labels to be scored, flat, and how many of the labels count; R >= M."""
     rows, targets = hidden.flatten(0, 1), labels.flatten()
     if label_index is None:
         return rows, targets, int((targets != IGNORE_INDEX).sum())
-    return rows[label_index], targets[label_index], label_index.numel()
+    missing = -label_index.numel() % PADDED_TO
+    rows = F.pad(rows[label_index], (0, 0, 0, missing))
+    targets = F.pad(targets[label_index], (0, missing), value=IGNORE_INDEX)
+    return rows, targets, label_index.numel()
 
 
 def _nats(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
