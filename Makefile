@@ -9,8 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m pipeline
 
+# quote: one word for the shell, whatever is in it; text: one string for Hydra, whatever is in it.
+quote = '$(subst ','\'',$(1))'
+text = '$(subst $${,\$${,$(subst ',\',$(1)))'
+
 # Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
-OPTIONS := $(if $(DATA),data=$(DATA)) $(if $(INIT),init_from=$(INIT)) $(if $(BUNDLE),bundle=$(BUNDLE)) \
+OPTIONS := $(if $(DATA),data=$(DATA)) $(if $(INIT),$(call quote,init_from=$(INIT))) \
+           $(if $(BUNDLE),$(call quote,bundle=$(BUNDLE))) \
            $(if $(RESUME),resume=$(if $(filter 1,$(RESUME)),true,$(RESUME)))
 
 .PHONY: help
@@ -20,14 +25,15 @@ help: ## This help
 	@grep -hE '^[a-zA-Z_%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/TASK/' | \
 		awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo
-	@echo "Options    ARGS=\"key=value ...\"  any key of the configuration, e.g. ARGS=\"size=small trainer.max_steps=500\""
-	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1  DEBUG=1 (full traces)  PYTHON=python3.12"
+	@echo "Options    ARGS=\"key=value ...\"  any key, e.g. ARGS=\"size=small trainer.max_steps=500\""
+	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
+	@echo "           DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
 	@echo "Any text   make pretrain ARGS=\"data=files data.train=my.txt\""
 	@echo "All keys   make show-config"
 
 .PHONY: setup
-setup: $(VENV)/.installed ## Create the environment (.venv) from pinned versions; other targets do it by themselves
+setup: $(VENV)/.installed ## Create the environment .venv (the other targets do it by themselves)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@scripts/setup $(PYTHON) $(VENV)
@@ -54,7 +60,7 @@ evaluate: $(VENV)/.installed ## Measure a bundle on a corpus: loss, perplexity, 
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=latest
-	@$(RUN) generate $(OPTIONS) $(if $(PROMPT),"prompts=['$(PROMPT)']") $(ARGS)
+	@$(RUN) generate $(OPTIONS) $(if $(value PROMPT),$(call quote,prompts=[$(call text,$(value PROMPT))])) $(ARGS)
 
 .PHONY: show-config
 show-config: $(VENV)/.installed ## Print the whole configuration that pretrain would use

@@ -323,8 +323,8 @@ def _number_within(begins: Bools, segments: Ints) -> Ints:
 def _left_aligned(values: Ints, segments: Ints, kept: Bools, tokens: TokenTable) -> tuple[Ints, Ints]:
     """The kept values of each row moved to its left, the rest padding.
 
-    The width is the least multiple of WIDTH_MULTIPLE that holds them: on CPU, matrix products keep a kernel for
-    every shape that they meet.
+    The width is the least multiple of WIDTH_MULTIPLE that holds them: on CPU, matrix products keep a kernel
+    for every shape that they meet.
     """
     longest = max(1, int(kept.sum(axis=1).max(initial=0)))
     width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

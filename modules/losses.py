@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
 CHUNK_TOKENS = 1024
-# Labelled positions are padded to a multiple: on CPU, matrix products keep a kernel for every shape they meet.
+# Labels are padded to a multiple: on CPU, matrix products keep a kernel for every shape that they meet.
 PADDED_TO = 256
 
 

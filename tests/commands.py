@@ -1,0 +1,36 @@
+"""What the repository's Makefile would run, asked of `make` itself."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+#: Files that stand for the environment: taken as made, so that nothing is ever installed.
+INSTALLED = ("-o", ".venv/.installed", "-o", ".venv/.installed-dev")
+
+#: What reaches a Makefile from outside: a `make` that runs these tests, and variables that it reads.
+OUTSIDE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS", "DATA", "INIT", "BUNDLE", "RESUME")
+
+
+def call_make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`make` with these words, as in a fresh shell, with the environment taken as installed."""
+    environ = {key: value for key, value in os.environ.items() if key not in (*OUTSIDE, "PROMPT", "PYTHON")}
+    return subprocess.run(
+        ["make", *INSTALLED, *words], cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def dry_run(words: Sequence[str]) -> list[list[str]]:
+    """The words of each command that `make WORDS` would run; none is run."""
+    done = call_make("-n", *words)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines() if line]
+
+
+def pipeline_words(words: Sequence[str]) -> list[str] | None:
+    """The stage and the overrides that `make WORDS` gives to `python -m pipeline`, or None."""
+    (last, *_) = reversed(dry_run(words))
+    return last[3:] if last[1:3] == ["-m", "pipeline"] else None

@@ -1,0 +1,187 @@
+"""The Makefile: what a user types arrives in the configuration as it was typed."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from pipeline.config import compose
+from tests.commands import ROOT, call_make, dry_run, pipeline_words
+
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+DOCUMENTED = re.findall(r"^([\w%-]+):.*## ", MAKEFILE, re.MULTILINE)
+RECORDER = f"RUN='{sys.executable}' -S -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
+
+
+def composed(*words: str) -> DictConfig:
+    """The configuration that `make WORDS` would run with."""
+    stage, *overrides = pipeline_words(words) or []
+    return compose(stage, overrides)
+
+
+@pytest.fixture
+def bare_folder(tmp_path: Path) -> Path:
+    """A folder that holds the Makefile and nothing else."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", [[], ["help"]], ids=["make", "make help"])
+def test_make_alone_prints_every_documented_target_and_makes_nothing(
+    bare_folder: Path, words: list[str]
+) -> None:
+    done = call_make(*words, folder=bare_folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)
+    assert printed == [target.replace("%", "TASK") for target in DOCUMENTED]
+    assert [file.name for file in bare_folder.iterdir()] == ["Makefile"]
+
+
+def test_help_fits_in_a_hundred_columns() -> None:
+    assert [line for line in call_make().stdout.splitlines() if len(line) > 100] == []
+
+
+def test_help_names_every_variable_that_is_an_option() -> None:
+    options = set(re.findall(r"\$\(if \$\((?:value )?([A-Z]+)\)", MAKEFILE))
+    assert options
+    assert {name for name in options if f"{name}=" not in call_make().stdout} == set()
+
+
+def test_every_phony_target_is_documented() -> None:
+    phony = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
+    assert {target for line in phony for target in line.split()} <= set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("target", DOCUMENTED)
+def test_every_documented_target_can_be_made(target: str) -> None:
+    done = call_make("-n", target.replace("%", "masked_lm"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_stage_has_a_target() -> None:
+    stages = {file.stem for file in (ROOT / "configs" / "stage").glob("*.yaml")}
+    assert stages <= set(DOCUMENTED)
+
+
+@pytest.mark.parametrize("task", sorted(file.stem for file in (ROOT / "configs" / "task").glob("*.yaml")))
+def test_every_task_has_a_target_of_its_own(task: str) -> None:
+    assert composed(f"pretrain-{task}").choices.task == task
+
+
+def test_arguments_arrive_as_the_shell_splits_them() -> None:
+    config = composed(
+        "pretrain", "ARGS=trainer.max_steps=7 'data=files' \"data.train=my poem.txt\" size=small"
+    )
+    assert config.trainer.max_steps == 7
+    assert config.data.train == "my poem.txt"
+    assert config.choices.size == "small"
+
+
+def test_resume_1_means_the_newest_run_and_anything_else_is_a_name() -> None:
+    assert composed("pretrain").resume is False
+    assert composed("pretrain", "RESUME=1").resume is True
+    assert composed("pretrain-denoise", "RESUME=my-run-2").resume == "my-run-2"
+
+
+def test_data_chooses_a_corpus() -> None:
+    assert composed("pretrain", "DATA=tinyshakespeare").choices.data == "tinyshakespeare"
+    assert composed("show-data", "DATA=wikitext2").choices.data == "wikitext2"
+
+
+def test_init_names_the_bundle_to_start_from() -> None:
+    assert composed("pretrain", "INIT=latest", "RESUME=1").init_from == "latest"
+
+
+@pytest.mark.parametrize("bundle", ["latest", "runs/a-b/bundles/best", "/home/me/my runs/bundles/best"])
+def test_bundle_names_the_bundle_to_use(bundle: str) -> None:
+    assert composed("generate", f"BUNDLE={bundle}").bundle == bundle
+    assert composed("evaluate", f"BUNDLE={bundle}", "DATA=files", "ARGS=data.train=a.txt").bundle == bundle
+
+
+def test_an_option_that_is_not_given_adds_nothing() -> None:
+    assert pipeline_words(["pretrain"]) == ["pretrain"]
+    assert pipeline_words(["generate"]) == ["generate"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "One sunny morning",
+        "Tom's friend's dog",
+        'She said: "Come in!"',
+        "'Once', \"twice\", [thrice], {a: b}, x=y; z",
+        "It cost $5, $(five) or ${seed} and `nothing` more",
+        r"a\b and \n",
+        "50% # no comment | no pipe > no file & no job * no glob ~",
+        "在一个晴朗的早晨，“你好”，她说：",
+        "Line <mask> of a",
+        "null",
+        "7",
+        "a space behind ",
+    ],
+)
+def test_a_prompt_arrives_letter_for_letter(
+    prompt: str,
+) -> None:
+    """The shell really runs the recipe, with a recorder in the pipeline's place."""
+    recorded = call_make("generate", RECORDER, f"PROMPT={prompt}")
+    assert recorded.returncode == 0, recorded.stderr
+    stage, *overrides = json.loads(recorded.stdout)
+    assert compose(stage, overrides).prompts == [prompt]
+
+
+def test_an_environment_that_is_there_is_not_made_again() -> None:
+    assert "scripts/setup" not in call_make("-n", "pretrain", "check").stdout
+
+
+def test_development_tools_are_installed_for_checks_and_tests_only(bare_folder: Path) -> None:
+    for file in ("pyproject.toml", "constraints.txt"):
+        (bare_folder / file).touch()
+
+    def plan(target: str) -> str:
+        return subprocess.run(
+            ["make", "-n", target], cwd=bare_folder, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "scripts/setup python3 .venv\n" in plan("pretrain")
+    assert "scripts/setup python3 .venv dev" not in plan("pretrain")
+    for target in ("check", "test", "test-all"):
+        assert "scripts/setup python3 .venv dev" in plan(target)
+
+
+def test_check_runs_the_linter_the_formatter_and_the_type_checker() -> None:
+    assert [words[0] for words in dry_run(["check"])] == [
+        ".venv/bin/ruff",
+        ".venv/bin/ruff",
+        ".venv/bin/mypy",
+    ]
+    assert dry_run(["check"])[1][1:] == ["format", "--check", "."]
+
+
+def test_the_quick_tests_leave_out_the_slow_ones_and_test_all_none() -> None:
+    assert dry_run(["test"])[-1][1:] == ["-m", "pytest", "-m", "not slow"]
+    assert dry_run(["test-all", "ARGS=-k masks"])[-1][1:] == ["-m", "pytest", "-k", "masks"]
+
+
+def test_ci_runs_targets_that_exist() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = [line.split(maxsplit=2)[1:] for line in lines if line.startswith("make ")]
+    assert [words[0] for words in commands] == ["check", "test-all", "pretrain"]
+    for words in commands:
+        assert dry_run([word.replace('"', "") for word in words])
+
+
+def test_clean_removes_caches_and_keeps_runs_and_what_was_tracked(bare_folder: Path) -> None:
+    kept = ["runs/a/bundles/best/DONE", "mlflow.db", "mlartifacts/x", "my.txt", ".venv/lib/__pycache__/x"]
+    gone = [".cache/tokens/x", ".mypy_cache/x", "pipeline/__pycache__/x", "build/x"]
+    for name in kept + gone:
+        (bare_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (bare_folder / name).touch()
+    assert call_make("clean", folder=bare_folder).returncode == 0
+    left = {str(file.relative_to(bare_folder)) for file in bare_folder.rglob("*") if file.is_file()}
+    assert left == {"Makefile", *kept}
