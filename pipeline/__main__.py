@@ -5,31 +5,68 @@ standard error. Exit codes: 0 done, 2 something the user gave is wrong, 130 and 
 """
 
 import argparse
+import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-from pipeline.errors import UserError
+from pipeline.errors import RunInterrupted, Stopped, UserError
+
+#: What a disk or its permissions refuse; any other OSError is a defect of ours, and shown with its trace.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage or command; returns the exit code."""
-    parsed = _parser().parse_args(arguments)
     try:
-        return _dispatch(parsed.stage, parsed.overrides, as_json=parsed.json)
-    except UserError as error:
-        if os.environ.get("DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
-    except KeyboardInterrupt:
-        if os.environ.get("DEBUG"):
-            raise
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        with _signals_raise():
+            parsed = _parser().parse_args(arguments)
+            return _dispatch(parsed.stage, parsed.overrides, as_json=parsed.json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (UserError, Stopped, OSError) as error:
+        if os.environ.get("DEBUG"):
+            raise
+        if isinstance(error, OSError):
+            if error.errno not in DISK_ERRORS:
+                raise
+            print(f"error: {_disk_problem(error)}", file=sys.stderr)
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, (Stopped, RunInterrupted)) else 2
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise `Stopped`, from the first import to the last line of the summary."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread only
+        return
+    pid = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == pid:  # forked workers are ended by this process
+            raise Stopped(number)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _disk_problem(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}{error.strerror}; expected files and folders that can be written, with free space; "
+        "make room, or choose others with runs_dir=PATH and cache_dir=PATH"
+    )
 
 
 def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
@@ -38,10 +75,9 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
     if stage == "show-config":
         return _show_config(overrides)
     config = compose(stage, overrides)
-    if "model" in config:
-        from pipeline.build import check_model
+    from pipeline.build import check_values
 
-        check_model(config)
+    check_values(config)
     from pipeline.stages import find_stage
 
     result = find_stage(stage)(config)

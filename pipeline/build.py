@@ -3,12 +3,15 @@
 import hashlib
 import inspect
 import sys
+import threading
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 import numpy as np
@@ -24,12 +27,17 @@ from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
 from pipeline.config import to_plain
-from pipeline.errors import ConfigError, UserError
+from pipeline.errors import CacheError, ConfigError, TokenizerError, UserError
 from pipeline.tasks.base import PretrainingTask
 from pipeline.trainer import TrainerOptions
 
+T = TypeVar("T")
+
 #: Seeds the corruption of validation rows: the same in every run, so that numbers compare; not training's.
 VALIDATION_SEED = 2**31 - 1
+
+#: Tokens in a row: room for <bos>, two tokens and <eos>; and segment ids fit in 16 bits.
+MIN_SEQ_LEN, MAX_SEQ_LEN = 4, 2**16 - 2
 
 #: Documents that are tokenized at once; the library spreads them over the cores.
 ENCODE_DOCUMENTS = 1024
@@ -49,15 +57,41 @@ def construct(node: Any, **late: Any) -> Any:
             raise cause from None
         if isinstance(cause, ValueError):
             problem, _, rest = str(cause).partition("; ")
+            expected, _, remedy = rest.removeprefix("expected ").partition("; ")
             name = to_plain(node).get("_target_", "").rpartition(".")[2]
             raise ConfigError(
-                f"{name}: {problem}", rest or "a value that fits", "see `make show-config`"
+                f"{name}: {problem}", expected or "a value that fits", remedy or "see `make show-config`"
             ) from cause
         raise
 
 
+def check_values(config: DictConfig) -> None:
+    """Build all that costs nothing, so that impossible values are known before any data is read.
+
+    Raises:
+        ConfigError: when a class refuses a value.
+    """
+    for key in config:
+        node = to_plain(config[key])
+        if isinstance(node, Mapping) and "_target_" in node:
+            construct(node)
+    if "model" in config:
+        check_model(config)
+
+
 def check_model(config: DictConfig) -> None:
-    """Build the model without memory, so that impossible sizes are known before any data is read."""
+    """Build the model without memory, so that impossible sizes are known before any data is read.
+
+    Raises:
+        ConfigError: for an impossible size, or rows that are too short or too long to be packed.
+    """
+    max_seq_len = int(config.model.backbone.max_seq_len)
+    if not MIN_SEQ_LEN <= max_seq_len <= MAX_SEQ_LEN:
+        raise ConfigError(
+            f"max_seq_len is {max_seq_len}",
+            f"{MIN_SEQ_LEN} to {MAX_SEQ_LEN:,} tokens: a row holds its beginning, its end and text between",
+            "set size.max_seq_len",
+        )
     with torch.device("meta"):
         _assemble(to_plain(config.model), vocab_size=512)
 
@@ -98,10 +132,18 @@ def build_tokenizer(config: DictConfig, corpus: Corpus) -> Tokenizer:
     }
     file = Path(config.cache_dir) / "tokenizers" / f"{cache.cache_key(**parts)}.json"
     if file.exists():
-        return Tokenizer.from_file(file)
-    tokenizer = trainer.train(_some_text(corpus.train, config.tokenizer_text_bytes))
+        try:
+            return Tokenizer.from_file(file)
+        except TokenizerError as error:
+            raise CacheError(
+                f"{file} in the cache is damaged ({error.problem})",
+                "the file as it was written",
+                "delete it and run again",
+            ) from error
+    text = _some_text(corpus.train, config.tokenizer_text_bytes)
+    tokenizer: Tokenizer = interruptibly(lambda: trainer.train(text))
     tokenizer.save(file)
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def build_rows(
@@ -132,6 +174,24 @@ def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
     model = _assemble(model_config, vocab_size=tokenizer.vocab_size)
     initialize(model, model_config["init"])
     return model
+
+
+def interruptibly(work: Callable[[], T]) -> T:
+    """Do long work of foreign code so that a signal is answered at once.
+
+    Python hears signals in its main thread only, and only between instructions of its own: that thread waits,
+    and another works.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
 
 
 def code_version(*packages: str) -> str:
@@ -203,7 +263,8 @@ def _encoded(
     """Each document as ids with its beginning and end, and its length in bytes of UTF-8."""
     documents = texts(rows)
     while batch := list(islice(documents, ENCODE_DOCUMENTS)):
-        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+        encoded = interruptibly(partial(tokenizer.encode_batch, batch))
+        for text, ids in zip(batch, encoded, strict=True):
             document = np.concatenate(([tokenizer.bos_id], ids, [tokenizer.eos_id])).astype(np.int32)
             yield document, len(text.encode())
 

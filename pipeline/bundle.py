@@ -22,15 +22,25 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline import build
 from pipeline.config import target_of
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ConfigError
 
 DONE = "DONE"
+FILES = (
+    "model.safetensors",
+    "model.json",
+    "tokenizer.json",
+    "task.json",
+    "config.yaml",
+    "provenance.json",
+    "metrics.json",
+)
 
 #: Where the classes live that a bundle may name.
 TRUSTED = ("modules.", "pipeline.tasks.")
@@ -84,13 +94,14 @@ def save_bundle(
             _sync(file)
         _sync(draft)
         _move(draft, folder)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
         raise BundleError(
             f"cannot write the bundle {folder} ({error})",
             "a folder that can be written, with room for the weights",
             "free some space or choose another runs_dir, then go on with RESUME=1",
         ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -152,11 +163,20 @@ def read_done(folder: Path) -> dict[str, str]:
             "a bundle whose writing was completed",
             "let its run finish with RESUME=1, or name another bundle",
         )
-    return dict(json.loads((folder / DONE).read_text()))
+    try:
+        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        return {name: str(done[name]) for name in FILES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{folder / DONE} is damaged",
+            f"the sha256 of {', '.join(FILES)}",
+            "train again, or restore the bundle from a copy",
+        ) from error
 
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds a complete bundle."""
+    _restore_old(folder)
     return (folder / DONE).is_file()
 
 
@@ -167,21 +187,24 @@ def digest(folder: Path) -> str:
 
 def _check_targets(node: Any, file: Path) -> None:
     """A bundle may come from anywhere: it builds classes of this project only, and runs no other code."""
-    if isinstance(node, Mapping):
-        if "_target_" in node and not _is_own_class(str(node["_target_"])):
-            raise BundleError(
-                f"{file} names '{node['_target_']}'",
-                "classes of modules or pipeline.tasks only",
-                "do not use this bundle: it was not written by this project",
-            )
-        for value in node.values():
-            _check_targets(value, file)
+    if isinstance(node, Mapping) and "_target_" in node and not _is_own_class(str(node["_target_"])):
+        raise BundleError(
+            f"{file} names '{node['_target_']}'",
+            "classes of modules or pipeline.tasks only",
+            "do not use this bundle: it was not written by this project",
+        )
+    values = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
+    for value in values:
+        _check_targets(value, file)
 
 
 def _is_own_class(target: str) -> bool:
     if not target.startswith(TRUSTED):
         return False
-    found = target_of(target, "bundle")
+    try:
+        found = target_of(target, "bundle")
+    except ConfigError:
+        return False
     return inspect.isclass(found) and found.__module__.startswith(TRUSTED)
 
 

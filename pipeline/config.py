@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,11 +17,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+
+#: Groups and keys that describe what a bundle holds.
+BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
 
 #: Parameters that only the data can tell; `pipeline.build` gives them, a yaml never does.
 LATE_PARAMETERS = frozenset({"model.backbone.vocab_size", "model.head.embedding"})
@@ -58,18 +61,18 @@ class ModelParts:
 class Root:
     """The keys of `configs/run.yaml` that are not groups."""
 
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     name: str | None = None
     init_from: str | None = None
     bundle: str = "latest"
     resume: bool | str = False
     runs_dir: str = "runs"
     cache_dir: str = ".cache"
-    tokenizer_text_bytes: int = 100_000_000
+    tokenizer_text_bytes: Annotated[int, Field(ge=1)] = 100_000_000
     packing: Literal["concat", "whole"] = "concat"
     prompts: list[str] | None = None
     log_corpus_text: bool = False
-    port: int = 5000
+    port: Annotated[int, Field(ge=1, le=65535)] = 5000
 
 
 def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
@@ -130,7 +133,9 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
     options = groups()
     stages = options["stage"]
     if stage not in stages:
-        raise ConfigError(f"unknown stage '{stage}'", f"one of {', '.join(stages)}", _suggest(stage, stages))
+        words = [*stages, "show-config"]
+        remedy = _suggest(stage, words, "see `make help`")
+        raise ConfigError(f"unknown stage '{stage}'", f"one of {', '.join(words)}", remedy)
     used = list(OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml").uses)
     for override in overrides:
         group = override.key_or_group
@@ -143,6 +148,21 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
         if group in options and isinstance(value, str) and value not in options[group]:
             expected = f"one of {', '.join(options[group])}"
             raise ConfigError(f"{group}={value}: no such option", expected, _suggest(value, options[group]))
+    _check_start(overrides)
+
+
+def _check_start(overrides: Sequence[Override]) -> None:
+    """Refuse a model or a tokenizer beside `init_from`: both come from the bundle."""
+    given = {override.key_or_group: override.value() for override in overrides}
+    if given.get("init_from") is None:
+        return
+    for key in given:
+        if key.split(".")[0] in BUNDLE_KEYS:
+            raise ConfigError(
+                f"{key} is given, and so is init_from={given['init_from']}",
+                "model and tokenizer from the bundle, as they are",
+                f"leave out {key}, or leave out init_from",
+            )
 
 
 def check(config: DictConfig) -> None:
@@ -200,7 +220,8 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str) -> None:
             continue
         if key not in parameters:
             problem = f"{prefix}{key}: {_title(owner)} takes no such key"
-            raise ConfigError(problem, f"one of {', '.join(parameters)}", _suggest(key, list(parameters)))
+            expected = f"one of {', '.join(parameters)}" if parameters else "none"
+            raise ConfigError(problem, expected, _suggest(key, list(parameters)))
         if value == "???":
             raise ConfigError(f"{prefix}{key}: not set", "a value", f"give {prefix}{key}=...")
         _check_type(value, parameters[key][0], f"{prefix}{key}")
@@ -240,7 +261,7 @@ def _parameters(owner: Any) -> dict[str, tuple[Any, bool]]:
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
     for override in overrides:
-        if "=" not in override:
+        if "=" not in override or override.startswith("="):
             raise ConfigError(
                 f"'{override}' is not an override", "key=value", "for example trainer.max_steps=500"
             )
@@ -259,9 +280,9 @@ def _forced(override: Override) -> str:
     return line if is_group or line[0] in "+~" else f"++{line}"
 
 
-def _suggest(word: str, known: Sequence[str]) -> str:
+def _suggest(word: str, known: Sequence[str], otherwise: str = "see `make show-config`") -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "see `make show-config`"
+    return f"did you mean {close[0]}?" if close else otherwise
 
 
 def _title(owner: Any) -> str:

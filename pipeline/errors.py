@@ -5,10 +5,15 @@ UserError                 (datamodules.errors)
 └── PipelineError
     ├── ConfigError       a key, a type or a value of the configuration
     ├── RunError          a run cannot start, go on or finish
-    │   └── CheckpointError
+    │   ├── CheckpointError
+    │   └── RunInterrupted  a signal ended training in order
     ├── BundleError       a trained thing is missing, unfinished or does not fit
     └── TrackingError     the MLflow store cannot be used at all
+
+Stopped                   Ctrl-C or SIGTERM outside training: no error, and nobody's to catch but `main`'s
 """
+
+import signal
 
 from datamodules.errors import CacheError, DataError, TokenizerError, UserError
 
@@ -20,6 +25,8 @@ __all__ = [
     "DataError",
     "PipelineError",
     "RunError",
+    "RunInterrupted",
+    "Stopped",
     "TokenizerError",
     "TrackingError",
     "UserError",
@@ -38,6 +45,19 @@ class RunError(PipelineError):
     """A run cannot start, go on or finish."""
 
 
+class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
+    """A signal ended the run; nothing is broken, and it can be resumed."""
+
+    def __init__(self, problem: str, expected: str, remedy: str, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(problem, expected, remedy)
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that ended by this signal."""
+        return 128 + self.signal_number
+
+
 class CheckpointError(RunError):
     """A checkpoint cannot be written, or is damaged."""
 
@@ -48,3 +68,21 @@ class BundleError(PipelineError):
 
 class TrackingError(PipelineError):
     """The MLflow store cannot be used."""
+
+
+class Stopped(BaseException):
+    """A signal came. Not a KeyboardInterrupt, which Lightning turns into exit code 1.
+
+    Args:
+        signal_number: of SIGINT or SIGTERM.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.hint = "nothing is left half written"
+        self.by = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
+        #: What a shell expects of a process that ended by this signal.
+        self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return f"stopped by {self.by}; {self.hint}"

@@ -10,8 +10,9 @@ runs/NAME/
 
 import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +22,30 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle
-from pipeline.config import config_hash
-from pipeline.errors import BundleError, RunError
+from pipeline.config import config_hash, to_plain
+from pipeline.errors import BundleError, ConfigError, RunError, RunInterrupted, Stopped
 
 #: Keys that say how to run, not what: a run may be resumed with others.
 NOT_IDENTITY = ("resume", "name", "runs_dir", "cache_dir", "tracking", "bundle", "choices")
+
+#: File systems allow 255 bytes, and a stage adds to it.
+MAX_NAME_LENGTH = 60
+
+#: Keys that a checkpoint depends on: a run is resumed with those that it began with.
+FIXED = (
+    "task",
+    "model",
+    "data",
+    "tokenizer",
+    "tokenizer_text_bytes",
+    "cleaning",
+    "packing",
+    "optimizer",
+    "init_from",
+    "trainer.batch_size",
+    "trainer.accumulate",
+    "trainer.ema_decay",
+)
 
 
 @dataclass(kw_only=True)
@@ -88,34 +108,29 @@ def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
     runs_dir = Path(config.runs_dir)
     resume = config.get("resume", False)
     run = _find_unfinished(config, runs_dir, resume) if resume else _create(config, runs_dir, label)
-    lock = FileLock(run.path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(
-            f"{run.path} is in use by another process",
-            "a run that nobody is training",
-            "wait until it ends, or start a new run without RESUME",
-        ) from error
-    try:
-        OmegaConf.save(config, run.path / "config.yaml")
-        run.write(status="RUNNING")
-        yield run
-        run.write(status="FINISHED")
-    except BaseException:
-        run.write(status="FAILED")
-        raise
-    finally:
-        lock.release()
+    with _locked(run):
+        try:
+            OmegaConf.save(config, run.path / "config.yaml")
+            run.write(status="RUNNING", config_hash=config_hash(config, without=NOT_IDENTITY))
+            yield run
+            run.write(status="FINISHED")
+        except BaseException as error:
+            if isinstance(error, Stopped) and run.last_checkpoint.exists():
+                error.hint = "run the same command with RESUME=1 to go on from the last checkpoint"
+            with suppress(OSError):  # a full disk has been reported by what met it first
+                run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
+            raise
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:
-    """All runs under `runs_dir`, newest first."""
-    records = [
-        (file.parent, RunRecord(**json.loads(file.read_text()))) for file in runs_dir.glob("*/run.json")
-    ]
-    records.sort(key=lambda pair: pair[1].created, reverse=True)
-    return [RunFolder(path, record) for path, record in records]
+    """All runs under `runs_dir`, newest first; what is no run is passed over, and said."""
+    runs = []
+    for file in runs_dir.glob("*/run.json"):
+        try:
+            runs.append(RunFolder(file.parent, RunRecord(**json.loads(file.read_text(encoding="utf-8")))))
+        except (OSError, ValueError, TypeError) as error:
+            print(f"note: {file} cannot be read, so this run is passed over ({error})", file=sys.stderr)
+    return sorted(runs, key=lambda run: run.record.created, reverse=True)
 
 
 def find_bundle(spec: str, runs_dir: Path) -> Path:
@@ -137,18 +152,18 @@ def find_bundle(spec: str, runs_dir: Path) -> Path:
             return folder
     names = [run.name for run in list_runs(runs_dir) if bundle.is_finished(run.bundles / "best")]
     known = ", ".join(names[:5]) or "none yet"
-    unfinished = next((folder for folder in candidates[1:] if folder.parent.parent.is_dir()), None)
-    problem = f"{unfinished} is not a finished bundle" if unfinished else f"no bundle '{spec}'"
-    raise BundleError(
-        problem,
-        f"a folder, or the name of a finished run ({known})",
-        "let it finish with RESUME=1, or name another",
-    )
+    expected = f"a bundle's folder, or the name of a finished run ({known})"
+    for folder in candidates:
+        if (folder / "model.json").exists() or (folder.parent.parent / "run.json").exists():
+            raise BundleError(
+                f"{folder} is not a finished bundle", expected, "let it finish with RESUME=1, or name another"
+            )
+    raise BundleError(f"no bundle '{spec}'", expected, "name one of these, or run `make pretrain` first")
 
 
 def _create(config: DictConfig, runs_dir: Path, label: str) -> RunFolder:
     now = datetime.now().astimezone()
-    name = (config.name or f"{label}-{now:%m%d-%H%M%S}").replace("/", "-")
+    name = _checked(config.name) if config.name else f"{label}-{now:%m%d-%H%M%S}".replace("/", "-")
     record = RunRecord(
         name=name,
         stage=config.stage.name,
@@ -168,6 +183,35 @@ def _create(config: DictConfig, runs_dir: Path, label: str) -> RunFolder:
     return RunFolder(path, record)
 
 
+def _checked(name: str) -> str:
+    """A run's name: a folder that can be typed."""
+    if "/" in name or name[0] in ".-" or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise ConfigError(
+            f"name={name[:MAX_NAME_LENGTH]!r} cannot be a run's name",
+            f"at most {MAX_NAME_LENGTH} printable characters, no '/', and no '.' or '-' at the beginning",
+            "choose another name",
+        )
+    return name
+
+
+@contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run; the system frees it when its holder dies."""
+    lock = FileLock(run.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{run.path} is in use by another process",
+            "a run that nobody is training",
+            "wait until it ends, or start a new run without RESUME",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _unused(runs_dir: Path, name: str) -> Path:
     """A folder that this call has made: `mkdir` decides between two processes."""
     runs_dir.mkdir(parents=True, exist_ok=True)
@@ -182,20 +226,46 @@ def _unused(runs_dir: Path, name: str) -> Path:
 
 
 def _find_unfinished(config: DictConfig, runs_dir: Path, resume: bool | str) -> RunFolder:
+    """The run to go on with: the one of that name, or the newest of this configuration."""
     wanted = config_hash(config, without=NOT_IDENTITY)
     runs = [run for run in list_runs(runs_dir) if run.record.stage == config.stage.name]
+    unfinished = [run for run in runs if run.record.status != "FINISHED" and run.last_checkpoint.exists()]
     if isinstance(resume, str):
-        runs = [run for run in runs if resume in (run.name, str(run.path), f"{run.path}/")]
+        found = [run for run in runs if resume in (run.name, str(run.path), f"{run.path}/")]
+        found = [run for run in found if run.last_checkpoint.exists()]
     else:
-        runs = [run for run in runs if run.record.config_hash == wanted and run.record.status != "FINISHED"]
-    runs = [run for run in runs if run.last_checkpoint.exists()]
-    if not runs:
+        found = [run for run in unfinished if run.record.config_hash == wanted]
+    if not found:
         what = f"called '{resume}'" if isinstance(resume, str) else "with this configuration"
-        names = [run.name for run in list_runs(runs_dir) if run.last_checkpoint.exists()][:5]
         raise RunError(
             f"no unfinished {config.stage.name} run {what} in {runs_dir}",
-            f"one with a checkpoint (there are: {', '.join(names) or 'none'})",
+            f"one with a checkpoint (there are: {', '.join(run.name for run in unfinished[:5]) or 'none'})",
             "name one with RESUME=name, or start anew without RESUME",
         )
-    run = runs[0]
+    run = found[0]
+    if run.record.status == "FINISHED" and run.record.config_hash == wanted:
+        raise RunError(
+            f"{run.path} is finished",
+            "an unfinished run",
+            f"use its bundle {run.bundles / 'best'}, or train it longer with a larger trainer.max_steps",
+        )
+    _check_fixed(config, run)
     return RunFolder(run.path, run.record, resumed=True)
+
+
+def _check_fixed(config: DictConfig, run: RunFolder) -> None:
+    """Refuse to resume a run with another model or other data: its checkpoint would not fit."""
+    began = OmegaConf.load(run.path / "config.yaml")
+    for key in FIXED:
+        before, now = (to_plain(OmegaConf.select(each, key)) for each in (began, config))
+        if before != now:
+            raise RunError(
+                f"{run.path} began with {key}={_brief(before)}, not {_brief(now)}",
+                "the same model, data and batches as at its beginning",
+                f"give {key} as it was (see {run.path / 'config.yaml'}), or start a new run",
+            )
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_NAME_LENGTH else f"{text[:MAX_NAME_LENGTH]}…"

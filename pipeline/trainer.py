@@ -38,7 +38,7 @@ class TrainerOptions:
         ema_decay: keep an exponential moving average of the weights, and use it.
         patience: validations without a better loss before training stops.
         time_budget_s: seconds of training, in all parts of a resumed run together.
-        val_every_steps: null: ten times a run.
+        val_every_steps: null: five times a run.
         val_rows: validate on the first so many rows; null: on all.
         checkpoint_every_steps: null: at each validation.
         devices: how many; auto: all GPUs, or one CPU process.
@@ -46,8 +46,8 @@ class TrainerOptions:
         num_workers: processes that prepare batches; 0: the training process does.
     """
 
-    max_steps: Count = 1000
-    batch_size: Count = 32
+    max_steps: Count = 300
+    batch_size: Count = 16
     accumulate: Count = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
@@ -67,7 +67,7 @@ class TrainerOptions:
     @property
     def val_interval_steps(self) -> int:
         """Steps between two validations."""
-        return min(self.max_steps, self.val_every_steps or max(1, self.max_steps // 10))
+        return min(self.max_steps, self.val_every_steps or max(1, self.max_steps // 5))
 
     @property
     def checkpoint_interval_steps(self) -> int:

@@ -12,22 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.callbacks.steps import any_process, ends_optimizer_step, validation_follows
 from pipeline.checkpoint import Checkpoints
-from pipeline.errors import RunError
+from pipeline.errors import RunInterrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
-    """A signal ended the run; nothing is broken, and it can be resumed."""
-
-    def __init__(self, problem: str, expected: str, remedy: str, signal_number: int = signal.SIGINT) -> None:
-        super().__init__(problem, expected, remedy)
-        self.signal_number = signal_number
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a process that ended by this signal."""
-        return 128 + self.signal_number
 
 
 class Preemption(Checkpoint):
@@ -48,6 +35,7 @@ class Preemption(Checkpoint):
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
         self._listening = False
+        self._pid = os.getpid()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen from now on: preparing a training can take a while too."""
@@ -117,6 +105,8 @@ class Preemption(Checkpoint):
             signal.signal(number, previous)
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            return  # a worker that was forked for the data: the training process ends it
         if not self._listening:
             # After an exception Lightning puts back what it found in `setup`: this.
             signal.signal(number, self._previous[number])

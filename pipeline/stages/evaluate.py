@@ -23,16 +23,18 @@ def evaluate(config: DictConfig) -> StageResult:
     folder = find_bundle(config.bundle, Path(config.runs_dir))
     bundle = load_bundle(folder)
     options: TrainerOptions = build.construct(config.trainer)
+    device = describe_device(options)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
     with open_run(config, label=label) as run:
         card = RunCard(stage="evaluate", name=run.name, config=to_plain(config), seed=config.seed)
         tracking = build.construct(config.tracking)
         with start_run(card, options=tracking, run_folder=run.path, project_folder=Path.cwd()) as tracked:
             tracked.use_bundle(folder)
-            report.say("Bundle", f"{report.short(folder)}, {report.describe_model(bundle.model)}")
+            report.say("Run", f"{report.short(run.path)}, {device}")
+            report.say("Bundle", report.short(folder))
+            report.say("Model", report.describe_model(bundle.model))
             corpus, cleaned = build.load_corpus(config)
             report.say("Corpus", report.describe_corpus(corpus, cleaned))
-            report.say("Device", describe_device(options))
             rows = build.build_validation_rows(
                 config, corpus, bundle.tokenizer, bundle.task, max_seq_len=bundle.model.backbone.max_seq_len
             )

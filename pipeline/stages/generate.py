@@ -17,7 +17,8 @@ def generate_text(config: DictConfig) -> StageResult:
     """Go on from the prompts, or fill their gaps, and print what was written on standard output."""
     folder = find_bundle(config.bundle, Path(config.runs_dir))
     bundle = load_bundle(folder)
-    report.say("Bundle", f"{report.short(folder)}, {report.describe_model(bundle.model)}")
+    report.say("Bundle", report.short(folder))
+    report.say("Model", report.describe_model(bundle.model))
     prompts = list(config.prompts or [])
     if bundle.task.fills_gaps and not any(GAP in prompt for prompt in prompts):
         raise ConfigError(

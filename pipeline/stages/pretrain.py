@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from datamodules.cache import TokenRows
 from datamodules.corpus import Corpus, texts
@@ -23,17 +23,17 @@ from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
 from pipeline.callbacks.limits import FinalValidation, TimeBudget
-from pipeline.callbacks.preemption import Preemption, RunInterrupted
+from pipeline.callbacks.preemption import Preemption
 from pipeline.callbacks.samples import Samples
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
-from pipeline.config import config_hash, to_plain
-from pipeline.errors import BundleError
+from pipeline.config import BUNDLE_KEYS, config_hash, to_plain
+from pipeline.errors import BundleError, RunInterrupted
 from pipeline.progress import ProgressBar
 from pipeline.runs import NOT_IDENTITY, RunFolder, find_bundle, open_run
 from pipeline.stages.result import StageResult
-from pipeline.tasks.base import PretrainingTask, Sample
+from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run, RunCard, start_run
 from pipeline.tracking.logger import TrackingLogger
 from pipeline.trainer import TrainerOptions, build_trainer, describe_device
@@ -61,10 +61,14 @@ def pretrain(config: DictConfig) -> StageResult:
     """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
     options: TrainerOptions = build.construct(config.trainer)
     device = describe_device(options)
+    start = None
+    if config.init_from is not None:
+        start = load_bundle(find_bundle(config.init_from, Path(config.runs_dir)))
+        config = _with_bundle(config, start)
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
     with open_run(config, label=label) as run, _track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
-        parts = _prepare(config, tracked)
+        parts = _prepare(config, start, tracked)
         try:
             checkpoints = _train(config, options, parts, run, tracked)
         except RunInterrupted:
@@ -95,24 +99,22 @@ def _track(config: DictConfig, run: RunFolder) -> Run:
     )
 
 
-def _prepare(config: DictConfig, tracked: Run) -> Parts:
+def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
     """Everything up to the model, each step said as it is done."""
     task: PretrainingTask = build.construct(config.task)
     corpus, cleaned = build.load_corpus(config)
     report.say("Corpus", report.describe_corpus(corpus, cleaned))
     torch.manual_seed(config.seed)
-    if config.init_from is None:
+    if start is None:
         tokenizer = build.build_tokenizer(config, corpus)
-        model_config = to_plain(config.model)
-        model = build.build_model(model_config, tokenizer)
+        model = build.build_model(to_plain(config.model), tokenizer)
     else:
-        folder = find_bundle(config.init_from, Path(config.runs_dir))
-        bundle = load_bundle(folder)
-        tokenizer, model_config, model = bundle.tokenizer, bundle.model_config, bundle.model.train()
-        _check_arrangement(config, model_config, folder)
-        tracked.use_bundle(folder)
-        report.say("Start", f"weights and tokenizer of {report.short(folder)}")
-    report.say("Tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}")
+        tokenizer, model = start.tokenizer, start.model.train()
+        tracked.use_bundle(start.folder)
+        report.say("Start", f"weights and tokenizer of {report.short(start.folder)}")
+    report.say(
+        "Tokenizer", f"{config.choices.tokenizer}, {tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}"
+    )
     limit = model.backbone.max_seq_len
     train_rows, validation_rows = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
     report.say("Tokens", report.describe_rows(train_rows, validation_rows))
@@ -126,7 +128,7 @@ def _prepare(config: DictConfig, tracked: Run) -> Parts:
         train_rows=train_rows,
         validation_rows=validation_rows,
         model=model,
-        model_config=model_config,
+        model_config=to_plain(config.model),
         texts=list(islice(texts(corpus.validation), N_TEXTS)),
         optimum_bits_per_byte=build.optimum_bits_per_byte(corpus),
     )
@@ -186,7 +188,7 @@ def _callbacks(
 
 def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
     """What `model` makes of the prompts, or of validation texts; never longer than it was trained for."""
-    prompts = list(config.prompts or [])
+    prompts = [prompt for prompt in config.prompts or [] if (GAP in prompt) == parts.task.fills_gaps]
     options: SamplingOptions = build.construct(config.sampling)
     longest = max((len(parts.tokenizer.encode(prompt)) for prompt in prompts), default=0)
     room = max(1, model.backbone.max_seq_len - 1 - longest)
@@ -268,18 +270,24 @@ def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRe
     )
 
 
-def _check_arrangement(config: DictConfig, model_config: Mapping[str, Any], folder: Path) -> None:
-    """A bundle goes on in the arrangement that it has."""
+def _with_bundle(config: DictConfig, start: Bundle) -> DictConfig:
+    """The configuration with the bundle's model and tokenizer for its own: what is recorded is true."""
     has, needs = (
         target.rpartition(".")[2]
-        for target in (model_config["backbone"]["_target_"], config.model.backbone._target_)
+        for target in (start.model_config["backbone"]["_target_"], config.model.backbone._target_)
     )
     if has != needs:
         raise BundleError(
-            f"{folder} holds a {has}, and task={config.choices.task} trains a {needs}",
+            f"{start.folder} holds a {has}, and task={config.choices.task} trains a {needs}",
             "a bundle of the same arrangement",
             "name another bundle, or the task that this one was trained with",
         )
+    theirs = {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
+    choices = {key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS}
+    plain = {**to_plain(config), **theirs, "model": start.model_config}
+    made = OmegaConf.create({**plain, "choices": {**plain["choices"], **choices}})
+    OmegaConf.set_readonly(made, True)
+    return made
 
 
 def _summarise(

@@ -25,6 +25,7 @@ def train_tokenizer(config: DictConfig) -> StageResult:
         card = RunCard(stage="tokenizer", name=run.name, config=to_plain(config), seed=config.seed)
         options = build.construct(config.tracking)
         with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
+            report.say("Run", report.short(run.path))
             corpus, cleaned = build.load_corpus(config)
             report.say("Corpus", report.describe_corpus(corpus, cleaned))
             tokenizer = build.build_tokenizer(config, corpus)

@@ -1,0 +1,220 @@
+"""How well a masked language model restores hidden words of the story world, beside the best possible.
+
+    python -m benchmarks.masked_optimum --bundle runs/NAME/bundles/best --rows 200 --seed 0
+
+Takes the first validation stories of the world that the bundle was trained on (those longer than the model
+reads are left out and counted), hides 15 % of the words of each, all tokens of a word, and lets the model put
+the likeliest token in place of each mask. A word is right when all its tokens are. A word includes the space
+before it where they share a token; in Chinese it is the least number of characters whose tokens are theirs
+alone, most often one or two.
+
+The best possible is exact: the probability of every candidate is summed over all stories that agree with the
+tokens seen, their number, and where words begin and end (more than the model is told). Then
+
+    model             share of words that the model restores
+    optimal_guesser   share that the most probable candidates restore, on the same words
+    optimum           mean probability of the most probable candidates: what any guesser can expect at best
+    short_of_optimum  optimum - model
+
+each with a bootstrap interval of 95 % over stories (percentiles; null with fewer than two stories), for all
+stories and for each language. One line of JSON on standard output; talk on standard error.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import bootstrap  # type: ignore[import-untyped]
+
+from benchmarks.hidden_words import HiddenWords, best, hide, posterior
+from datamodules.cleaning import Cleaner
+from datamodules.storyworld import StoryWorld
+from modules.model import Model
+from pipeline import build
+from pipeline.bundle import Bundle, load_bundle
+from pipeline.errors import BundleError, UserError
+from pipeline.runs import find_bundle
+from pipeline.tasks.masked_lm import MaskedLM
+
+RATE = 0.15
+STORY_WORLD = "datamodules.storyworld.StoryWorld"
+CLEANER = "datamodules.cleaning.Cleaner"
+N_RESAMPLES = 2000
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What came of one story: its hidden words, and how many of them who restored."""
+
+    language: str
+    n_words: int
+    n_model: int
+    n_guesser: int
+    expected: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print one line of JSON, and return the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        print(json.dumps(measure(parsed.bundle, n_rows=parsed.rows, seed=parsed.seed), ensure_ascii=False))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure(bundle_name: str, *, n_rows: int, seed: int) -> dict[str, Any]:
+    """The figures of a bundle on `n_rows` stories; `seed` chooses the words that are hidden.
+
+    Raises:
+        BundleError: the bundle is unfinished, no masked language model, or not of the story world.
+    """
+    started = time.monotonic()
+    bundle = load_bundle(find_bundle(bundle_name, Path("runs")))
+    world = story_world(bundle)
+    scores: list[Score] = []
+    n_too_long = 0
+    for score in _scores(bundle, world, seed=seed):
+        n_too_long += score is None
+        scores += [score] if score else []
+        if len(scores) % 20 == 0:
+            print(f"{len(scores)} of {n_rows} stories", file=sys.stderr)
+        if len(scores) == n_rows:
+            break
+    languages = sorted({score.language for score in scores})
+    return {
+        "benchmark": "masked_optimum",
+        "bundle": str(bundle.folder),
+        "step": bundle.provenance["step"],
+        "seed": seed,
+        "rate": RATE,
+        "rows_too_long": n_too_long,
+        "overall": figures(scores),
+        "languages": {code: figures([s for s in scores if s.language == code]) for code in languages},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def story_world(bundle: Bundle) -> StoryWorld:
+    """The world that a masked language model was trained on.
+
+    Raises:
+        BundleError: it is another kind of model, or was trained on other text.
+    """
+    # Targets are compared before anything is built: the configuration may have come from anywhere.
+    data, cleaning = bundle.config["data"], bundle.config["cleaning"]
+    if not isinstance(bundle.task, MaskedLM):
+        problem = f"{bundle.folder} was trained for {type(bundle.task).__name__}"
+        raise BundleError(problem, "a masked language model", "train one with `make pretrain-masked_lm`")
+    if data["_target_"] != STORY_WORLD or data.get("view", "story") != "story":
+        problem = f"{bundle.folder} was not trained on stories of the story world"
+        raise BundleError(problem, "data=storyworld", "train one with `make pretrain-masked_lm`")
+    if cleaning["_target_"] != CLEANER or replace(build.construct(cleaning), deduplicate=False) != Cleaner():
+        problem = f"{bundle.folder} was trained on stories that were changed by cleaning"
+        raise BundleError(problem, "stories as they are", "train without cleaning.* keys")
+    world: StoryWorld = build.construct(data)
+    return world
+
+
+def _scores(bundle: Bundle, world: StoryWorld, *, seed: int) -> Iterator[Score | None]:
+    """The score of each validation story; None for one that is longer than the model reads."""
+    for i, row in enumerate(world.rows("validation")):
+        random = np.random.default_rng((seed, i))
+        story = hide(row["text"], bundle.tokenizer, rate=RATE, random=random)
+        fits = len(story.ids) + 2 <= bundle.model.backbone.max_seq_len
+        yield _score(bundle, world, story, row["language"]) if fits else None
+
+
+def _score(bundle: Bundle, world: StoryWorld, story: HiddenWords, language: str) -> Score:
+    filled = fill(bundle, story)
+    guesses = {unit: best(words) for unit, words in posterior(world, story, bundle.tokenizer).items()}
+    return Score(
+        language=language,
+        n_words=len(story.hidden),
+        n_model=sum(filled[u.first_token : u.end_token] == story.tokens(u) for u in story.hidden),
+        n_guesser=sum(guess == story.truth(unit) for unit, (guess, _) in guesses.items()),
+        expected=sum(probability for _, probability in guesses.values()),
+    )
+
+
+@torch.inference_mode()
+def fill(bundle: Bundle, story: HiddenWords) -> tuple[int, ...]:
+    """The tokens of a story with the likeliest ordinary token in place of each mask."""
+    tokenizer, model = bundle.tokenizer, bundle.model
+    masked = list(story.ids)
+    for unit in story.hidden:
+        masked[unit.first_token : unit.end_token] = [tokenizer.mask_id] * (unit.end_token - unit.first_token)
+    logits = _logits(model, [tokenizer.bos_id, *masked, tokenizer.eos_id])
+    logits[:, tokenizer.special_ids] = -torch.inf
+    guessed = logits.argmax(-1).tolist()[1:-1]
+    return tuple(
+        guess if token == tokenizer.mask_id else token for guess, token in zip(guessed, masked, strict=True)
+    )
+
+
+def _logits(model: Model, ids: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = model({"input_ids": torch.tensor([ids])})[0]
+    return logits
+
+
+def figures(scores: Sequence[Score]) -> dict[str, Any]:
+    """Shares of all words of some stories, with intervals."""
+    n_words = np.array([score.n_words for score in scores], float)
+    model = np.array([score.n_model for score in scores], float)
+    expected = np.array([score.expected for score in scores])
+    return {
+        "rows": len(scores),
+        "words": int(n_words.sum()),
+        "model": share(model, n_words),
+        "optimal_guesser": share(np.array([score.n_guesser for score in scores], float), n_words),
+        "optimum": share(expected, n_words),
+        "short_of_optimum": share(expected - model, n_words),
+    }
+
+
+def share(parts: Numbers, wholes: Numbers) -> dict[str, float | None]:
+    """Sum of parts over sum of wholes; the interval draws whole rows, whose words go together."""
+    low = high = None
+    if len(parts) > 1:
+        interval = bootstrap(
+            (parts, wholes),
+            _ratio,
+            paired=True,
+            n_resamples=N_RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low, high = round(float(interval.low), 4), round(float(interval.high), 4)
+    return {"share": round(float(_ratio(parts, wholes)), 4), "low": low, "high": high}
+
+
+def _ratio(parts: Numbers, wholes: Numbers, axis: int = -1) -> Numbers:
+    ratio: Numbers = parts.sum(axis) / wholes.sum(axis)
+    return ratio
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.masked_optimum",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", required=True, help="a bundle's folder, the name of a run, or latest")
+    parser.add_argument("--rows", type=int, default=200, help="stories to measure on (200)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the words that are hidden (0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

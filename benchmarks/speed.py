@@ -1,0 +1,159 @@
+"""Tokens per second of training steps, one configuration beside another.
+
+    python -m benchmarks.speed a="trainer.precision=fp32" b="trainer.precision=bf16"
+    python -m benchmarks.speed tiny="size=tiny" small="size=small" --steps 10
+    python -m benchmarks.speed rotary="" alibi="position=alibi" learned="position=learned"
+    python -m benchmarks.speed default="" --lightning
+
+Each NAME="KEY=VALUE ..." is a configuration: the overrides of `make pretrain`. Model, optimizer, packing,
+batches and gradient clipping are the real ones, the rows are random tokens, and the loop is a plain one.
+Configurations take turns, a b a b ..., so that what else the machine does meets them alike; a ratio is taken
+within each turn, to the first configuration. Given are medians over the turns, with the lowest and highest.
+
+With --lightning each turn of a configuration is followed by the same steps through Lightning's Trainer with
+the callbacks of a run; `lightning` holds its tokens per second as a part of the plain loop's. Neither counts
+validation, samples, checkpoints and what MLflow's writer does in its own process.
+
+A token is a position of the input that is no padding. One line of JSON on standard output; talk on standard
+error. OMP_NUM_THREADS sets the threads.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.errors import ConfigError, UserError
+
+#: Steps before any is timed: memory is allocated, and kernels are chosen or compiled.
+N_WARMUP_STEPS = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print one line of JSON, and return the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        found = measure(
+            parse_configurations(parsed.configurations),
+            n_steps=parsed.steps,
+            n_turns=parsed.turns,
+            document_tokens=parsed.document_tokens,
+            lightning=parsed.lightning,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found, ensure_ascii=False))
+    return 0
+
+
+def parse_configurations(words: Sequence[str]) -> dict[str, list[str]]:
+    """Name -> overrides.
+
+    Raises:
+        ConfigError: a word is no named set of overrides, or two have the same name.
+    """
+    configurations: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, overrides = word.partition("=")
+        if not equals or not name.isidentifier() or name in configurations:
+            problem = f"'{word}' is not a configuration with a name of its own"
+            raise ConfigError(problem, 'NAME="KEY=VALUE ..."', 'for example bf16="trainer.precision=bf16"')
+        configurations[name] = shlex.split(overrides)
+    return configurations
+
+
+def measure(
+    configurations: dict[str, list[str]], *, n_steps: int, n_turns: int, document_tokens: int, lightning: bool
+) -> dict[str, Any]:
+    """The figures of all configurations, in turns of `n_steps` steps.
+
+    Raises:
+        UserError: for what a user can get wrong in the overrides.
+    """
+    import torch
+
+    from benchmarks.training import Training
+    from pipeline.trainer import describe_device
+
+    started = time.monotonic()
+    max_steps = N_WARMUP_STEPS + n_turns * n_steps
+    trainings = {}
+    for name, overrides in configurations.items():
+        trainings[name] = Training(overrides, document_tokens=document_tokens, max_steps=max_steps)
+        trainings[name].run_plainly(N_WARMUP_STEPS)
+    plain: dict[str, list[float]] = {name: [] for name in trainings}
+    trained: dict[str, list[float]] = {name: [] for name in trainings}
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+        for turn in range(n_turns):
+            for name, training in trainings.items():
+                plain[name].append(training.run_plainly(n_steps).tokens_per_second)
+                if lightning:
+                    steps = training.run_in_lightning(
+                        n_steps, n_warmup_steps=N_WARMUP_STEPS, folder=Path(folder) / name, stream=nowhere
+                    )
+                    trained[name].append(steps.tokens_per_second)
+            rates = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in plain.items())
+            print(f"turn {turn + 1} of {n_turns}: {rates} tokens/s", file=sys.stderr)
+    first = next(iter(plain))
+    return {
+        "benchmark": "speed",
+        "device": sorted({describe_device(training.options) for training in trainings.values()}),
+        "torch": torch.__version__,
+        "steps": n_steps,
+        "turns": n_turns,
+        "document_tokens": document_tokens,
+        "configurations": {
+            name: {
+                "overrides": " ".join(configurations[name]),
+                "precision": training.precision,
+                "parameters": training.n_parameters,
+                "tokens_per_second": spread(plain[name], digits=0),
+            }
+            for name, training in trainings.items()
+        },
+        "ratios": {f"{name}/{first}": ratio(plain[name], plain[first]) for name in plain if name != first},
+        "lightning": {name: ratio(trained[name], plain[name]) for name in plain if lightning},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """Values as a part of their base, turn by turn."""
+    return spread([value / other for value, other in zip(values, base, strict=True)], digits=3)
+
+
+def spread(values: Sequence[float], *, digits: int) -> dict[str, float]:
+    """The median with the lowest and the highest."""
+    found = {"median": median(values), "low": min(values), "high": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("configurations", nargs="+", metavar='NAME="KEY=VALUE ..."', help="one or more")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of each turn (20)")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each configuration (5)")
+    parser.add_argument(
+        "--document-tokens",
+        type=int,
+        default=150,
+        help="tokens of a document, half as many to half as many again (150, as a story); rows hold several",
+    )
+    parser.add_argument("--lightning", action="store_true", help="also measure the Trainer and our callbacks")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

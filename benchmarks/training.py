@@ -1,0 +1,220 @@
+"""The training steps of one configuration: in a plain loop, and the same through the real Trainer."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from benchmarks.synthetic import make_rows, make_tokenizer
+from datamodules.datamodule import PretrainDataModule
+from modules.lit_module import LitModule
+from pipeline import build
+from pipeline.callbacks.guard import NonFiniteGuard
+from pipeline.callbacks.limits import FinalValidation
+from pipeline.callbacks.preemption import Preemption
+from pipeline.callbacks.seeding import StepSeed
+from pipeline.callbacks.steps import ends_optimizer_step
+from pipeline.callbacks.throughput import Throughput
+from pipeline.checkpoint import Checkpoints
+from pipeline.config import compose, to_plain
+from pipeline.progress import ProgressBar
+from pipeline.tracking import Run
+from pipeline.tracking.logger import TrackingLogger
+from pipeline.trainer import TrainerOptions, build_trainer, choose_precision, uses_gpu
+
+Batch = Mapping[str, Tensor]
+
+
+class Measured(NamedTuple):
+    """Training steps that were timed."""
+
+    n_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """How fast they were."""
+        return self.n_tokens / self.seconds
+
+
+class Training:
+    """A configuration of `pretrain`, ready to make training steps on synthetic rows.
+
+    Args:
+        overrides: changes to the configuration.
+        document_tokens: length of the documents that rows are packed from.
+        max_steps: steps of the whole training, for the schedule.
+
+    Raises:
+        UserError: for what a user can get wrong in the overrides.
+    """
+
+    def __init__(self, overrides: Sequence[str], *, document_tokens: int, max_steps: int) -> None:
+        config = compose("pretrain", [*overrides, f"trainer.max_steps={max_steps}"])
+        self.options: TrainerOptions = build.construct(config.trainer)
+        self.precision = choose_precision(self.options)
+        self.device = torch.device("cuda" if uses_gpu(self.options) else "cpu")
+        self._seed = config.seed
+        torch.manual_seed(config.seed)
+        tokenizer, task = make_tokenizer(config), build.construct(config.task)
+        model = build.build_model(to_plain(config.model), tokenizer)
+        self.module = LitModule(
+            model,
+            task.objective(tokenizer),
+            optimizer=build.construct(config.optimizer),
+            schedule=build.construct(config.schedule),
+            max_steps=max_steps,
+            compile=self.options.compile,
+        )
+        self._schedule = build.construct(config.schedule)
+        self._collate = task.collator(tokenizer, seed=config.seed)
+        limit = model.backbone.max_seq_len
+        self._rows = make_rows(
+            task, tokenizer, max_seq_len=limit, document_tokens=document_tokens,
+            packing=config.packing, batch_size=self.options.batch_size, seed=config.seed,
+        )  # fmt: skip
+        self._n_steps = 0
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def run_plainly(self, n_steps: int) -> Measured:
+        """Make steps in a plain loop, going on from the last call."""
+        self.module.to(self.device).train()
+        self._wait()
+        started = time.perf_counter()
+        n_tokens = sum(self._step() for _ in range(n_steps))
+        self._wait()
+        return Measured(n_tokens, time.perf_counter() - started)
+
+    def run_in_lightning(
+        self, n_steps: int, *, n_warmup_steps: int, folder: Path, stream: TextIO
+    ) -> Measured:
+        """Make steps through the Trainer, from a new optimizer on; those of the warm-up are not timed.
+
+        The callbacks are those of a run. Validation and checkpoint come after the last step and are not
+        timed, and what is logged is computed, but not sent.
+        """
+        n_all = n_warmup_steps + n_steps
+        clock = StepClock(n_warmup_steps)
+        checkpoints = Checkpoints(folder, every_n_steps=n_all)
+        callbacks = [
+            clock,
+            StepSeed(self._seed),
+            NonFiniteGuard(),
+            Throughput(rows_per_epoch=len(self._rows)),
+            ProgressBar("speed", stream=stream),
+            FinalValidation(),
+            checkpoints,
+            Preemption(checkpoints),
+        ]
+        options = replace(self.options, max_steps=n_all, val_every_steps=n_all)
+        trainer = build_trainer(options, callbacks=callbacks, logger=TrackingLogger(Run()))
+        trainer.fit(self.module, self._data())
+        return clock.measured
+
+    def _data(self) -> PretrainDataModule:
+        return PretrainDataModule(
+            self._rows,
+            self._rows.first(1),
+            collate=self._collate,
+            validation_collate=self._collate,
+            batch_size=self.options.batch_size,
+            validation_batch_size=1,
+            seed=self._seed,
+            num_workers=self.options.num_workers,
+        )
+
+    def _step(self) -> int:
+        """One update of the weights; how many tokens it has learned from."""
+        factor = self._schedule.factor(self._n_steps, self.module.max_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        n_tokens = 0
+        for _ in range(self.options.accumulate):
+            batch = next(self._batches)
+            n_tokens += count_tokens(batch)
+            self._scaler.scale(self._loss(batch) / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._optimizer)
+        if self.options.gradient_clip is not None:
+            clip_grad_norm_(self._trained_parameters(), self.options.gradient_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        self._n_steps += 1
+        return n_tokens
+
+    def _trained_parameters(self) -> list[Tensor]:
+        """All parameters in the optimizer's order, in which Lightning adds up their norms."""
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        # Without a cache of weights in the lower precision, as Lightning does it.
+        with torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32", cache_enabled=False):
+            nats, n_labels = self.module.objective.loss(self.module.model, moved)
+            return nats / max(n_labels, 1)
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.module.configure_optimizers()
+
+    @cached_property
+    def _scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @cached_property
+    def _batches(self) -> Iterator[Batch]:
+        return iter(self._data().train_dataloader())
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class StepClock(Callback):
+    """Times training from the end of step `n_warmup_steps` to the end of the last one.
+
+    Listed first, it looks at the clock before the other callbacks have done their work of the last step, and
+    that of the last warm-up step is counted instead.
+    """
+
+    def __init__(self, n_warmup_steps: int) -> None:
+        self._n_warmup_steps = n_warmup_steps
+        self._n_tokens = 0
+        self._started = self._ended = 0.0
+
+    @property
+    def measured(self) -> Measured:
+        """The steps between."""
+        return Measured(self._n_tokens, self._ended - self._started)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count tokens, and look at the clock where it starts and where it ends."""
+        if trainer.global_step > self._n_warmup_steps or self._started:
+            self._n_tokens += count_tokens(batch)
+        if not ends_optimizer_step(trainer, batch_idx):
+            return
+        if trainer.global_step in (self._n_warmup_steps, trainer.max_steps):
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize()
+            self._started, self._ended = self._started or time.perf_counter(), time.perf_counter()
+
+
+def count_tokens(batch: Batch) -> int:
+    """Positions of the input that are no padding."""
+    segment_ids = batch.get("segment_ids")
+    return batch["input_ids"].numel() if segment_ids is None else int(segment_ids.count_nonzero())

@@ -1,0 +1,128 @@
+from collections import defaultdict
+from functools import cache
+
+import numpy as np
+import pytest
+
+from benchmarks.hidden_words import HiddenWords, Unit, UnitChart, align, hide, posterior, tokens_fit
+from datamodules.storyworld import StoryWorld, split_words
+from datamodules.storyworld.derivation import stories
+from datamodules.storyworld.language import CODES, Code, language
+from datamodules.tokenizer import ByteLevelBPE, Bytes, Tokenizer, Unigram, WordPiece
+from tests.datamodules.storyworld.small import events_only
+
+
+@cache
+def tokenizer_of(kind: str = "bpe") -> Tokenizer:
+    trainers = {
+        "bpe": ByteLevelBPE(1024), "wordpiece": WordPiece(1400), "unigram": Unigram(1024), "bytes": Bytes(),
+    }  # fmt: skip
+    return trainers[kind].train(row["text"] for row in StoryWorld(400).rows("train"))
+
+
+def hidden(text: str, tokenizer: Tokenizer, seed: int = 0, rate: float = 0.15) -> HiddenWords:
+    return hide(text, tokenizer, rate=rate, random=np.random.default_rng(seed))
+
+
+def test_a_unit_ends_where_a_word_and_a_token_end_together() -> None:
+    # "a", " bcd", "ef" as tokens " b" + "cd", and two characters that share three tokens
+    assert align(["a", " ", "bcd", "织", "布"], [1, 2, 2, 2, 2, 2]) == [
+        Unit(0, 1, 0, 1),
+        Unit(1, 3, 1, 3),
+        Unit(3, 5, 3, 6),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram", "bytes"])
+@pytest.mark.parametrize("code", CODES)
+def test_the_tokens_of_a_unit_are_its_text(kind: str, code: Code) -> None:
+    tokenizer = tokenizer_of(kind)
+    for row in StoryWorld(1, n_validation_rows=5, languages={code: 1.0}).rows("validation"):
+        words, ids = split_words(row["text"]), tokenizer.encode(row["text"])
+        units = align(words, tokenizer.token_bytes[ids].tolist())
+        assert (units[-1].end_word, units[-1].end_token) == (len(words), len(ids))
+        for unit in units:
+            text = "".join(words[unit.first_word : unit.end_word])
+            assert tokenizer.decode(ids[unit.first_token : unit.end_token]) == text
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram", "bytes"])
+def test_hidden_units_are_words_without_marks_and_the_share_that_was_asked_for(kind: str) -> None:
+    text = 'There stood Otto, half-asleep. "Ah!" she said. 米拉说：“好。”'
+    everything = hidden(text, tokenizer_of(kind), rate=0.999)
+    found = [part for unit in everything.hidden for part in everything.truth(unit)]
+    assert found == [*["There", "stood", "Otto", "half", "asleep", "Ah", "she", "said"], *"米拉说好"]
+    assert len(hidden(text, tokenizer_of(kind), rate=0.5).hidden) == round(0.5 * len(everything.hidden))
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "bytes"])
+@pytest.mark.parametrize("code", CODES)
+def test_what_is_true_fits_the_tokens_that_are_seen(kind: str, code: Code) -> None:
+    for i, row in enumerate(StoryWorld(1, n_validation_rows=5, languages={code: 1.0}).rows("validation")):
+        story = hidden(row["text"], tokenizer_of(kind), seed=i)
+        fits = tokens_fit(story, tokenizer_of(kind))
+        truth = [(i, story.words[i]) for unit in story.hidden for i in story.positions(unit)]
+        assert fits(tuple(truth))
+        first = story.hidden[0]
+        longer = tuple((i, story.words[i] + "zzqq") for i in story.positions(first))
+        assert not fits(longer)
+
+
+@pytest.mark.parametrize("code", ["en", "de"])
+def test_where_a_word_is_a_unit_the_posterior_is_that_of_the_world_for_words_of_as_many_tokens(
+    code: Code,
+) -> None:
+    world, tokenizer = StoryWorld(languages={code: 1.0}), tokenizer_of()
+    for seed in range(4):
+        story = hidden(world.row("validation", seed)["text"], tokenizer, seed)
+        position = {story.positions(unit)[0]: unit for unit in story.hidden}
+
+        def as_many_tokens(i: int, word: str, story: HiddenWords = story) -> bool:
+            space = " " if i and story.words[i - 1] == " " else ""
+            return len(tokenizer.encode(space + word)) == len(tokenizer.encode(space + story.words[i]))
+
+        expected = world.masked_words("".join(story.words), position, as_many_tokens)
+        found = posterior(world, story, tokenizer)
+        for i, unit in position.items():
+            assert {words[0]: p for words, p in found[unit].items()} == pytest.approx(expected[i], rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "bytes"])
+@pytest.mark.parametrize("code", CODES)
+def test_hidden_units_have_the_posterior_that_the_full_list_of_stories_gives(kind: str, code: Code) -> None:
+    tokenizer, told_in = tokenizer_of(kind), language(code)
+    plot = events_only("T", "DF", "TC", "CC", place=5)
+    listed = [(told_in.tell(lines), p) for lines, p in stories(plot)]
+    units = [
+        align(split_words(text), tokenizer.token_bytes[tokenizer.encode(text)].tolist()) for text, _ in listed
+    ]
+    n_words_together = 0
+    for seed in range(4):
+        story = hidden(listed[seed * 311 % len(listed)][0], tokenizer, seed, rate=0.3)
+        expected: dict[Unit, dict[tuple[str, ...], float]] = {
+            unit: defaultdict(float) for unit in story.hidden
+        }
+        for (text, p), other in zip(listed, units, strict=True):
+            told = HiddenWords(split_words(text), tuple(tokenizer.encode(text).tolist()), story.hidden)
+            if _looks_the_same(told, story) and set(story.hidden) <= set(other):
+                for unit in story.hidden:
+                    expected[unit][told.truth(unit)] += p
+        found = UnitChart(plot, told_in, story, tokens_fit(story, tokenizer)).hidden_units()
+        n_words_together += sum(len(story.positions(unit)) > 1 for unit in story.hidden)
+        for unit in story.hidden:
+            assert found[unit].keys() == expected[unit].keys()
+            scale = sum(expected[unit].values()) / sum(found[unit].values())
+            scaled = {words: weight * scale for words, weight in found[unit].items()}
+            assert scaled == pytest.approx(dict(expected[unit]), rel=1e-9)
+    assert (n_words_together > 0) == (code == "zh" and kind != "bytes")
+
+
+def _looks_the_same(told: HiddenWords, story: HiddenWords) -> bool:
+    """Whether all is equal but the hidden words and tokens."""
+    if (len(told.words), len(told.ids)) != (len(story.words), len(story.ids)):
+        return False
+    words = {i for unit in story.hidden for i in story.positions(unit)}
+    tokens = {i for unit in story.hidden for i in range(unit.first_token, unit.end_token)}
+    return all(told.words[i] == story.words[i] for i in range(len(story.words)) if i not in words) and all(
+        told.ids[i] == story.ids[i] for i in range(len(story.ids)) if i not in tokens
+    )

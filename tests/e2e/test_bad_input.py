@@ -1,0 +1,336 @@
+"""What a user can give wrong: each answered in one line, with nothing left half written."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.checkpoint import AtomicCheckpointIO
+
+WORDS = ("debug=quick", "tracking=off", "tokenizer=bytes", "packing=concat", "data=files")
+GOOD = "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(400))
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a run called `first` has been trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "my.txt").write_text(GOOD)
+    with contextlib.chdir(folder):
+        assert main(["pretrain", *WORDS, "data.train=my.txt", "name=first"]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to work in."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def pretrain(run, tmp_path: Path):
+    """Pretrains on my.txt with further words."""
+    (tmp_path / "my.txt").write_text(GOOD)
+    return lambda *words: run("pretrain", *WORDS, "data.train=my.txt", *words)
+
+
+@contextlib.contextmanager
+def disk_of(n_bytes: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {
+        file.parent.name: json.loads(file.read_text())["status"] for file in folder.glob("runs/*/run.json")
+    }
+
+
+def drafts(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if "draft" in file.name or file.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("empty.txt", b"", "empty.txt is empty; expected text"),
+        ("blank.txt", b" \n\n", "blank.txt holds no text"),
+        ("picture.txt", bytes(range(256)), "a NUL byte, so this is a binary file"),
+        ("latin.txt", b"ok\nGr\xfc\xdfe\n", "latin.txt, line 2, byte 3 of the line: 0xfc is not UTF-8"),
+        ("wide.txt", GOOD.encode("utf-16"), "wide.txt is UTF-16 text"),
+        ("rows.jsonl", b'{"text":"good"}\n{"text": "bro\n', "rows.jsonl, line 2: broken JSON"),
+        (
+            "rows.jsonl",
+            b'{"body":"good"}\n' * 9,
+            "there is no column 'text'; expected one of the columns pres",
+        ),
+        ("rows.csv", b"text,b\nhello,1\nho\n", "rows.csv, line 3: 1 fields; expected 2"),
+        ("rows.parquet", b"no parquet", "rows.parquet cannot be read as Parquet"),
+        ("text.txt.gz", b"\x1f\x8b\x08\x00", "text.txt.gz is cut short"),
+        ("letter.docx", b"PK", "letter.docx is of an unknown kind; expected a file ending in .txt"),
+        ("one.txt", b"a", "one.txt is too small to hold a part out for validation"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong_in_it(
+    name: str, content: bytes, says: str, run, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused = run("pretrain", *WORDS, f"data.train={name}", "name=mine")
+    assert refused.code == 2
+    assert says in refused.error
+    assert statuses(tmp_path) == {"mine": "FAILED"}
+    assert not (tmp_path / ".cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["data.train=nowhere.txt"], "data.train=nowhere.txt: there is no such file"),
+        (["data.train=none*.txt"], "data.train=none*.txt matches no file"),
+        (["data.validation=my.txt"], "validation file my.txt has the bytes of training file my.txt"),
+        (
+            ["tokenizer=bpe", "tokenizer.vocab_size=50000"],
+            "vocab_size 50000 is more than the text can give: it gives 341 pieces",
+        ),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_says_so(words: list[str], says: str, pretrain) -> None:
+    refused = pretrain(*words)
+    assert refused.code == 2
+    assert says in refused.error
+
+
+def test_a_corpus_of_the_hub_without_a_network_says_what_to_do_instead(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PRELUDE_DATA", raising=False)
+    refused = run("pretrain", "debug=quick", "tracking=off", "data=wikitext")
+    assert refused.code == 2
+    assert "the data set Salesforce/wikitext cannot be read: Couldn't reach" in refused.error
+    assert "set PRELUDE_DATA to a folder of copies" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["size.max_seq_len=1"], "max_seq_len is 1; expected 4 to 65,534 tokens"),
+        (["size.max_seq_len=100000"], "max_seq_len is 100000; expected 4 to 65,534 tokens"),
+        (["size.n_layers=0"], "Decoder: n_layers is 0; expected at least 1; give the number of layers"),
+        (["sampling.top_p=7.5"], "SamplingOptions: top_p is 7.5; expected more than 0 and at most 1"),
+        (["tokenizer=bpe", "tokenizer.vocab_size=10"], "vocab_size 10 has no room"),
+        (["seed=-1"], "seed: -1 does not fit"),
+        (["seed=99999999999999999999"], "seed: 99999999999999999999 does not fit"),
+        (["tokenizer_text_bytes=0"], "tokenizer_text_bytes: 0 does not fit"),
+        (["tokenizer.vocab_size=9"], "Bytes takes no such key; expected none"),
+        (["name=../x"], "name='../x' cannot be a run's name"),
+        (["name=.."], "name='..' cannot be a run's name"),
+        (["name=" + "x" * 300], "cannot be a run's name; expected at most 60"),
+        (["runs_dir=my.txt"], "cannot create a run folder in my.txt"),
+        (["data=nothing"], "data=nothing: no such option; expected one of chinese_classics"),
+        (["=3"], "'=3' is not an override"),
+        (["resume=true"], "no unfinished pretrain run with this configuration in runs"),
+        (["resume=nowhere"], "no unfinished pretrain run called 'nowhere' in runs"),
+    ],
+)
+def test_an_impossible_option_is_refused_before_a_run_begins(
+    words: list[str], says: str, pretrain, tmp_path: Path
+) -> None:
+    refused = pretrain(*words)
+    assert refused.code == 2
+    assert says in refused.error
+    assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").iterdir())
+
+
+def test_an_unknown_stage_is_answered_with_the_stages(run) -> None:
+    refused = run("pretrian")
+    assert refused.code == 2
+    assert "unknown stage 'pretrian'; expected one of evaluate" in refused.error
+    assert refused.error.endswith("did you mean pretrain?")
+
+
+def test_a_corpus_that_is_only_in_a_mirror_says_so(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRELUDE_DATA", raising=False)
+    assert "PRELUDE_DATA is not set" in run("pretrain", "tracking=off", "data=fairytale").error
+
+
+def test_a_wrong_mirror_folder_is_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRELUDE_DATA", "/nowhere/at/all")
+    for corpus in ("fairytale", "wikitext"):
+        refused = run("pretrain", "debug=quick", "tracking=off", f"data={corpus}")
+        assert refused.code == 2
+        assert "PRELUDE_DATA=/nowhere/at/all is not a folder" in refused.error
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(pretrain, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = pretrain("cache_dir=file", "name=mine")
+    assert refused.code == 2
+    assert "cannot be written" in refused.error
+    assert statuses(tmp_path) == {"mine": "FAILED"}
+
+
+def test_a_disk_that_fills_while_tokens_are_cached_leaves_no_cache(pretrain, tmp_path: Path) -> None:
+    with disk_of(40_000):
+        refused = pretrain("name=mine")
+    assert refused.code == 2
+    assert "the token cache cannot be written" in refused.error
+    assert statuses(tmp_path) == {"mine": "FAILED"}
+    assert not list(tmp_path.glob(".cache/rows/*/*"))
+
+
+def test_a_disk_that_fills_in_training_leaves_no_half_checkpoint(
+    pretrain, trained: Path, tmp_path: Path
+) -> None:
+    with disk_of(100_000):
+        refused = pretrain("name=mine")
+    assert refused.code == 2
+    assert "cannot write runs/mine/checkpoints/" in refused.error
+    assert statuses(tmp_path)["mine"] == "FAILED"
+    assert not list(tmp_path.glob("runs/mine/checkpoints/*.ckpt"))
+    assert not drafts(tmp_path)
+
+
+def test_a_disk_that_is_full_from_the_beginning_is_one_line_too(pretrain, tmp_path: Path) -> None:
+    with disk_of(600):
+        refused = pretrain("name=mine")
+    assert refused.code == 2
+    assert "File too large; expected files and folders that can be written" in refused.err.splitlines()[-1]
+
+
+def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
+    for file in trained.glob(".cache/rows/*/data.arrow"):
+        os.truncate(file, file.stat().st_size - 100)
+    refused = pretrain()
+    assert refused.code == 2
+    assert "the token cache .cache/rows/" in refused.error
+    assert refused.error.endswith("delete the folder and run again")
+    for file in trained.glob(".cache/tokenizers/*.json"):
+        file.write_text("{")
+    refused = pretrain()
+    assert refused.code == 2
+    assert "in the cache is damaged" in refused.error
+    assert refused.error.endswith("delete it and run again")
+
+
+@pytest.mark.parametrize(
+    "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
+)
+def test_model_and_tokenizer_come_from_the_bundle_and_cannot_be_given_beside_it(
+    word: str, run, trained: Path
+) -> None:
+    refused = run("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=first", word)
+    assert refused.code == 2
+    assert f"{word.split('=', maxsplit=1)[0]} is given, and so is init_from=first" in refused.error
+    assert statuses(trained) == {"first": "FINISHED"}
+
+
+def test_a_run_from_a_bundle_records_the_model_of_the_bundle(run, trained: Path) -> None:
+    words = ("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=first", "name=second")
+    assert run(*words, "trainer.max_steps=1", "trainer.val_rows=4").code == 0
+    from omegaconf import OmegaConf
+
+    first, second = (OmegaConf.load(trained / "runs" / name / "config.yaml") for name in ("first", "second"))
+    for key in ("model", "size", "tokenizer"):
+        assert first[key] == second[key]
+    assert second.choices.tokenizer == "bytes"
+
+
+def test_an_unfinished_bundle_is_not_started_from(run, trained: Path) -> None:
+    (trained / "runs/first/bundles/best/DONE").unlink()
+    words = ("data=files", "data.train=my.txt", "tracking=off", "init_from=first")
+    for name in ("first", "latest"):
+        refused = run("pretrain", *words, f"init_from={name}")
+        assert refused.code == 2
+        assert "finished bundle" in refused.error
+    assert statuses(trained) == {"first": "FINISHED"}
+
+
+def test_an_unknown_bundle_is_not_started_from(run, tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text(GOOD)
+    refused = run("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=nowhere")
+    assert refused.code == 2
+    assert "no bundle 'nowhere'; expected a bundle's folder, or the name of a finished run" in refused.error
+    assert statuses(tmp_path) == {}
+
+
+def test_a_folder_that_is_no_bundle_is_not_called_an_unfinished_one(run, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "no bundle 'folder'" in run("generate", "bundle=folder").error
+
+
+def test_a_finished_run_is_not_resumed_but_may_be_trained_longer(pretrain, trained: Path) -> None:
+    refused = pretrain("resume=first")
+    assert refused.code == 2
+    assert "runs/first is finished; expected an unfinished run; use its bundle" in refused.error
+    longer = pretrain("resume=first", "trainer.max_steps=24")
+    assert longer.code == 0, longer.err
+    assert statuses(trained) == {"first": "FINISHED"}
+    assert "is finished" in pretrain("resume=first", "trainer.max_steps=24").error
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("size.d_model=64", "model"),
+        ("tokenizer=bpe", "tokenizer"),
+        ("task=masked_lm", "task"),
+        ("optimizer=adamw", "optimizer"),
+        ("trainer.batch_size=5", "trainer.batch_size"),
+        ("trainer.ema_decay=0.9", "trainer.ema_decay"),
+        ("init_from=first", "init_from"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_model_or_other_data(
+    word: str, key: str, pretrain, run, trained: Path
+) -> None:
+    if word == "init_from=first":
+        refused = run(
+            "pretrain", "debug=quick", "tracking=off", "data=files", "data.train=my.txt", word, "resume=first"
+        )
+    else:
+        refused = pretrain("resume=first", word)
+    assert refused.code == 2
+    assert f"runs/first began with {key}=" in refused.error
+    assert statuses(trained) == {"first": "FINISHED"}
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(pretrain, trained: Path) -> None:
+    checkpoint = trained / "runs/first/checkpoints/last.ckpt"
+    AtomicCheckpointIO().load_checkpoint(checkpoint)
+    data = bytearray(checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint.write_bytes(data)
+    refused = pretrain("resume=first", "trainer.max_steps=24")
+    assert refused.code == 2
+    assert "last.ckpt is damaged" in refused.error
+    assert statuses(trained) == {"first": "FAILED"}
+
+
+@pytest.mark.parametrize("content", ['{"name": ', "[]", '{"name": "x", "surplus": 1}', "\udcff"])
+def test_an_unreadable_run_is_passed_over_and_said(content: str, run, trained: Path) -> None:
+    (trained / "runs/broken").mkdir()
+    (trained / "runs/broken/run.json").write_bytes(content.encode(errors="surrogateescape"))
+    written = run("generate", "bundle=latest", "prompts=['Line']", "sampling.max_new_tokens=4")
+    assert written.code == 0, written.err
+    assert "note: runs/broken/run.json cannot be read" in written.err
+
+
+def test_a_prompt_without_a_gap_is_refused_by_a_bundle_that_fills_gaps(run, tmp_path: Path) -> None:
+    (tmp_path / "my.txt").write_text(GOOD)
+    words = (*WORDS, "task=masked_lm", "data.train=my.txt", "trainer.max_steps=1", "trainer.val_rows=2")
+    assert run("pretrain", *words).code == 0
+    refused = run("generate", "prompts=['no gap']")
+    assert refused.code == 2
+    assert "no prompt has one: ['no gap']; expected a text with <mask> in it" in refused.error

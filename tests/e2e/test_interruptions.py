@@ -1,0 +1,262 @@
+"""Signals, crashes and rivals at any moment: the end is told, nothing is half written, the run goes on."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.lit_module import LitModule
+from pipeline import build, bundle
+from pipeline.bundle import is_finished, load_bundle
+from pipeline.callbacks.seeding import StepSeed
+
+ROOT = Path(__file__).parent.parent.parent
+WORDS = ("debug=quick", "tokenizer=bytes", "packing=concat", "data=files", "data.train=my.txt", "name=mine")
+GOOD = "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(400))
+
+
+@pytest.fixture
+def pretrain(run, tmp_path: Path):
+    """Pretrains on my.txt, in this process, with further words."""
+    (tmp_path / "my.txt").write_text(GOOD)
+    return lambda *words: run("pretrain", *WORDS, "tracking=off", *words)
+
+
+def signalled(number: int, function: Callable[..., Any], *, at_call: int = 1) -> Callable[..., Any]:
+    """`function`, in whose call number `at_call` this process gets a signal."""
+    calls = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    return call
+
+
+def status(folder: Path) -> str:
+    return str(json.loads((folder / "runs/mine/run.json").read_text())["status"])
+
+
+def half_written(folder: Path) -> list[Path]:
+    unfinished = [place for place in folder.glob(".cache/rows/*/") if not (place / "manifest.json").exists()]
+    return unfinished + [
+        file for file in folder.rglob("*") if "draft" in file.name or file.suffix in (".tmp", ".old")
+    ]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["load_corpus", "build_tokenizer", "_encoded", "build_model"])
+def test_a_signal_before_training_ends_the_run_as_killed_and_leaves_nothing_half_written(
+    moment: str, number: int, code: int, pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, moment, signalled(number, getattr(build, moment)))
+    stopped = pretrain()
+    assert stopped.code == code
+    name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+    assert stopped.error == f"error: stopped by {name}; nothing is left half written"
+    assert status(tmp_path) == "KILLED"
+    assert not half_written(tmp_path)
+
+
+def test_a_run_that_is_stopped_in_training_and_resumed_ends_as_if_it_had_not_been(
+    pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = pretrain("name=whole", "trainer.precision=fp32")
+    assert whole.code == 0, whole.err
+    hook = "on_train_batch_start"
+    with monkeypatch.context() as patch:
+        patch.setattr(StepSeed, hook, signalled(signal.SIGINT, getattr(StepSeed, hook), at_call=7))
+        stopped = pretrain("trainer.precision=fp32")
+    assert stopped.code == 130
+    assert "stopped by Ctrl-C after step 7 of 20, now saved" in stopped.error
+    assert "RESUME=1" in stopped.error
+    assert status(tmp_path) == "KILLED"
+    assert not (tmp_path / "runs/mine/bundles").exists()
+
+    resumed = pretrain("resume=true", "trainer.precision=fp32", "name=null")
+    assert resumed.code == 0, resumed.err
+    assert status(tmp_path) == "FINISHED"
+    assert resumed.result["metrics"] == whole.result["metrics"]
+    weights = [tmp_path / f"runs/{name}/bundles/best/model.safetensors" for name in ("whole", "mine")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_signal_in_a_validation_stops_the_run_after_it(
+    pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hook = "validation_step"
+    monkeypatch.setattr(LitModule, hook, signalled(signal.SIGTERM, getattr(LitModule, hook)))
+    stopped = pretrain()
+    assert stopped.code == 143
+    assert "after step 10 of 20, now saved" in stopped.error
+    assert status(tmp_path) == "KILLED"
+
+
+@pytest.mark.parametrize("at_call", [1, 2])
+def test_a_run_that_is_stopped_while_its_bundles_are_written_is_resumed_and_writes_them(
+    at_call: int, pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "_move", signalled(signal.SIGTERM, bundle._move, at_call=at_call))
+        stopped = pretrain()
+    assert stopped.code == 143
+    assert (
+        stopped.error
+        == "error: stopped by SIGTERM; run the same command with RESUME=1 to go on from the last checkpoint"
+    )
+    assert status(tmp_path) == "KILLED"
+    assert not half_written(tmp_path)
+    assert [is_finished(tmp_path / f"runs/mine/bundles/{name}") for name in ("last", "best")] == [
+        at_call == 2,
+        False,
+    ]
+    resumed = pretrain("resume=true")
+    assert resumed.code == 0, resumed.err
+    assert status(tmp_path) == "FINISHED"
+    assert load_bundle(Path(resumed.result["bundle"])).metrics == resumed.result["metrics"]
+    assert resumed.result["metrics"]["val/loss"] < 5
+
+
+def test_a_signal_in_an_evaluation_ends_it_with_the_code_of_the_signal(
+    pretrain, run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert pretrain("trainer.max_steps=1").code == 0
+    monkeypatch.setattr(LitModule, "test_step", signalled(signal.SIGINT, LitModule.test_step))
+    stopped = run("evaluate", "data=files", "data.train=my.txt", "tracking=off", "name=measured")
+    assert stopped.code == 130
+    assert stopped.error == "error: stopped by Ctrl-C; nothing is left half written"
+    assert json.loads((tmp_path / "runs/measured/run.json").read_text())["status"] == "KILLED"
+
+
+def test_the_signals_are_given_back_when_a_stage_ends(pretrain) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert pretrain("trainer.max_steps=1").code == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+class Command:
+    """`python -m pipeline` as a process of its own; its standard error is read line by line."""
+
+    def __init__(self, folder: Path, *words: str, python: tuple[str, ...] = ()) -> None:
+        (folder / "my.txt").write_text(GOOD)
+        self.lines: list[str] = []
+        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        self.process = subprocess.Popen(
+            [sys.executable, *python, "-m", "pipeline", *words],
+            cwd=folder,
+            env={**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._limit = threading.Timer(120, self.process.kill)
+        self._limit.start()
+
+    def read_until(self, mark: str) -> None:
+        """Wait for a line that holds `mark`."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if mark in line:
+                return
+        raise AssertionError(f"no line with '{mark}' in {self.lines}")
+
+    def end(self) -> int:
+        """Wait for the end; returns the exit code."""
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            self.lines += stream.read().splitlines()
+        code = self.process.wait()
+        self._limit.cancel()
+        return code
+
+
+LONG = ("pretrain", *WORDS, "trainer.max_steps=100000", "trainer.val_every_steps=10", "trainer.val_rows=2")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    command = Command(tmp_path, *LONG, "tracking=off", python=("-X", "importtime"))
+    command.read_until("hydra.core")
+    command.process.send_signal(signal.SIGINT)
+    assert command.end() == 130
+    assert command.lines[-1] == "error: stopped by Ctrl-C; nothing is left half written"
+    assert not any("Traceback" in line for line in command.lines)
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_all_processes_and_is_told_once(tmp_path: Path) -> None:
+    command = Command(tmp_path, *LONG, "tracking=off", "trainer.num_workers=2")
+    command.read_until("pretrain causal_lm: step")
+    os.killpg(command.process.pid, signal.SIGINT)
+    assert command.end() == 130
+    assert "now saved; expected to train to the end; run the same command with RESUME=1" in command.lines[-1]
+    assert sum("finishing the step" in line for line in command.lines) == 1
+    assert not any("Traceback" in line for line in command.lines)
+    assert status(tmp_path) == "KILLED"
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_resumed(tmp_path: Path, run) -> None:
+    command = Command(tmp_path, *LONG, "tracking=off")
+    command.read_until("pretrain causal_lm: step")
+    assert "in use by another process" in run(*LONG, "tracking=off", "resume=mine").error
+    command.process.kill()
+    assert command.end() == -signal.SIGKILL
+    assert status(tmp_path) == "RUNNING"
+    step = 1 + int(load_step(tmp_path / "runs/mine/checkpoints/last.ckpt"))
+    resumed = run(*LONG, "tracking=off", "resume=mine", f"trainer.max_steps={step}")
+    assert resumed.code == 0, resumed.err
+    assert load_bundle(Path(resumed.result["bundle"])).provenance["step"] <= step
+    assert status(tmp_path) == "FINISHED"
+
+
+def load_step(checkpoint: Path) -> int:
+    from pipeline.checkpoint import AtomicCheckpointIO
+
+    return int(AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"])
+
+
+@pytest.mark.slow
+def test_two_runs_that_start_together_share_the_cache_and_both_finish(tmp_path: Path) -> None:
+    words = ("pretrain", *WORDS, "tracking=off")
+    first, second = Command(tmp_path, *words), Command(tmp_path, *words)
+    assert (first.end(), second.end()) == (0, 0), first.lines + second.lines
+    weights = [tmp_path / f"runs/{name}/bundles/best/model.safetensors" for name in ("mine", "mine-2")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not half_written(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "mark", "number", "end"),
+    [
+        (["trainer.max_steps=100000"], "pretrain causal_lm: step", signal.SIGINT, "KILLED"),
+        (["trainer.max_steps=100000"], "Corpus", signal.SIGTERM, "KILLED"),
+        (["data.train=nowhere.txt"], "error:", None, "FAILED"),
+    ],
+)
+def test_mlflow_knows_how_a_run_ended(
+    words: list[str], mark: str, number: int | None, end: str, tmp_path: Path
+) -> None:
+    command = Command(tmp_path, "pretrain", *WORDS, *words)
+    command.read_until(mark)
+    if number is not None:
+        command.process.send_signal(number)
+    assert command.end() == (2 if number is None else 128 + number)
+    assert status(tmp_path) == end
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        assert store.execute("SELECT status FROM runs").fetchall() == [(end,)]

@@ -1,0 +1,66 @@
+"""What stages say: numbers as people read them, texts that are not read as markup."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import report
+from pipeline.tasks.base import Sample
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (950, "950"), (9536, "9,536"), (24_800, "24.8 k"), (4_712_000, "4.7 M"), (1.25e9, "1.2 G")],
+)
+def test_a_number_is_written_as_people_say_it(number: float, text: str) -> None:
+    assert report.count(number) == text
+
+
+def test_a_path_inside_the_working_folder_is_told_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report.short(tmp_path / "runs" / "a") == "runs/a"
+    assert report.short(Path("runs/a")) == "runs/a"
+    assert report.short(Path("/elsewhere/a")) == "/elsewhere/a"
+
+
+def test_results_go_to_standard_error_in_the_order_in_which_people_read_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report.summary(
+        "mine: done",
+        metrics={"val/bits_per_byte": 1.23456, "val/loss": 0.5, "unknown": 3.0},
+        facts={"bundle": "runs/mine/bundles/best"},
+        samples=[],
+        next_commands={},
+    )
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    loss, bits = (next(i for i, line in enumerate(lines) if mark in line) for mark in ("0.5000", "1.2346"))
+    assert loss < bits
+    assert "runs/mine/bundles/best" in captured.err
+    assert "mine: done" in lines[0]
+    assert "Samples" not in captured.err
+
+
+def test_brackets_in_a_sample_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [
+        Sample(given="[bold]", output="[/red] :smile: [link=x]"),
+        Sample(given="a [b]", output="c", truth="[/d]"),
+    ]
+    report.summary("x", metrics={}, facts={"f": "[g]"}, samples=samples, next_commands={"make [h]": "i"})
+    told = capsys.readouterr().err
+    for text in ("[bold][/red] :smile: [link=x]", "a [b]", "[/d]", "[g]", "make [h]"):
+        assert text in told
+
+
+def test_samples_are_kept_as_a_text_with_the_truth_where_there_is_one() -> None:
+    text = report.samples_markdown(
+        [Sample(given="Once", output=" upon"), Sample(given="a ▁▁", output="a b", truth="a c")]
+    )
+    assert "**Once** upon" in text
+    assert "Given: a ▁▁" in text
+    assert "Truth: a c" in text
+    assert text.endswith("\n")

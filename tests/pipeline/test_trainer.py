@@ -1,0 +1,69 @@
+"""The options of training: which device and precision they lead to, and which are refused."""
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.trainer import PRECISIONS, TrainerOptions, build_trainer, choose_precision, describe_device
+
+on_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_precision_that_is_asked_for_is_taken(precision: str) -> None:
+    options = TrainerOptions(accelerator="cpu", precision=precision)  # type: ignore[arg-type]
+    assert choose_precision(options) == precision
+    assert build_trainer(options).precision == PRECISIONS[options.precision]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_bf16_exactly_where_the_cpu_multiplies_in_it(
+    fast: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert choose_precision(TrainerOptions(accelerator="cpu")) == precision
+
+
+def test_fp16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(
+        ConfigError, match=r"fp16: not on a CPU; expected fp32 or bf16; use trainer.precision="
+    ):
+        choose_precision(TrainerOptions(accelerator="cpu", precision="fp16"))
+
+
+@on_cpu_only
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer.accelerator=gpu: no GPU that PyTorch can use"):
+        describe_device(TrainerOptions(accelerator="gpu"))
+
+
+def test_the_device_is_told_with_its_precision() -> None:
+    told = describe_device(TrainerOptions(accelerator="cpu", precision="fp32"))
+    assert told.startswith(f"CPU, {torch.get_num_threads()} of ")
+    assert told.endswith(", fp32")
+
+
+@pytest.mark.parametrize(
+    ("options", "interval"),
+    [
+        (TrainerOptions(max_steps=1), 1),
+        (TrainerOptions(max_steps=1000, val_every_steps=7), 7),
+        (TrainerOptions(max_steps=5, val_every_steps=100), 5),
+    ],
+)
+def test_a_run_is_validated_as_asked_and_at_least_once(options: TrainerOptions, interval: int) -> None:
+    assert options.val_interval_steps == interval
+    assert options.checkpoint_interval_steps == interval
+
+
+def test_a_checkpoint_may_have_an_interval_of_its_own() -> None:
+    assert TrainerOptions(checkpoint_every_steps=3).checkpoint_interval_steps == 3
+
+
+def test_lightning_counts_batches_between_validations_where_we_count_steps() -> None:
+    trainer = build_trainer(
+        TrainerOptions(accelerator="cpu", max_steps=100, val_every_steps=10, accumulate=4)
+    )
+    assert trainer.val_check_interval == 10 * 4
+    assert trainer.max_steps == 100
