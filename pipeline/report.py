@@ -12,6 +12,7 @@ from rich.text import Text
 from datamodules.cache import TokenRows
 from datamodules.corpus import Corpus
 from modules.model import Model
+from pipeline import processes
 from pipeline.tasks.base import Sample
 
 #: Metrics in the order in which people read them, with their titles.
@@ -31,7 +32,8 @@ TITLES = {
 
 def console() -> Console:
     """Standard error, 100 columns wide where it is not a terminal."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else 100, highlight=False)
+    width = None if sys.stderr.isatty() else 100
+    return Console(stderr=True, width=width, highlight=False, quiet=not processes.is_first())
 
 
 def say(topic: str, text: str) -> None:

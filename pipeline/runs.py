@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import bundle
+from pipeline import bundle, processes
 from pipeline.config import config_hash, to_plain
 from pipeline.errors import BundleError, ConfigError, RunError, RunInterrupted, Stopped
 
@@ -105,6 +105,9 @@ def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
     Raises:
         RunError: if the folder cannot be written, is in use, or there is nothing to resume.
     """
+    if (folder := processes.shared_run()) is not None:
+        yield _join(folder)
+        return
     runs_dir = Path(config.runs_dir)
     resume = config.get("resume", False)
     run = _find_unfinished(config, runs_dir, resume) if resume else _create(config, runs_dir, label)
@@ -112,6 +115,7 @@ def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
         try:
             OmegaConf.save(config, run.path / "config.yaml")
             run.write(status="RUNNING", config_hash=config_hash(config, without=NOT_IDENTITY))
+            processes.share_run(run.path)
             yield run
             run.write(status="FINISHED")
         except BaseException as error:
@@ -120,6 +124,14 @@ def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
             with suppress(OSError):  # a full disk has been reported by what met it first
                 run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
             raise
+
+
+def _join(folder: Path) -> RunFolder:
+    """The run of the first process, in a further one, which writes nothing of it."""
+    record = RunRecord(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    run = RunFolder(folder, record)
+    run.resumed = run.last_checkpoint.exists()
+    return run
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:

@@ -42,7 +42,7 @@ class TrainerOptions:
         val_rows: validate on the first so many rows; null: on all.
         checkpoint_every_steps: null: at each validation.
         devices: how many; auto: all GPUs, or one CPU process.
-        strategy: Lightning's name for how several devices work together.
+        strategy: how several devices work together; auto takes ddp, data-parallel training.
         num_workers: processes that prepare batches; 0: the training process does.
     """
 
@@ -61,7 +61,7 @@ class TrainerOptions:
     log_every_steps: Count = 10
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = "auto"
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     num_workers: Annotated[int, Field(ge=0)] = 0
 
     @property

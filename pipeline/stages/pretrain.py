@@ -18,7 +18,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.lit_module import LitModule
 from modules.model import Model
-from pipeline import build, report
+from pipeline import build, processes, report
 from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
@@ -74,6 +74,8 @@ def pretrain(config: DictConfig) -> StageResult:
         except RunInterrupted:
             tracked.end("KILLED")
             raise
+        if not processes.is_first():
+            raise SystemExit(0)  # the first process goes on for all
         bundle = _export(config, parts, run, tracked, checkpoints)
         samples = _samples(config, parts, bundle.model)
         _log_samples(config, tracked, samples, "samples/best.md")

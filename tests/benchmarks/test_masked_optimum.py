@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,24 @@ def test_the_model_fills_what_is_hidden_from_what_is_seen_alone(tmp_path: Path) 
     assert filled == fill(bundle, type(story)(story.words, tuple(other), story.hidden))
     assert all(filled[i] == token for i, token in enumerate(story.ids) if i not in hidden)
     assert not {filled[i] for i in hidden} & set(bundle.tokenizer.special_ids)
+
+
+def test_each_guess_is_put_in_the_place_that_the_model_made_it_for(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path / "bundle"))
+    tokenizer = bundle.tokenizer
+    story = hide(
+        StoryWorld().row("validation", 0)["text"], tokenizer, rate=0.15, random=np.random.default_rng(0)
+    )
+    truth = torch.tensor([[tokenizer.bos_id, *story.ids, tokenizer.eos_id]])
+
+    def model_that_knows(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        masked = batch["input_ids"] == tokenizer.mask_id
+        assert torch.equal(batch["input_ids"][~masked], truth[~masked])
+        assert masked.sum() == sum(unit.end_token - unit.first_token for unit in story.hidden)
+        return torch.nn.functional.one_hot(truth, tokenizer.vocab_size).float()
+
+    knowing: Any = model_that_knows
+    assert fill(replace(bundle, model=knowing), story) == story.ids
 
 
 def test_stories_longer_than_the_model_reads_are_left_out_and_counted(

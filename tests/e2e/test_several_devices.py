@@ -1,0 +1,30 @@
+"""One run on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_with_one_bundle_and_one_result(text_file: Path, tmp_path: Path) -> None:
+    words = ("data=files", f"data.train={text_file}", "debug=quick", "tokenizer=bytes", "tracking=off")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "pretrain", *words, "trainer.devices=2", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert Path(tmp_path / json.loads(done.stdout)["bundle"] / "DONE").exists()
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert done.stderr.count("Tokenizer ") == 1
