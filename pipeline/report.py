@@ -105,10 +105,12 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
 
 def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
     """Name, rows and fingerprint of a corpus, and what cleaning changed."""
-    rows = "a stream" if corpus.n_train_rows is None else f"{corpus.n_train_rows:,} rows"
-    held_out = "" if corpus.n_validation_rows is None else f", {corpus.n_validation_rows:,} for validation"
+    train, validation = (
+        "a stream" if rows is None else f"{rows:,} {'row' if rows == 1 else 'rows'}"
+        for rows in (corpus.n_train_rows, corpus.n_validation_rows)
+    )
     changes = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in cleaned.items() if number)
-    return f"{corpus.name}, {rows}{held_out}, {corpus.fingerprint[:12]}" + (
+    return f"{corpus.name}, {train} to train on, {validation} to validate on, {corpus.fingerprint[:12]}" + (
         f" (cleaning: {changes})" if changes else ""
     )
 
