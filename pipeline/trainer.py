@@ -29,7 +29,7 @@ class TrainerOptions:
     """How long, on what, and how to train; one step is one update of the weights.
 
     Args:
-        max_steps: updates of the weights; the default takes about two minutes on two CPU cores with size=tiny.
+        max_steps: updates of the weights; size=tiny does the default in two minutes on two CPU cores.
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes a step.
         precision: auto takes bf16 where the hardware multiplies in it, else fp32.
