@@ -58,8 +58,9 @@ def summary(
     facts: Mapping[str, str],
     samples: Sequence[Sample],
     next_commands: Mapping[str, str],
+    address: str | None = None,
 ) -> None:
-    """What a stage ends with."""
+    """What a stage ends with; `address` is the run's page."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, name in TITLES.items():
         if key in metrics:
@@ -74,6 +75,9 @@ def summary(
         for command, purpose in next_commands.items():
             commands.add_row(Text(command, style="bold"), purpose)
         panel("Next", commands)
+    if address is not None:
+        # On a line of its own, whole: a frame would cut it.
+        console().print(f"This run in MLflow (make ui): {address}", soft_wrap=True)
 
 
 def show_samples(samples: Sequence[Sample]) -> Group:

@@ -299,8 +299,6 @@ def _summarise(
     if parts.optimum_bits_per_byte is not None and "val/bits_per_byte" in metrics:
         metrics["optimum_bits_per_byte"] = parts.optimum_bits_per_byte
     facts = {"bundle": report.short(bundle.folder), "best step": f"{bundle.provenance['step']:,}"}
-    if tracked.url:
-        facts["MLflow (make ui)"] = tracked.url
     report.summary(
         f"{run.name}: done",
         metrics=metrics,
@@ -311,4 +309,5 @@ def _summarise(
             "make evaluate DATA=...": "measure it on another corpus",
             "make ui": "compare runs in MLflow",
         },
+        address=tracked.url,
     )
