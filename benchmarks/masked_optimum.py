@@ -34,6 +34,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import bootstrap  # type: ignore[import-untyped]
 
+from benchmarks.arguments import count
 from benchmarks.hidden_words import HiddenWords, best, hide, posterior
 from datamodules.cleaning import Cleaner
 from datamodules.storyworld import StoryWorld
@@ -92,6 +93,9 @@ def measure(bundle_name: str, *, n_rows: int, seed: int) -> dict[str, Any]:
             print(f"{len(scores)} of {n_rows} stories", file=sys.stderr)
         if len(scores) == n_rows:
             break
+    if not scores:
+        problem = f"the {n_too_long} validation stories are all longer than {bundle.folder} reads"
+        raise BundleError(problem, "a model that reads 200 tokens or more", "train with size.max_seq_len=256")
     languages = sorted({score.language for score in scores})
     return {
         "benchmark": "masked_optimum",
@@ -211,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bundle", required=True, help="a bundle's folder, the name of a run, or latest")
-    parser.add_argument("--rows", type=int, default=200, help="stories to measure on (200)")
+    parser.add_argument("--rows", type=count, default=200, help="stories to measure on (200)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the words that are hidden (0)")
     return parser
 

@@ -24,16 +24,23 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.arguments import count
 from pipeline.errors import ConfigError, UserError
+
+if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
+    from benchmarks.training import Training
 
 #: Steps before any is timed: memory is allocated, and kernels are chosen or compiled.
 N_WARMUP_STEPS = 3
+
+#: Tokens per second of each turn, by configuration.
+Rates = dict[str, list[float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,23 +92,11 @@ def measure(
 
     started = time.monotonic()
     max_steps = N_WARMUP_STEPS + n_turns * n_steps
-    trainings = {}
-    for name, overrides in configurations.items():
-        trainings[name] = Training(overrides, document_tokens=document_tokens, max_steps=max_steps)
-        trainings[name].run_plainly(N_WARMUP_STEPS)
-    plain: dict[str, list[float]] = {name: [] for name in trainings}
-    trained: dict[str, list[float]] = {name: [] for name in trainings}
-    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
-        for turn in range(n_turns):
-            for name, training in trainings.items():
-                plain[name].append(training.run_plainly(n_steps).tokens_per_second)
-                if lightning:
-                    steps = training.run_in_lightning(
-                        n_steps, n_warmup_steps=N_WARMUP_STEPS, folder=Path(folder) / name, stream=nowhere
-                    )
-                    trained[name].append(steps.tokens_per_second)
-            rates = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in plain.items())
-            print(f"turn {turn + 1} of {n_turns}: {rates} tokens/s", file=sys.stderr)
+    trainings = {
+        name: Training(overrides, document_tokens=document_tokens, max_steps=max_steps)
+        for name, overrides in configurations.items()
+    }
+    plain, trained = take_turns(trainings, n_steps=n_steps, n_turns=n_turns, lightning=lightning)
     first = next(iter(plain))
     return {
         "benchmark": "speed",
@@ -125,6 +120,28 @@ def measure(
     }
 
 
+def take_turns(
+    trainings: Mapping[str, "Training"], *, n_steps: int, n_turns: int, lightning: bool
+) -> tuple[Rates, Rates]:
+    """Tokens per second of each turn, in the plain loop and, where that is wanted, through Lightning."""
+    plain: Rates = {name: [] for name in trainings}
+    trained: Rates = {name: [] for name in trainings}
+    for training in trainings.values():
+        training.run_plainly(N_WARMUP_STEPS)
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+        for turn in range(n_turns):
+            for name, training in trainings.items():
+                plain[name].append(training.run_plainly(n_steps).tokens_per_second)
+                if lightning:
+                    steps = training.run_in_lightning(
+                        n_steps, n_warmup_steps=N_WARMUP_STEPS, folder=Path(folder) / name, stream=nowhere
+                    )
+                    trained[name].append(steps.tokens_per_second)
+            rates = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in plain.items())
+            print(f"turn {turn + 1} of {n_turns}: {rates} tokens/s", file=sys.stderr)
+    return plain, trained
+
+
 def ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
     """Values as a part of their base, turn by turn."""
     return spread([value / other for value, other in zip(values, base, strict=True)], digits=3)
@@ -143,11 +160,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("configurations", nargs="+", metavar='NAME="KEY=VALUE ..."', help="one or more")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of each turn (20)")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each configuration (5)")
+    parser.add_argument("--steps", type=count, default=20, help="training steps of each turn (20)")
+    parser.add_argument("--turns", type=count, default=5, help="turns of each configuration (5)")
     parser.add_argument(
         "--document-tokens",
-        type=int,
+        type=count,
         default=150,
         help="tokens of a document, half as many to half as many again (150, as a story); rows hold several",
     )

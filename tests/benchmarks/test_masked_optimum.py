@@ -101,6 +101,7 @@ def test_stories_longer_than_the_model_reads_are_left_out_and_counted(
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
+        (["size.max_seq_len=20", "data.n_validation_rows=3"], "are all longer than"),
         (["task=causal_lm"], "was trained for CausalLM"),
         (["data=files", "data.train=a.txt"], "not trained on stories"),
         (["data.view=qa"], "not trained on stories"),

@@ -84,3 +84,9 @@ def test_a_mistake_in_a_configuration_is_answered_in_one_line(
 ) -> None:
     assert main(words) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_no_steps_are_no_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["a=", "--steps", "0"])
+    assert "'0' is no whole number of 1 or more" in capsys.readouterr().err
