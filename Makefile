@@ -86,11 +86,11 @@ check: $(VENV)/.installed-dev ## Lint and types
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## The quick tests (about two minutes); all of them: make test-all
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## Every test, slow ones too
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 .PHONY: clean
 clean: ## Remove caches and build leftovers; runs, bundles and MLflow's store stay

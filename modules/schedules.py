@@ -46,7 +46,7 @@ class Schedule(ABC):
     def resolve_warmup_steps(self, max_steps: int) -> int:
         """The warm-up of a run of `max_steps`, in steps; a run shorter than its warm-up only warms up."""
         if self.warmup_steps is None:
-            return round(self.warmup_fraction * max_steps)
+            return int(self.warmup_fraction * max_steps)  # rounded down: never the whole run
         return min(self.warmup_steps, max_steps)
 
     @abstractmethod
