@@ -40,6 +40,11 @@ class Corpus:
     sources: list[dict[str, str | int]] = field(default_factory=list)
 
     @property
+    def uri(self) -> str:
+        """Where its first source is; its name, where no source is known."""
+        return str(self.sources[0]["uri"]) if self.sources else self.name
+
+    @property
     def n_train_rows(self) -> int | None:
         """Rows in `train`; None when it is a stream."""
         return len(self.train) if isinstance(self.train, Sized) else None

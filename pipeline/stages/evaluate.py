@@ -42,7 +42,7 @@ def evaluate(config: DictConfig) -> StageResult:
                 DatasetRecord(
                     name=corpus.name,
                     digest=rows.manifest["sha256"],
-                    source=str(corpus.sources[0]["uri"]) if corpus.sources else corpus.name,
+                    source=corpus.uri,
                 ),
                 "test",
             )

@@ -266,7 +266,7 @@ def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRe
     return DatasetRecord(
         name=corpus.name,
         digest=rows.manifest["sha256"],
-        source=str(corpus.sources[0]["uri"]) if corpus.sources else corpus.name,
+        source=corpus.uri,
         columns={"input_ids": "integer"},
         profile={"rows": len(rows), "corpus": corpus.fingerprint, "tokenizer": tokenizer.digest, **counts},
     )

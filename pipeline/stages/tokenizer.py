@@ -37,9 +37,8 @@ def train_tokenizer(config: DictConfig) -> StageResult:
                 "vocab_size": float(tokenizer.vocab_size),
                 "val/bytes_per_token": sum(len(text.encode()) for text in measured) / n_tokens,
             }
-            source = str(corpus.sources[0]["uri"]) if corpus.sources else corpus.name
             tracked.log_dataset(
-                DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=source), "tokenizer"
+                DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=corpus.uri), "tokenizer"
             )
             tracked.log_file(file, "tokenizer.json")
             tracked.log_metrics(metrics, 0)
