@@ -29,7 +29,7 @@ class TrainerOptions:
     """How long, on what, and how to train; one step is one update of the weights.
 
     Args:
-        max_steps: updates of the weights; size=tiny does the default in two minutes on two CPU cores.
+        max_steps: updates of the weights; size=tiny does the default in under three minutes on two CPU cores.
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes a step.
         precision: auto takes bf16 where the hardware multiplies in it, else fp32.
@@ -46,7 +46,7 @@ class TrainerOptions:
         num_workers: processes that prepare batches; 0: the training process does.
     """
 
-    max_steps: Count = 300
+    max_steps: Count = 400
     batch_size: Count = 16
     accumulate: Count = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
