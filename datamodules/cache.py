@@ -310,6 +310,7 @@ def _disk_errors(folder: Path | None = None) -> Iterator[None]:
     """Say in one line what the disk refused; not around `build`, whose OSErrors are about other files."""
     try:
         yield
+    # NotImplementedError: filelock's word for a file system that cannot lock.
     except (OSError, NotImplementedError, pa.ArrowException) as error:
         where = f" {folder}" if folder else ""
         raise CacheError(

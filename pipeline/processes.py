@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from pipeline.errors import RunError
+
 #: Tells the further processes, which Lightning starts with the same command, which run is theirs.
 SHARED_RUN = "PRELUDE_RUN"
 
@@ -18,5 +20,17 @@ def share_run(folder: Path) -> None:
 
 
 def shared_run() -> Path | None:
-    """The run to join; None in the first process, which makes its own."""
-    return Path(os.environ[SHARED_RUN]) if not is_first() else None
+    """The run to join; None in the first process, which makes its own.
+
+    Raises:
+        RunError: another launcher started this process, so it was told of no run.
+    """
+    if is_first():
+        return None
+    if SHARED_RUN not in os.environ:
+        raise RunError(
+            f"process {os.environ['LOCAL_RANK']} was started by another launcher than this program",
+            "one command that starts its own processes",
+            "run it without torchrun, with trainer.devices=N",
+        )
+    return Path(os.environ[SHARED_RUN])

@@ -2,7 +2,7 @@
 
 runs/NAME/
   config.yaml      the resolved configuration
-  run.json         stage, status, hash of the configuration, tracking id, bundle
+  run.json         stage, status, hash of the configuration, options chosen
   checkpoints/     last.ckpt and best.ckpt, for resuming only
   bundles/         best and last, for use
   tracking/        the local spool of what is logged
@@ -57,7 +57,6 @@ class RunRecord:
     config_hash: str
     created: str
     status: str = "RUNNING"
-    tracking_id: str | None = None
     choices: dict[str, str] | None = None
 
 

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.conftest import Outcome
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +31,13 @@ def test_two_processes_make_one_run_with_one_bundle_and_one_result(text_file: Pa
     assert Path(tmp_path / json.loads(done.stdout)["bundle"] / "DONE").exists()
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert done.stderr.count("Tokenizer ") == 1
+
+
+def test_a_process_of_another_launcher_is_refused_in_one_line(
+    run: Callable[..., Outcome], text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.delenv("PRELUDE_RUN", raising=False)
+    refused = run("pretrain", "data=files", f"data.train={text_file}", "debug=quick", "tracking=off")
+    assert refused.code == 2
+    assert "run it without torchrun, with trainer.devices=N" in refused.error
