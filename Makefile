@@ -16,6 +16,7 @@ text = '$(subst $${,\$${,$(subst ',\',$(1)))'
 # Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
 OPTIONS := $(if $(DATA),data=$(DATA)) $(if $(INIT),$(call quote,init_from=$(INIT))) \
            $(if $(BUNDLE),$(call quote,bundle=$(BUNDLE))) \
+           $(if $(INPUT),$(call quote,input=$(INPUT))) $(if $(OUTPUT),$(call quote,output=$(OUTPUT))) \
            $(if $(RESUME),resume=$(if $(filter 1,$(RESUME)),true,$(RESUME)))
 
 .PHONY: help
@@ -27,8 +28,9 @@ help: ## This help
 	@echo
 	@echo "Options    ARGS=\"key=value ...\"  any key, e.g. ARGS=\"size=small trainer.max_steps=500\""
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
-	@echo "           DEBUG=1 (full traces)  PYTHON=python3.12"
-	@echo "Tasks      causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
+	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
+	@echo "Tasks      to pretrain: causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
+	@echo "           to fine-tune: classify, qa, translate, summarize, chat: make finetune-qa"
 	@echo "Any text   make pretrain ARGS=\"data=files data.train=my.txt\""
 	@echo "All keys   make show-config"
 
@@ -54,9 +56,21 @@ pretrain: $(VENV)/.installed ## Pretrain a transformer (causal language model) a
 pretrain-%: $(VENV)/.installed ## Pretrain with another objective: masked_lm, denoise
 	@$(RUN) pretrain task=$* $(OPTIONS) $(ARGS)
 
+finetune-%: $(VENV)/.installed ## Fine-tune a pretrained bundle: classify, qa, translate, summarize, chat
+	@$(RUN) finetune task=$* $(OPTIONS) $(ARGS)
+
 .PHONY: evaluate
-evaluate: $(VENV)/.installed ## Measure a bundle on a corpus: loss, perplexity, bits per byte
+evaluate: $(VENV)/.installed ## Measure a pretrained bundle on a corpus: loss, perplexity, bits per byte
 	@$(RUN) evaluate $(OPTIONS) $(ARGS)
+
+evaluate-%: $(VENV)/.installed ## Measure a fine-tuned bundle on a corpus, by the task's own metrics
+	@$(RUN) evaluate task=$* $(OPTIONS) $(ARGS)
+
+predict-%: $(VENV)/.installed ## Answer a file of rows with a fine-tuned bundle: INPUT=rows.jsonl
+	@$(RUN) predict task=$* $(OPTIONS) $(ARGS)
+
+try-%: $(VENV)/.installed ## Ask a fine-tuned bundle at the terminal
+	@$(RUN) try task=$* $(OPTIONS) $(ARGS)
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=latest

@@ -1,6 +1,7 @@
-"""The LightningDataModules: token rows to batches in an order that a resumed run continues exactly."""
+"""The LightningDataModules: examples to batches in an order that a resumed run continues exactly."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -10,9 +11,13 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.collate import Batch, RowBatch
-from datamodules.sampling import ResumableBatchSampler, sequential_batches
+from datamodules.features import Feature, Features
+from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, sequential_batches
 
 Collate = Callable[[RowBatch], Batch]
+Keys = npt.NDArray[np.int64]
+Fetch = Callable[[Keys], Any]
+"""From sample keys (epoch * N + row) to what a collate function takes; pickled where workers are."""
 
 
 class Rows(Protocol):
@@ -25,18 +30,37 @@ class Rows(Protocol):
         ...
 
 
-class _RowDataset(Dataset[RowBatch]):
-    """Rows by sample key (epoch * N + row), a whole batch at a time."""
+@dataclass(frozen=True)
+class _PackedRows:
+    """Token rows by sample key."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    rows: Rows
 
-    def __getitem__(self, key: int) -> RowBatch:
+    def __call__(self, keys: Keys) -> RowBatch:
+        return RowBatch(*self.rows.take(keys % len(self.rows)), keys)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Features by sample key."""
+
+    features: Features
+
+    def __call__(self, keys: Keys) -> list[Feature]:
+        return self.features.take(keys % len(self.features))
+
+
+class _Fetched(Dataset[Any]):
+    """What `fetch` finds, a whole batch at a time."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self.fetch = fetch
+
+    def __getitem__(self, key: int) -> Any:
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: list[int]) -> RowBatch:
-        names = np.asarray(keys, np.int64)
-        return RowBatch(*self.rows.take(names % len(self.rows)), names)
+    def __getitems__(self, keys: list[int]) -> Any:
+        return self.fetch(np.asarray(keys, np.int64))
 
 
 class BatchLoader:
@@ -48,14 +72,14 @@ class BatchLoader:
 
     def __init__(
         self,
-        rows: Rows,
+        fetch: Fetch,
         batches: Iterable[list[int]],
         *,
-        collate: Collate,
+        collate: Callable[[Any], Batch],
         num_workers: int,
         pin_memory: bool,
     ) -> None:
-        self._rows = rows
+        self._fetch = fetch
         self._batches = batches
         self._collate = collate
         self._num_workers = num_workers
@@ -67,7 +91,7 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self._loader is None or self._iterator is None:
-            dataset: Dataset[Any] = _RowDataset(self._rows)
+            dataset: Dataset[Any] = _Fetched(self._fetch)
             self._loader = DataLoader(
                 dataset,
                 batch_sampler=self._batches,
@@ -84,20 +108,51 @@ class BatchLoader:
 class SizedBatchLoader(BatchLoader):
     """A BatchLoader over finitely many batches."""
 
-    def __init__(self, rows: Rows, batches: list[list[int]], **options: Any) -> None:
-        super().__init__(rows, batches, **options)
+    def __init__(self, fetch: Fetch, batches: list[list[int]], **options: Any) -> None:
+        super().__init__(fetch, batches, **options)
         self._n_batches = len(batches)
 
     def __len__(self) -> int:
         return self._n_batches
 
 
-class PretrainDataModule(LightningDataModule):
-    """Batches for pretraining: an endless training stream, and validation over every row once.
+class _ResumableDataModule(LightningDataModule):
+    """Counts the batches that training has used: what workers had prefetched beyond them is not lost.
 
     The trainer must count steps, not epochs: `max_steps=...`, `check_val_every_n_epoch=None` and
-    `val_check_interval=n`, which counts batches. `state_dict` holds the batches that training has used, so
-    that after `load_state_dict` training starts at exactly the next one, whatever workers had prefetched.
+    `val_check_interval=n`, which counts batches. After `load_state_dict` training starts at exactly the next
+    batch.
+    """
+
+    def __init__(self, *, num_workers: int) -> None:
+        super().__init__()
+        self.num_workers = num_workers
+        self.batches_done = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the training stream, in batches of each rank."""
+        return {"batches_done": self.batches_done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the batches that are done."""
+        self.batches_done = int(state_dict["batches_done"])
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count a batch when training takes it, not when it is prefetched."""
+        if self.trainer is not None and self.trainer.training:
+            self.batches_done += 1
+        return batch
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _options(self, collate: Callable[[Any], Batch]) -> dict[str, Any]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"collate": collate, "num_workers": self.num_workers, "pin_memory": on_cuda}
+
+
+class PretrainDataModule(_ResumableDataModule):
+    """Batches for pretraining: an endless training stream, and validation over every row once.
 
     `collate` makes a training batch; `validation_collate` a validation batch, whose keys are row numbers, so
     that its corruption is the same every time.
@@ -118,7 +173,7 @@ class PretrainDataModule(LightningDataModule):
         seed: int,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_workers=num_workers)
         self.train_rows = train_rows
         self.validation_rows = validation_rows
         self.collate = collate
@@ -126,24 +181,8 @@ class PretrainDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.validation_batch_size = validation_batch_size
         self.seed = seed
-        self.num_workers = num_workers
-        self.batches_done = 0
         for rank_rows, size in ((train_rows, batch_size), (validation_rows, validation_batch_size)):
             sequential_batches(len(rank_rows), size)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the training stream, in batches of each rank."""
-        return {"batches_done": self.batches_done}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the batches that are done."""
-        self.batches_done = int(state_dict["batches_done"])
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count a batch when training takes it, not when it is prefetched."""
-        if self.trainer is not None and self.trainer.training:
-            self.batches_done += 1
-        return batch
 
     def train_dataloader(self) -> BatchLoader:
         """An endless loader that starts after the batches done."""
@@ -156,17 +195,70 @@ class PretrainDataModule(LightningDataModule):
             world_size=world_size,
             start_batch=self.batches_done,
         )
-        return BatchLoader(self.train_rows, sampler, **self._options(self.collate))
+        return BatchLoader(_PackedRows(self.train_rows), sampler, **self._options(self.collate))
 
     def val_dataloader(self) -> SizedBatchLoader:
         """Every validation row once, in order, none on two ranks."""
         batches = sequential_batches(len(self.validation_rows), self.validation_batch_size, *self._ranks())
         keys = [batch.tolist() for batch in batches]
-        return SizedBatchLoader(self.validation_rows, keys, **self._options(self.validation_collate))
+        return SizedBatchLoader(
+            _PackedRows(self.validation_rows), keys, **self._options(self.validation_collate)
+        )
 
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _options(self, collate: Collate) -> dict[str, Any]:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"collate": collate, "num_workers": self.num_workers, "pin_memory": on_cuda}
+class FinetuneDataModule(_ResumableDataModule):
+    """Batches for fine-tuning: an endless stream of examples of like lengths, and validation over every one.
+
+    Args:
+        train: examples to train on.
+        validation: examples to validate on; the longest come first, so that what does not fit in memory
+            shows at once.
+        collate: makes a batch of some examples; it pads them.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(
+        self,
+        train: Features,
+        validation: Features,
+        *,
+        collate: Callable[[Sequence[Feature]], Batch],
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(num_workers=num_workers)
+        self.train = train
+        self.validation = validation
+        self.collate = collate
+        self.batch_size = batch_size
+        self.seed = seed
+        for features in (train, validation):
+            sequential_batches(len(features), batch_size)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of each rank in which every training example has come once, rounded up."""
+        return -(-len(self.train) // (self.batch_size * self._ranks()[1]))
+
+    def train_dataloader(self) -> BatchLoader:
+        """An endless loader that starts after the batches done."""
+        rank, world_size = self._ranks()
+        sampler = LengthBucketSampler(
+            self.train.lengths,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            start_batch=self.batches_done,
+        )
+        return BatchLoader(_Examples(self.train), sampler, **self._options(self.collate))
+
+    def val_dataloader(self) -> SizedBatchLoader:
+        """Every validation example once, the longest first, none on two ranks."""
+        longest_first = np.argsort(-self.validation.lengths, kind="stable")
+        batches = sequential_batches(len(self.validation), self.batch_size, *self._ranks())
+        keys = [longest_first[batch].tolist() for batch in batches]
+        return SizedBatchLoader(_Examples(self.validation), keys, **self._options(self.collate))

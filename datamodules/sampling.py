@@ -66,11 +66,71 @@ class ResumableBatchSampler:
     def _order(self, epoch: int) -> npt.NDArray[np.integer]:
         """The rows in the order of one epoch; the last one asked for is kept."""
         if epoch != self._epoch:
-            rows: npt.NDArray[np.integer] = np.arange(self.n_rows, dtype=self._dtype)
-            if self.shuffle:
-                np.random.default_rng((self.seed, epoch)).shuffle(rows)
-            self._epoch, self._rows = epoch, rows
+            self._epoch, self._rows = epoch, self._ordered(epoch)
         return self._rows
+
+    def _ordered(self, epoch: int) -> npt.NDArray[np.integer]:
+        rows: npt.NDArray[np.integer] = np.arange(self.n_rows, dtype=self._dtype)
+        if self.shuffle:
+            np.random.default_rng((self.seed, epoch)).shuffle(rows)
+        return rows
+
+
+class LengthBucketSampler(ResumableBatchSampler):
+    """The same stream, its epochs ordered so that a batch holds rows of like length: little is padded.
+
+    The permutation of (seed, epoch) is cut into pools of `pool_steps` steps (a step is one batch of every
+    rank), each pool is sorted by length and cut into steps, and these are shuffled over the whole epoch. So
+    every batch is full, the ranks of a step have like lengths, and every row is there once an epoch. Rows
+    that do not fill a step with rows of their own epoch, at its two ends, stay in the permutation's order:
+    the one step that holds the end of an epoch and the start of the next is of mixed lengths.
+
+    Args:
+        lengths: length (N,) of each row, in whatever unit.
+
+    Raises:
+        ValueError: as `ResumableBatchSampler`; `pool_steps` below 1.
+    """
+
+    def __init__(
+        self,
+        lengths: npt.ArrayLike,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_batch: int = 0,
+        pool_steps: int = 50,
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        if pool_steps < 1:
+            raise ValueError(f"pool_steps={pool_steps}; expected at least 1")
+        self.pool_steps = pool_steps
+        super().__init__(
+            len(self.lengths),
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            start_batch=start_batch,
+        )
+
+    def _ordered(self, epoch: int) -> npt.NDArray[np.integer]:
+        rows = super()._ordered(epoch)
+        step = self.batch_size * self.world_size
+        first = -epoch * self.n_rows % step  # here the first step of rows of this epoch alone begins
+        n_steps = max(0, self.n_rows - first) // step
+        if not n_steps:
+            return rows
+        whole = rows[first : first + n_steps * step]
+        pool = self.pool_steps * step
+        for start in range(0, len(whole), pool):
+            part = whole[start : start + pool]
+            part[:] = part[np.argsort(self.lengths[part], kind="stable")]
+        steps = np.random.default_rng((self.seed, epoch, 1)).permutation(n_steps)
+        whole[:] = whole.reshape(n_steps, step)[steps].reshape(-1)
+        return rows
 
 
 def sequential_batches(

@@ -1,12 +1,11 @@
 """Multi-head attention: self-attention is cross-attention to itself; masks and positions are values."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from modules.cache import LayerCache
 from modules.masks import Mask
 from modules.norms import RMSNorm
 from modules.positions import Rotation
@@ -14,125 +13,6 @@ from modules.positions import Rotation
 # On CPU torch's fused kernel has a slow backward pass in bfloat16: plain products are 2 to 4 times as fast
 # while there are few scores (B * H * T * S), and slower beyond.
 _PLAIN_SCORES = 1 << 23
-
-
-class LayerCache:
-    """Keys and values that one attention has seen: room for `max_tokens`, taken at the first use."""
-
-    def __init__(self, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.length = 0
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-
-    def append(
-        self, keys: Float[Tensor, "B H T K"], values: Float[Tensor, "B H T K"]
-    ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """Store the next T tokens and give back all S so far.
-
-        Raises:
-            ValueError: if there is no room.
-        """
-        end = self.length + keys.shape[2]
-        if end > self.max_tokens:
-            raise ValueError(
-                f"the cache has room for {self.max_tokens} tokens and {end} were given; expected no more; "
-                "make the cache with a larger max_tokens"
-            )
-        if self._keys is None or self._values is None:
-            shape = (*keys.shape[:2], self.max_tokens, keys.shape[3])
-            self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
-        self._keys[:, :, self.length : end] = keys
-        self._values[:, :, self.length : end] = values
-        self.length = end
-        return self.stored()
-
-    def stored(self) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """All keys and values so far."""
-        assert self._keys is not None
-        assert self._values is not None
-        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
-
-    def reorder(self, rows: Int[Tensor, " M"]) -> None:
-        """Take these rows of the batch, in this order, some perhaps twice (beams)."""
-        if self._keys is not None and self._values is not None:
-            self._keys, self._values = self._keys[rows], self._values[rows]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """An encoder's output, with the documents of its source (0: padding); `packed`: several in a row."""
-
-    hidden: Float[Tensor, "B S D"]
-    segment_ids: Int[Tensor, "B S"] | None = None
-    packed: bool = False
-
-    def reorder(self, rows: Int[Tensor, " M"]) -> "Memory":
-        """These rows of the batch, in this order."""
-        segment_ids = None if self.segment_ids is None else self.segment_ids[rows]
-        return Memory(self.hidden[rows], segment_ids, self.packed)
-
-
-class KVCache:
-    """What a decoder has seen: keys and values of each layer, and which tokens are real and where they stand.
-
-    Made by a decoder's `new_cache`; it is filled by each forward that it is given to.
-    """
-
-    def __init__(
-        self, n_layers: int, *, batch_size: int, max_tokens: int, device: torch.device | None = None
-    ) -> None:
-        self.length = 0
-        self.max_tokens = max_tokens
-        self.layers = [LayerCache(max_tokens) for _ in range(n_layers)]
-        self.memory_layers: list[LayerCache] = []
-        self.memory: Memory | None = None
-        self._segment_ids = torch.zeros(batch_size, max_tokens, dtype=torch.int64, device=device)
-        self._position_ids = torch.zeros(batch_size, max_tokens, dtype=torch.int64, device=device)
-
-    def set_memory(self, memory: Memory) -> None:
-        """Keep an encoder's output; its keys and values are computed once, by the first forward."""
-        self.memory = memory
-        self.memory_layers = [LayerCache(memory.hidden.shape[1]) for _ in self.layers]
-
-    def next_position_ids(self, segment_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """Positions of the next tokens where none are given: each real one is one further than the last."""
-        seen = (self._segment_ids[:, : self.length] != 0).sum(dim=1, keepdim=True)
-        return (seen + (segment_ids != 0).cumsum(dim=1) - 1).clamp_min(0)
-
-    def append(self, segment_ids: Int[Tensor, "B T"], position_ids: Int[Tensor, "#B T"]) -> None:
-        """Note the next T tokens of each row (segment 0: padding).
-
-        Raises:
-            ValueError: if there is no room.
-        """
-        end = self.length + segment_ids.shape[1]
-        if end > self.max_tokens:
-            raise ValueError(
-                f"the cache has room for {self.max_tokens} tokens and {end} were given; expected no more; "
-                "make the cache with a larger max_tokens"
-            )
-        self._segment_ids[:, self.length : end] = segment_ids
-        self._position_ids[:, self.length : end] = position_ids
-        self.length = end
-
-    @property
-    def segment_ids(self) -> Int[Tensor, "B S"]:
-        """Document of each token so far; 0 is padding."""
-        return self._segment_ids[:, : self.length]
-
-    @property
-    def position_ids(self) -> Int[Tensor, "B S"]:
-        """Position of each token so far."""
-        return self._position_ids[:, : self.length]
-
-    def reorder(self, rows: Int[Tensor, " M"]) -> None:
-        """Take these rows of the batch, in this order, some perhaps twice (beams)."""
-        for layer in (*self.layers, *self.memory_layers):
-            layer.reorder(rows)
-        self._segment_ids, self._position_ids = self._segment_ids[rows], self._position_ids[rows]
-        if self.memory is not None:
-            self.memory = self.memory.reorder(rows)
 
 
 class MultiHeadAttention(nn.Module):

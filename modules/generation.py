@@ -7,15 +7,14 @@ each row has its own random numbers, and padding stands to the left, where atten
 import math
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from modules.decoding import check_room, evaluating, first_batch, forbidden_mask, writer_of
 from modules.model import Model
-from modules.transformer import Decoder, EncoderDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +114,13 @@ def stream(
     """As `generate`, giving the next token of every row as it comes; None for a row that has ended."""
     if not prompts:
         return
-    backbone = model.backbone
-    if not isinstance(backbone, Decoder | EncoderDecoder):
-        raise ValueError(
-            f"a model with {type(backbone).__name__} cannot generate; expected Decoder or EncoderDecoder; "
-            "choose a model that was trained to go on with a text"
-        )
-    batch, answer_ids, answer_key = _first_batch(backbone, prompts, pad_id=pad_id, bos_id=bos_id)
-    _check_room(backbone, prompts, options.max_new_tokens)
+    backbone = writer_of(model)
+    batch, answer_ids, answer_key = first_batch(backbone, prompts, pad_id=pad_id, bos_id=bos_id)
+    check_room(backbone, prompts, [options.max_new_tokens] * len(prompts))
     cache = backbone.new_cache(len(prompts), batch[answer_key].shape[1] + options.max_new_tokens - 1)
-    chooser = _Chooser(options, answer_ids, {*forbidden_ids} - {eos_id}, like=backbone.embedding.weight)
+    chooser = _Chooser(options, answer_ids, forbidden_mask(backbone, forbidden_ids, eos_id=eos_id))
     ended = [False] * len(prompts)
-    with _evaluating(model):
+    with evaluating(model):
         for _ in range(options.max_new_tokens):
             # `forward` and not a call: a compiled model would be compiled anew for every length.
             chosen = chooser.choose(model.head.forward(backbone.forward(batch, cache)[:, -1]).float())
@@ -180,18 +174,12 @@ class _Chooser:
     """Chooses the next token of every row, and remembers which tokens each row has."""
 
     def __init__(
-        self,
-        options: SamplingOptions,
-        rows: Sequence[Sequence[int]],
-        forbidden_ids: set[int],
-        *,
-        like: Float[Tensor, "V D"],
+        self, options: SamplingOptions, rows: Sequence[Sequence[int]], forbidden: Bool[Tensor, " V"]
     ) -> None:
         self._options = options
         self._random = [random.Random(f"{options.seed}/{row}") for row in range(len(rows))]
-        self._forbidden = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
-        self._forbidden[sorted(forbidden_ids)] = True
-        self._seen = torch.zeros(len(rows), like.shape[0], dtype=torch.bool, device=like.device)
+        self._forbidden = forbidden
+        self._seen = torch.zeros(len(rows), len(forbidden), dtype=torch.bool, device=forbidden.device)
         for seen, row in zip(self._seen, rows, strict=True):
             seen[list(row)] = True
 
@@ -219,57 +207,3 @@ class _Chooser:
         # 24 bits are what a float32 below 1 holds: more would be rounded, now and then to 1.
         numbers = [row.getrandbits(24) / (1 << 24) for row in self._random]
         return torch.tensor(numbers, dtype=torch.float32, device=like.device)
-
-
-def _first_batch(
-    backbone: Decoder | EncoderDecoder, prompts: Sequence[Sequence[int]], *, pad_id: int, bos_id: int | None
-) -> tuple[dict[str, Tensor], Sequence[Sequence[int]], str]:
-    """What the model reads first, the ids that each answer goes on from, and the key of new tokens."""
-    for row, prompt in enumerate(prompts):
-        if not prompt:
-            raise ValueError(f"prompt {row} is empty; expected at least one token; begin it with <bos>")
-    device = backbone.embedding.weight.device
-    longest = max(map(len, prompts))
-    padding = [longest - len(prompt) for prompt in prompts]
-    padded = [[pad_id] * n + list(prompt) for n, prompt in zip(padding, prompts, strict=True)]
-    batch = {"input_ids": torch.tensor(padded, device=device)}
-    if any(padding):
-        steps = torch.arange(longest, device=device)
-        batch["attention_mask"] = (steps >= torch.tensor(padding, device=device).unsqueeze(1)).long()
-    if isinstance(backbone, Decoder):
-        return batch, prompts, "input_ids"
-    if bos_id is None:
-        raise ValueError("bos_id is None; expected the token that the decoder starts from; give bos_id")
-    batch["decoder_input_ids"] = torch.full((len(prompts), 1), bos_id, device=device)
-    return batch, [[bos_id]] * len(prompts), "decoder_input_ids"
-
-
-def _check_room(
-    backbone: Decoder | EncoderDecoder, prompts: Sequence[Sequence[int]], max_new_tokens: int
-) -> None:
-    """Refuse what the positions do not reach, before anything is computed; the last new token is not read."""
-    limit = backbone.position.max_tokens
-    if limit is None:
-        return
-    scheme = type(backbone.position).__name__
-    row, n_prompt = max(enumerate(map(len, prompts)), key=lambda item: item[1])
-    if isinstance(backbone, Decoder):
-        n_read, what = n_prompt + max_new_tokens - 1, f"prompt {row} of {n_prompt} tokens and its answer"
-    else:
-        n_read, what = max(n_prompt, max_new_tokens), f"prompt {row} of {n_prompt} tokens or its answer"
-    if n_read > limit:
-        raise ValueError(
-            f"{what} of {max_new_tokens} do not fit; expected at most {limit} positions ({scheme}); "
-            "shorten the prompt or lower max_new_tokens"
-        )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

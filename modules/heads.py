@@ -65,14 +65,14 @@ class PooledClassifier(nn.Module):
         self.classes = nn.Linear(d_model, n_classes)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch) -> Float[Tensor, "B C"]:
-        """Logits of each row; `attention_mask` or `segment_ids` of the batch tell its real tokens."""
+        """Logits of each row in float32; `attention_mask` or `segment_ids` tell its real tokens, else all."""
         logits: Tensor = self.classes(self.dropout(self._pool(hidden, _real_tokens(hidden, batch))))
-        return logits
+        return logits.float()
 
     def _pool(self, hidden: Float[Tensor, "B T D"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B D"]:
         if self.pooling == "mean":
-            shares = real.to(hidden.dtype) / real.sum(dim=1, keepdim=True).clamp_min(1)
-            return (hidden * shares.unsqueeze(-1)).sum(dim=1)
+            shares = real.float() / real.sum(dim=1, keepdim=True).clamp_min(1)
+            return (hidden * shares.unsqueeze(-1)).sum(dim=1).to(hidden.dtype)
         steps = torch.arange(hidden.shape[1], device=hidden.device)
         if self.pooling == "first":
             index = torch.where(real, steps, hidden.shape[1] - 1).amin(dim=1)
@@ -84,7 +84,10 @@ class PooledClassifier(nn.Module):
 class SpanHead(nn.Module):
     """Scores of each token as the first and as the last of an answer; outside of the passage there is none.
 
-    Source: Devlin et al. 2019, "BERT", section 4.2.
+    Where a question may have no answer, one token of each row stands for "none" (such as its first); the task
+    then lets `passage_mask` be 1 there too, and names it as `null` when it asks for spans.
+
+    Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3 (no answer).
     """
 
     def __init__(self, d_model: int, *, dropout: float = 0.0) -> None:
@@ -99,14 +102,46 @@ class SpanHead(nn.Module):
         return logits.masked_fill(~batch["passage_mask"].bool().unsqueeze(-1), lowest)
 
     @staticmethod
-    def best_spans(logits: Float[Tensor, "B T 2"], *, max_answer_tokens: int) -> Int[Tensor, "B 2"]:
-        """First and last token of the best answer of each row: first <= last, and no longer than allowed."""
-        n_tokens = logits.shape[1]
-        scores = logits[:, :, None, 0].double() + logits[:, None, :, 1].double()
-        within = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=logits.device)
-        within = within.triu().tril(max_answer_tokens - 1)
-        best = scores.masked_fill(~within, -torch.inf).flatten(1).argmax(dim=1)
-        return torch.stack((best // n_tokens, best % n_tokens), dim=1)
+    def n_best_spans(
+        logits: Float[Tensor, "B T 2"],
+        *,
+        n: int,
+        max_answer_tokens: int,
+        null: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Int[Tensor, "B {n} 2"], Float[Tensor, "B {n}"]]:
+        """First and last token of the n best answers of each row, best first, and their sums of logits.
+
+        first <= last, no longer than allowed, within the passage and never at `null`. Where a row has fewer
+        spans, the score is -inf, and what stands for the span means nothing.
+        """
+        n_rows, n_tokens, _ = logits.shape
+        width = min(max_answer_tokens, n_tokens)
+        known = logits.double().masked_fill(logits <= torch.finfo(logits.dtype).min, -torch.inf)
+        if null is not None:
+            known[torch.arange(n_rows, device=null.device), null] = -torch.inf
+        ends = nn.functional.pad(known[:, :, 1], (0, width - 1), value=-torch.inf).unfold(1, width, 1)
+        scores = (known[:, :, :1] + ends).flatten(1)  # (B, T * width): by first token, then by length
+        if scores.shape[1] < n:
+            scores = nn.functional.pad(scores, (0, n - scores.shape[1]), value=-torch.inf)
+        best, index = scores.topk(n, dim=1)
+        first = index // width
+        return torch.stack((first, first + index % width), dim=2).clamp_max(n_tokens - 1), best.float()
+
+    @classmethod
+    def best_spans(
+        cls,
+        logits: Float[Tensor, "B T 2"],
+        *,
+        max_answer_tokens: int,
+        null: Int[Tensor, " B"] | None = None,
+    ) -> Int[Tensor, "B 2"]:
+        """First and last token of the best answer of each row."""
+        return cls.n_best_spans(logits, n=1, max_answer_tokens=max_answer_tokens, null=null)[0][:, 0]
+
+    @staticmethod
+    def null_scores(logits: Float[Tensor, "B T 2"], null: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """What "no answer" scores in each row, to be compared with the scores of its spans."""
+        return logits[torch.arange(len(null), device=null.device), null].sum(dim=1)
 
 
 def _real_tokens(hidden: Float[Tensor, "B T D"], batch: Batch) -> Bool[Tensor, "B T"]:

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from modules.attention import LayerCache, MultiHeadAttention, check_heads
+from modules.attention import MultiHeadAttention, check_heads
+from modules.cache import LayerCache
 from modules.masks import Mask
 from modules.norms import RMSNorm
 from modules.positions import Rotation

@@ -20,13 +20,15 @@ def token_loss(
     labels: Int[Tensor, "B T"],
     label_index: Int[Tensor, " M"] | None = None,
     *,
+    label_smoothing: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Float[Tensor, ""], int]:
     """The training loss, not yet divided: the sum of -ln p(label) in nats (float32), and how many labels.
 
-    Value and gradients are those of `F.cross_entropy(head(hidden).float(), labels, reduction="sum")`. Up to
-    `chunk_tokens` labels are computed just so. More are taken chunk by chunk, and each chunk's gradient is
-    computed while its logits are there: nothing is computed twice, and memory holds the logits of one chunk.
+    Value and gradients are those of `F.cross_entropy(head(hidden).float(), labels, reduction="sum")`, with
+    its `label_smoothing`. Up to `chunk_tokens` labels are computed just so. More are taken chunk by chunk,
+    and each chunk's gradient is computed while its logits are there: nothing is computed twice, and memory
+    holds the logits of one chunk.
 
     Args:
         hidden: output of the backbone.
@@ -34,20 +36,22 @@ def token_loss(
         labels: token ids; IGNORE_INDEX (-100) where nothing is predicted.
         label_index: flat indices into B*T of the labelled positions: only they are computed, and their number
             is known without asking the device. None: all are computed, and counting waits for the device.
+        label_smoothing: this share of each label is spread evenly over all V tokens.
         chunk_tokens: how many positions have their logits in memory at once.
 
     Source: the gradient-in-forward form is that of Hsu et al. 2024, "Liger Kernel", section 3.2 (fused linear
-    cross-entropy), here for any head.
+    cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the
+    Inception Architecture", section 7; Vaswani et al. 2017, section 5.4 (0.1).
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
     if rows.shape[0] <= chunk_tokens:
-        return _nats(head, rows, targets), n_tokens
+        return _nats(head, rows, targets, label_smoothing), n_tokens
     if torch.is_grad_enabled():
         weights = _trained_weights(head, rows)
-        nats: Tensor = _ChunkedNats.apply(rows, targets, head, chunk_tokens, *weights)  # type: ignore[no-untyped-call]
+        nats: Tensor = _ChunkedNats.apply(rows, targets, head, label_smoothing, chunk_tokens, *weights)  # type: ignore[no-untyped-call]
         return nats, n_tokens
     chunks = zip(torch.split(rows, chunk_tokens), torch.split(targets, chunk_tokens), strict=True)
-    return torch.stack([_nats(head, *chunk) for chunk in chunks]).sum(), n_tokens
+    return torch.stack([_nats(head, *chunk, label_smoothing) for chunk in chunks]).sum(), n_tokens
 
 
 def labelled_positions(
@@ -65,8 +69,41 @@ def labelled_positions(
     return rows, targets, label_index.numel()
 
 
-def _nats(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(head(rows).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+def span_loss(
+    logits: Float[Tensor, "B T 2"], starts: Int[Tensor, " B"], ends: Int[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    """The loss of an answer's first and last token, of each row the mean of both, summed over rows: nats.
+
+    Source: Devlin et al. 2019, "BERT", section 4.2.
+    """
+    return F.cross_entropy(logits.float(), torch.stack((starts, ends), dim=1), reduction="sum") / 2
+
+
+def balanced_weights(class_counts: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """Weights of classes for `F.cross_entropy(weight=...)`, so that each class counts as much as any other.
+
+    N / (C * n_c) for a class that n_c of the N training rows have. Their mean over those rows is 1, so that
+    the weighted sum of nats divided by the number of rows is again a mean.
+
+    Raises:
+        ValueError: a class has no row.
+
+    Source: King and Zeng 2001, "Logistic Regression in Rare Events Data", section 4.
+    """
+    if (class_counts < 1).any():
+        empty = (class_counts < 1).nonzero().flatten().tolist()
+        raise ValueError(f"classes {empty} have no row; expected at least one of each; leave them out")
+    return class_counts.sum() / (len(class_counts) * class_counts.float())
+
+
+def _nats(head: nn.Module, rows: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    return F.cross_entropy(
+        head(rows).float(),
+        targets,
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
 
 
 def _trained_weights(head: nn.Module, rows: Float[Tensor, "M D"]) -> list[Tensor]:
@@ -97,7 +134,13 @@ class _ChunkedNats(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, targets: Tensor, head: nn.Module, chunk_tokens: int, *weights: Tensor
+        ctx: Any,
+        rows: Tensor,
+        targets: Tensor,
+        head: nn.Module,
+        label_smoothing: float,
+        chunk_tokens: int,
+        *weights: Tensor,
     ) -> Tensor:
         rows_grad = torch.empty_like(rows)
         # In float32 whatever the weights are: many chunks are added up.
@@ -107,7 +150,7 @@ class _ChunkedNats(torch.autograd.Function):
         for chunk, chunk_targets, chunk_grad in zip(*splits, strict=True):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_()
-                chunk_nats = _nats(head, leaf, chunk_targets)
+                chunk_nats = _nats(head, leaf, chunk_targets, label_smoothing)
             grads = torch.autograd.grad(chunk_nats, (leaf, *weights), materialize_grads=True)
             nats += chunk_nats.detach()
             chunk_grad.copy_(grads[0])
@@ -124,4 +167,4 @@ class _ChunkedNats(torch.autograd.Function):
         scaled = [
             (grad * nats_grad).to(dtype) for grad, dtype in zip(weight_grads, ctx.weight_dtypes, strict=True)
         ]
-        return rows_grad * nats_grad, None, None, None, *scaled
+        return rows_grad * nats_grad, None, None, None, None, *scaled

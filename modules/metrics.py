@@ -50,28 +50,36 @@ def token_scores(
     return TokenScores(nats, n_tokens, n_correct)
 
 
-class TokenLoss(Metric):
-    """Mean cross-entropy of a token, in nats."""
+class MeanLoss(Metric):
+    """Mean loss of whatever is counted, such as rows, in nats."""
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
     nats: Tensor
-    n_tokens: Tensor
+    n: Tensor
 
     def __init__(self, **metric_options: Any) -> None:
         super().__init__(**metric_options)
         self.add_state("nats", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("n_tokens", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, nats: Float[Tensor, ""], n: int) -> None:
+        """Add the sums of one batch."""
+        self.nats += nats
+        self.n += n
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Nats for each; not a number when there was nothing."""
+        return self.nats / self.n
+
+
+class TokenLoss(MeanLoss):
+    """Mean cross-entropy of a token, in nats."""
 
     def update(self, nats: Float[Tensor, ""], n_tokens: int) -> None:
         """Add the sums of one batch."""
-        self.nats += nats
-        self.n_tokens += n_tokens
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Nats a token; not a number when there was no label."""
-        return self.nats / self.n_tokens
+        super().update(nats, n_tokens)
 
 
 class Perplexity(TokenLoss):

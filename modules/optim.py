@@ -9,6 +9,13 @@
 
 Each group has a learning rate of its own, for their gradients are of different kinds: an embedding row is
 moved only when its token occurs, a matrix by every token.
+
+With `layer_decay` each is divided further by depth (`modules.freezing`), into `matrices/01`, `matrices/02`
+and so on. The learning rate of depth d is lr * layer_decay ** (max_depth - d): what was pretrained moves
+less, and the less the nearer it is to the tokens.
+
+Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.2;
+Clark et al. 2020, "ELECTRA", appendix B (0.8 and 0.9).
 """
 
 from collections.abc import Callable
@@ -18,6 +25,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from modules.freezing import depth_of_parameters
+from modules.model import Model
 
 GroupName = Literal["matrices", "embeddings", "scalars"]
 
@@ -61,6 +71,10 @@ class AdamW:
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
         eps: added to the root of that mean.
+        layer_decay: factor of the learning rate from each depth to the one below; None: the same for all.
+
+    Raises:
+        ValueError: `layer_decay` is not more than 0 and at most 1.
     """
 
     matrix_lr: float = 0.004
@@ -70,15 +84,19 @@ class AdamW:
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
+    layer_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_layer_decay(self.layer_decay)
 
     def build(self, model: nn.Module) -> Optimizer:
         """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
-        groups = parameter_groups(model)
+        split = _Split(model, self.layer_decay)
         return _fused_adamw(
             [
-                _group("matrices", groups, lr=self.matrix_lr, weight_decay=self.weight_decay),
-                _group("embeddings", groups, lr=self.embedding_lr, weight_decay=0.0),
-                _group("scalars", groups, lr=self.scalar_lr, weight_decay=0.0),
+                *split.groups("matrices", lr=self.matrix_lr, weight_decay=self.weight_decay),
+                *split.groups("embeddings", lr=self.embedding_lr, weight_decay=0.0),
+                *split.groups("scalars", lr=self.scalar_lr, weight_decay=0.0),
             ],
             betas=(self.beta1, self.beta2),
             eps=self.eps,
@@ -104,6 +122,10 @@ class Muon:
         momentum: Nesterov momentum of Muon.
         beta1: AdamW's decay of the mean of gradients.
         beta2: AdamW's decay of the mean of squared gradients.
+        layer_decay: factor of the learning rate from each depth to the one below; None: the same for all.
+
+    Raises:
+        ValueError: `layer_decay` is not more than 0 and at most 1.
     """
 
     matrix_lr: float = 0.004
@@ -113,21 +135,24 @@ class Muon:
     momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
+    layer_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_layer_decay(self.layer_decay)
 
     def build(self, model: nn.Module) -> Optimizer:
         """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
-        groups = parameter_groups(model)
+        split = _Split(model, self.layer_decay)
         muon = torch.optim.Muon(
-            [_group("matrices", groups)],
-            lr=self.matrix_lr,
+            split.groups("matrices", lr=self.matrix_lr),
             weight_decay=self.weight_decay,
             momentum=self.momentum,
             adjust_lr_fn="match_rms_adamw",
         )
         adamw = _fused_adamw(
             [
-                _group("embeddings", groups, lr=self.embedding_lr),
-                _group("scalars", groups, lr=self.scalar_lr),
+                *split.groups("embeddings", lr=self.embedding_lr),
+                *split.groups("scalars", lr=self.scalar_lr),
             ],
             weight_decay=0.0,
             betas=(self.beta1, self.beta2),
@@ -135,8 +160,46 @@ class Muon:
         return MuonWithAdamW(muon, adamw)
 
 
-def _group(name: GroupName, groups: dict[GroupName, list[nn.Parameter]], **options: Any) -> dict[str, Any]:
-    return {"params": groups[name], "name": name, **options}
+class _Split:
+    """The parameters of `model` by kind and, with `layer_decay`, by depth."""
+
+    def __init__(self, model: nn.Module, layer_decay: float | None) -> None:
+        self._kinds = parameter_groups(model)
+        self._layer_decay = layer_decay
+        self._depths = {} if layer_decay is None else _depths(model)
+
+    def groups(self, kind: GroupName, *, lr: float, **options: Any) -> list[dict[str, Any]]:
+        """The groups of one kind, lowest depth first, for an optimizer."""
+        parameters = self._kinds[kind]
+        if self._layer_decay is None or not parameters:
+            return [{"params": parameters, "name": kind, "lr": lr, **options}]
+        highest = max(self._depths.values())
+        return [
+            {
+                "params": [parameter for parameter in parameters if self._depths[parameter] == depth],
+                "name": f"{kind}/{depth:02d}",
+                "lr": lr * self._layer_decay ** (highest - depth),
+                **options,
+            }
+            for depth in sorted({self._depths[parameter] for parameter in parameters})
+        ]
+
+
+def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"layer_decay is given and the model is a {type(model).__name__}; expected modules.model.Model, "
+            "whose layers are known; leave layer_decay out"
+        )
+    by_name = depth_of_parameters(model)
+    return {parameter: by_name[name] for name, parameter in model.named_parameters()}
+
+
+def _check_layer_decay(layer_decay: float | None) -> None:
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ValueError(
+            f"layer_decay is {layer_decay}; expected more than 0 and at most 1; take 0.8, or leave it out"
+        )
 
 
 def _fused_adamw(groups: list[dict[str, Any]], **options: Any) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from modules.attention import KVCache, Memory
+from modules.cache import KVCache, Memory
 from modules.layers import LayerSpec
 from modules.masks import Mask
 from modules.positions import Position, Rotation, check_length
@@ -107,9 +107,14 @@ class Transformer(nn.Module):
         self.position = position
         self.dropout = nn.Dropout(layer.dropout) if layer.dropout else nn.Identity()
 
-    def _embed(self, tokens: _Tokens) -> Float[Tensor, "B T D"]:
+    @property
+    def output_embedding(self) -> nn.Embedding:
+        """The embedding of the tokens that the hidden states predict: the one that a tied head uses."""
+        return self.embedding
+
+    def _embed(self, tokens: _Tokens, embedding: nn.Embedding) -> Float[Tensor, "B T D"]:
         """Embeddings and positions; dropout on their sum (Vaswani et al. 2017, section 5.4)."""
-        x: Tensor = self.dropout(self.position.embed(self.embedding(tokens.ids), tokens.position_ids))
+        x: Tensor = self.dropout(self.position.embed(embedding(tokens.ids), tokens.position_ids))
         return x
 
     def _rotation(self, tokens: _Tokens) -> Rotation | None:
@@ -132,7 +137,9 @@ class Encoder(Transformer):
         """Hidden states of `input_ids`."""
         tokens = _Tokens.of(batch)
         mask = tokens.self_mask(self.position, causal=False)
-        hidden: Tensor = self.stack(self._embed(tokens), mask=mask, rotation=self._rotation(tokens))
+        hidden: Tensor = self.stack(
+            self._embed(tokens, self.embedding), mask=mask, rotation=self._rotation(tokens)
+        )
         return hidden
 
 
@@ -152,19 +159,23 @@ class Decoder(Transformer):
         """Hidden states of `input_ids`; with a cache these are the tokens after those it has seen."""
         tokens = _Tokens.of(batch, cache=cache)
         mask = tokens.self_mask(self.position, causal=True, cache=cache)
-        x, rotation = self._embed(tokens), self._rotation(tokens)
+        x, rotation = self._embed(tokens, self.embedding), self._rotation(tokens)
         hidden: Tensor = self.stack(x, mask=mask, rotation=rotation, cache=cache)
         return hidden
 
-    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
-        """An empty cache for prompt and answer of at most `max_tokens` each row, padding included."""
-        return _new_cache(self, self.stack, batch_size, max_tokens)
+    def new_cache(self, batch_size: int, max_tokens: int, *, max_real_tokens: int | None = None) -> KVCache:
+        """An empty cache for prompt and answer of at most `max_tokens` each row, padding included.
+
+        `max_real_tokens` of them are not padding; None: all.
+        """
+        return _new_cache(self, self.stack, batch_size, max_tokens, max_real_tokens)
 
 
 class EncoderDecoder(Transformer):
     """A decoder that also looks at an encoder's output: for text to text.
 
-    Encoder and decoder share the embedding (section 3.4 of the source) and the positions.
+    Encoder and decoder share the positions and, with `tied_embeddings`, the embedding (section 3.4 of the
+    source); without, the decoder has one of its own, for languages that have few tokens in common.
 
     Source: Vaswani et al. 2017, section 3.1 and figure 1.
     """
@@ -178,16 +189,25 @@ class EncoderDecoder(Transformer):
         layer: LayerSpec,
         position: Position,
         n_encoder_layers: int | None = None,
+        tied_embeddings: bool = True,
     ) -> None:
         super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
+        self.target_embedding = None if tied_embeddings else nn.Embedding(vocab_size, layer.d_model)
         self.encoder = Stack(layer, n_layers if n_encoder_layers is None else n_encoder_layers)
         self.decoder = Stack(layer, n_layers, cross=True)
+
+    @property
+    def output_embedding(self) -> nn.Embedding:
+        """The decoder's embedding."""
+        return self.embedding if self.target_embedding is None else self.target_embedding
 
     def encode(self, batch: Batch) -> Float[Tensor, "B S D"]:
         """The memory: hidden states of `input_ids`."""
         source = _Tokens.of(batch)
         mask = source.self_mask(self.position, causal=False)
-        memory: Tensor = self.encoder(self._embed(source), mask=mask, rotation=self._rotation(source))
+        memory: Tensor = self.encoder(
+            self._embed(source, self.embedding), mask=mask, rotation=self._rotation(source)
+        )
         return memory
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
@@ -198,7 +218,7 @@ class EncoderDecoder(Transformer):
         memory = self._memory(batch, cache)
         target = _Tokens.of(batch, "decoder_", cache)
         hidden: Tensor = self.decoder(
-            self._embed(target),
+            self._embed(target, self.output_embedding),
             memory.hidden,
             mask=target.self_mask(self.position, causal=True, cache=cache),
             memory_mask=_memory_mask(target, memory),
@@ -216,9 +236,12 @@ class EncoderDecoder(Transformer):
             cache.set_memory(memory)
         return memory
 
-    def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
-        """An empty cache for at most `max_tokens` tokens of the decoder each row, padding included."""
-        return _new_cache(self, self.decoder, batch_size, max_tokens)
+    def new_cache(self, batch_size: int, max_tokens: int, *, max_real_tokens: int | None = None) -> KVCache:
+        """An empty cache for at most `max_tokens` tokens of the decoder each row, padding included.
+
+        `max_real_tokens` of them are not padding; None: all.
+        """
+        return _new_cache(self, self.decoder, batch_size, max_tokens, max_real_tokens)
 
 
 def _position_ids(ids: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None) -> Int[Tensor, "#B T"]:
@@ -240,7 +263,9 @@ def _memory_mask(target: _Tokens, memory: Memory) -> Mask:
     return Mask.memory(memory.segment_ids)
 
 
-def _new_cache(model: Transformer, stack: Stack, batch_size: int, max_tokens: int) -> KVCache:
-    check_length(max_tokens, model.position)
+def _new_cache(
+    model: Transformer, stack: Stack, batch_size: int, max_tokens: int, max_real_tokens: int | None
+) -> KVCache:
+    check_length(max_tokens if max_real_tokens is None else max_real_tokens, model.position)
     device = model.embedding.weight.device
     return KVCache(len(stack.layers), batch_size=batch_size, max_tokens=max_tokens, device=device)

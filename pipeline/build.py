@@ -5,9 +5,9 @@ import inspect
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,12 +23,15 @@ from omegaconf import DictConfig
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
 from datamodules.corpus import Corpus, texts
+from datamodules.corpus.rows import TEXT
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
-from pipeline.config import to_plain
+from modules.transformer import Transformer
+from pipeline.config import target_of, to_plain
 from pipeline.errors import CacheError, ConfigError, TokenizerError, UserError
 from pipeline.tasks.base import PretrainingTask
+from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions
 
 T = TypeVar("T")
@@ -65,6 +68,46 @@ def construct(node: Any, **late: Any) -> Any:
         raise
 
 
+def pretraining_task(config: DictConfig) -> PretrainingTask:
+    """The task of a stage that reads raw text.
+
+    Raises:
+        ConfigError: the task learns from labelled rows.
+    """
+    task = construct(config.task)
+    if isinstance(task, FinetuneTask):
+        raise ConfigError(
+            f"task={config.choices.task} learns from labelled rows",
+            "a task that learns from raw text",
+            f"use `make finetune-{config.choices.task}`, or task=causal_lm",
+        )
+    return task  # type: ignore[no-any-return]
+
+
+def finetuning_task(config: DictConfig) -> FinetuneTask:
+    """The task of a stage that reads labelled rows.
+
+    Raises:
+        ConfigError: the task learns from raw text.
+    """
+    task = construct(config.task)
+    if not isinstance(task, FinetuneTask):
+        raise ConfigError(
+            f"task={config.choices.task} learns from raw text",
+            "a task that learns from labelled rows",
+            f"use `make pretrain-{config.choices.task}`, or task=classify",
+        )
+    return task
+
+
+def to_node(thing: Any) -> dict[str, Any]:
+    """The configuration node that a dataclass is built from; what is left at its default is left out."""
+    kind = type(thing)
+    values = {item.name: (getattr(thing, item.name), item.default) for item in fields(thing)}
+    given = {name: value for name, (value, default) in values.items() if value != default}
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **given}
+
+
 def check_values(config: DictConfig) -> None:
     """Build all that costs nothing, so that impossible values are known before any data is read.
 
@@ -93,7 +136,9 @@ def check_model(config: DictConfig) -> None:
             "set size.max_seq_len",
         )
     with torch.device("meta"):
-        _assemble(to_plain(config.model), vocab_size=512)
+        backbone = construct(config.model.backbone, vocab_size=512)
+        if "_target_" in config.model.head:  # else the task makes it, when it has seen the data
+            build_head(to_plain(config.model.head), backbone)
 
 
 def load_corpus(config: DictConfig) -> tuple[Corpus, dict[str, int]]:
@@ -121,11 +166,17 @@ def optimum_bits_per_byte(corpus: Corpus) -> float | None:
     return bits / n_bytes
 
 
-def build_tokenizer(config: DictConfig, corpus: Corpus) -> Tokenizer:
-    """The tokenizer trained on the corpus: from the cache where these inputs have been seen, or now."""
+def build_tokenizer(
+    config: DictConfig, corpus: Corpus, text: Iterable[str] | None = None, *, columns: Sequence[str] = (TEXT,)
+) -> Tokenizer:
+    """The tokenizer trained on the corpus: from the cache where these inputs have been seen, or now.
+
+    `text` is what it is trained on, if not the column `text`; it is a function of the corpus and `columns`.
+    """
     trainer = construct(config.tokenizer)
     parts = {
         "corpus": corpus.fingerprint,
+        "columns": list(columns),
         "tokenizer": trainer.describe(),
         "text_bytes": config.tokenizer_text_bytes,
         "code": code_version("datamodules.tokenizer"),
@@ -140,8 +191,8 @@ def build_tokenizer(config: DictConfig, corpus: Corpus) -> Tokenizer:
                 "the file as it was written",
                 "delete it and run again",
             ) from error
-    text = _some_text(corpus.train, config.tokenizer_text_bytes)
-    tokenizer: Tokenizer = interruptibly(lambda: trainer.train(text))
+    some = _some_text(texts(corpus.train) if text is None else text, config.tokenizer_text_bytes)
+    tokenizer: Tokenizer = interruptibly(lambda: trainer.train(some))
     tokenizer.save(file)
     return tokenizer
 
@@ -204,9 +255,17 @@ def code_version(*packages: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def build_head(node: Mapping[str, Any], backbone: Transformer) -> torch.nn.Module:
+    """The head that `node` describes, with what it needs of the backbone."""
+    known = {"embedding": backbone.output_embedding, "d_model": backbone.d_model}
+    wanted = inspect.signature(target_of(node["_target_"], "model.head")).parameters
+    head: torch.nn.Module = construct(node, **{name: known[name] for name in known if name in wanted})
+    return head
+
+
 def _assemble(model_config: Mapping[str, Any], *, vocab_size: int) -> Model:
     backbone = construct(model_config["backbone"], vocab_size=vocab_size)
-    return Model(backbone, construct(model_config["head"], embedding=backbone.embedding))
+    return Model(backbone, build_head(model_config["head"], backbone))
 
 
 def _rows(
@@ -269,9 +328,9 @@ def _encoded(
             yield document, len(text.encode())
 
 
-def _some_text(rows: Iterable[Mapping[str, Any]], max_bytes: int) -> Iterator[str]:
+def _some_text(documents: Iterable[str], max_bytes: int) -> Iterator[str]:
     taken = 0
-    for text in texts(rows):
+    for text in documents:
         if taken >= max_bytes:
             return
         taken += len(text.encode())

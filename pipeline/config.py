@@ -64,6 +64,7 @@ class Root:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     name: str | None = None
     init_from: str | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     bundle: str = "latest"
     resume: bool | str = False
     runs_dir: str = "runs"
@@ -72,6 +73,9 @@ class Root:
     packing: Literal["concat", "whole"] = "concat"
     prompts: list[str] | None = None
     log_corpus_text: bool = False
+    input: str | None = None
+    output: str | None = None
+    columns: dict[str, str] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
 
 
@@ -123,9 +127,20 @@ def groups() -> dict[str, list[str]]:
 
 
 def stage_titles() -> dict[str, str]:
-    """Each stage with the first line of its yaml, which says what it does."""
+    """Each stage with the first comment of its yaml, which says what it does."""
     files = sorted((CONFIGS / "stage").glob("*.yaml"))
-    return {file.stem: file.read_text(encoding="utf-8").split("\n")[0].lstrip("# ") for file in files}
+    return {file.stem: _title_of(file) for file in files}
+
+
+def _title_of(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return next(line for line in lines if not line.startswith("# @package")).lstrip("# ")
+
+
+def _keys_used(stage: str) -> list[str]:
+    """The groups and keys that a stage reads."""
+    node = OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml")
+    return list(OmegaConf.select(node, "stage", default=node).uses)
 
 
 def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
@@ -136,7 +151,7 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
         words = [*stages, "show-config"]
         remedy = _suggest(stage, words, "see `make help`")
         raise ConfigError(f"unknown stage '{stage}'", f"one of {', '.join(words)}", remedy)
-    used = list(OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml").uses)
+    used = _keys_used(stage)
     for override in overrides:
         group = override.key_or_group
         top = group.split(".")[0].split("@")[0]
@@ -178,7 +193,7 @@ def check(config: DictConfig) -> None:
 
 def _check_top(config: DictConfig) -> None:
     """A key that no group and no scalar has: misspelt in a yaml file."""
-    known = [*groups(), "choices", "cleaning", *(name for name in _parameters(Root))]
+    known = [*groups(), "choices", "cleaning", "freezing", *(name for name in _parameters(Root))]
     for key in map(str, config):
         if key not in known:
             raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", _suggest(key, known))

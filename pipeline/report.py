@@ -11,9 +11,11 @@ from rich.text import Text
 
 from datamodules.cache import TokenRows
 from datamodules.corpus import Corpus
+from datamodules.features import Features
 from modules.model import Model
 from pipeline import processes
 from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import Score
 
 #: Metrics in the order in which people read them, with their titles.
 TITLES = {
@@ -58,10 +60,13 @@ def summary(
     facts: Mapping[str, str],
     samples: Sequence[Sample],
     next_commands: Mapping[str, str],
+    scores: Mapping[str, Score] | None = None,
     address: str | None = None,
 ) -> None:
-    """What a stage ends with; `address` is the run's page."""
+    """What a stage ends with; `scores` are a fine-tuned model's own metrics, `address` is the run's page."""
     table = Table(show_header=False, box=None, pad_edge=False)
+    for name, score in (scores or {}).items():
+        table.add_row(name.replace("_", " "), show_score(score))
     for key, name in TITLES.items():
         if key in metrics:
             table.add_row(name, f"[bold]{metrics[key]:.4f}[/bold]")
@@ -78,6 +83,12 @@ def summary(
     if address is not None:
         # On a line of its own, whole: a frame would cut it.
         console().print(f"This run in MLflow (make ui): {address}", soft_wrap=True)
+
+
+def show_score(score: Score) -> str:
+    """A metric with its interval."""
+    value = f"[bold]{score.value:.4f}[/bold]"
+    return value if score.low is None else f"{value}  (95 %: {score.low:.4f} to {score.high:.4f})"
 
 
 def show_samples(samples: Sequence[Sample]) -> Group:
@@ -126,6 +137,15 @@ def describe_rows(train: TokenRows, validation: TokenRows) -> str:
     return (
         f"{count(counts['kept'])} in {len(train):,} rows of {train.row_tokens} ({padding:.1%} padding), "
         f"{len(validation):,} rows for validation"
+    )
+
+
+def describe_features(train: Features, validation: Features) -> str:
+    """How many examples there are, and how long."""
+    mean, longest = train.lengths.mean(), train.lengths.max()
+    return (
+        f"{len(train):,} to train on, of {mean:.0f} tokens on average and {longest:,} at most, "
+        f"{len(validation):,} to validate on"
     )
 
 

@@ -88,6 +88,11 @@ class RunFolder:
         """The checkpoint that a resumed run starts from."""
         return self.checkpoints / "last.ckpt"
 
+    def is_of(self, stage: str, task: str | None = None) -> bool:
+        """Whether it is a run of this stage and, if one is given, of this task."""
+        choices = self.record.choices or {}
+        return self.record.stage == stage and task in (None, choices.get("task"))
+
     def write(self, **changes: Any) -> None:
         """Change the record and write it atomically."""
         for key, value in changes.items():
@@ -144,18 +149,22 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
     return sorted(runs, key=lambda run: run.record.created, reverse=True)
 
 
-def find_bundle(spec: str, runs_dir: Path) -> Path:
-    """The bundle that `spec` names: `latest`, the name of a run, a run's folder or a bundle's folder.
+def find_bundle(spec: str, runs_dir: Path, *, stage: str = "pretrain", task: str | None = None) -> Path:
+    """The bundle that `spec` names: the name of a run, a run's folder, a bundle's folder, or `latest`, which
+    is the newest one of `stage` and, if it is given, of `task`.
 
     Raises:
         BundleError: if there is none, or it is not finished.
     """
     if spec == "latest":
         for run in list_runs(runs_dir):
-            if bundle.is_finished(run.bundles / "best"):
+            if run.is_of(stage, task) and bundle.is_finished(run.bundles / "best"):
                 return run.bundles / "best"
+        command = stage if task is None else f"{stage}-{task}"
         raise BundleError(
-            f"no finished bundle under {runs_dir}", "at least one finished run", "run `make pretrain` first"
+            f"no finished {command} bundle under {runs_dir}",
+            "at least one finished run",
+            f"run `make {command}` first",
         )
     candidates = [Path(spec), Path(spec) / "bundles" / "best", runs_dir / spec / "bundles" / "best"]
     for folder in candidates:

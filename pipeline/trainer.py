@@ -1,10 +1,11 @@
 """The options of training, and the Lightning Trainer made from them."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -30,6 +31,7 @@ class TrainerOptions:
 
     Args:
         max_steps: updates of the weights; size=tiny does the default in under three minutes on two CPU cores.
+        max_epochs: how often to see each row; given, it decides about max_steps.
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes a step.
         precision: auto takes bf16 where the hardware multiplies in it, else fp32.
@@ -40,6 +42,7 @@ class TrainerOptions:
         time_budget_s: seconds of training, in all parts of a resumed run together.
         val_every_steps: null: five times a run.
         val_rows: validate on the first so many rows; null: on all.
+        score_rows: fine-tuned models answer the first so many rows at a validation; null: all.
         checkpoint_every_steps: null: at each validation.
         devices: how many; auto: all GPUs, or one CPU process.
         strategy: how several devices work together; auto takes ddp, data-parallel training.
@@ -47,6 +50,7 @@ class TrainerOptions:
     """
 
     max_steps: Count = 400
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Count = 16
     accumulate: Count = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -57,12 +61,20 @@ class TrainerOptions:
     time_budget_s: Seconds | None = None
     val_every_steps: Count | None = None
     val_rows: Count | None = None
+    score_rows: Count | None = 400
     checkpoint_every_steps: Count | None = None
     log_every_steps: Count = 10
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = "auto"
     strategy: Literal["auto", "ddp"] = "auto"
     num_workers: Annotated[int, Field(ge=0)] = 0
+
+    def for_rows(self, n_rows: int) -> "TrainerOptions":
+        """The options with `max_steps` as `max_epochs` over so many rows asks for, if it is given."""
+        if self.max_epochs is None:
+            return self
+        rows_a_step = self.batch_size * self.accumulate * count_devices(self)
+        return replace(self, max_steps=math.ceil(self.max_epochs * n_rows / rows_a_step), max_epochs=None)
 
     @property
     def val_interval_steps(self) -> int:
@@ -91,7 +103,7 @@ def build_trainer(
     on_gpu = uses_gpu(options)
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
-        devices=1 if options.devices == "auto" and not on_gpu else options.devices,
+        devices=count_devices(options),
         strategy=options.strategy,
         precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
         max_steps=options.max_steps,
@@ -135,6 +147,15 @@ def uses_gpu(options: TrainerOptions) -> bool:
             "use trainer.accelerator=cpu, or check nvidia-smi and torch.version.cuda",
         )
     return options.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def count_devices(options: TrainerOptions) -> int:
+    """How many devices train: those asked for, or all GPUs, or one CPU process."""
+    import torch
+
+    if options.devices != "auto":
+        return options.devices
+    return torch.cuda.device_count() if uses_gpu(options) else 1
 
 
 def choose_precision(options: TrainerOptions) -> Precision:

@@ -1,16 +1,23 @@
-"""Corpora from local files: any text, JSON lines, CSV or Parquet, with or without a validation part."""
+"""Corpora from local files: any text, JSON lines, CSV or Parquet, with or without held-out parts."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest, texts
+from datamodules.corpus.columns import TEXT_ONLY, Columns, Places
+from datamodules.corpus.forms import agree, form_of_type
+from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.corpus.source_file import SourceFile, find_files
 from datamodules.corpus.store import stored_rows
 from datamodules.errors import DataError
+
+Pattern = str | list[str]
+"""A path, a pattern, or a list of these."""
 
 
 @dataclass(frozen=True)
@@ -22,20 +29,23 @@ class Files:
     Args:
         train: a path, a pattern, or a list of these.
         validation: the same; without it a part of `train` is held out, always the same part.
-        columns: name of a column of the rows -> its name in the files. `text` must be there.
+        columns: name of a column of the rows -> its name in the files, or a path into objects, as
+            `answers.text`. A column that is not named here is read under its own name.
         validation_fraction: how much to hold out when there is no `validation`: the rows with the smallest
-            hashes (equal rows stay together), or of one single text its end, from a line's beginning on.
+            hashes (rows that are equal in the first column asked for stay together), or of one single text
+            its end, from a line's beginning on.
         name: short name of the corpus; by default that of the first file.
+        test: as `validation`, for rows that are looked at once, at the end; without it there are none.
     """
 
-    train: str | list[str]
-    validation: str | list[str] | None = None
-    columns: dict[str, str] = field(default_factory=lambda: {TEXT: TEXT})
+    train: Pattern
+    validation: Pattern | None = None
+    columns: dict[str, str] = field(default_factory=dict)
     validation_fraction: float = 0.05
     name: str | None = None
+    test: Pattern | None = None
 
     def __post_init__(self) -> None:
-        check_columns(self.columns)
         if not 0 < self.validation_fraction < 1:
             raise DataError(
                 f"validation_fraction is {self.validation_fraction}",
@@ -43,36 +53,53 @@ class Files:
                 "set it to 0.05",
             )
 
-    def load(self) -> Corpus:
+    def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
         """Check and read the files.
 
         Raises:
             DataError: whatever is wrong with the files, with file and line.
         """
-        train_files = find_files(self.train, "data.train")
-        validation_files = find_files(self.validation, "data.validation") if self.validation else []
-        _check_different(train_files, validation_files)
-        rows = stored_rows(train_files, self.columns)
-        if validation_files:
-            train, validation = rows, stored_rows(validation_files, self.columns)
-        elif len(rows) == 1 and train_files[0].kind == ".txt":
-            train, validation = _cut_text(rows[0][TEXT], self.validation_fraction, train_files[0])
-        else:
-            train, validation = _hold_out(rows, self.validation_fraction, train_files[0])
-        digests = [rows_digest(part.with_format("arrow")[:]) for part in (train, validation)]
-        if digests[0] == digests[1]:
-            raise _same(self.validation)
+        files = self._files()
+        places = Places.of(columns, self.columns)
+        parts = {split: stored_rows(some, places) for split, some in files.items()}
+        if self.validation is None:
+            parts = self._held_out(parts, columns, files["train"])
+        digests = {split: rows_digest(rows.with_format("arrow")[:]) for split, rows in parts.items()}
+        _check_rows_differ(digests, {"validation": self.validation, "test": self.test})
+        check_same_types(parts)
         return Corpus(
-            name=self.name or _stem(train_files[0].path),
-            train=train,
-            validation=validation,
-            fingerprint=fingerprint_of(train=digests[0], validation=digests[1]),
+            name=self.name or _stem(files["train"][0].path),
+            train=parts["train"],
+            validation=parts["validation"],
+            test=parts.get("test"),
+            fingerprint=fingerprint_of(**digests),
             sources=[
                 {"uri": str(source.path), "sha256": source.sha256, "n_bytes": source.n_bytes, "split": split}
-                for split, files in (("train", train_files), ("validation", validation_files))
-                for source in files
+                for split, some in files.items()
+                for source in some
             ],
         )
+
+    def _files(self) -> dict[str, list[SourceFile]]:
+        files = {"train": find_files(self.train, "data.train")}
+        for split, patterns in (("validation", self.validation), ("test", self.test)):
+            if patterns:
+                found = find_files(patterns, f"data.{split}")
+                for other, some in files.items():
+                    _check_files_differ(split, found, other, some)
+                files[split] = found
+        return files
+
+    def _held_out(
+        self, parts: Mapping[str, Rows], columns: Columns, files: list[SourceFile]
+    ) -> dict[str, Rows]:
+        """Divide the training rows in two."""
+        rows, first = parts["train"], columns.required[0]
+        if len(rows) == 1 and files[0].kind == ".txt" and first == TEXT:
+            train, validation = _cut_text(rows[0][TEXT], self.validation_fraction, files[0])
+        else:
+            train, validation = hold_out(rows, first, self.validation_fraction, str(files[0].path))
+        return {"train": train, "validation": validation, **{k: v for k, v in parts.items() if k == "test"}}
 
 
 @dataclass(frozen=True)
@@ -81,19 +108,23 @@ class Mirror:
 
     Args:
         folder: the folder of all local copies; None is answered with what to set.
-        train: path or pattern in it.
-        validation: path or pattern in it; without it a part of `train` is held out.
-        columns: name of a column of the rows -> its name in the files.
+        train: path or pattern in it, or a list of these.
+        validation: the same; without it a part of `train` is held out.
+        columns: name of a column of the rows -> its name in the files, as in `Files`.
         name: short name of the corpus.
+        validation_fraction: how much to hold out when there is no `validation`, as in `Files`.
+        test: as `validation`, for rows that are looked at once, at the end; without it there are none.
     """
 
     folder: str | None
-    train: str
-    validation: str | None = None
-    columns: dict[str, str] = field(default_factory=lambda: {TEXT: TEXT})
+    train: Pattern
+    validation: Pattern | None = None
+    columns: dict[str, str] = field(default_factory=dict)
     name: str | None = None
+    validation_fraction: float = 0.05
+    test: Pattern | None = None
 
-    def load(self) -> Corpus:
+    def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
         """Check and read the files.
 
         Raises:
@@ -111,46 +142,86 @@ class Mirror:
                 f"PRELUDE_DATA={self.folder} is not a folder", "a folder of local copies", "check the path"
             )
         return Files(
-            str(folder / self.train),
-            str(folder / self.validation) if self.validation else None,
+            _in_folder(folder, self.train),
+            _in_folder(folder, self.validation) if self.validation else None,
             columns=self.columns,
             name=self.name,
-        ).load()
+            validation_fraction=self.validation_fraction,
+            test=_in_folder(folder, self.test) if self.test else None,
+        ).load(columns)
 
 
-def check_columns(columns: Mapping[str, str]) -> None:
-    """Refuse a mapping without `text`.
+def read_rows(path: str | Path, names: Mapping[str, str], columns: Columns) -> Rows:
+    """Read rows that need no splits, such as those to be answered.
+
+    Args:
+        path: a file or a pattern.
+        names: name of a column of the rows -> its name in the file, as in `Files`.
+        columns: what is read.
 
     Raises:
-        DataError: there is no `text` in it.
+        DataError: whatever is wrong with the file, with its line.
     """
-    if TEXT not in columns:
-        raise DataError(
-            f"columns is {dict(columns)}", "an entry 'text'", "set data.columns.text=COLUMN_OF_THE_FILE"
-        )
+    return stored_rows(find_files(str(path), "input"), Places.of(columns, names))
+
+
+def _in_folder(folder: Path, patterns: Pattern) -> Pattern:
+    return str(folder / patterns) if isinstance(patterns, str) else [str(folder / name) for name in patterns]
 
 
 def _stem(path: Path) -> str:
     return path.name.split(".")[0] or path.name
 
 
-def _check_different(train: list[SourceFile], validation: list[SourceFile]) -> None:
-    by_hash = {source.sha256: source.path for source in train}
-    for source in validation:
+def _check_files_differ(split: str, found: list[SourceFile], other: str, files: list[SourceFile]) -> None:
+    by_hash = {source.sha256: source.path for source in files}
+    for source in found:
         if source.sha256 in by_hash:
             raise DataError(
-                f"validation file {source.path} has the bytes of training file {by_hash[source.sha256]}",
-                "text that is not trained on",
-                "give another file, or leave data.validation out to hold out a part of data.train",
+                f"{split} file {source.path} has the bytes of {_NAMED[other]} file {by_hash[source.sha256]}",
+                _EXPECTED[other],
+                _REMEDY[split],
             )
 
 
-def _same(validation: str | list[str] | None) -> DataError:
-    return DataError(
-        f"the validation rows of {validation} are the training rows",
-        "text that is not trained on",
-        "give another file, or leave data.validation out to hold out a part of data.train",
-    )
+def _check_rows_differ(digests: Mapping[str, str], patterns: Mapping[str, Pattern | None]) -> None:
+    for split, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        if split in digests and digests[split] == digests[other]:
+            raise DataError(
+                f"the {split} rows of {patterns[split]} are the {_NAMED[other]} rows",
+                _EXPECTED[other],
+                _REMEDY[split],
+            )
+
+
+_NAMED = {"train": "training", "validation": "validation"}
+_EXPECTED = {"train": "text that is not trained on", "validation": "rows that choose no model"}
+_REMEDY = {
+    "validation": "give another file, or leave data.validation out to hold out a part of data.train",
+    "test": "give another file, or leave data.test out",
+}
+
+
+def check_same_types(parts: Mapping[str, Rows]) -> None:
+    """Refuse splits in which a column is of different types.
+
+    Raises:
+        DataError: the column, and what it is in each split.
+    """
+    train = parts["train"].data.schema
+    for split, rows in parts.items():
+        other = rows.data.schema
+        for name in dict.fromkeys([*train.names, *other.names]):
+            here, there = (
+                form_of_type(schema.field(name).type) if name in schema.names else "nothing"
+                for schema in (train, other)
+            )
+            if not agree(here, there):
+                raise DataError(
+                    f"column '{name}' holds {here} in train and {there} in {split}",
+                    "the same in all splits",
+                    "repair one of them",
+                )
 
 
 def _cut_text(text: str, fraction: float, source: SourceFile) -> tuple[Rows, Rows]:
@@ -164,7 +235,7 @@ def _cut_text(text: str, fraction: float, source: SourceFile) -> tuple[Rows, Row
     )
     cut = next(place for place in places if 0 < place < len(text) or place == target)
     if not (text[:cut].strip() and text[cut:].strip()):
-        raise _too_little(source)
+        raise _too_little(str(source.path))
     return _one_row(text[:cut]), _one_row(text[cut:])
 
 
@@ -174,21 +245,34 @@ def _one_row(text: str) -> Rows:
     return datasets.Dataset(pa.table({TEXT: pa.array([text], pa.large_string())}))
 
 
-def _hold_out(rows: Rows, fraction: float, source: SourceFile) -> tuple[Rows, Rows]:
-    """Hold out the rows whose text has the smallest hashes: independent of order, equal rows together."""
-    hashes = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts(rows)]
+def hold_out(rows: Rows, column: str, fraction: float, where: str) -> tuple[Rows, Rows]:
+    """Hold out the rows with the smallest hashes of a column: independent of order, equal ones together.
+
+    Raises:
+        DataError: there are no two different rows.
+    """
+    hashes = [_hash(value) for value in _values(rows, column)]
     n_held_out = max(1, round(len(hashes) * fraction))
     limit = sorted(hashes)[n_held_out - 1]
     held_out = [number for number, value in enumerate(hashes) if value <= limit]
     kept = [number for number, value in enumerate(hashes) if value > limit]
     if not kept:
-        raise _too_little(source)
+        raise _too_little(where)
     return rows.select(kept), rows.select(held_out)
 
 
-def _too_little(source: SourceFile) -> DataError:
+def _hash(value: Any) -> bytes:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _values(rows: Rows, column: str) -> Iterable[Any]:
+    return (value for batch in rows.select_columns([column]).iter(256) for value in batch[column])
+
+
+def _too_little(where: str) -> DataError:
     return DataError(
-        f"{source.path} is too small to hold a part out for validation",
+        f"{where} is too small to hold a part out for validation",
         "at least two different rows or lines",
         "set data.validation=PATH",
     )

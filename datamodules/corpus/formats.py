@@ -3,62 +3,38 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from datamodules.corpus.arrow import class_names_of, column_at, in_schema
+from datamodules.corpus.columns import LABEL, Places, Present, has, root_of, value_at
+from datamodules.corpus.forms import agree, check_column, check_form, form_of, only_text, wrong_form
 from datamodules.corpus.rows import TEXT
 from datamodules.corpus.source_file import SourceFile, text_blocks
 from datamodules.errors import DataError
 
-Columns = Mapping[str, str]
-"""Column of the rows -> column of the file."""
-
 _CSV_BLOCK_BYTES = 1 << 26
 _PARQUET_ROWS = 8192
-_JSON_NAMES: dict[type, str] = {
-    str: "text",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
+_WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
-def read_tables(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
-    """Read one file as tables with the columns of `columns`; `text` is text in every row.
+def read_tables(source: SourceFile, places: Places) -> Iterator[pa.Table]:
+    """Read one file as tables of the wanted columns, under the names that rows have.
 
     Raises:
         DataError: whatever is wrong in the file, with its line or row.
     """
-    for table in _READERS[source.kind](source, columns):
-        renamed = table.select(list(columns.values())).rename_columns(list(columns))
-        position = renamed.schema.get_field_index(TEXT)
-        yield renamed.set_column(position, TEXT, renamed.column(TEXT).cast(pa.large_string()))
-
-
-def missing_column(where: str, wanted: str, present: list[str]) -> DataError:
-    """Say which column is missing, and which there are."""
-    names = ", ".join(present) or "none"
-    like = present[0] if present else "NAME"
-    return DataError(
-        f"{where}: there is no column '{wanted}'",
-        f"one of the columns present: {names}",
-        f"set data.columns.text={like}",
-    )
-
-
-def no_text(where: str, column: str, found: str) -> DataError:
-    """Say that one row holds something that is not text."""
-    return DataError(
-        f"{where}: column '{column}' holds {found}", "text in every row", "repair or drop the row"
-    )
+    for table in _READERS[source.kind](source, places):
+        for position, name in enumerate(table.column_names):
+            if only_text(name):
+                table = table.set_column(position, name, table.column(name).cast(pa.large_string()))  # noqa: PLW2901
+        yield table
 
 
 def mixed_types(source: SourceFile, reason: str) -> DataError:
@@ -70,63 +46,63 @@ def mixed_types(source: SourceFile, reason: str) -> DataError:
     )
 
 
-def _read_txt(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
-    for name in columns.values():
-        if name != TEXT:
-            raise missing_column(str(source.path), name, [TEXT])
+def _read_txt(source: SourceFile, places: Places) -> Iterator[pa.Table]:
+    present = places.present(str(source.path), [TEXT], [TEXT])
     content = b"".join(block for _, block in text_blocks(source))
     if content.strip():
-        yield pa.table({TEXT: pa.array([content], pa.large_binary()).cast(pa.large_string())})
+        text = pa.array([content], pa.large_binary()).cast(pa.large_string())
+        yield pa.table(dict.fromkeys(present, text))
 
 
-def _read_json_lines(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
-    schema = pa.schema([(columns[TEXT], pa.large_string())])
-    options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+def _read_json_lines(source: SourceFile, places: Places) -> Iterator[pa.Table]:
+    rows = _CheckedRows(places)
     for first_line, block in text_blocks(source):
-        if list(columns) != [TEXT]:  # the fast reader would guess types: a title "2020-01-01" would be a time
-            yield _json_lines_one_by_one(source, columns, first_line, block)
-            continue
-        try:
-            table = pa.json.read_json(
-                pa.BufferReader(block),
-                read_options=pa.json.ReadOptions(block_size=len(block) + 1, use_threads=False),
-                parse_options=options,
-            )
-        except pa.ArrowInvalid:
-            yield _json_lines_one_by_one(source, columns, first_line, block)
-            continue
-        n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-        if table.num_rows == n_lines and not table.column(columns[TEXT]).null_count:
+        # With further columns the fast reader would guess types: a title "2020-01-01" would be a time.
+        table = _json_lines_at_once(block, places.required[TEXT]) if places.text_only else None
+        if table is None:
+            table = rows.table(source, _json_objects(source, first_line, block))
+        if table.num_rows:
             yield table
-        else:
-            yield _json_lines_one_by_one(source, columns, first_line, block)
 
 
-def _json_lines_one_by_one(source: SourceFile, columns: Columns, first_line: int, block: bytes) -> pa.Table:
+def _json_lines_at_once(block: bytes, column: str) -> pa.Table | None:
+    """Read the text of every line fast; None where anything is unusual."""
+    schema = pa.schema([(column, pa.large_string())])
+    try:
+        table = pa.json.read_json(
+            pa.BufferReader(block),
+            read_options=pa.json.ReadOptions(block_size=len(block) + 1, use_threads=False),
+            parse_options=pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+    except pa.ArrowInvalid:
+        return None
+    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    whole = table.num_rows == n_lines and not table.column(column).null_count
+    return table.rename_columns([TEXT]) if whole else None
+
+
+def _json_objects(source: SourceFile, first_line: int, block: bytes) -> Iterator[tuple[str, Any]]:
     """Do the same slowly, line by line: what the fast reader refused is read, or its line is named."""
-    rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(block.split(b"\n"), start=first_line):
         if not line.strip():
             continue
         where = f"{source.path}, line {number}"
         try:
-            row = json.loads(line)
+            yield where, json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{where}: broken JSON at character {error.colno}: {error.msg}",
                 "one whole JSON object a line",
                 "repair or drop the line",
             ) from error
-        rows.append(_checked_row(row, columns, where, is_first=not rows and first_line == 1))
-    return _table_of(rows, columns, source)
 
 
-def _read_json(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
+def _read_json(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     """Read a list of objects; a file that does not begin with a bracket is read as JSON lines."""
     blocks = text_blocks(source)
     _, head = next(blocks, (1, b""))
     if not head.lstrip().startswith(b"["):
-        yield from _read_json_lines(source, columns)
+        yield from _read_json_lines(source, places)
         return
     try:
         rows = json.loads(b"".join([head, *(block for _, block in blocks)]))
@@ -136,71 +112,111 @@ def _read_json(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
             "one list of objects",
             "repair the file",
         ) from error
-    checked = [
-        _checked_row(row, columns, f"{source.path}, object {number}", is_first=number == 1)
-        for number, row in enumerate(rows, start=1)
-    ]
-    yield _table_of(checked, columns, source)
+    if rows:
+        numbered = ((f"{source.path}, object {number}", row) for number, row in enumerate(rows, start=1))
+        yield _CheckedRows(places).table(source, numbered)
 
 
-def _checked_row(row: Any, columns: Columns, where: str, *, is_first: bool) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{where}: {_JSON_NAMES[type(row)]}, not an object",
-            'an object as {"text": "..."}',
-            "repair the file",
-        )
-    for name in columns.values():
-        if name not in row:
-            if is_first:
-                raise missing_column(where, name, list(row))
+class _CheckedRows:
+    """Takes the wanted columns out of objects, and holds all of a file to the form of its first."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._present: Present | None = None
+        self._forms: dict[str, str] = {}
+
+    def table(self, source: SourceFile, rows: Iterator[tuple[str, Any]]) -> pa.Table:
+        """Make a table of (where it stands, object)."""
+        values: dict[str, list[Any]] = {}
+        for where, row in rows:
+            for name, value in self._checked(row, where).items():
+                values.setdefault(name, []).append(value)
+        arrays = {}
+        for name, column in values.items():
+            try:
+                arrays[name] = pa.array(column, pa.large_string() if only_text(name) else None)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+                raise mixed_types(source, f"'{name}': {error}") from error
+        return pa.table(arrays)
+
+    def _checked(self, row: Any, where: str) -> dict[str, Any]:
+        if not isinstance(row, dict):
             raise DataError(
-                f"{where}: the key '{name}' is missing",
-                "the same keys in every row",
-                "repair or drop the row",
+                f"{where}: {form_of(row).split(' of ')[0]}, not an object",
+                'an object as {"text": "..."}',
+                "repair the file",
             )
-    text = row[columns[TEXT]]
-    if not isinstance(text, str):
-        raise no_text(where, columns[TEXT], _JSON_NAMES[type(text)])
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise no_text(where, columns[TEXT], "half of a surrogate pair (\\ud800 to \\udfff)")
-    return row
+        if self._present is None:
+            there = [path for path in self._places.paths if has(row, path)]
+            self._present = self._places.present(where, there, list(row))
+        values = {}
+        for name, path in self._present.items():
+            if not has(row, path):
+                raise DataError(
+                    f"{where}: the key '{path}' is missing",
+                    "the same keys in every row",
+                    "repair or drop the row",
+                )
+            values[name] = value_at(row, path)
+            self._check_value(name, values[name], where, path)
+        for name in self._places.optional.keys() - self._present.keys():
+            if has(row, self._places.optional[name]):
+                raise DataError(
+                    f"{where}: the key '{self._places.optional[name]}' is not in the first row",
+                    "the same keys in every row",
+                    "give it to every row or to none",
+                )
+        return values
+
+    def _check_value(self, name: str, value: Any, where: str, path: str) -> None:
+        form = form_of(value)
+        check_form(name, form, where, path)
+        if isinstance(value, str) and not value.isascii() and _has_lone_surrogate(value):
+            raise wrong_form(where, path, "half of a surrogate pair (\\ud800 to \\udfff)")
+        first = self._forms.setdefault(name, form)
+        if not agree(first, form):
+            raise wrong_form(where, path, form, f"{first}, as before,")
+        if first in ("null", "an empty list"):
+            self._forms[name] = form
 
 
-def _table_of(rows: list[Mapping[str, Any]], columns: Columns, source: SourceFile) -> pa.Table:
-    arrays = {columns[TEXT]: pa.array([row[columns[TEXT]] for row in rows], pa.large_string())}
-    for name in set(columns.values()) - {columns[TEXT]}:
-        try:
-            arrays[name] = pa.array([row[name] for row in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise mixed_types(source, f"'{name}': {error}") from error
-    return pa.table(arrays)
+def _has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _read_separated(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
+def _read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     separator = "\t" if source.kind == ".tsv" else ","
     header = next(csv.reader(_lines(source), delimiter=separator), [])
-    for name in columns.values():
-        if name not in header:
-            raise missing_column(str(source.path), name, header)
+    present = places.present(str(source.path), header, header)
+    for name in present.values():
         if header.count(name) > 1:
             raise DataError(f"{source.path}: two columns are named '{name}'", "one", "rename one of them")
+    written = {path: pa.large_string() for name, path in present.items() if only_text(name) or name == LABEL}
     try:
-        yield from (
-            pa.Table.from_batches([batch])
+        tables = (
+            pa.Table.from_batches([batch]).select(list(present.values())).rename_columns(list(present))
             for batch in pa.csv.open_csv(
                 pa.PythonFile(_BlockStream(block for _, block in text_blocks(source)), mode="r"),
                 read_options=pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
                 parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                 convert_options=pa.csv.ConvertOptions(
-                    include_columns=list(columns.values()),
-                    column_types={columns[TEXT]: pa.large_string()},
+                    include_columns=list(dict.fromkeys(present.values())),
+                    column_types=written,
                     strings_can_be_null=False,
                 ),
             )
         )
+        yield from [_numbered(pa.concat_tables(tables))] if LABEL in present else tables
     except pa.ArrowInvalid as error:
         raise _what_is_ragged(source, separator, len(header), error) from error
+
+
+def _numbered(table: pa.Table) -> pa.Table:
+    """Make labels numbers where all of a file's are: in CSV they are written like text."""
+    labels = table.column(LABEL)
+    if not pa.compute.all(pa.compute.match_substring_regex(labels, _WHOLE_NUMBER)).as_py():
+        return table
+    return table.set_column(table.column_names.index(LABEL), LABEL, labels.cast(pa.int64()))
 
 
 def _what_is_ragged(source: SourceFile, separator: str, n_columns: int, error: pa.ArrowInvalid) -> DataError:
@@ -254,16 +270,24 @@ class _BlockStream(io.RawIOBase):
         return n_bytes
 
 
-def _read_parquet(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
+def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
+    where = str(source.path)
     try:
         file = pa.parquet.ParquetFile(source.path)
-        for name in columns.values():
-            if name not in file.schema_arrow.names:
-                raise missing_column(str(source.path), name, file.schema_arrow.names)
+        schema = file.schema_arrow
+        present = places.present(
+            where, [path for path in places.paths if in_schema(schema, path)], schema.names
+        )
+        roots = list(dict.fromkeys(root_of(path, schema.names) for path in present.values()))
+        class_names = class_names_of(schema)
         n_rows = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=list(columns.values())):
-            table = pa.Table.from_batches([batch])
-            _check_text_column(table.column(columns[TEXT]), str(source.path), columns[TEXT], n_rows)
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=roots):
+            read = pa.Table.from_batches([batch])
+            table = pa.table(
+                {name: column_at(read, path, class_names, where) for name, path in present.items()}
+            )
+            for name, path in present.items():
+                check_column(name, table.column(name), where, path, n_rows)
             n_rows += table.num_rows
             yield table
     except (pa.ArrowException, OSError) as error:
@@ -274,17 +298,7 @@ def _read_parquet(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
         ) from error
 
 
-def _check_text_column(column: pa.ChunkedArray, where: str, name: str, n_rows_before: int) -> None:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise no_text(where, name, f"values of type {column.type}")
-    column.validate(full=True)
-    if column.null_count:
-        first = column.is_null().index(True).as_py()
-        raise no_text(f"{where}, row {n_rows_before + first + 1}", name, "null")
-
-
-_READERS: dict[str, Callable[[SourceFile, Columns], Iterator[pa.Table]]] = {
+_READERS: dict[str, Callable[[SourceFile, Places], Iterator[pa.Table]]] = {
     ".txt": _read_txt,
     ".jsonl": _read_json_lines,
     ".json": _read_json,

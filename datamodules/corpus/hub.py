@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
-from datamodules.corpus.files import Mirror, check_columns
-from datamodules.corpus.formats import missing_column, no_text
+from datamodules.corpus.arrow import class_names_of, column_at
+from datamodules.corpus.columns import TEXT_ONLY, Columns, Places, Present, has, value_at
+from datamodules.corpus.files import Mirror, Pattern, check_same_types, hold_out
+from datamodules.corpus.forms import check_column, check_form, form_of
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.errors import DataError
 
@@ -31,8 +33,10 @@ class Hub:
         revision: branch, tag or commit; by default the newest. Whatever it is, one commit is read.
         train_split: name of the split to train on.
         validation_split: name of the split to validate on; None: the first `n_held_out_rows` rows of
-            `train_split` are held out.
-        columns: name of a column of the rows -> its name in the data set. `text` must be there.
+            `train_split` are held out, or those that `validation_fraction` says.
+        columns: name of a column of the rows -> its name in the data set, or a path into objects, as
+            `translation.en`. A column that is not named here is read under its own name. Classes are
+            read as their names, where the data set has names.
         streaming: read rows as they are needed, in order, and keep no copy: for what is larger than disk.
         max_train_rows: rows of the training split to use at most.
         n_held_out_rows: see `validation_split`.
@@ -41,6 +45,11 @@ class Hub:
         mirror: folder of local copies; where it is given the hub is not asked.
         mirror_train: path or pattern of the training files in the mirror.
         mirror_validation: the same for validation; None: a part of `mirror_train` is held out.
+        mirror_columns: as `columns`, where the copies have other names; None: they have the same.
+        validation_fraction: without a validation split, hold out this part of the training rows, by hash as
+            `Files` does: for data sets whose rows are in order of their labels.
+        test_split: name of the split that is looked at once, at the end; None: there is none.
+        mirror_test: the same in the mirror.
     """
 
     path: str
@@ -48,24 +57,27 @@ class Hub:
     revision: str | None = None
     train_split: str = "train"
     validation_split: str | None = "validation"
-    columns: dict[str, str] = field(default_factory=lambda: {TEXT: TEXT})
+    columns: dict[str, str] = field(default_factory=dict)
     streaming: bool = False
     max_train_rows: int | None = None
     n_held_out_rows: int = 1000
     document_start: str | None = None
     mirror: str | None = None
-    mirror_train: str | None = None
-    mirror_validation: str | None = None
+    mirror_train: Pattern | None = None
+    mirror_validation: Pattern | None = None
+    mirror_columns: dict[str, str] | None = None
+    validation_fraction: float | None = None
+    test_split: str | None = None
+    mirror_test: Pattern | None = None
 
     def __post_init__(self) -> None:
-        check_columns(self.columns)
         for name in ("max_train_rows", "n_held_out_rows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise DataError(
                     f"data.{name} is {value}", "at least 1", f"set data.{name}=1000 or leave it out"
                 )
 
-    def load(self) -> Corpus:
+    def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
         """Read the mirror where there is one, else the hub.
 
         Raises:
@@ -73,43 +85,60 @@ class Hub:
         """
         name = self.path.rstrip("/").rsplit("/", 1)[-1].lower()
         if self.mirror:
-            if self.mirror_train is None:
-                raise DataError(
-                    f"the local mirror has no place for {self.path}",
-                    "data.mirror_train",
-                    "unset PRELUDE_DATA to use the hub",
-                )
-            return Mirror(self.mirror, self.mirror_train, self.mirror_validation, self.columns, name).load()
+            return self._mirror(name).load(columns)
         commit = _folder_digest(Path(self.path)) if Path(self.path).is_dir() else self._resolved_commit()
-        return self._streamed(name, commit) if self.streaming else self._whole(name, commit)
+        return self._streamed(name, commit, columns) if self.streaming else self._whole(name, commit, columns)
 
-    def _whole(self, name: str, commit: str | None) -> Corpus:
-        train = self._split(self.train_split, commit)
-        if self.validation_split is None:
+    def _mirror(self, name: str) -> Mirror:
+        if self.mirror_train is None:
+            raise DataError(
+                f"the local mirror has no place for {self.path}",
+                "data.mirror_train",
+                "unset PRELUDE_DATA to use the hub",
+            )
+        return Mirror(
+            self.mirror,
+            self.mirror_train,
+            self.mirror_validation,
+            columns=self.columns if self.mirror_columns is None else self.mirror_columns,
+            name=name,
+            validation_fraction=self.validation_fraction or 0.05,
+            test=self.mirror_test,
+        )
+
+    def _whole(self, name: str, commit: str | None, columns: Columns) -> Corpus:
+        places = Places.of(columns, self.columns)
+        train = self._split(self.train_split, commit, places)
+        if self.validation_split is not None:
+            validation = self._split(self.validation_split, commit, places)
+        elif self.validation_fraction is not None:
+            train, validation = hold_out(train, columns.required[0], self.validation_fraction, self.path)
+        else:
             self._check_enough(len(train))
             validation = train.select(range(self.n_held_out_rows))
             train = train.select(range(self.n_held_out_rows, len(train)))
-        else:
-            validation = self._split(self.validation_split, commit)
         if self.max_train_rows is not None:
             train = train.select(range(min(self.max_train_rows, len(train))))
-        train, validation = (self._documents(part) for part in (train, validation))
-        tables = [part.with_format("arrow")[:] for part in (train, validation)]
-        for table, split in zip(tables, (self.train_split, self.validation_split), strict=True):
-            _check_table(table, f"{self.path}, split {split}")
-        digests = [rows_digest(table) for table in tables]
+        parts = {"train": train, "validation": validation}
+        if self.test_split is not None:
+            parts["test"] = self._split(self.test_split, commit, places)
+        parts = {split: self._documents(rows) for split, rows in parts.items()}
+        tables = {split: rows.with_format("arrow")[:] for split, rows in parts.items()}
+        for split, table in tables.items():
+            _check_table(table, f"{self.path}, split {self._name_of(split)}", places)
+        check_same_types(parts)
+        digests = {split: rows_digest(table) for split, table in tables.items()}
         sources = [
-            self._source(split, commit, {"sha256": digest, "n_bytes": table.nbytes})
-            for split, digest, table in zip(("train", "validation"), digests, tables, strict=True)
+            self._source(split, commit, {"sha256": digest, "n_bytes": tables[split].nbytes})
+            for split, digest in digests.items()
         ]
-        return Corpus(
-            name, train, validation, fingerprint_of(train=digests[0], validation=digests[1]), sources
-        )
+        return Corpus(name=name, fingerprint=fingerprint_of(**digests), sources=sources, **parts)
 
-    def _streamed(self, name: str, commit: str | None) -> Corpus:
+    def _streamed(self, name: str, commit: str | None, columns: Columns) -> Corpus:
         import datasets
 
-        train = self._split(self.train_split, commit)
+        places = Places.of(columns, self.columns)
+        train = self._split(self.train_split, commit, places)
         if self.validation_split is None:
             held_out = self._rows(train.take(self.n_held_out_rows))
             self._check_enough(
@@ -117,27 +146,41 @@ class Hub:
             )
             train = train.skip(self.n_held_out_rows)
         else:
-            held_out = self._rows(self._split(self.validation_split, commit))
+            held_out = self._rows(self._split(self.validation_split, commit, places))
         if self.max_train_rows is not None:
             train = train.take(self.max_train_rows)
         checked = train.map(_checked_row, with_indices=True, fn_kwargs={"where": self.path})
         validation = self._documents(datasets.Dataset.from_list(held_out))
-        _check_table(validation.with_format("arrow")[:], f"{self.path}, split {self.validation_split}")
-        fingerprint = fingerprint_of(
+        _check_table(
+            validation.with_format("arrow")[:], f"{self.path}, split {self.validation_split}", places
+        )
+        test = None
+        if self.test_split is not None:
+            test = datasets.Dataset.from_list(self._rows(self._split(self.test_split, commit, places)))
+        fingerprint = self._stream_fingerprint(commit, columns)
+        source = self._source("train", commit, {"sha256": fingerprint})
+        return Corpus(name, self._documents(checked), validation, fingerprint, [source], test)
+
+    def _stream_fingerprint(self, commit: str | None, columns: Columns) -> str:
+        more: dict[str, Any] = {} if columns == TEXT_ONLY else {"read": [columns.required, columns.optional]}
+        if self.test_split is not None:
+            more["test"] = self.test_split
+        return fingerprint_of(
             commit=commit,
             path=None if Path(self.path).is_dir() else self.path,
             config_name=self.config_name,
             splits=[self.train_split, self.validation_split],
-            columns=self.columns,
+            columns=self.columns or {TEXT: TEXT},
             rows=[self.max_train_rows, self.n_held_out_rows],
             document_start=self.document_start,
+            **more,
         )
-        source = self._source("train", commit, {"sha256": fingerprint})
-        return Corpus(name, self._documents(checked), validation, fingerprint, [source])
 
     def _rows(self, stream: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         try:
             rows = list(stream)
+        except DataError:
+            raise
         except Exception as error:  # see _split
             raise _failed(self.path, error) from error
         return [_checked_row(row, number, where=self.path) for number, row in enumerate(rows)]
@@ -152,12 +195,15 @@ class Hub:
 
     def _source(self, split: str, commit: str | None, more: dict[str, str | int]) -> dict[str, str | int]:
         at = f"@{commit}" if commit else ""
-        name = (self.train_split if split == "train" else self.validation_split) or self.train_split
         return {
-            "uri": f"hf://datasets/{self.path}{at}/{self.config_name or 'default'}/{name}",
+            "uri": f"hf://datasets/{self.path}{at}/{self.config_name or 'default'}/{self._name_of(split)}",
             "split": split,
             **more,
         }
+
+    def _name_of(self, split: str) -> str:
+        names = {"validation": self.validation_split, "test": self.test_split}
+        return names.get(split) or self.train_split
 
     def _resolved_commit(self) -> str | None:
         """Ask the hub once, and quickly, whether the data set is there, and which commit is meant."""
@@ -194,8 +240,8 @@ class Hub:
             raise _unreachable(self.path, error) from error
         return info.sha
 
-    def _split(self, split: str, commit: str | None) -> Rows:
-        """Load one split with the mapped columns; a `Dataset`, or an `IterableDataset` when streaming."""
+    def _split(self, split: str, commit: str | None, places: Places) -> Rows:
+        """Load one split with the wanted columns; a `Dataset`, or an `IterableDataset` when streaming."""
         import datasets
 
         local = Path(self.path).is_dir()
@@ -207,14 +253,17 @@ class Hub:
                 revision=None if local else commit,
                 streaming=self.streaming,
             )
-            present = rows.column_names or list(next(iter(rows), {}))
+            names = rows.column_names or []
+            first: dict[str, Any] = {} if set(places.paths) <= set(names) else next(iter(rows), {})
+            names = names or list(first)
         except Exception as error:  # whatever a download or a foreign file can raise; the cause stays chained
             raise _failed(self.path, error) from error
-        for wanted in self.columns.values():
-            if wanted not in present:
-                raise missing_column(f"{self.path}, split {split}", wanted, present)
-        rows = rows.select_columns(list(self.columns.values()))
-        return rows.rename_columns({theirs: ours for ours, theirs in self.columns.items() if ours != theirs})
+        where = f"{self.path}, split {split}"
+        there = [path for path in places.paths if path in names or has(first, path)]
+        present = places.present(where, there, names)
+        if self.streaming:
+            return _picked_stream(rows, present)
+        return _picked(rows, present, where)
 
     def _documents(self, rows: Rows) -> Rows:
         """Join lines to documents, where the data set needs it."""
@@ -239,21 +288,42 @@ def joined(rows: Iterable[Mapping[str, Any]], start: str) -> Iterator[dict[str, 
         yield {TEXT: "".join(lines)}
 
 
+def _picked(rows: Rows, present: Present, where: str) -> Rows:
+    """The wanted columns of a data set, out of objects and with names for classes where these are wanted."""
+    import datasets
+
+    schema = rows.features.arrow_schema
+    class_names = class_names_of(schema)
+    if all(path in rows.column_names and path not in class_names for path in present.values()):
+        rows = rows.select_columns(list(present.values()))
+        return rows.rename_columns({path: name for name, path in present.items() if name != path})
+    table = rows.with_format("arrow")[:]
+    columns = {name: column_at(table, path, class_names, where) for name, path in present.items()}
+    return datasets.Dataset(pa.table(columns))
+
+
+def _picked_stream(rows: Rows, present: Present) -> Rows:
+    if all(path in (rows.column_names or [path]) for path in present.values()):
+        rows = rows.select_columns(list(present.values()))
+        return rows.rename_columns({path: name for name, path in present.items() if name != path})
+    drop = [name for name in rows.column_names if name not in present]
+    return rows.map(_picked_row, fn_kwargs={"present": present}, remove_columns=drop)
+
+
+def _picked_row(row: dict[str, Any], present: Present) -> dict[str, Any]:
+    return {name: value_at(row, path) for name, path in present.items()}
+
+
 def _checked_row(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
-    text = row[TEXT]
-    if not isinstance(text, str):
-        found = "null" if text is None else f"values of type {type(text).__name__}"
-        raise no_text(f"{where}, row {number + 1}", TEXT, found)
+    for name, value in row.items():
+        check_form(name, form_of(value), f"{where}, row {number + 1}", name)
     return row
 
 
-def _check_table(table: pa.Table, where: str) -> None:
-    column = table.column(TEXT)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise no_text(where, TEXT, f"values of type {column.type}")
-    if column.null_count:
-        raise no_text(f"{where}, row {column.is_null().index(True).as_py() + 1}", TEXT, "null")
-    if not pa.compute.sum(pa.compute.binary_length(column)).as_py():
+def _check_table(table: pa.Table, where: str, places: Places) -> None:
+    for name in table.column_names:
+        check_column(name, table.column(name), where, name)
+    if places.text_only and not pa.compute.sum(pa.compute.binary_length(table.column(TEXT))).as_py():
         raise DataError(f"{where} holds no text", "at least one row with text", "choose another split")
 
 

@@ -21,16 +21,17 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows of text in two splits, with the fingerprint that caches and lineage are keyed by.
+    """Rows in two or three splits, with the fingerprint that caches and lineage are keyed by.
 
     Args:
         name: short name, shown in runs.
-        train: rows with the column `text` and any further mapped columns: a `datasets.Dataset`, or a
+        train: rows with the columns that were asked for: a `datasets.Dataset`, or a
             `datasets.IterableDataset` when streaming. It can be iterated any number of times, in one order.
         validation: rows of the same columns; never streamed.
         fingerprint: sha256 in hexadecimal: of the rows themselves, or for a stream of the arguments and
             the revision that they come from. No paths in it.
         sources: for lineage, one dict for each file or hub split: `uri`, `sha256`, `n_bytes`, `split`.
+        test: rows of the same columns that neither train nor choose a model; never streamed; None: none.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Corpus:
     validation: Iterable[Row]
     fingerprint: str
     sources: list[dict[str, str | int]] = field(default_factory=list)
+    test: Iterable[Row] | None = None
 
     @property
     def uri(self) -> str:
@@ -53,6 +55,11 @@ class Corpus:
     def n_validation_rows(self) -> int | None:
         """Rows in `validation`; None when it is a stream."""
         return len(self.validation) if isinstance(self.validation, Sized) else None
+
+    @property
+    def n_test_rows(self) -> int | None:
+        """Rows in `test`; None when there is none."""
+        return len(self.test) if isinstance(self.test, Sized) else None
 
 
 def texts(rows: Iterable[Row]) -> Iterator[str]:

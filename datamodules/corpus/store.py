@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute
 
-from datamodules.corpus.formats import Columns, mixed_types, read_tables
+from datamodules.corpus.columns import Places
+from datamodules.corpus.formats import mixed_types, read_tables
 from datamodules.corpus.rows import TEXT, Rows, fingerprint_of
 from datamodules.corpus.source_file import SourceFile
 from datamodules.errors import DataError
 
 
-def stored_rows(files: list[SourceFile], columns: Columns) -> Rows:
+def stored_rows(files: list[SourceFile], places: Places) -> Rows:
     """Read files as one table, through an Arrow file in the `datasets` cache that is named by their content.
 
     The Arrow file appears whole, after every check has passed, or not at all.
@@ -27,41 +28,52 @@ def stored_rows(files: list[SourceFile], columns: Columns) -> Rows:
     import datasets
 
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "prelude"
+    optional = {} if places.text_only else {"optional": list(places.optional.items())}
     key = fingerprint_of(
-        files=[[source.sha256, source.kind, source.packed] for source in files], columns=list(columns.items())
+        files=[[source.sha256, source.kind, source.packed] for source in files],
+        columns=list(places.required.items()),
+        **optional,
     )
     path = folder / f"{key}.arrow"
     if not path.exists():
         with _whole_file(path) as temporary:
-            _write(temporary, files, columns)
+            _write(temporary, files, places)
     return datasets.Dataset.from_file(str(path))
 
 
-def _write(path: Path, files: list[SourceFile], columns: Columns) -> None:
-    tables: Iterator[pa.Table] = (table for source in files for table in _tables_with_text(source, columns))
-    if list(columns) != [TEXT]:
+def _write(path: Path, files: list[SourceFile], places: Places) -> None:
+    tables: Iterator[pa.Table] = (table for source in files for table in _tables_with_rows(source, places))
+    if not places.text_only:
         tables = iter([_one_table(list(tables), files[0])])
     n_text_bytes = 0
     first = next(tables)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
         for table in itertools.chain([first], tables):
-            n_text_bytes += pa.compute.sum(pa.compute.binary_length(table.column(TEXT))).as_py() or 0
+            if places.text_only:
+                n_text_bytes += pa.compute.sum(pa.compute.binary_length(table.column(TEXT))).as_py() or 0
             writer.write_table(table)
-    if not n_text_bytes:
+    if places.text_only and not n_text_bytes:
         raise _nothing_in(files[0])
 
 
 def _one_table(tables: list[pa.Table], source: SourceFile) -> pa.Table:
     """Join tables whose further columns were typed from what each part of a file holds: null, int, float."""
+    for table in tables:
+        for name in set(table.column_names) ^ set(tables[0].column_names):
+            raise DataError(
+                f"column '{name}' is in some of the files only: {source.path} and others",
+                "the same columns in all files",
+                "give it to all files or to none",
+            )
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise mixed_types(source, str(error)) from error
 
 
-def _tables_with_text(source: SourceFile, columns: Columns) -> Iterator[pa.Table]:
+def _tables_with_rows(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     n_rows = 0
-    for table in read_tables(source, columns):
+    for table in read_tables(source, places):
         n_rows += table.num_rows
         if table.num_rows:
             yield table

@@ -12,11 +12,22 @@ from datamodules.storyworld.events import State
 from datamodules.storyworld.language import CODES, Code, Language, Line, language
 
 View = Literal["story", "classify", "qa", "translate", "summarize", "chat"]
-Split = Literal["train", "validation"]
+Split = Literal["train", "validation", "test"]
 Row = dict[str, Any]
 
-LABEL_NAMES = ("unfulfilled", "fulfilled")
-VALIDATION_SHARE = 8  # one in so many short excerpts belongs to validation
+LABELS = ("unfulfilled", "fulfilled")
+N_PEOPLE = 3  # they are introduced by the first sentences, one each
+HELD_OUT_SHARE = 8  # one in so many short excerpts is not for training: half validation, half test
+
+COLUMNS: dict[View, tuple[str, ...]] = {
+    "story": ("text", "language", "bits"),
+    "classify": ("text", "label", "language"),
+    "qa": ("id", "context", "language", "question", "answers"),
+    "translate": ("source", "target", "source_language", "target_language", *CODES),
+    "summarize": ("text", "summary", "language"),
+    "chat": ("turns", "language"),
+}
+"""What the rows of each view have."""
 
 
 class Tale(NamedTuple):
@@ -46,9 +57,8 @@ def story(tale: Tale) -> Row:
 
 def classify(tale: Tale) -> Row:
     """The story without its ending; the label is whether the wish has come true."""
-    label = int(tale.outcome.granted)
     text = tale.language.tell(tale.body)
-    return {"text": text, "label": label, "label_name": LABEL_NAMES[label], "language": tale.language.code}
+    return {"text": text, "label": LABELS[tale.outcome.granted], "language": tale.language.code}
 
 
 class Question(NamedTuple):
@@ -62,14 +72,16 @@ class Question(NamedTuple):
 
 
 def questions(state: State, lines: list[Line]) -> list[Question]:
-    """Everything that may be asked about a story: each thing's and person's place, holders, first places."""
+    """Everything that may be asked about a story so far: places of things and people, holders, first places."""
     asked: list[Question] = []
     for thing, concept in enumerate(state.things):
-        place, holder = state.place_of(thing), state.people[state.held[thing]]
-        asked.append(
-            Question("ask_where_thing", "say_where_thing", {"T": concept, "p": place}, "place", place)
-        )
-        asked.append(Question("ask_who_has", "say_who_has", {"T": concept, "a": holder}, "person", holder))
+        place, holder = state.place_of(thing), state.held[thing]
+        where = {"T": concept, "p": place}
+        asked.append(Question("ask_where_thing", "say_where_thing", where, "place", place))
+        if holder >= 0:  # else it lies somewhere
+            person = state.people[holder]
+            has = {"T": concept, "a": person}
+            asked.append(Question("ask_who_has", "say_who_has", has, "person", person))
     for person, place, line in zip(state.people, state.at, lines, strict=False):
         first = line.values["p"]
         asked.append(
@@ -87,15 +99,17 @@ def _variant(tale: Tale, kind: str, values: Mapping[str, int], random: Random) -
 
 
 def qa(tale: Tale, random: Random, unanswerable: float) -> Row:
-    """A question on the state before the ending, and the last place in the text where its answer stands."""
-    context = tale.language.tell(tale.body)
+    """The beginning of a story, a question on the state there, and the last place where its answer stands."""
+    lines = tale.body[: random.randint(N_PEOPLE, len(tale.body))]
+    state = tale.story.states[len(lines) - 1]
+    context = tale.language.tell(lines)
     row: Row = {"context": context, "language": tale.language.code}
     if random.random() < unanswerable:
-        absent = [thing for thing in range(DOMAINS["thing"]) if thing not in tale.outcome.things]
+        absent = [thing for thing in range(DOMAINS["thing"]) if thing not in state.things]
         kind = random.choice(("ask_where_thing", "ask_who_has"))
         question = _variant(tale, kind, {"T": random.choice(absent)}, random)
         return row | {"question": question, "answers": {"text": [], "answer_start": []}}
-    chosen = random.choice(questions(tale.outcome, tale.body))
+    chosen = random.choice(questions(state, lines))
     form = "name" if chosen.domain == "person" else "noun"
     answer = tale.language.word(chosen.domain, chosen.answer, form)
     starts = [m.start() for m in re.finditer(_whole_word(answer, tale.language.code), context)]
@@ -109,12 +123,12 @@ def _whole_word(word: str, code: Code) -> str:
 
 
 def translate(tale: Tale, random: Random, target: Code, split: Split) -> Row | None:
-    """One to three sentences in all languages, English to the target; None if they are the other split's."""
+    """One to three sentences in all languages, English to the target; None if they are another split's."""
     lines = tale.story.lines
     first = random.randrange(len(lines))
     excerpt = lines[first : first + random.randint(1, 3)]
     texts = {code: language(code).tell(excerpt) for code in CODES}
-    if (_bucket(texts["en"]) == 0) != (split == "validation"):
+    if _split_of(texts["en"]) != split:
         return None
     pair = {
         "source": texts["en"],
@@ -125,8 +139,11 @@ def translate(tale: Tale, random: Random, target: Code, split: Split) -> Row | N
     return pair | texts
 
 
-def _bucket(text: str) -> int:
-    return blake2b(text.encode(), digest_size=4).digest()[0] % VALIDATION_SHARE
+def _split_of(text: str) -> Split:
+    first, second, *_ = blake2b(text.encode(), digest_size=4).digest()
+    if first % HELD_OUT_SHARE:
+        return "train"
+    return "test" if second % 2 else "validation"
 
 
 def summarize(tale: Tale) -> Row:

@@ -1,7 +1,7 @@
 """StoryWorld: the embedded corpus as yaml constructs it, and its exact entropy."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b, sha256
 from math import inf, log2, sqrt
 from random import Random
@@ -16,10 +16,15 @@ from datamodules.storyworld.plot import Plot
 from datamodules.storyworld.views import Row, Split, Tale, View
 
 if TYPE_CHECKING:
-    from datamodules.corpus import Corpus
+    from datamodules.corpus import Columns, Corpus
 
 VERSION = "1"
-"""Changes when any text of any seed changes: it is part of every seed and fingerprint."""
+"""Changes when any story of any seed changes: it is part of every seed and fingerprint."""
+
+VIEWS_VERSION = "2"
+"""Changes when a row of a view changes but no story: it is part of the fingerprints of all but `story`."""
+
+_N_TEST_ROWS = 1_000
 
 _PLOT = Plot()
 
@@ -42,6 +47,7 @@ class StoryWorld:
     Args:
         n_train_rows: rows to train on.
         n_validation_rows: rows to validate on.
+        n_test_rows: rows to look at once, at the end; None: 1,000, but none of the view `story`.
         seed: another seed gives other stories of the same world.
         languages: relative weights of en, de and zh; 2, 1 and 1 if None; for `translate`, of targets.
         view: the task that the rows are for.
@@ -56,12 +62,17 @@ class StoryWorld:
         n_train_rows: int = 20_000,
         *,
         n_validation_rows: int = 1_000,
+        n_test_rows: int | None = None,
         seed: int = 0,
         languages: dict[Code, float] | None = None,
         view: View = "story",
         unanswerable: float = 0.0,
     ) -> None:
         self.n_rows: dict[Split, int] = {"train": n_train_rows, "validation": n_validation_rows}
+        if n_test_rows is None:
+            n_test_rows = 0 if view == "story" else _N_TEST_ROWS
+        if n_test_rows:
+            self.n_rows["test"] = n_test_rows
         self.seed = seed
         self.languages: dict[Code, float] = (
             {"en": 2.0, "de": 1.0, "zh": 1.0} if languages is None else languages
@@ -93,20 +104,35 @@ class StoryWorld:
     def _targets(self) -> list[Code]:
         return [code for code in CODES if code != "en" and self.languages.get(code)]
 
-    def load(self) -> "Corpus":
-        """Both splits as datasets, with fingerprint and sources."""
+    def load(self, columns: "Columns | None" = None) -> "Corpus":
+        """All splits as datasets, with fingerprint and sources; `columns` must be among those of the view.
+
+        Raises:
+            DataError: the view lacks a required column.
+        """
         from datasets import Dataset
 
-        from datamodules.corpus import Corpus
+        from datamodules.corpus import TEXT_ONLY, Corpus
 
+        self._check_columns((columns or TEXT_ONLY).required)
         rows = {split: list(self.rows(split)) for split in self.n_rows}
         return Corpus(
             name=f"storyworld-{self.view}",
-            train=Dataset.from_list(rows["train"]),
-            validation=Dataset.from_list(rows["validation"]),
             fingerprint=self.fingerprint,
             sources=[self._source(split, rows[split]) for split in rows],
+            **{split: Dataset.from_list(some) for split, some in rows.items()},
         )
+
+    def _check_columns(self, required: Sequence[str]) -> None:
+        present = views.COLUMNS[self.view]
+        missing = [name for name in required if name not in present]
+        if missing:
+            fitting = [view for view, names in views.COLUMNS.items() if set(required) <= set(names)]
+            raise DataError(
+                f"data.view={self.view}: its rows have no column '{missing[0]}'",
+                f"one of the columns present: {', '.join(present)}",
+                f"set data.view={' or '.join(fitting)}" if fitting else "choose another corpus",
+            )
 
     def _source(self, split: Split, rows: list[Row]) -> dict[str, str | int]:
         content = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
@@ -122,6 +148,8 @@ class StoryWorld:
             "languages": {told_in.code: share for told_in, share in self._shares},
             "unanswerable": self.unanswerable,
         }  # fmt: skip
+        if self.view != "story":
+            parts["views"] = VIEWS_VERSION
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def rows(self, split: Split) -> Iterator[Row]:

@@ -14,6 +14,7 @@ import tokenizers
 
 from datamodules.errors import TokenizerError
 from datamodules.tokenizer import pretokens
+from datamodules.tokenizer.offsets import character_spans
 from datamodules.tokenizer.special import (
     BYTE_OF_CHARACTER,
     CONTINUES,
@@ -144,6 +145,17 @@ class Tokenizer:
             TokenizerError: the text holds a lone surrogate, which no file and no UTF-8 can hold.
         """
         return self.encode_batch([text])[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[TokenIds, TokenIds, TokenIds]:
+        """Encode one text, and give each token's characters [start, end) in it: ids, starts, ends, each (L,).
+
+        The spans cover the text in order; a token that is a part of a character has that character's span.
+
+        Raises:
+            TokenizerError: as `encode`.
+        """
+        ids = self.encode(text)
+        return ids, *character_spans(text, self.token_bytes[ids])
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """Encode many texts at once, of any length, on all cores.

@@ -13,7 +13,10 @@ __all__ = ["STAGES", "StageResult", "find_stage"]
 STAGES = {
     "tokenizer": "pipeline.stages.tokenizer:train_tokenizer",
     "pretrain": "pipeline.stages.pretrain:pretrain",
+    "finetune": "pipeline.stages.finetune:finetune",
     "evaluate": "pipeline.stages.evaluate:evaluate",
+    "predict": "pipeline.stages.predict:predict",
+    "try": "pipeline.stages.ask:ask",
     "generate": "pipeline.stages.generate:generate_text",
     "show-data": "pipeline.stages.show_data:show_data",
     "sync": "pipeline.stages.mlflow:send_missed",

@@ -1,65 +1,87 @@
-"""Measure a bundle on the validation rows of a corpus."""
+"""Measure a bundle on the held-out rows of a corpus."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 from omegaconf import DictConfig
 
-from datamodules.cache import TokenRows
+from datamodules.cache import TokenRows, cache_key
+from datamodules.corpus import Columns, Corpus
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
 from modules.optim import AdamW
 from modules.schedules import Constant
 from pipeline import build, report
-from pipeline.bundle import Bundle, load_bundle
-from pipeline.config import to_plain
-from pipeline.runs import find_bundle, open_run
+from pipeline.bundle import Bundle
+from pipeline.evaluation import Evaluation, evaluate_rows, log_evaluation
+from pipeline.finetuned import asked_task, load_asked
+from pipeline.runs import open_run
 from pipeline.stages.result import StageResult
-from pipeline.tracking import DatasetRecord, RunCard, start_run
+from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, build_trainer, describe_device
+from pipeline.training import track
 
 
 def evaluate(config: DictConfig) -> StageResult:
-    """Loss, perplexity, accuracy and bits per byte of a bundle on any corpus."""
-    folder = find_bundle(config.bundle, Path(config.runs_dir))
-    bundle = load_bundle(folder)
+    """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
     options: TrainerOptions = build.construct(config.trainer)
-    device = describe_device(options)
+    bundle = load_asked(config)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
-    with open_run(config, label=label) as run:
-        card = RunCard(stage="evaluate", name=run.name, config=to_plain(config), seed=config.seed)
-        tracking = build.construct(config.tracking)
-        with start_run(card, options=tracking, run_folder=run.path, project_folder=Path.cwd()) as tracked:
-            tracked.use_bundle(folder)
-            report.say("Run", f"{report.short(run.path)}, {device}")
-            report.say("Bundle", report.short(folder))
-            report.say("Model", report.describe_model(bundle.model))
-            corpus, cleaned = build.load_corpus(config)
-            report.say("Corpus", report.describe_corpus(corpus, cleaned))
-            rows = build.build_validation_rows(
-                config, corpus, bundle.tokenizer, bundle.task, max_seq_len=bundle.model.backbone.max_seq_len
-            )
-            tracked.log_dataset(
-                DatasetRecord(
-                    name=corpus.name,
-                    digest=rows.manifest["sha256"],
-                    source=corpus.uri,
-                ),
-                "test",
-            )
-            metrics = _measure(config, options, bundle, rows)
-            optimum = build.optimum_bits_per_byte(corpus)
-            if optimum is not None and "test/bits_per_byte" in metrics:
-                metrics["optimum_bits_per_byte"] = optimum
-            tracked.log_metrics(metrics, int(bundle.provenance["step"]))
-            tracked.end("FINISHED", metrics)
+    with open_run(config, label=label) as run, track(config, run) as tracked:
+        tracked.use_bundle(bundle.folder)
+        report.say("Run", f"{report.short(run.path)}, {describe_device(options)}")
+        evaluation: Evaluation | None = None
+        metrics: Mapping[str, float]
+        if isinstance(bundle.task, FinetuneTask):
+            evaluation = _evaluate_task(config, options, bundle, tracked)
+            metrics, n_rows = evaluation.metrics("test"), len(evaluation.rows)
+        else:
+            metrics, n_rows = _evaluate_language_model(config, options, bundle, tracked)
+        tracked.log_metrics(metrics, int(bundle.provenance["step"]))
+        tracked.end("FINISHED", metrics)
         report.summary(
             f"{run.name}: done",
-            metrics=metrics,
-            facts={"bundle": report.short(folder), "rows": f"{len(rows):,} of {corpus.name}"},
-            samples=[],
+            metrics={} if evaluation else metrics,
+            scores=evaluation.scores if evaluation else None,
+            facts={"bundle": report.short(bundle.folder), "rows": f"{n_rows:,} of {config.choices.data}"},
+            samples=evaluation.samples if evaluation else [],
             next_commands={"make ui": "compare runs in MLflow"},
+            address=tracked.url,
         )
-    return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(folder), metrics=metrics)
+    return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=metrics)
+
+
+def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run) -> Evaluation:
+    """Answer the test rows, or else the validation rows, and score the answers."""
+    task = asked_task(config, bundle)
+    corpus = build.construct(config.data).load(Columns((*task.inputs, *task.truths), task.optional))
+    report.say("Corpus", report.describe_corpus(corpus, {}))
+    rows = list(corpus.validation if corpus.test is None else corpus.test)
+    task.check(rows, "test")
+    _log_rows(tracked, corpus, cache_key(corpus=corpus.fingerprint, split="test"))
+    evaluation = evaluate_rows(task, bundle.model, bundle.tokenizer, rows, batch_size=options.batch_size)
+    log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
+    return evaluation
+
+
+def _evaluate_language_model(
+    config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run
+) -> tuple[Mapping[str, float], int]:
+    """Loss, perplexity, accuracy and bits per byte on the validation rows, and how many rows they were."""
+    corpus, cleaned = build.load_corpus(config)
+    report.say("Corpus", report.describe_corpus(corpus, cleaned))
+    limit = bundle.model.backbone.max_seq_len
+    rows = build.build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)
+    _log_rows(tracked, corpus, rows.manifest["sha256"])
+    metrics = _measure(config, options, bundle, rows)
+    optimum = build.optimum_bits_per_byte(corpus)
+    if optimum is not None and "test/bits_per_byte" in metrics:
+        metrics["optimum_bits_per_byte"] = optimum
+    return metrics, len(rows)
+
+
+def _log_rows(tracked: Run, corpus: Corpus, digest: str) -> None:
+    tracked.log_dataset(DatasetRecord(name=corpus.name, digest=digest, source=corpus.uri), "test")
 
 
 def _measure(

@@ -4,39 +4,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from datamodules.cache import TokenRows
 from datamodules.corpus import Corpus, texts
 from datamodules.datamodule import PretrainDataModule
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
-from modules.lit_module import LitModule
 from modules.model import Model
 from pipeline import build, processes, report
-from pipeline.bundle import Bundle, load_bundle, save_bundle
-from pipeline.callbacks.averaging import EMA
-from pipeline.callbacks.guard import NonFiniteGuard
-from pipeline.callbacks.limits import FinalValidation, TimeBudget
-from pipeline.callbacks.preemption import Preemption
-from pipeline.callbacks.samples import Samples
-from pipeline.callbacks.seeding import StepSeed
-from pipeline.callbacks.throughput import Throughput
-from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
-from pipeline.config import BUNDLE_KEYS, config_hash, to_plain
-from pipeline.errors import BundleError, RunInterrupted
-from pipeline.progress import ProgressBar
-from pipeline.runs import NOT_IDENTITY, RunFolder, find_bundle, open_run
+from pipeline.bundle import Bundle
+from pipeline.config import to_plain
+from pipeline.errors import RunInterrupted
+from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
+from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
-from pipeline.tracking import DatasetRecord, Run, RunCard, start_run
-from pipeline.tracking.logger import TrackingLogger
-from pipeline.trainer import TrainerOptions, build_trainer, describe_device
+from pipeline.tracking import DatasetRecord, Run
+from pipeline.trainer import TrainerOptions, describe_device
+from pipeline.training import BundleParts, Training, export, track, train
 
 #: Validation texts that masked and denoising models show their work on.
 N_TEXTS = 3
@@ -61,22 +50,23 @@ def pretrain(config: DictConfig) -> StageResult:
     """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
     options: TrainerOptions = build.construct(config.trainer)
     device = describe_device(options)
+    build.pretraining_task(config)
     start = None
     if config.init_from is not None:
-        start = load_bundle(find_bundle(config.init_from, Path(config.runs_dir)))
-        config = _with_bundle(config, start)
+        start = load_same_arrangement(config)
+        config = with_bundle(config, start)
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
-    with open_run(config, label=label) as run, _track(config, run) as tracked:
+    with open_run(config, label=label) as run, track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, start, tracked)
         try:
-            checkpoints = _train(config, options, parts, run, tracked)
+            checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
         except RunInterrupted:
             tracked.end("KILLED")
             raise
         if not processes.is_first():
             raise SystemExit(0)  # the first process goes on for all
-        bundle = _export(config, parts, run, tracked, checkpoints)
+        bundle = export(config, run, tracked, checkpoints, _bundle_parts(config, parts))
         samples = _samples(config, parts, bundle.model)
         _log_samples(config, tracked, samples, "samples/best.md")
         tracked.end("FINISHED", bundle.metrics)
@@ -86,24 +76,9 @@ def pretrain(config: DictConfig) -> StageResult:
     )
 
 
-def _track(config: DictConfig, run: RunFolder) -> Run:
-    return start_run(
-        RunCard(
-            stage=config.stage.name,
-            name=run.name,
-            config=to_plain(config),
-            seed=config.seed,
-            tags={key: str(value) for key, value in config.choices.items()},
-        ),
-        options=build.construct(config.tracking),
-        run_folder=run.path,
-        project_folder=Path.cwd(),
-    )
-
-
 def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
     """Everything up to the model, each step said as it is done."""
-    task: PretrainingTask = build.construct(config.task)
+    task = build.pretraining_task(config)
     corpus, cleaned = build.load_corpus(config)
     report.say("Corpus", report.describe_corpus(corpus, cleaned))
     torch.manual_seed(config.seed)
@@ -136,13 +111,8 @@ def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
     )
 
 
-def _train(
-    config: DictConfig, options: TrainerOptions, parts: Parts, run: RunFolder, tracked: Run
-) -> Checkpoints:
-    """Fit; what came of it lies in the checkpoints."""
-    checkpoints = Checkpoints(run.checkpoints, every_n_steps=options.checkpoint_interval_steps)
-    callbacks = _callbacks(config, options, parts, tracked, checkpoints)
-    trainer = build_trainer(options, callbacks=callbacks, logger=TrackingLogger(tracked))
+def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
+    """What is trained, on what, and what is shown on the way."""
     data = PretrainDataModule(
         parts.train_rows,
         parts.validation_rows,
@@ -153,39 +123,18 @@ def _train(
         seed=config.seed,
         num_workers=options.num_workers,
     )
-    module = LitModule(
-        parts.model,
-        parts.task.objective(parts.tokenizer),
-        optimizer=build.construct(config.optimizer),
-        schedule=build.construct(config.schedule),
-        max_steps=options.max_steps,
-        compile=options.compile,
-    )
-    trainer.fit(module, data, ckpt_path=run.last_checkpoint if run.resumed else None)
-    return checkpoints
-
-
-def _callbacks(
-    config: DictConfig, options: TrainerOptions, parts: Parts, tracked: Run, checkpoints: Checkpoints
-) -> list[Callback]:
-    budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
 
     def show(step: int, samples: list[Sample]) -> None:
         _log_samples(config, tracked, samples, f"samples/step-{step:06d}.md")
 
-    return [
-        StepSeed(config.seed),
-        *([EMA(options.ema_decay)] if options.ema_decay is not None else []),
-        NonFiniteGuard(),
-        Throughput(rows_per_epoch=len(parts.train_rows)),
-        ProgressBar(f"{config.stage.name} {config.choices.task}", time_budget=budget),
-        FinalValidation(),
-        *([budget] if budget else []),
-        *([EarlyStopping("val/loss", patience=options.patience)] if options.patience else []),
-        Samples(partial(_samples, config, parts, parts.model), show),
-        checkpoints,
-        Preemption(checkpoints),
-    ]
+    return Training(
+        model=parts.model,
+        objective=parts.task.objective(parts.tokenizer),
+        data=data,
+        rows_per_epoch=len(parts.train_rows),
+        samples=partial(_samples, config, parts, parts.model),
+        show=show,
+    )
 
 
 def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
@@ -209,55 +158,24 @@ def _log_samples(config: DictConfig, tracked: Run, samples: list[Sample], artifa
         tracked.log_text(report.samples_markdown(samples), artifact)
 
 
-def _export(
-    config: DictConfig, parts: Parts, run: RunFolder, tracked: Run, checkpoints: Checkpoints
-) -> Bundle:
-    """Write the bundles `last` and `best` from their checkpoints, record them, and read the best one back."""
-    for name, file in (("last", checkpoints.last_path), ("best", checkpoints.best_path)):
-        state = AtomicCheckpointIO().load_checkpoint(file)
-        prefix = "model."
-        weights = {
-            key.removeprefix(prefix): value
-            for key, value in state["state_dict"].items()
-            if key.startswith(prefix)
-        }
-        parts.model.load_state_dict(weights)
-        metrics = checkpoints.best_metrics if name == "best" else checkpoints.last_metrics
-        save_bundle(
-            run.bundles / name,
-            model=parts.model,
-            tokenizer=parts.tokenizer,
-            model_config=parts.model_config,
-            task_config=to_plain(config.task),
-            config=to_plain(config),
-            provenance=_provenance(config, parts, run, tracked, step=int(state["global_step"])),
-            metrics=metrics,
-        )
-        tracked.log_bundle(run.bundles / name, name=name, step=int(state["global_step"]), metrics=metrics)
-    return load_bundle(run.bundles / "best")
-
-
-def _provenance(
-    config: DictConfig, parts: Parts, run: RunFolder, tracked: Run, *, step: int
-) -> dict[str, Any]:
-    """Where a bundle comes from: enough to make it again."""
-    return {
-        "run": run.name,
-        "run_id": tracked.run_id,
-        "step": step,
-        "seed": config.seed,
-        "config": config_hash(config, without=NOT_IDENTITY),
-        "corpus": {
-            "name": parts.corpus.name,
-            "fingerprint": parts.corpus.fingerprint,
-            "sources": parts.corpus.sources,
+def _bundle_parts(config: DictConfig, parts: Parts) -> BundleParts:
+    """What the bundles hold beside weights and metrics."""
+    return BundleParts(
+        model=parts.model,
+        tokenizer=parts.tokenizer,
+        model_config=parts.model_config,
+        task_config=to_plain(config.task),
+        provenance={
+            "corpus": {
+                "name": parts.corpus.name,
+                "fingerprint": parts.corpus.fingerprint,
+                "sources": parts.corpus.sources,
+            },
+            "tokenizer": parts.tokenizer.digest,
+            "train_rows": parts.train_rows.manifest["sha256"],
+            "validation_rows": parts.validation_rows.manifest["sha256"],
         },
-        "tokenizer": parts.tokenizer.digest,
-        "train_rows": parts.train_rows.manifest["sha256"],
-        "validation_rows": parts.validation_rows.manifest["sha256"],
-        "init_from": config.init_from,
-        "code": dict(tracked.provenance),
-    }
+    )
 
 
 def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRecord:
@@ -270,26 +188,6 @@ def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRe
         columns={"input_ids": "integer"},
         profile={"rows": len(rows), "corpus": corpus.fingerprint, "tokenizer": tokenizer.digest, **counts},
     )
-
-
-def _with_bundle(config: DictConfig, start: Bundle) -> DictConfig:
-    """The configuration with the bundle's model and tokenizer for its own: what is recorded is true."""
-    has, needs = (
-        target.rpartition(".")[2]
-        for target in (start.model_config["backbone"]["_target_"], config.model.backbone._target_)
-    )
-    if has != needs:
-        raise BundleError(
-            f"{start.folder} holds a {has}, and task={config.choices.task} trains a {needs}",
-            "a bundle of the same arrangement",
-            "name another bundle, or the task that this one was trained with",
-        )
-    theirs = {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
-    choices = {key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS}
-    plain = {**to_plain(config), **theirs, "model": start.model_config}
-    made = OmegaConf.create({**plain, "choices": {**plain["choices"], **choices}})
-    OmegaConf.set_readonly(made, True)
-    return made
 
 
 def _summarise(

@@ -7,12 +7,11 @@ from datamodules.inspect import show_rows
 from datamodules.sampling import ResumableBatchSampler
 from pipeline import build, report
 from pipeline.stages.result import StageResult
-from pipeline.tasks.base import PretrainingTask
 
 
 def show_data(config: DictConfig) -> StageResult:
     """Print the first row that training would see."""
-    task: PretrainingTask = build.construct(config.task)
+    task = build.pretraining_task(config)
     corpus, cleaned = build.load_corpus(config)
     report.say("Corpus", report.describe_corpus(corpus, cleaned))
     tokenizer = build.build_tokenizer(config, corpus)

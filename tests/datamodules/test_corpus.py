@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.corpus import Corpus, Files, Mirror, texts
+from datamodules.corpus import Columns, Corpus, Files, Mirror, texts
 from datamodules.corpus.rows import rows_digest
 from datamodules.errors import DataError
 
@@ -77,9 +77,9 @@ def test_every_kind_of_table_gives_the_same_rows_and_the_same_fingerprint(kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_further_columns_are_mapped(kind: str) -> None:
-    columns = {"text": "text", "number": "n"}
     validation = write("validation.jsonl", lines({"text": "held out", "n": 7}))
-    corpus = Files(write_kind(kind, TEXTS), validation, columns=columns).load()
+    files = Files(write_kind(kind, TEXTS), validation, columns={"number": "n"})
+    corpus = files.load(Columns(("text", "number")))
     assert [row["number"] for row in corpus.train] == list(range(len(TEXTS)))
 
 
@@ -360,8 +360,10 @@ def test_columns_of_parquet_are_checked() -> None:
 
 def test_a_further_column_of_two_types_is_refused() -> None:
     train = write("a.jsonl", lines({"text": "a", "n": 1}, {"text": "b", "n": "x"}))
-    assert error_of(train, columns={"text": "text", "n": "n"}).startswith(
-        "a.jsonl: a column changes its type: 'n':"
+    with pytest.raises(DataError) as caught:
+        Files(train).load(Columns(("text", "n")))
+    assert str(caught.value) == (
+        f"a.jsonl, line 2: column 'n' holds text; expected a number, as before, in every row; {REPAIR}"
     )
 
 
@@ -404,9 +406,6 @@ def test_validation_that_is_the_training_file_is_refused() -> None:
 def test_impossible_options_are_refused_before_any_file_is_touched() -> None:
     assert error_of("nowhere", validation_fraction=1.5) == (
         "validation_fraction is 1.5; expected more than 0 and less than 1; set it to 0.05"
-    )
-    assert error_of("nowhere", columns={"story": "text"}) == (
-        "columns is {'story': 'text'}; expected an entry 'text'; set data.columns.text=COLUMN_OF_THE_FILE"
     )
 
 

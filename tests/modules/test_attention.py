@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from modules import attention
-from modules.attention import KVCache, LayerCache, MultiHeadAttention, attend
+from modules.attention import MultiHeadAttention, attend
+from modules.cache import KVCache, LayerCache
 from modules.masks import Mask
 from modules.positions import ALiBi, Rotary
 from tests import reference

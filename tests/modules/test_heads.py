@@ -131,8 +131,72 @@ def test_spans_stay_inside_the_passage_and_end_after_they_begin():
     assert ((last - first >= 0) & (last - first < 3)).all()
 
 
-def test_the_best_span_is_that_of_a_search_over_all():
+def searched_spans(logits: torch.Tensor, max_answer_tokens: int) -> list[tuple[float, int, int]]:
+    """All spans of one row (T, 2) with their scores, best first."""
+    n = len(logits)
+    spans = [(a, b) for a in range(n) for b in range(a, min(a + max_answer_tokens, n))]
+    return sorted(((float(logits[a, 0] + logits[b, 1]), a, b) for a, b in spans), reverse=True)
+
+
+@pytest.mark.parametrize("max_answer_tokens", [1, 4, 6, 30])
+def test_the_best_spans_are_those_of_a_search_over_all(max_answer_tokens):
     logits = torch.randn(20, 6, 2)
-    for row, (first, last) in enumerate(SpanHead.best_spans(logits, max_answer_tokens=4).tolist()):
-        spans = [(a, b) for a in range(6) for b in range(a, min(a + 4, 6))]
-        assert (first, last) == max(spans, key=lambda s: float(logits[row, s[0], 0] + logits[row, s[1], 1]))
+    spans, scores = SpanHead.n_best_spans(logits, n=5, max_answer_tokens=max_answer_tokens)
+    best = SpanHead.best_spans(logits, max_answer_tokens=max_answer_tokens)
+    for row in range(20):
+        expected = searched_spans(logits[row], max_answer_tokens)[:5]
+        assert [tuple(span) for span in spans[row].tolist()] == [(a, b) for _, a, b in expected]
+        assert scores[row].tolist() == pytest.approx([score for score, _, _ in expected])
+        assert best[row].tolist() == [expected[0][1], expected[0][2]]
+
+
+def test_no_span_is_at_the_token_that_stands_for_no_answer_but_it_has_a_score():
+    logits = torch.randn(2, 7, 2)
+    null = torch.tensor([0, 6])
+    logits[0, 0] = logits[1, 6] = 9.0
+    spans, scores = SpanHead.n_best_spans(logits, n=30, max_answer_tokens=7, null=null)
+    found = scores > -torch.inf
+    assert found.sum(dim=1).tolist() == [21, 21]  # 6 tokens have 6 * 7 / 2 spans
+    assert (spans[0][found[0]] >= 1).all()
+    assert (spans[1][found[1]] <= 5).all()
+    assert SpanHead.null_scores(logits, null).tolist() == [18.0, 18.0]
+
+
+def test_where_there_are_fewer_spans_than_asked_for_the_others_score_minus_infinity():
+    head = SpanHead(8)
+    passage = torch.tensor([[0, 0, 1, 1, 0], [0, 0, 0, 0, 0]])
+    logits = head(torch.randn(2, 5, 8), {"passage_mask": passage})
+    spans, scores = head.n_best_spans(logits, n=40, max_answer_tokens=3)
+    assert (scores > -torch.inf).sum(dim=1).tolist() == [3, 0]
+    assert {tuple(span) for span in spans[0, :3].tolist()} == {(2, 2), (2, 3), (3, 3)}
+    assert (spans < 5).all()
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "last"])
+def test_padding_on_either_side_gives_the_same_classes(build, ids, pooling):
+    x, backbone = ids(1, 5), build(Decoder)
+    model = Model(backbone, PooledClassifier(32, n_classes=3, pooling=pooling))
+    pad = torch.zeros(1, 3, dtype=torch.int64)
+    expected = model({"input_ids": x})
+    for parts in ((pad, x), (x, pad)):
+        batch = {
+            "input_ids": torch.cat(parts, dim=1),
+            "attention_mask": torch.cat([(part is x) * torch.ones_like(part) for part in parts], dim=1),
+        }
+        torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "last"])
+def test_under_bfloat16_autocast_logits_are_float32_and_can_be_trained(build, ids, pooling):
+    backbone, x = build(Decoder), ids(3, 4)
+    classifier = Model(backbone, PooledClassifier(32, n_classes=3, pooling=pooling))
+    spans = Model(backbone, SpanHead(32))
+    batch = {**BATCH, "input_ids": x, "passage_mask": BATCH["attention_mask"]}
+    for model in (classifier, spans):
+        exact = model(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(batch)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits[:2], exact[:2], atol=0.1, rtol=0.1)
+        logits.logsumexp(dim=1).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.head.parameters())

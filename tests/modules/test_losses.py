@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.heads import LMHead
-from modules.losses import IGNORE_INDEX, PADDED_TO, token_loss
+from modules.losses import IGNORE_INDEX, PADDED_TO, balanced_weights, span_loss, token_loss
 
 B, T, D, V = 3, 7, 8, 11
 
@@ -153,3 +153,55 @@ def test_a_loss_scale_scales_the_gradients_and_backward_can_run_twice() -> None:
     once = torch.autograd.grad(nats, embedding.weight, retain_graph=True)[0]
     scaled = torch.autograd.grad(nats * 1024, embedding.weight)[0]
     torch.testing.assert_close(scaled, once * 1024)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 1000])
+@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize("label_smoothing", [0.1, 1.0])
+def test_smoothed_labels_give_the_loss_and_gradients_of_plain_cross_entropy(
+    chunk_tokens: int, with_index: bool, label_smoothing: float
+) -> None:
+    hidden, head, embedding, labels, index = make_case(softcap=2.0, bias=True)
+    tensors = (hidden, embedding.weight, *head.parameters())
+    chosen = index if with_index else None
+    nats, n_tokens = token_loss(
+        hidden, head, labels, chosen, label_smoothing=label_smoothing, chunk_tokens=chunk_tokens
+    )
+    logits = head(hidden.flatten(0, 1)).float()
+    options = {"ignore_index": IGNORE_INDEX, "reduction": "sum", "label_smoothing": label_smoothing}
+    expected = F.cross_entropy(logits, labels.flatten(), **options)
+    assert n_tokens == index.numel()
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(gradients(nats, *tensors), gradients(expected, *tensors))
+    with torch.no_grad():
+        again, _ = token_loss(
+            hidden, head, labels, chosen, label_smoothing=label_smoothing, chunk_tokens=chunk_tokens
+        )
+    torch.testing.assert_close(again, expected)
+
+
+def test_the_loss_of_spans_is_the_mean_cross_entropy_of_both_ends_summed_over_rows() -> None:
+    logits = torch.randn(5, 9, 2, requires_grad=True)
+    starts, ends = torch.tensor([0, 1, 2, 3, 8]), torch.tensor([0, 4, 2, 8, 8])
+    nats = span_loss(logits, starts, ends)
+    expected = sum(
+        F.cross_entropy(logits[:, :, side], at, reduction="sum") for side, at in enumerate((starts, ends))
+    )
+    torch.testing.assert_close(nats, expected / 2)
+    torch.testing.assert_close(gradients(nats, logits), gradients(expected / 2, logits))
+    assert span_loss(torch.zeros(3, 9, 2), starts[:3], ends[:3]).item() == pytest.approx(3 * math.log(9))
+
+
+def test_balanced_weights_give_each_class_the_same_say_and_have_mean_1_over_the_rows() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    weights = balanced_weights(labels.bincount())
+    assert weights[labels].mean().item() == pytest.approx(1.0)
+    assert [weights[c].item() * n for c, n in enumerate((6, 3, 1))] == pytest.approx([10 / 3] * 3)
+    logits = torch.randn(10, 3)
+    nats = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
+    torch.testing.assert_close(nats / 10, F.cross_entropy(logits, labels, weight=weights))
+
+
+def test_a_class_without_rows_has_no_balanced_weight() -> None:
+    with pytest.raises(ValueError, match=r"classes \[1\] have no row; expected at least one"):
+        balanced_weights(torch.tensor([3, 0, 2]))

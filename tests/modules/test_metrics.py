@@ -16,7 +16,7 @@ from torchmetrics import MetricCollection
 
 from modules.heads import LMHead
 from modules.losses import IGNORE_INDEX
-from modules.metrics import BitsPerByte, Perplexity, TokenAccuracy, TokenLoss, token_scores
+from modules.metrics import BitsPerByte, MeanLoss, Perplexity, TokenAccuracy, TokenLoss, token_scores
 
 D, V = 8, 13
 TOKEN_BYTES = torch.tensor([5, 0, 1, 1, 2, 3, 1, 4, 1, 2, 7, 1, 3])
@@ -191,3 +191,10 @@ def test_two_processes_with_unequal_batches_get_the_metrics_of_one(tmp_path: Pat
     expected = values_by_definition(make_head(), UNEQUAL)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)
+
+
+def test_a_mean_loss_weighs_batches_by_their_size() -> None:
+    metric = MeanLoss()
+    metric.update(torch.tensor(6.0), 3)
+    metric.update(nats=torch.tensor(1.0), n=1)
+    assert metric.compute().item() == pytest.approx(7 / 4)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -12,9 +13,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from modules.heads import LMHead
+from modules.layers import LayerSpec
 from modules.model import Model
 from modules.optim import AdamW, Muon, parameter_groups
-from modules.transformer import Transformer
+from modules.positions import Learned
+from modules.transformer import Decoder, Transformer
 
 Builder = AdamW | Muon
 BUILDERS: list[Builder] = [AdamW(), Muon()]
@@ -292,3 +295,79 @@ def test_a_batch_is_learned_by_heart(builder: Builder) -> None:
     first = loss_of(model, ids).item()
     train(model, builder.build(model), [ids] * 60)
     assert loss_of(model, ids).item() < 0.5 * first
+
+
+def deep_model() -> Model:
+    torch.manual_seed(0)
+    layer = LayerSpec(8, n_heads=2, qk_norm=True)
+    backbone = Decoder(11, n_layers=3, max_seq_len=8, layer=layer, position=Learned(8, max_seq_len=8))
+    return Model(backbone, LMHead(backbone.embedding, bias=True))
+
+
+by_decaying = pytest.mark.parametrize(
+    "builder", [AdamW(layer_decay=0.5), Muon(layer_decay=0.5)], ids=["adamw", "muon"]
+)
+
+
+@by_decaying
+def test_with_layer_decay_every_depth_has_its_own_rate_and_every_parameter_one_group(
+    builder: Builder,
+) -> None:
+    model = deep_model()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {
+        group["name"]: (group["lr"], group["weight_decay"], sorted(names[p] for p in group["params"]))
+        for group in builder.build(model).param_groups
+    }
+    assert list(groups) == [
+        *(f"matrices/0{depth}" for depth in (1, 2, 3)),
+        "embeddings/00",
+        *(f"scalars/0{depth}" for depth in (1, 2, 3, 4)),
+    ]
+    assert [groups[f"matrices/0{d}"][:2] for d in (1, 2, 3)] == [
+        (pytest.approx(builder.matrix_lr * 0.5 ** (4 - d)), builder.weight_decay) for d in (1, 2, 3)
+    ]
+    assert groups["embeddings/00"] == (
+        pytest.approx(builder.embedding_lr / 16),
+        0.0,
+        ["backbone.embedding.weight", "backbone.position.embedding.weight"],
+    )
+    assert groups["scalars/04"] == (builder.scalar_lr, 0.0, ["head.bias"])
+    assert "backbone.stack.norm.weight" in groups["scalars/03"][2]
+    assert sorted(name for _, _, members in groups.values() for name in members) == sorted(names.values())
+
+
+@by_decaying
+def test_a_layer_decay_of_1_changes_nothing(builder: Builder) -> None:
+    plain, decayed = deep_model(), deep_model()
+    train(plain, replace(builder, layer_decay=None).build(plain), batches(4))
+    train(decayed, replace(builder, layer_decay=1.0).build(decayed), batches(4))
+    torch.testing.assert_close(weights(decayed), weights(plain))
+
+
+@by_decaying
+def test_with_layer_decay_training_continues_bit_for_bit_from_a_saved_state(builder: Builder) -> None:
+    straight, first, second = deep_model(), deep_model(), deep_model()
+    train(straight, builder.build(straight), batches(6))
+    optimizer = builder.build(first)
+    train(first, optimizer, batches(6)[:2])
+    resumed = builder.build(second)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    second.load_state_dict(first.state_dict())
+    train(second, resumed, batches(6)[2:])
+    assert_equal(weights(second), weights(straight))
+    assert [g["name"] for g in resumed.param_groups] == [g["name"] for g in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("builder", [AdamW, Muon])
+@pytest.mark.parametrize("layer_decay", [0.0, -1.0, 1.5])
+def test_an_impossible_layer_decay_is_refused(builder: type[Builder], layer_decay: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"layer_decay is {layer_decay}; expected more than 0 and at most 1"
+    ):
+        builder(layer_decay=layer_decay)
+
+
+def test_layer_decay_needs_a_model_whose_layers_are_known() -> None:
+    with pytest.raises(ValueError, match=r"the model is a Linear; expected modules\.model\.Model"):
+        AdamW(layer_decay=0.9).build(nn.Linear(3, 3))

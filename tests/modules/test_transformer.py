@@ -322,6 +322,38 @@ def test_rows_of_a_cache_can_be_reordered_and_doubled(build, ids):
     torch.testing.assert_close(continued, model(batch)[:, 5:], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0, 0], [0, 1, 1]])
+@pytest.mark.parametrize("kind", [Decoder, EncoderDecoder])
+def test_rows_that_begin_alike_can_exchange_what_follows(build, ids, kind, rows):
+    rows = torch.tensor(rows)
+    model, source, begin, x, more = build(kind), ids(1, 8), ids(1, 4), ids(3, 3), ids(3, 2)
+    prefix = "decoder_" if kind is EncoderDecoder else ""
+    given = {"input_ids": source.expand(3, -1)} if prefix else {}
+    cache = model.new_cache(3, 9)
+    model({**given, prefix + "input_ids": torch.cat((begin.expand(3, -1), x), dim=1)}, cache)
+    cache.exchange(rows, since=4)
+    continued = model({prefix + "input_ids": more}, cache)
+    whole = torch.cat((begin.expand(3, -1), x[rows], more), dim=1)
+    torch.testing.assert_close(
+        continued, model({**given, prefix + "input_ids": whole})[:, 7:], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_decoder_can_have_an_embedding_of_its_own(build, ids):
+    batch = {"input_ids": ids(2, 7), "decoder_input_ids": ids(2, 5)}
+    tied, apart = build(EncoderDecoder), build(EncoderDecoder, tied_embeddings=False)
+    assert set(apart.state_dict()) - set(tied.state_dict()) == {"target_embedding.weight"}
+    assert tied.output_embedding is tied.embedding
+    assert apart.output_embedding is apart.target_embedding
+    weights = tied.state_dict()
+    apart.load_state_dict({**weights, "target_embedding.weight": weights["embedding.weight"]})
+    torch.testing.assert_close(apart(batch), tied(batch))
+    memory = apart.encode(batch)
+    apart.target_embedding.weight.data.add_(1)
+    torch.testing.assert_close(apart.encode(batch), memory)
+    assert not torch.allclose(apart(batch), tied(batch))
+
+
 # --- sizes, types, devices
 
 
@@ -380,6 +412,7 @@ def test_a_cache_longer_than_the_learned_positions_is_refused(build):
     model = build(Decoder, position=Learned(D_MODEL, max_seq_len=64))
     with pytest.raises(ValueError, match="65 tokens do not fit Learned positions; expected at most 64"):
         model.new_cache(1, 65)
+    model.new_cache(1, 65, max_real_tokens=64)
 
 
 COMPILED = """

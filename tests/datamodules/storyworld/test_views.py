@@ -46,7 +46,8 @@ def test_the_wanted_share_of_questions_has_no_answer_and_asks_for_an_absent_thin
 
 def test_labels_are_balanced() -> None:
     labels = [row["label"] for row in StoryWorld(3000, view="classify").rows("train")]
-    assert abs(sum(labels) / len(labels) - 0.5) < 0.04
+    assert set(labels) == {"fulfilled", "unfulfilled"}
+    assert abs(labels.count("fulfilled") / len(labels) - 0.5) < 0.04
 
 
 def test_the_text_to_classify_does_not_contain_the_ending() -> None:
@@ -113,9 +114,12 @@ def _key(row: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_train_and_validation_share_no_row(view: View) -> None:
-    world = StoryWorld(800, n_validation_rows=100, view=view)
-    assert not {_key(row) for row in world.rows("train")} & {_key(row) for row in world.rows("validation")}
+def test_the_splits_share_no_row(view: View) -> None:
+    world = StoryWorld(800, n_validation_rows=100, n_test_rows=100, view=view)
+    train, validation, test = ({_key(row) for row in world.rows(split)} for split in world.n_rows)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 
+from datamodules.corpus import Columns
 from datamodules.errors import DataError
 from datamodules.storyworld import StoryWorld
+from datamodules.storyworld.views import COLUMNS
 
 
 def test_the_first_story_never_changes() -> None:
@@ -49,7 +51,6 @@ def test_a_story_carries_sixty_bits_at_least() -> None:
 
 
 def test_load_gives_a_corpus_with_both_splits_and_a_stable_fingerprint() -> None:
-    pytest.importorskip("datamodules.corpus")
     world = StoryWorld(50, n_validation_rows=20)
     corpus = world.load()
     assert (corpus.n_train_rows, corpus.n_validation_rows) == (50, 20)
@@ -60,15 +61,36 @@ def test_load_gives_a_corpus_with_both_splits_and_a_stable_fingerprint() -> None
 
 
 @pytest.mark.parametrize("view", ["classify", "qa", "translate", "summarize", "chat"])
-def test_every_view_loads(view: Any) -> None:
-    corpus = StoryWorld(12, n_validation_rows=4, view=view, unanswerable=0.5).load()
-    assert corpus.n_train_rows == 12
+def test_every_view_loads_its_columns_in_three_splits(view: Any) -> None:
+    world = StoryWorld(12, n_validation_rows=4, n_test_rows=3, view=view, unanswerable=0.5)
+    corpus = world.load(Columns(COLUMNS[view]))
+    assert (corpus.n_train_rows, corpus.n_validation_rows, corpus.n_test_rows) == (12, 4, 3)
+    assert [tuple(row) for row in corpus.train] == [COLUMNS[view]] * 12
+    assert [source["split"] for source in corpus.sources] == ["train", "validation", "test"]
+
+
+def test_stories_have_no_test_rows_unless_asked_and_their_fingerprint_is_as_ever() -> None:
+    assert StoryWorld(12, n_validation_rows=4).load().test is None
+    assert StoryWorld(12, n_validation_rows=4, n_test_rows=2).load().n_test_rows == 2
+    assert StoryWorld().fingerprint == "6fda3bd2fc3ea61ddae2fe917006dd8dbf97a8b872fd1dd5f030c5c3dddd2413"
+
+
+def test_a_view_without_the_columns_of_a_task_is_answered_with_one_that_has_them() -> None:
+    with pytest.raises(DataError) as caught:
+        StoryWorld(12).load(Columns(("context", "question", "answers")))
+    assert str(caught.value) == (
+        "data.view=story: its rows have no column 'context'; "
+        "expected one of the columns present: text, language, bits; set data.view=qa"
+    )
+    with pytest.raises(DataError, match="choose another corpus"):
+        StoryWorld(12).load(Columns(("colour",)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ({"n_train_rows": 0}, "n_train_rows=0"),
+        ({"n_test_rows": -1}, "n_test_rows=-1"),
         ({"n_validation_rows": -1}, "n_validation_rows=-1"),
         ({"languages": {"fr": 1.0}}, "'fr'"),
         ({"languages": {"en": 0.0}}, "languages"),

@@ -1,0 +1,113 @@
+"""Which columns of a file are read, by which name, and what each may hold."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from datamodules.corpus.rows import TEXT
+from datamodules.errors import DataError
+
+LABEL = "label"
+
+Present = dict[str, str]
+"""Column of the rows -> its place in a file: for the columns that the file has."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a task reads.
+
+    Args:
+        required: columns that every row must have. Rows that are equal in the first of them stay together
+            when a part is held out: the questions on one context, for example.
+        optional: columns that are read where a file has them.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+TEXT_ONLY = Columns((TEXT,))
+"""What pretraining reads."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Column of the rows -> its place in the files: a name, or a path into objects as `answers.text`."""
+
+    required: Mapping[str, str]
+    optional: Mapping[str, str]
+
+    @classmethod
+    def of(cls, columns: Columns, names: Mapping[str, str]) -> Self:
+        """Find the places; a column that is not in `names` is read under its own name."""
+        required = {name: names.get(name, name) for name in columns.required}
+        optional = {name: names.get(name, name) for name in columns.optional if name not in required}
+        return cls(required, optional)
+
+    @property
+    def text_only(self) -> bool:
+        """Whether nothing but text is read, which is done fast."""
+        return list(self.required) == [TEXT] and not self.optional
+
+    def present(self, where: str, paths: Iterable[str], names: list[str]) -> Present:
+        """Give the columns that are there.
+
+        Args:
+            where: what is read, for errors.
+            paths: the places that are there, of those that are wanted.
+            names: the columns that are there, for errors.
+
+        Raises:
+            DataError: a required column is not there.
+        """
+        there = set(paths)
+        for name, path in self.required.items():
+            if path not in there:
+                raise missing_column(where, path, names, name)
+        return dict(self.required) | {name: path for name, path in self.optional.items() if path in there}
+
+    @property
+    def paths(self) -> list[str]:
+        """All places, each once."""
+        return list(dict.fromkeys([*self.required.values(), *self.optional.values()]))
+
+
+def root_of(path: str, names: Iterable[str]) -> str:
+    """The column that a place is in: a column of just this name, or else the path's first part."""
+    return path if path in set(names) else path.partition(".")[0]
+
+
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """What a row holds at a place.
+
+    Raises:
+        KeyError: there is no such place in it.
+    """
+    if path in row:
+        return row[path]
+    value: Any = row
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(path)
+        value = value[name]
+    return value
+
+
+def has(row: Mapping[str, Any], path: str) -> bool:
+    """Whether a row has something at a place."""
+    try:
+        value_at(row, path)
+    except KeyError:
+        return False
+    return True
+
+
+def missing_column(where: str, wanted: str, present: list[str], name: str = TEXT) -> DataError:
+    """Say which column is missing, and which there are."""
+    like = present[0] if present else "NAME"
+    return DataError(
+        f"{where}: there is no column '{wanted}'",
+        f"one of the columns present: {', '.join(present) or 'none'}",
+        f"set data.columns.{name}={like}",
+    )

@@ -1,0 +1,125 @@
+"""What each column may hold, and a precise word for what does not belong there."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from datamodules.errors import DataError
+
+_TEXTS = (
+    "text",
+    "text_pair",
+    "context",
+    "question",
+    "source",
+    "target",
+    "source_language",
+    "target_language",
+)
+
+FORMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_TEXTS, ("text",)),
+    "label": ("text", "a number", "true or false", "a list of texts"),
+    "summary": ("text", "a list of texts"),
+    "answers": ("an object",),
+    "turns": ("a list of texts", "a list of objects"),
+}
+"""What the columns that tasks know may hold, one of these in all rows; others may hold anything that is the
+same in every row."""
+
+_NUMBERS = {"a number", "a number with a fraction"}
+_EMPTY = "an empty list"
+_LISTS = {_EMPTY, "a list", "a list of texts", "a list of objects"}
+_PLAIN: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number with a fraction",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def only_text(name: str) -> bool:
+    """Whether a column holds text and nothing else."""
+    return FORMS.get(name) == ("text",)
+
+
+def form_of(value: Any) -> str:
+    """Name what a value is, as an error says it."""
+    if not isinstance(value, list):
+        return _PLAIN.get(type(value), type(value).__name__)
+    if not value:
+        return _EMPTY
+    forms = {_PLAIN.get(type(item), "other") for item in value}
+    return {"text": "a list of texts", "an object": "a list of objects"}.get("".join(forms), "a list")
+
+
+def form_of_type(kind: pa.DataType) -> str:
+    """Name what the values of an Arrow column are, in the same words."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return form_of_type(kind.value_type)
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "text"
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        inner = form_of_type(kind.value_type)
+        return (
+            _EMPTY
+            if inner == "null"
+            else {"text": "a list of texts", "an object": "a list of objects"}.get(inner, "a list")
+        )
+    if types.is_integer(kind):
+        return "a number"
+    if types.is_struct(kind):
+        return "an object"
+    if types.is_floating(kind):
+        return "a number with a fraction"
+    if types.is_null(kind):
+        return "null"
+    return "true or false" if types.is_boolean(kind) else f"values of type {kind}"
+
+
+def check_form(name: str, form: str, where: str, path: str) -> None:
+    """Refuse what the column `name`, read from `path`, may not hold.
+
+    Raises:
+        DataError: where it is, and what it should be.
+    """
+    allowed = FORMS.get(name)
+    if allowed is None or form in allowed or (form == _EMPTY and not _LISTS.isdisjoint(allowed)):
+        return
+    raise wrong_form(where, path, form, " or ".join(allowed))
+
+
+def agree(one: str, other: str) -> bool:
+    """Whether a column may hold both forms: one is null, both are numbers, or one is a list without items."""
+    if one == other or "null" in (one, other) or {one, other} == _NUMBERS:
+        return True
+    return _EMPTY in (one, other) and {one, other} <= _LISTS
+
+
+def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_rows_before: int = 0) -> None:
+    """Refuse an Arrow column of another type, or with a row that has nothing; of the columns that tasks know.
+
+    Raises:
+        DataError: with the row, where it is one row.
+    """
+    if name not in FORMS:
+        return
+    form = form_of_type(column.type)
+    expected = " or ".join(FORMS[name])
+    empty = form in ("null", _EMPTY)
+    if form not in FORMS[name] and not empty:
+        raise wrong_form(where, path, f"values of type {column.type}", expected)
+    column.validate(full=True)
+    if column.null_count:
+        row = n_rows_before + column.is_null().index(True).as_py() + 1
+        raise wrong_form(f"{where}, row {row}", path, "null", expected)
+
+
+def wrong_form(where: str, path: str, found: str, expected: str = "text") -> DataError:
+    """Say that one row holds what its column should not."""
+    return DataError(
+        f"{where}: column '{path}' holds {found}", f"{expected} in every row", "repair or drop the row"
+    )

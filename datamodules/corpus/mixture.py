@@ -1,0 +1,147 @@
+"""Several corpora as one, each with its share of the training rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from datamodules.corpus.columns import TEXT_ONLY, Columns
+from datamodules.corpus.rows import Corpus, Rows, fingerprint_of
+from datamodules.errors import DataError
+
+
+class Source(Protocol):
+    """What a mixture is made of."""
+
+    def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
+        """Give the rows with these columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Training rows of several sources in fixed shares, shuffled; held-out rows one source after the other.
+
+    The source that is largest for its weight is read once; the others are repeated, each time in another
+    order, until the shares are right. So nothing is left out, and a mixture is as large as that source
+    divided by its share.
+
+    Rows have the columns that the caller requires, and the optional ones that all sources have.
+
+    Args:
+        sources: name -> a source (`Files`, `Mirror`, `Hub`, `StoryWorld`); not streamed.
+        weights: name -> relative weight above 0; None: every row of every source once.
+        seed: of the order, and of which rows are repeated.
+        name: short name of the corpus; by default those of the sources.
+
+    Raises:
+        DataError: no sources, weights of other names, or a weight that is not above 0.
+    """
+
+    sources: dict[str, Any]
+    weights: dict[str, float] | None = None
+    seed: int = 0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise DataError(
+                "data.sources is empty",
+                "at least one source",
+                "give data.sources.NAME._target_=... or compose one: /data@data.sources.NAME: sst2",
+            )
+        if self.weights is None:
+            return
+        if self.weights.keys() != self.sources.keys():
+            raise DataError(
+                f"data.weights names {', '.join(self.weights)}",
+                f"a weight for each of {', '.join(self.sources)}",
+                "give each source its weight, or leave data.weights out",
+            )
+        if any(not weight > 0 for weight in self.weights.values()):
+            raise DataError(
+                f"data.weights is {self.weights}", "weights above 0", "leave out the source instead"
+            )
+
+    def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
+        """Read all sources and mix them; the same arguments give the same rows in the same order.
+
+        Raises:
+            DataError: as each source, with its name; one is a stream; a column is of two types.
+        """
+        corpora = {name: self._loaded(name, columns) for name in self.sources}
+        train = _joined({name: corpus.train for name, corpus in corpora.items()}, columns)
+        tests = {name: corpus.test for name, corpus in corpora.items() if corpus.test is not None}
+        return Corpus(
+            name=self.name or "+".join(self.sources),
+            train=train.select(self._order([len(corpus.train) for corpus in corpora.values()])),  # type: ignore[arg-type]
+            validation=_joined({name: corpus.validation for name, corpus in corpora.items()}, columns),
+            test=_joined(tests, columns) if tests else None,
+            fingerprint=fingerprint_of(
+                mixture=[[name, corpus.fingerprint] for name, corpus in corpora.items()],
+                weights=None if self.weights is None else [self.weights[name] for name in corpora],
+                seed=self.seed,
+            ),
+            sources=[source for corpus in corpora.values() for source in corpus.sources],
+        )
+
+    def _loaded(self, name: str, columns: Columns) -> Corpus:
+        source: Source = self.sources[name]
+        try:
+            corpus = source.load(columns)
+        except DataError as error:
+            raise DataError(f"data.sources.{name}: {error.problem}", error.expected, error.remedy) from error
+        if corpus.n_train_rows is None:
+            raise DataError(
+                f"data.sources.{name} is streamed",
+                "sources that can be read again and in any order",
+                f"set data.sources.{name}.streaming=false, or leave it out",
+            )
+        return corpus
+
+    def _order(self, sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Indices into the sources' rows, one source after the other, of the mixture's training rows."""
+        weights = list(sizes) if self.weights is None else [self.weights[name] for name in self.sources]
+        total = max(size / weight for size, weight in zip(sizes, weights, strict=True))
+        starts = np.cumsum([0, *sizes[:-1]])
+        random = np.random.default_rng((self.seed, 0))
+        rows = [
+            start + _repeated(size, round(total * weight), random)
+            for start, size, weight in zip(starts, sizes, weights, strict=True)
+        ]
+        return random.permutation(np.concatenate(rows))
+
+
+def _repeated(size: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """`n` row numbers below `size`: each as often as any other, or once more."""
+    return np.concatenate([random.permutation(size) for _ in range(-(-n // size))])[:n]
+
+
+def _joined(parts: Mapping[str, Any], columns: Columns) -> Rows:
+    import datasets
+
+    common = [*columns.required, *_in_all(parts.values(), columns.optional)]
+    tables = [
+        rows.select_columns(common).with_format("arrow")[:].replace_schema_metadata()
+        for rows in parts.values()
+    ]
+    try:
+        return datasets.Dataset(pa.concat_tables(tables, promote_options="permissive"))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        found = "; ".join(f"{name}: {_types(table)}" for name, table in zip(parts, tables, strict=True))
+        raise DataError(
+            f"the sources' columns are of different types ({found})",
+            "the same types in all sources",
+            "map columns of like form, such as the labels' names",
+        ) from error
+
+
+def _in_all(parts: Any, names: Sequence[str]) -> Iterator[str]:
+    return (name for name in names if all(name in rows.column_names for rows in parts))
+
+
+def _types(table: pa.Table) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in table.schema)

@@ -1,0 +1,55 @@
+"""Which part of a model is trained: parameters by depth, from the embedding up to the head.
+
+The head knows nothing at first and the embedding most, so that fine-tuning may begin at the top and thaw the
+model layer by layer, or give lower layers smaller learning rates (`layer_decay` in `modules.optim`).
+
+Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", sections 3.2
+(discriminative fine-tuning) and 3.3 (gradual unfreezing).
+"""
+
+from modules.model import Model
+from modules.transformer import Stack
+
+
+def depth_of_parameters(model: Model) -> dict[str, int]:
+    """How far each parameter is from the tokens, by its name in `model`.
+
+    0: embeddings and positions; 1, 2, ...: the layers, those of an encoder before those of its decoder, a
+    stack's last norm with its last layer; one more: what the head owns. A tied head owns no embedding.
+    """
+    depths = {name: 0 for name, _ in model.named_parameters()}
+    depth = 0
+    for prefix, module in model.backbone.named_modules(prefix="backbone"):
+        if isinstance(module, Stack):
+            for i in range(len(module.layers)):
+                depth += 1
+                _set(depths, f"{prefix}.layers.{i}.", depth)
+            _set(depths, f"{prefix}.norm.", depth)
+    _set(depths, "head.", depth + 1)
+    return depths
+
+
+def freeze(model: Model, depth: int) -> None:
+    """Train what stands at `depth` or above and freeze what is below; 0 trains everything.
+
+    Freeze after the optimizer was built, for it takes no parameters that are frozen then. What has no
+    gradient it leaves alone, weight decay included; once trained again, it moves again.
+
+    Raises:
+        ValueError: nothing would be trained.
+    """
+    depths = depth_of_parameters(model)
+    highest = max(depths.values())
+    if not 0 <= depth <= highest:
+        raise ValueError(
+            f"depth {depth} leaves nothing to train; expected from 0 (train everything) to {highest}; "
+            "freeze fewer layers"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(depths[name] >= depth)
+        if not parameter.requires_grad:
+            parameter.grad = None  # an optimizer would follow it once more
+
+
+def _set(depths: dict[str, int], prefix: str, depth: int) -> None:
+    depths.update({name: depth for name in depths if name.startswith(prefix)})

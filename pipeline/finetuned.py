@@ -1,0 +1,54 @@
+"""The fine-tuned bundle that a stage works with, and its task with the options of this command."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from pipeline import build, report
+from pipeline.bundle import Bundle, load_bundle
+from pipeline.config import to_plain
+from pipeline.errors import BundleError
+from pipeline.runs import find_bundle
+from pipeline.tasks.finetuning import FinetuneTask
+
+
+def load_asked(config: DictConfig) -> Bundle:
+    """The bundle that the command names: by default the newest of its task, or of pretraining; on its device.
+
+    Raises:
+        BundleError: there is none, or it was trained for another task.
+    """
+    wanted = build.construct(config.task) if config.get("task") is not None else None
+    folder = find_bundle(
+        config.bundle,
+        Path(config.runs_dir),
+        stage="finetune" if isinstance(wanted, FinetuneTask) else "pretrain",
+        task=None if wanted is None else config.choices.task,
+    )
+    bundle = load_bundle(folder)
+    if wanted is not None and not isinstance(bundle.task, type(wanted)):
+        raise BundleError(
+            f"{folder} was trained for {type(bundle.task).__name__}",
+            f"a bundle for {type(wanted).__name__}",
+            "name another bundle, or the task of this one",
+        )
+    bundle.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    report.say("Bundle", report.short(folder))
+    report.say("Model", report.describe_model(bundle.model))
+    return bundle
+
+
+def asked_task(config: DictConfig, bundle: Bundle) -> FinetuneTask:
+    """The bundle's task, with the options that the command gives.
+
+    Raises:
+        BundleError: the bundle is not of a fine-tuned model.
+    """
+    given = {key: value for key, value in to_plain(config.get("task") or {}).items() if key != "_target_"}
+    task = build.construct({**bundle.task_config, **given})
+    if not isinstance(task, FinetuneTask):
+        raise BundleError(
+            f"{bundle.folder} is a pretrained model", "a fine-tuned one", "run `make finetune-TASK` first"
+        )
+    return task

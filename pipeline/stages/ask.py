@@ -1,0 +1,41 @@
+"""Ask a fine-tuned bundle at the terminal."""
+
+import sys
+
+from omegaconf import DictConfig
+
+from pipeline import report
+from pipeline.finetuned import asked_task, load_asked
+from pipeline.stages.result import StageResult
+from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
+
+
+def ask(config: DictConfig) -> StageResult:
+    """Ask for a text, show the answer, and again, until the input ends (Ctrl-D) or `quit` is typed."""
+    bundle = load_asked(config)
+    task = asked_task(config, bundle)
+    report.say("Ask", f"type {' and '.join(task.questions)}; an empty line repeats the last; Ctrl-D ends")
+    history: list[tuple[Row, Prediction]] = []
+    while (typed := _read(task, history)) is not None:
+        row = task.asked(typed, history)
+        (answer,) = task.predict(bundle.model, bundle.tokenizer, [row], batch_size=1)
+        sure = "" if answer.confidence is None else f"  ({answer.confidence:.0%} sure)"
+        print(f"{answer.text}{sure}\n", flush=True)
+        history.append((row, answer))
+    return StageResult(stage="try", bundle=str(bundle.folder))
+
+
+def _read(task: FinetuneTask, history: list[tuple[Row, Prediction]]) -> list[str] | None:
+    """What is typed for each question; None at the end."""
+    typed = []
+    for question in task.questions:
+        print(f"{question}> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or line.strip() == "quit":
+            print(file=sys.stderr)
+            return None
+        typed.append(line.strip())
+    if not history and not all(typed):
+        report.say("Ask", "there is nothing yet that an empty line could repeat")
+        return _read(task, history)
+    return typed

@@ -1,0 +1,247 @@
+"""Fine-tuning: labelled rows, features, a backbone with the task's head, training, answers, bundles."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from datamodules.cache import cache_key
+from datamodules.corpus import Columns, Corpus
+from datamodules.datamodule import FinetuneDataModule
+from datamodules.features import Features
+from datamodules.tokenizer import Tokenizer
+from modules.init import initialize
+from modules.model import Model
+from modules.transformer import Transformer
+from pipeline import build, processes, report
+from pipeline.bundle import Bundle, load_bundle
+from pipeline.callbacks.freezing import Freezing
+from pipeline.callbacks.task_metrics import TaskMetrics
+from pipeline.config import to_plain
+from pipeline.errors import DataError, RunInterrupted
+from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation
+from pipeline.runs import open_run
+from pipeline.stages.finetune_summary import summarise
+from pipeline.stages.result import StageResult
+from pipeline.start import find_start, with_bundle
+from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import FinetuneTask, Row, all_texts
+from pipeline.tracking import DatasetRecord, Run
+from pipeline.trainer import TrainerOptions, describe_device
+from pipeline.training import BundleParts, Training, export, load_weights, track, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All that a fine-tuning is made of, before training."""
+
+    task: FinetuneTask
+    corpus: Corpus
+    rows: Mapping[str, Sequence[Row]]
+    tokenizer: Tokenizer
+    features: Mapping[str, Features]
+    model: Model
+    model_config: Mapping[str, Any]
+
+
+def finetune(config: DictConfig) -> StageResult:
+    """Train a task's head and the backbone of a bundle, or of nothing, on labelled rows."""
+    options: TrainerOptions = build.construct(config.trainer)
+    device = describe_device(options)
+    task = build.finetuning_task(config)
+    folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
+    start = None if folder is None else load_bundle(folder)
+    if start is not None:
+        config = with_bundle(config, start)
+    label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
+    with open_run(config, label=label) as run, track(config, run) as tracked:
+        report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
+        parts = _prepare(config, task, start, tracked)
+        options = options.for_rows(len(parts.features["train"]))
+        try:
+            checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
+        except RunInterrupted:
+            tracked.end("KILLED")
+            raise
+        if not processes.is_first():
+            raise SystemExit(0)  # the first process goes on for all
+        step = load_weights(parts.model, checkpoints.best_path)
+        parts, evaluation = _measure(options, parts)
+        metrics = evaluation.metrics("test")
+        tracked.log_metrics(metrics, step)
+        log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
+        bundle_parts = _bundle_parts(parts, start)
+        bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
+        tracked.end("FINISHED", bundle.metrics)
+        summarise(config, run, tracked, bundle, evaluation)
+    return StageResult(
+        stage="finetune", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
+    )
+
+
+def _prepare(config: DictConfig, task: FinetuneTask, start: Bundle | None, tracked: Run) -> Parts:
+    """Everything up to the model, each step said as it is done."""
+    if start is not None:
+        tracked.use_bundle(start.folder)
+        kind = type(start.model.backbone).__name__
+        why = (
+            "named by INIT" if config.init_from else f"the newest pretraining bundle with {kind} or its like"
+        )
+        report.say("Start", f"{report.short(start.folder)} ({why})")
+    else:
+        report.say("Start", "from nothing (INIT=none)")
+    corpus = build.construct(config.data).load(Columns((*task.inputs, *task.truths), task.optional))
+    rows = labelled_rows(corpus)
+    task = task.fitted(rows["train"])
+    for split, some in rows.items():
+        task.check(some, split)
+    report.say("Corpus", report.describe_corpus(corpus, {}))
+    torch.manual_seed(config.seed)
+    tokenizer, model, model_config = _build_model(config, task, corpus, start)
+    report.say("Tokenizer", f"{tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}")
+    report.say("Model", report.describe_model(model))
+    features = {
+        split: _features(task, rows[split], tokenizer, model.backbone) for split in ("train", "validation")
+    }
+    report.say("Features", report.describe_features(features["train"], features["validation"]))
+    for split in rows:
+        tracked.log_dataset(_dataset(corpus, tokenizer, split, rows[split]), split)  # type: ignore[arg-type]
+    return Parts(
+        task=task,
+        corpus=corpus,
+        rows=rows,
+        tokenizer=tokenizer,
+        features=features,
+        model=model,
+        model_config=model_config,
+    )
+
+
+def labelled_rows(corpus: Corpus) -> dict[str, list[Row]]:
+    """The rows of each split, in memory: train, validation and, where there is one, test.
+
+    Raises:
+        DataError: the corpus is a stream.
+    """
+    if corpus.n_train_rows is None:
+        raise DataError(
+            f"{corpus.name} is streamed", "labelled rows that fit in memory", "set data.streaming=false"
+        )
+    splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    return {split: list(rows) for split, rows in splits.items() if rows is not None}
+
+
+def _build_model(
+    config: DictConfig, task: FinetuneTask, corpus: Corpus, start: Bundle | None
+) -> tuple[Tokenizer, Model, dict[str, Any]]:
+    """The bundle's backbone with the task's head, or a new model with a new tokenizer."""
+    node = to_plain(config.model)
+    if start is not None:
+        tokenizer, backbone = start.tokenizer, start.model.backbone
+    else:
+        columns = (*task.inputs, *task.truths)
+        text = all_texts(task, corpus.train)
+        tokenizer = build.build_tokenizer(config, corpus, text, columns=columns)
+        backbone = build.construct(node["backbone"], vocab_size=tokenizer.vocab_size)
+    head = task.head(backbone)
+    same = node["head"].get("_target_", head["_target_"]) == head["_target_"]
+    node["head"] = {**node["head"], **head} if same else head
+    model = Model(backbone, build.build_head(node["head"], backbone))
+    initialize(model if start is None else model.head, node["init"])
+    if start is not None and node["head"] == start.model_config["head"]:
+        model.head.load_state_dict(start.model.head.state_dict())
+    return tokenizer, model.train(), node
+
+
+def _features(
+    task: FinetuneTask, rows: Sequence[Row], tokenizer: Tokenizer, backbone: Transformer
+) -> Features:
+    return Features.of(feature for row in rows for feature in task.features(row, tokenizer, backbone))
+
+
+def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
+    """What is trained, on what, and what is measured and shown on the way."""
+    task, held_out = parts.task, parts.rows["validation"]
+    data = FinetuneDataModule(
+        parts.features["train"],
+        parts.features["validation"],
+        collate=task.collate,
+        batch_size=options.batch_size,
+        seed=config.seed,
+        num_workers=options.num_workers,
+    )
+    predict = partial(task.predict, parts.model, parts.tokenizer, batch_size=options.batch_size)
+
+    def measure() -> dict[str, float]:
+        some = held_out[: options.score_rows]
+        return {name: score.value for name, score in task.score(predict(some), some).items()}
+
+    def samples() -> list[Sample]:
+        some = held_out[:N_SAMPLES]
+        return [task.sample(row, answer) for row, answer in zip(some, predict(some), strict=True)]
+
+    def show(step: int, made: list[Sample]) -> None:
+        if config.log_corpus_text:
+            tracked.log_text(report.samples_markdown(made), f"samples/step-{step:06d}.md")
+
+    freezing: Freezing = build.construct(config.freezing)
+    return Training(
+        model=parts.model,
+        objective=task.objective(),
+        data=data,
+        rows_per_epoch=len(parts.features["train"]),
+        samples=samples,
+        show=show,
+        monitor=f"val/{task.metric}",
+        mode="max" if task.higher_is_better else "min",
+        callbacks=[TaskMetrics(measure), *freezing.callbacks(parts.model)],
+    )
+
+
+def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
+    """Choose on validation rows what is chosen there, then answer the test rows, or else the validation rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, batch_size = parts.model.to(device).eval(), options.batch_size
+    held_out = parts.rows["validation"]
+    answers = parts.task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)
+    task = parts.task.tuned(answers, held_out)
+    rows = parts.rows.get("test", held_out)
+    evaluation = evaluate_rows(task, model, parts.tokenizer, rows, batch_size=batch_size)
+    model.cpu()
+    return replace(parts, task=task), evaluation
+
+
+def _bundle_parts(parts: Parts, start: Bundle | None) -> BundleParts:
+    """What the bundles hold beside weights and metrics."""
+    return BundleParts(
+        model=parts.model,
+        tokenizer=parts.tokenizer,
+        model_config=parts.model_config,
+        task_config=build.to_node(parts.task),
+        provenance={
+            "corpus": {
+                "name": parts.corpus.name,
+                "fingerprint": parts.corpus.fingerprint,
+                "sources": parts.corpus.sources,
+            },
+            "tokenizer": parts.tokenizer.digest,
+            "parent": None
+            if start is None
+            else {"run": start.provenance["run"], "bundle": str(start.folder)},
+        },
+    )
+
+
+def _dataset(corpus: Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[Row]) -> DatasetRecord:
+    """The rows of a split as an input of the run."""
+    return DatasetRecord(
+        name=corpus.name,
+        digest=cache_key(corpus=corpus.fingerprint, split=split, tokenizer=tokenizer.digest),
+        source=corpus.uri,
+        columns={name: type(value).__name__ for name, value in rows[0].items()},
+        profile={"rows": len(rows), "corpus": corpus.fingerprint, "tokenizer": tokenizer.digest},
+    )

@@ -1,0 +1,242 @@
+"""Dialogue: turns of a person and a model, one after another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from datamodules.collate import Batch
+from datamodules.errors import DataError
+from datamodules.tokenizer import Tokenizer
+from modules.generation import SamplingOptions, generate
+from modules.model import Model
+from modules.transformer import Decoder, Transformer
+from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
+from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
+from pipeline.tasks.turns import Stream, Turn, turns_of
+from pipeline.tasks.writing import (
+    Answer,
+    Room,
+    SmoothedObjective,
+    collate_labelled,
+    forbidden_ids,
+    label_totals,
+)
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
+
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialogue(FinetuneTask):
+    """Reply to a person: `<bos> <user> text <assistant> reply <eos> <user> ...`, learnt on replies alone.
+
+    What is written is the last reply of a dialogue, from all turns before it, or a new one where the dialogue
+    does not end in a reply. `reply_perplexity` and `reply_accuracy` are over each token of all replies;
+    `exact_match` is over the last replies. Where a dialogue is longer than the backbone reads, its oldest
+    turns are dropped (`pipeline.tasks.turns.Stream`).
+
+    Args:
+        label_smoothing: share of a label's probability that is spread over all tokens in training.
+        temperature: of sampling; 0 takes the likeliest token.
+        top_p: keep the fewest likeliest tokens whose probabilities reach p together.
+        max_reply_tokens: the longest reply, its end included.
+        seed: of sampling.
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_reply_tokens: Annotated[int, Field(ge=1)] = 100
+    seed: int = 0
+
+    inputs: ClassVar[tuple[str, ...]] = ("turns",)
+    truths: ClassVar[tuple[str, ...]] = ()
+    metric: ClassVar[str] = "reply_perplexity"
+    higher_is_better: ClassVar[bool] = False
+    backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
+    questions: ClassVar[tuple[str, ...]] = ("you",)
+
+    def check(self, rows: Sequence[Row], split: str) -> None:
+        """Refuse dialogues without a reply or with an empty one."""
+        for number, row in enumerate(rows):
+            where = f"row {number + 1} of {split}"
+            replies = [turn.text for turn in turns_of(row, where) if turn.role == "assistant"]
+            if not replies or not all(map(str.strip, replies)):
+                raise DataError(
+                    f"{where}: turns has {'an empty reply' if replies else 'no reply'}",
+                    "at least one turn of the assistant, and text in each",
+                    "leave out the row",
+                )
+
+    def texts(self, row: Row) -> list[str]:
+        """What was said."""
+        return [turn.text for turn in turns_of(row, "a row")]
+
+    def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
+        """The dialogue, in several parts if it is too long; each token of each reply is learnt just once."""
+        limit = backbone.max_seq_len
+        return Stream.of(turns_of(row, "a row"), tokenizer, limit=limit).features(limit=limit)
+
+    def collate(self, features: Sequence[Feature]) -> Batch:
+        """Pad; labels are the replies and their ends."""
+        return collate_labelled(features)
+
+    def head(self, backbone: Transformer) -> dict[str, Any]:
+        """Scores of words by the backbone's own embedding."""
+        return {"_target_": "modules.heads.LMHead"}
+
+    def objective(self) -> "Objective":
+        """Smoothed loss in training; loss, perplexity and accuracy of the replies as they are."""
+        return SmoothedObjective(label_smoothing=self.label_smoothing)
+
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        """The last reply of each dialogue, written anew.
+
+        The reply that is there is not looked at for that. How likely the model holds all replies, and how
+        many of their tokens it would have written, is in `details`, for `score`.
+
+        Raises:
+            DataError: a row is no dialogue.
+        """
+        if not rows:
+            return []
+        dialogues = [turns_of(row, f"row {number + 1}") for number, row in enumerate(rows)]
+        limit = model.backbone.max_seq_len
+        contexts = [Stream.of(_context(turns), tokenizer, limit=limit) for turns in dialogues]
+        room = Room(
+            left=lambda n_prompt: limit + 1 - n_prompt,
+            most_tokens=min(self.max_reply_tokens, limit),
+            limit=limit,
+        )
+        answers = room.answers(
+            lambda row, reserve: contexts[row].prompt(tokenizer, limit=limit, reserve=reserve),
+            len(rows),
+            partial(self._write, model, tokenizer),
+            batch_size=batch_size,
+        )
+        totals = self._reply_totals(model, tokenizer, dialogues, batch_size=batch_size)
+        return [
+            Prediction(text=tokenizer.decode(answer.ids).strip(), details=details)
+            for answer, details in zip(answers, totals, strict=True)
+        ]
+
+    def _write(
+        self, model: Model, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int
+    ) -> list[Answer]:
+        options = SamplingOptions(
+            temperature=self.temperature, top_p=self.top_p, seed=self.seed, max_new_tokens=max_new_tokens
+        )
+        made = generate(
+            model,
+            prompts,
+            options,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            forbidden_ids=forbidden_ids(tokenizer),
+        )
+        return [Answer(ids=ids, ended=len(ids) < max_new_tokens) for ids in made]
+
+    def _reply_totals(
+        self, model: Model, tokenizer: Tokenizer, dialogues: Sequence[Sequence[Turn]], *, batch_size: int
+    ) -> list[dict[str, float]]:
+        """Nats, tokens and rightly foretold tokens of the replies of each dialogue."""
+        limit = model.backbone.max_seq_len
+        found = [
+            (number, feature)
+            for number, turns in enumerate(dialogues)
+            for feature in Stream.of(turns, tokenizer, limit=limit).features(limit=limit)
+        ]
+        found.sort(key=lambda item: len(item[1]["input_ids"]))
+        totals = np.zeros((len(dialogues), 3))
+        for first in range(0, len(found), batch_size):
+            numbers, features = zip(*found[first : first + batch_size], strict=True)
+            np.add.at(totals, list(numbers), label_totals(model, collate_labelled(features)))
+        return [
+            {"reply_nats": nats, "reply_tokens": int(n_tokens), "reply_tokens_right": int(n_right)}
+            for nats, n_tokens, n_right in totals.tolist()
+        ]
+
+    def score(
+        self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
+    ) -> dict[str, Score]:
+        """Perplexity and accuracy over the tokens of replies; exact match where a dialogue ends in one."""
+        table = _details(predictions)
+
+        def perplexity(chosen: Ints) -> Floats:
+            sums = column_sums(chosen, table)
+            result: Floats = np.exp(sums[:, 0] / sums[:, 1])
+            return result
+
+        def accuracy(chosen: Ints) -> Floats:
+            sums = column_sums(chosen, table)
+            result: Floats = sums[:, 2] / sums[:, 1]
+            return result
+
+        scores = {
+            "reply_perplexity": statistic_score(perplexity, len(table), intervals=intervals),
+            "reply_accuracy": statistic_score(accuracy, len(table), intervals=intervals),
+        }
+        matches = [match for match in _matches(predictions, rows) if match is not None]
+        if matches:
+            scores["exact_match"] = mean_score(np.array(matches, np.float64), intervals=intervals)
+        return scores
+
+    def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Floats:
+        """Whether the last reply is the true one; where there is none, the accuracy of those before."""
+        _, n_tokens, n_right = _details(predictions).T
+        shares = n_right / np.maximum(n_tokens, 1)
+        matches = _matches(predictions, rows)
+        return np.array(
+            [share if match is None else match for match, share in zip(matches, shares, strict=True)],
+            np.float64,
+        )
+
+    def sample(self, row: Row, prediction: Prediction) -> Sample:
+        """The turns before, the reply that was written, and the true one."""
+        turns = turns_of(row, "a row")
+        given = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
+        return Sample(given=given, output=prediction.text, truth=_reply(turns))
+
+    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+        """All turns so far, the last reply, and what was typed now."""
+        turns: list[Turn] = []
+        if history:
+            row, prediction = history[-1]
+            turns = [*turns_of(row, "a row"), Turn("assistant", prediction.text)]
+        turns.append(Turn("user", typed[0]))
+        return {"turns": [turn._asdict() for turn in turns]}
+
+
+def _reply(turns: Sequence[Turn]) -> str | None:
+    """The reply that ends the dialogue, if one does."""
+    return turns[-1].text if turns[-1].role == "assistant" else None
+
+
+def _context(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns before the reply that ends the dialogue; all where none does."""
+    return turns[:-1] if turns[-1].role == "assistant" else turns
+
+
+def _matches(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[bool | None]:
+    truths = [_reply(turns_of(row, "a row")) for row in rows]
+    return [
+        None if truth is None else prediction.text == truth.strip()
+        for prediction, truth in zip(predictions, truths, strict=True)
+    ]
+
+
+def _details(predictions: Sequence[Prediction]) -> Floats:
+    names = ("reply_nats", "reply_tokens", "reply_tokens_right")
+    return np.array([[prediction.details[name] for name in names] for prediction in predictions], np.float64)

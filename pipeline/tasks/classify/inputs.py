@@ -1,0 +1,40 @@
+"""One text or a pair of texts as token ids that fit the backbone."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.collate import Batch
+from datamodules.tokenizer import Tokenizer
+from pipeline.tasks.finetuning import Feature
+from pipeline.tasks.inference import padded_inputs
+from pipeline.tasks.scoring import Ints
+
+#: Rows that are tokenized at once.
+_ENCODE_ROWS = 1024
+
+
+def encoded(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, limit: int) -> Iterator[Ints]:
+    """Each row's one or two texts as ids with their special tokens, at most `limit`."""
+    for first in range(0, len(texts), _ENCODE_ROWS):
+        some = texts[first : first + _ENCODE_ROWS]
+        encoded = iter(tokenizer.encode_batch([text for row in some for text in row]))
+        for row in some:
+            parts = truncated([next(encoded) for _ in row], max(limit - 1 - len(row), 0))
+            joined = [[tokenizer.bos_id], parts[0], *([tokenizer.sep_id], *parts[1:]) * (len(parts) - 1)]
+            yield np.concatenate([*joined, [tokenizer.eos_id]]).astype(np.int64)
+
+
+def truncated(parts: Sequence[npt.NDArray[np.integer]], room: int) -> list[npt.NDArray[np.integer]]:
+    """One or two texts that together have at most `room` tokens: the longer one loses its end first."""
+    if len(parts) == 1:
+        return [parts[0][:room]]
+    first, second = map(len, parts)
+    kept = max(room - second, room - room // 2)
+    return [parts[0][:kept], parts[1][: room - min(first, kept)]]
+
+
+def collated_inputs(features: Sequence[Feature]) -> Batch:
+    """`input_ids` (B, T), and `attention_mask` where there is padding."""
+    return padded_inputs([feature["input_ids"] for feature in features])

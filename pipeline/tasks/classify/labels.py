@@ -1,0 +1,137 @@
+"""Labels as rows have them (text, whole numbers, or lists of these), and their places among the classes."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from datamodules.errors import DataError
+
+#: Labels that an error names before it only counts them.
+_NAMED = 5
+
+_LIST, _NUMBER, _TEXT, _BOOL = "a list of labels", "a whole number", "text", "true or false"
+_KINDS = {_LIST, _NUMBER, _TEXT, _BOOL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """The names of the classes in the order of the model's outputs.
+
+    Args:
+        names: one name a class.
+        numbered: whether rows may give a class as a number: its place in `names`, counted from 0. Only where
+            someone wrote the names in that order; in names that were collected, 3 is the name "3".
+    """
+
+    names: tuple[str, ...]
+    numbered: bool = False
+
+    def place(self, label: Any) -> int | None:
+        """The place of a label; None where there is none."""
+        if self.numbered and isinstance(label, int):
+            return label if 0 <= label < len(self.names) else None
+        return self._places.get(str(label))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
+
+def labels_of(label: Any) -> list[Any]:
+    """The labels of a row, one or many, as a list; none where the label is missing."""
+    if isinstance(label, list | tuple):
+        return [one for one in label if not _is_missing(one)]
+    return [] if _is_missing(label) else [label]
+
+
+def collected_names(labels: Iterable[Any]) -> list[str]:
+    """Every label that occurs, in alphabetical order; in that of the numbers where all are numbers."""
+    names = {str(one) for label in labels for one in labels_of(label)}
+    if are_numbers(names):
+        return sorted(names, key=int)
+    return sorted(names)
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether every name is a whole number."""
+    return all(name.removeprefix("-").isdecimal() for name in names)
+
+
+def check_labels(labels: Sequence[Any], table: LabelTable | None, split: str) -> None:
+    """Refuse labels that are missing, of several types, or not in the table.
+
+    Raises:
+        DataError: names the split, the first such row and the labels.
+    """
+    kinds = [_kind(label) for label in labels]
+    if None in kinds:
+        _refuse_missing(kinds, split)
+    found: Mapping[str | None, int] = Counter(kinds)
+    if len(found) > 1:
+        usual = max(found, key=lambda kind: found[kind])
+        row = next(i for i, kind in enumerate(kinds) if kind != usual)
+        raise DataError(
+            f"{split}, row {row + 1}: the label {labels[row]!r} is {kinds[row]}",
+            f"{usual}, as in {found[usual]:,} other rows",
+            "give every row the same kind of label",
+        )
+    if not found.keys() <= _KINDS:
+        raise DataError(
+            f"{split}, row 1: the label {labels[0]!r} is {kinds[0]}",
+            "text, a whole number, or a list of these",
+            "name the right column with data.columns.label=...",
+        )
+    if table is not None:
+        _refuse_unknown(labels, table, split)
+
+
+def _refuse_missing(kinds: Sequence[str | None], split: str) -> None:
+    raise DataError(
+        f"{split}, row {kinds.index(None) + 1}: the label is missing ({kinds.count(None):,} such rows)",
+        "a label in every row",
+        "drop these rows, or name the right column with data.columns.label=...",
+    )
+
+
+def _refuse_unknown(labels: Sequence[Any], table: LabelTable, split: str) -> None:
+    unknown: dict[str, int] = {}
+    for row, label in enumerate(labels):
+        for one in labels_of(label):
+            if table.place(one) is None:
+                unknown.setdefault(str(one), row)
+    if unknown:
+        row = next(iter(unknown.values()))
+        verb = "is no label" if len(unknown) == 1 else "are no labels"
+        raise DataError(
+            f"{split}, row {row + 1}: {listed(unknown)} {verb} of the training rows",
+            f"labels that training has: {listed(table.names)}",
+            f"give training rows of these too, or drop the rows from {split}",
+        )
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names in quotes, and how many more there are."""
+    every = list(names)
+    shown = ", ".join(f"'{name}'" for name in every[:_NAMED])
+    return shown if len(every) <= _NAMED else f"{shown} and {len(every) - _NAMED:,} more"
+
+
+def _kind(label: Any) -> str | None:
+    """What a label is, in words; None where it is missing."""
+    if isinstance(label, list | tuple):
+        return None if any(_is_missing(one) for one in label) else _LIST
+    if _is_missing(label):
+        return None
+    if isinstance(label, bool):
+        return _BOOL
+    if isinstance(label, int):
+        return _NUMBER
+    return _TEXT if isinstance(label, str) else f"a {type(label).__name__}"
+
+
+def _is_missing(label: Any) -> bool:
+    empty_text = isinstance(label, str) and not label.strip()
+    return label is None or empty_text or (isinstance(label, float) and math.isnan(label))

@@ -1,0 +1,96 @@
+"""What a classifier is trained for: cross-entropy of one label a row, or of a yes or no for each label."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from modules.losses import balanced_weights
+from modules.model import Model
+from pipeline.tasks.scoring import Floats, Ints
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+
+class _ClassObjective:
+    """The part that both share: the loss is measured as it is trained."""
+
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
+        """The sum of the losses in nats, and how many labels they belong to."""
+        raise NotImplementedError
+
+    def metrics(self) -> "MetricCollection":
+        """The loss; what needs all answers at once is measured by `score`."""
+        from torchmetrics import MetricCollection
+
+        from modules.metrics import MeanLoss
+
+        return MetricCollection({"loss": MeanLoss()})
+
+    def update(self, metrics: "MetricCollection", model: Model, batch: Mapping[str, Tensor]) -> None:
+        """Add a batch to the metrics."""
+        nats, n = self.loss(model, batch)
+        metrics.update(nats=nats, n=n)
+
+
+class SingleLabelObjective(_ClassObjective):
+    """Cross-entropy of a row's class.
+
+    Args:
+        weights: what a row of each class (C,) counts; 1 if left out. Their mean over the training rows should
+            be 1: the loss is divided by the number of rows, not by the sum of their weights.
+    """
+
+    def __init__(self, *, weights: Floats | None = None) -> None:
+        self._weights = None if weights is None else torch.from_numpy(weights).float()
+
+    @classmethod
+    def balanced(cls, label_counts: Ints, n_rows: int) -> "SingleLabelObjective":
+        """Every class of `label_counts` (C,) training rows weighs the same; one without rows weighs nothing.
+
+        As `sklearn.utils.class_weight.compute_class_weight("balanced")`.
+        """
+        weights, present = np.zeros(len(label_counts)), label_counts > 0
+        weights[present] = balanced_weights(torch.from_numpy(label_counts[present])).numpy()
+        return cls(weights=weights)
+
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
+        """The weighted sum over rows, and the number of rows."""
+        logits, labels = model(batch).float(), batch["class_labels"]
+        if self._weights is not None and self._weights.device != logits.device:
+            self._weights = self._weights.to(logits.device)
+        return F.cross_entropy(logits, labels, weight=self._weights, reduction="sum"), len(labels)
+
+
+class MultiLabelObjective(_ClassObjective):
+    """Binary cross-entropy of each label of each row.
+
+    Args:
+        weights: what a row that has the label (first line) and one that has not (second) count: (2, C);
+            1 if left out.
+    """
+
+    def __init__(self, *, weights: Floats | None = None) -> None:
+        self._weights = None if weights is None else torch.from_numpy(weights).float()
+
+    @classmethod
+    def balanced(cls, label_counts: Ints, n_rows: int) -> "MultiLabelObjective":
+        """Having a label of `label_counts` (C,) training rows weighs as much as not having it."""
+        counts = np.stack((label_counts, n_rows - label_counts))
+        return cls(weights=n_rows / (2 * np.maximum(counts, 1)))
+
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
+        """The weighted sum over rows and labels, and the number of yes-or-no decisions."""
+        logits, labels = model(batch).float(), batch["class_labels"].float()
+        weights = None
+        if self._weights is not None:
+            if self._weights.device != logits.device:
+                self._weights = self._weights.to(logits.device)
+            weights = torch.where(labels > 0, self._weights[0], self._weights[1])
+        nats = F.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
+        return nats, labels.numel()

@@ -1,0 +1,303 @@
+"""Text classification: one label, or any number of them, for a text or a pair of texts."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from datamodules.collate import Batch
+from datamodules.errors import DataError
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
+from modules.transformer import Decoder, Encoder, Transformer
+from pipeline.tasks.base import Sample
+from pipeline.tasks.classify import figures, metrics
+from pipeline.tasks.classify.inputs import collated_inputs, encoded
+from pipeline.tasks.classify.labels import (
+    LabelTable,
+    are_numbers,
+    check_labels,
+    collected_names,
+    labels_of,
+    listed,
+)
+from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
+from pipeline.tasks.inference import batch_outputs
+from pipeline.tasks.scoring import Floats, Ints
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from modules.lit_module import Objective
+
+_SHOWN_CHARACTERS = 300
+_HALF = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextClassification(FinetuneTask):
+    """Choose among labels: `<bos> text <eos>`, or `<bos> text <sep> second text <eos>`.
+
+    A text that is too long loses its end; of a pair the longer one does. `<eos>` is always kept: the last
+    token of a causal backbone is the one that has seen all others.
+
+    Args:
+        label_names: names of the classes in the order of the model's outputs; None: all labels of the
+            training rows, sorted. Where names are given, labels may be whole numbers: places in this list.
+        multi_label: whether a row has any number of labels; learnt of the training rows.
+        pooling: which hidden state is classified; None: the last one of a Decoder, the mean of an Encoder's.
+        class_weights: `balanced` lets every class count the same in the loss, however rare it is.
+        dropout: of the pooled hidden state.
+        threshold: probability from which on a label of several is given; None: the one with the best micro F1
+            on the validation rows, and 0.5 until that is known.
+        numbered_labels: learnt: rows have places in `label_names` for labels.
+        label_counts: learnt: training rows that have each label.
+        n_train_rows: learnt: how many training rows there are.
+
+    Source: Devlin et al. 2019, "BERT", section 4.1; Radford et al. 2018, section 3.3 (Decoder).
+    """
+
+    label_names: list[str] | None = None
+    multi_label: bool = False
+    pooling: Literal["first", "mean", "last"] | None = None
+    class_weights: Literal["balanced"] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    numbered_labels: bool = False
+    label_counts: list[int] | None = None
+    n_train_rows: int = 0
+
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
+    truths: ClassVar[tuple[str, ...]] = ("label",)
+    optional: ClassVar[tuple[str, ...]] = ("text_pair",)
+    metric: ClassVar[str] = "accuracy"
+    backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
+    questions: ClassVar[tuple[str, ...]] = ("text",)
+
+    def fitted(self, rows: Sequence[Row]) -> Self:
+        """Learn the labels' names and counts, and whether rows have lists of them; `check` judges them."""
+        labels = [row.get("label") for row in rows]
+        several = any(isinstance(label, list | tuple) for label in labels)
+        names = collected_names(labels) if self.label_names is None else list(self.label_names)
+        given = self.label_names is not None and not are_numbers(names)
+        numbered = given and any(isinstance(one, int) for label in labels for one in labels_of(label))
+        table = LabelTable(names=tuple(names), numbered=numbered)
+        counts = Counter(
+            place for label in labels for place in {table.place(one) for one in labels_of(label)}
+        )
+        return replace(
+            self,
+            label_names=names,
+            multi_label=self.multi_label or several,
+            numbered_labels=numbered,
+            label_counts=[counts[place] for place in range(len(names))],
+            n_train_rows=len(rows),
+        )
+
+    def check(self, rows: Sequence[Row], split: str) -> None:
+        """Refuse texts that are none, labels that are missing or unknown, and training rows of one class.
+
+        An empty text is allowed.
+
+        Raises:
+            DataError: the split, the row, and what is wrong.
+        """
+        for number, row in enumerate(rows, start=1):
+            for column in ("text", "text_pair"):
+                value = row.get(column)
+                if not isinstance(value, str) and not (column == "text_pair" and value is None):
+                    raise DataError(
+                        f"{split}, row {number}: '{column}' is {_described(value)}",
+                        "text",
+                        f"drop the row, or name the right column with data.columns.{column}=...",
+                    )
+        table = None if self.label_names is None else self._table
+        check_labels([row.get("label") for row in rows], table, split)
+        seen = [
+            name
+            for name, count in zip(self.label_names or [], self.label_counts or [], strict=False)
+            if count
+        ]
+        if self.label_counts is not None and not self.multi_label and len(seen) < 2:
+            raise DataError(
+                f"all {self.n_train_rows:,} training rows have one label: {listed(seen)}",
+                "rows of at least two classes",
+                "check the column of the labels, and that the rows are not sorted and cut off",
+            )
+
+    def texts(self, row: Row) -> list[str]:
+        """The text, and the second one of a pair."""
+        pair = row.get("text_pair")
+        return [row["text"]] if pair is None else [row["text"], pair]
+
+    def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
+        """One example a row; `class_labels` is the place of the label (1,), or 0 and 1 for each (C,)."""
+        (ids,) = encoded([self.texts(row)], tokenizer, backbone.max_seq_len)
+        labels = self._truth([row])[0].astype(np.int64)
+        return [{"input_ids": ids, "class_labels": np.atleast_1d(labels)}]
+
+    def collate(self, features: Sequence[Feature]) -> Batch:
+        """`input_ids` and `attention_mask` (B, T); `class_labels` (B,), or (B, C) of 0 and 1."""
+        labels = np.stack([feature["class_labels"] for feature in features])
+        labels = labels if self.multi_label else labels[:, 0]
+        return collated_inputs(features) | {"class_labels": torch.from_numpy(labels)}
+
+    def head(self, backbone: Transformer) -> dict[str, Any]:
+        """A classifier of as many classes as there are labels, pooled as it suits the backbone."""
+        natural = "last" if isinstance(backbone, Decoder) else "mean"
+        return {
+            "_target_": "modules.heads.PooledClassifier",
+            "d_model": backbone.d_model,
+            "n_classes": len(self._table.names),
+            "pooling": self.pooling or natural,
+            "dropout": self.dropout,
+        }
+
+    def objective(self) -> "Objective":
+        """Cross-entropy; with `class_weights` every class counts the same, and a row 1 in the mean."""
+        from pipeline.tasks.classify.objective import MultiLabelObjective, SingleLabelObjective
+
+        kind = MultiLabelObjective if self.multi_label else SingleLabelObjective
+        if self.class_weights is None or self.label_counts is None:
+            return kind()
+        return kind.balanced(np.array(self.label_counts), self.n_train_rows)
+
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        """The likeliest label, or all likely ones; `details` has the probability of each by name."""
+        texts = [self.texts(row) for row in rows]
+        ids = list(encoded(texts, tokenizer, model.backbone.max_seq_len))
+        features = [{"input_ids": row} for row in ids]
+        probabilities = np.zeros((len(rows), len(self._table.names)))
+        for numbers, logits, _ in batch_outputs(model, features, collated_inputs, batch_size=batch_size):
+            scores = logits.double()
+            likely = scores.sigmoid() if self.multi_label else scores.softmax(dim=-1)
+            probabilities[numbers] = likely.cpu().numpy()
+        answer = self._several_labels if self.multi_label else self._one_label
+        return [answer(line) for line in probabilities]
+
+    def score(
+        self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
+    ) -> dict[str, Score]:
+        """accuracy, macro_f1, mcc, calibration_error; of lists of labels accuracy, micro_f1, macro_f1."""
+        truth, made = self._truth(rows), self._made(predictions)
+        if self.multi_label:
+            return metrics.multi_label_scores(truth > 0, made > 0, intervals=intervals)
+        return metrics.single_label_scores(
+            truth, made, _confidence(predictions), n_classes=len(self._table.names), intervals=intervals
+        )
+
+    def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+        """1 for the right label; of several, the share of yes-or-no decisions that are right."""
+        right = self._truth(rows) == self._made(predictions)
+        return np.asarray(right.mean(axis=1) if self.multi_label else right, np.float64)
+
+    def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+        """With the threshold of the best micro F1, for rows with several labels; one that was given stays."""
+        if not self.multi_label or self.threshold is not None or not predictions:
+            return self
+        return replace(
+            self, threshold=metrics.best_threshold(self._truth(rows) > 0, self._probabilities(predictions))
+        )
+
+    def sample(self, row: Row, prediction: Prediction) -> Sample:
+        """The beginning of the text, the label and how sure it is, and the true label."""
+        names = self._table.names
+        places = [self._table.place(one) for one in labels_of(row.get("label"))]
+        truth = ", ".join(names[place] for place in places if place is not None)
+        sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
+        return Sample(
+            given=_shortened(" / ".join(self.texts(row))),
+            output=f"{prediction.text or 'no label'}{sure}",
+            truth=None if row.get("label") is None else truth or "no label",
+        )
+
+    def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
+        """`confusion_matrix` and `reliability`, of one label a row."""
+        if self.multi_label:
+            return {}
+        truth, made, confidence = self._truth(rows), self._made(predictions), _confidence(predictions)
+        error = metrics.calibration_error(confidence, truth == made, intervals=False).value
+        return {
+            "confusion_matrix": figures.confusion_figure(truth, made, self._table.names),
+            "reliability": figures.reliability_figure(confidence, truth == made, error=error),
+        }
+
+    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+        """The text; the last one again where none is typed."""
+        (text,) = typed
+        return {"text": text or (history[-1][0]["text"] if history else "")}
+
+    @cached_property
+    def _table(self) -> LabelTable:
+        if self.label_names is None:
+            raise ValueError("label_names is None; expected names of the classes; use fitted(), or give them")
+        return LabelTable(names=tuple(self.label_names), numbered=self.numbered_labels)
+
+    def _truth(self, rows: Sequence[Row]) -> Ints:
+        """Places of the labels (N,), or 0 and 1 for each label (N, C)."""
+        if not self.multi_label:
+            return np.array([self._table.place(row["label"]) for row in rows], np.int64)
+        return self._indicators(labels_of(row["label"]) for row in rows)
+
+    def _made(self, predictions: Sequence[Prediction]) -> Ints:
+        """As `_truth`, of the answers."""
+        if not self.multi_label:
+            places = {name: place for place, name in enumerate(self._table.names)}
+            return np.array([places[prediction.text] for prediction in predictions], np.int64)
+        chosen = self._probabilities(predictions) >= self._threshold
+        return chosen.astype(np.int64)
+
+    def _indicators(self, labels: Iterable[Sequence[Any]]) -> Ints:
+        lines = [[self._table.place(one) for one in some] for some in labels]
+        made = np.zeros((len(lines), len(self._table.names)), np.int64)
+        for line, places in zip(made, lines, strict=True):
+            line[[place for place in places if place is not None]] = 1
+        return made
+
+    def _probabilities(self, predictions: Sequence[Prediction]) -> Floats:
+        return np.array([list(prediction.details["probabilities"].values()) for prediction in predictions])
+
+    @property
+    def _threshold(self) -> float:
+        return _HALF if self.threshold is None else self.threshold
+
+    def _one_label(self, probabilities: Floats) -> Prediction:
+        names, best = self._table.names, int(probabilities.argmax())
+        return Prediction(
+            text=names[best],
+            confidence=float(probabilities[best]),
+            details={"probabilities": dict(zip(names, probabilities.tolist(), strict=True))},
+        )
+
+    def _several_labels(self, probabilities: Floats) -> Prediction:
+        """Confidence is the probability that every yes and no is right, were they independent."""
+        names, chosen = self._table.names, probabilities >= self._threshold
+        labels = [name for name, yes in zip(names, chosen, strict=True) if yes]
+        return Prediction(
+            text=", ".join(labels),
+            confidence=float(np.where(chosen, probabilities, 1 - probabilities).prod()),
+            details={
+                "labels": labels,
+                "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+            },
+        )
+
+
+def _confidence(predictions: Sequence[Prediction]) -> Floats:
+    return np.array([prediction.confidence for prediction in predictions], np.float64)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+
+
+def _described(value: Any) -> str:
+    return "missing" if value is None else f"{type(value).__name__} {value!r}"

@@ -1,0 +1,147 @@
+"""What a fine-tuning task is: how labelled rows become features and batches, what is minimised, how a model
+is asked, and how its answers are scored.
+
+A task holds options, and what it has learnt of the training rows (such as the names of labels): no weights,
+no files, no optimizer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.collate import Batch
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
+from modules.transformer import Transformer
+from pipeline.tasks.base import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from modules.lit_module import Objective
+
+Row = Mapping[str, Any]
+
+#: An example as a model reads it: unpadded integers by name. `input_ids` is always there.
+Feature = dict[str, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model makes of one row: the text that a person reads, how sure it is, and what else is known.
+
+    `details` are plain values, which `make predict-TASK` writes as they are.
+    """
+
+    text: str
+    confidence: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A metric over all rows, with its 95 % bootstrap interval over rows where one was asked for."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class FinetuneTask(ABC):
+    """A way to learn from labelled rows; one class and one yaml a task.
+
+    Class attributes:
+        inputs: columns that a row must have to be answered.
+        truths: further columns that it must have to be learnt from and scored.
+        optional: columns that are read where a row has them.
+        metric: the score that chooses the best bundle and ends training early.
+        higher_is_better: whether more of it is better.
+        backbones: the arrangements that it can stand on, the most natural first.
+    """
+
+    inputs: ClassVar[tuple[str, ...]]
+    truths: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    backbones: ClassVar[tuple[type[Transformer], ...]]
+
+    def fitted(self, rows: Sequence[Row]) -> Self:
+        """The task with what it must know of the training rows before training, such as the labels' names."""
+        return self
+
+    @abstractmethod
+    def check(self, rows: Sequence[Row], split: str) -> None:
+        """Refuse rows that cannot be learnt from or scored.
+
+        Raises:
+            DataError: which row of which split, what is wrong with it, and what to do.
+        """
+
+    @abstractmethod
+    def texts(self, row: Row) -> list[str]:
+        """All texts of a row: what a tokenizer is trained on when there is no pretrained one."""
+
+    @abstractmethod
+    def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
+        """The row as training examples (one, or several windows); never longer than the backbone reads."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Feature]) -> Batch:
+        """Pad features to a batch."""
+
+    @abstractmethod
+    def head(self, backbone: Transformer) -> dict[str, Any]:
+        """The head as a node of `model.json`: its `_target_` and options."""
+
+    @abstractmethod
+    def objective(self) -> "Objective":
+        """What is minimised and what is measured batch by batch: the loss at least."""
+
+    @abstractmethod
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        """Answer every row, in order; the truths are not looked at, and need not be there."""
+
+    @abstractmethod
+    def score(
+        self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
+    ) -> dict[str, Score]:
+        """Metrics by plain name over all rows; `self.metric` is one of them."""
+
+    @abstractmethod
+    def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+        """How good each answer is, from 0 to 1 (N,): 1 for a right one."""
+
+    def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
+        """What must be known to compare the metrics, by metric: how they were computed."""
+        return {}
+
+    def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+        """The task with what is chosen on validation rows after training, such as a threshold."""
+        return self
+
+    @abstractmethod
+    def sample(self, row: Row, prediction: Prediction) -> Sample:
+        """A prediction beside its row, and beside the truth where the row has it."""
+
+    def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
+        """Plots by file name without ending, for people who would rather look than read."""
+        return {}
+
+    @abstractmethod
+    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+        """The row of a person at the terminal, who has typed one text for each of `questions`."""
+
+    #: What a person at the terminal is asked for; an empty answer repeats the last one.
+    questions: ClassVar[tuple[str, ...]]
+
+
+def all_texts(task: FinetuneTask, rows: Iterable[Row]) -> Iterable[str]:
+    """Every text of every row."""
+    return (text for row in rows for text in task.texts(row))

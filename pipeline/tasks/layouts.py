@@ -1,0 +1,91 @@
+"""How a source and its answer lie in a transformer: in two sequences, or one after the other in one."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.corruption import IGNORE
+from datamodules.tokenizer import Tokenizer
+from modules.transformer import Decoder, EncoderDecoder, Transformer
+from pipeline.tasks.finetuning import Feature
+
+Ids = npt.NDArray[np.int64]
+
+
+class Layout(Protocol):
+    """Prompts, and examples of a prompt with its answer, within `limit` tokens."""
+
+    def prompt(self, source: Ids, *, limit: int, reserve: int) -> Ids:
+        """What a model reads before it writes; a longer source keeps its beginning."""
+        ...
+
+    def room(self, n_prompt: int, *, limit: int) -> int:
+        """How many tokens can be written after a prompt."""
+        ...
+
+    def feature(self, prompt: Ids, answer: Ids) -> Feature:
+        """The example; only the answer is labelled."""
+        ...
+
+
+class TwoSequences:
+    """For an encoder-decoder: the encoder reads `<bos> source <eos>`, the decoder goes from `<bos>`."""
+
+    def prompt(self, source: Ids, *, limit: int, reserve: int) -> Ids:
+        """`<bos> source <eos>`."""
+        return framed(Tokenizer.bos_id, source[: max(limit - 2, 0)], Tokenizer.eos_id)
+
+    def room(self, n_prompt: int, *, limit: int) -> int:
+        """The decoder's own sequence, whatever the encoder reads."""
+        return limit
+
+    def feature(self, prompt: Ids, answer: Ids) -> Feature:
+        """The decoder's input is the answer moved right by one."""
+        moved = np.concatenate(([Tokenizer.bos_id], answer[:-1]))
+        return {"input_ids": prompt, "decoder_input_ids": moved, "labels": answer}
+
+
+class OneSequence:
+    """For a decoder: `<bos> source <sep> answer`; a token of the prompt is read and not learnt."""
+
+    def prompt(self, source: Ids, *, limit: int, reserve: int) -> Ids:
+        """`<bos> source <sep>`, such that `reserve` tokens can be written after it."""
+        return framed(Tokenizer.bos_id, source[: max(limit + 1 - reserve - 2, 0)], Tokenizer.sep_id)
+
+    def room(self, n_prompt: int, *, limit: int) -> int:
+        """What the prompt leaves; the last token is written and not read."""
+        return limit + 1 - n_prompt
+
+    def feature(self, prompt: Ids, answer: Ids) -> Feature:
+        """Labels stand where the token before them is read."""
+        unlabelled = np.full(len(prompt) - 1, IGNORE)
+        return {
+            "input_ids": np.concatenate((prompt, answer[:-1])),
+            "labels": np.concatenate((unlabelled, answer)),
+        }
+
+
+#: The layout of each arrangement that can write.
+LAYOUTS: Mapping[type[Transformer], Layout] = {EncoderDecoder: TwoSequences(), Decoder: OneSequence()}
+
+
+def layout_of(backbone: Transformer) -> Layout:
+    """The layout for an arrangement.
+
+    Raises:
+        ValueError: it cannot write.
+    """
+    for kind, layout in LAYOUTS.items():
+        if isinstance(backbone, kind):
+            return layout
+    raise ValueError(
+        f"{type(backbone).__name__} cannot write text; expected EncoderDecoder or Decoder; "
+        "start from a bundle pretrained with denoise or causal_lm"
+    )
+
+
+def framed(first: int, ids: Ids, last: int) -> Ids:
+    """The ids between two others."""
+    return np.concatenate(([first], ids, [last])).astype(np.int64)

@@ -1,0 +1,107 @@
+"""What a row of a question, a context and its answers must be."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datamodules.errors import DataError
+
+#: Characters of a text that an error shows.
+_SHOWN = 40
+_FORM = '{"text": [...], "answer_start": [...]}, both empty where there is no answer'
+
+Row = Mapping[str, Any]
+
+
+def check_rows(rows: Sequence[Row], split: str) -> None:
+    """Refuse rows without question or context, and answers that do not stand where they are said to.
+
+    Raises:
+        DataError: the split, the first such row, what stands there, and how many rows are so.
+    """
+    wrong: list[tuple[int, str, int]] = []
+    for number, row in enumerate(rows, start=1):
+        where = f"{split}, row {number}"
+        context = _text(row, "context", where)
+        _text(row, "question", where)
+        for text, start in _answers(row, where):
+            if context[start : start + len(text)] != text or start < 0:
+                wrong.append((number, text, start))
+                break
+    if wrong:
+        _refuse_offset(rows, wrong, split)
+
+
+def references(row: Row) -> list[str]:
+    """The texts of a row's answers; none where the question has no answer."""
+    return list(row["answers"]["text"])
+
+
+def _text(row: Row, column: str, where: str) -> str:
+    value = row.get(column)
+    if isinstance(value, str) and value and not value.isspace():
+        return value
+    found = (
+        "missing"
+        if value is None
+        else "empty"
+        if isinstance(value, str)
+        else f"of type {type(value).__name__}"
+    )
+    raise DataError(
+        f"{where}: '{column}' is {found}",
+        "text",
+        f"drop the row, or name the right column with data.columns.{column}=...",
+    )
+
+
+def _answers(row: Row, where: str) -> list[tuple[str, int]]:
+    answers = row.get("answers")
+    if not isinstance(answers, Mapping):
+        found = "missing" if answers is None else f"of type {type(answers).__name__}"
+        raise DataError(f"{where}: 'answers' is {found}", _FORM, "bring the answers into this form")
+    texts, starts = answers.get("text"), answers.get("answer_start")
+    if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
+        raise DataError(
+            f"{where}: 'answers' has no lists 'text' and 'answer_start'",
+            _FORM,
+            "bring the answers into this form",
+        )
+    if len(texts) != len(starts):
+        raise DataError(
+            f"{where}: {len(texts)} answers and {len(starts)} of 'answer_start'",
+            "one start for each answer",
+            "give the place of each answer in the context, counted in characters from 0",
+        )
+    for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or not text or not isinstance(start, int):
+            raise DataError(
+                f"{where}: the answer {text!r} with start {start!r}",
+                "a text that is not empty, and a whole number",
+                "drop the answer; a question that has none gets empty lists",
+            )
+    return list(zip(texts, starts, strict=True))
+
+
+def _refuse_offset(rows: Sequence[Row], wrong: Sequence[tuple[int, str, int]], split: str) -> None:
+    number, text, start = wrong[0]
+    context = rows[number - 1]["context"]
+    others = f" ({len(wrong):,} such rows)" if len(wrong) > 1 else ""
+    places = context.count(text)
+    if places == 0:
+        raise DataError(
+            f"{split}, row {number}: the answer {_shown(text)} is not in its context{others}",
+            "a part of the context, character by character",
+            "drop the row, or write the answer as the context has it",
+        )
+    there = context[max(start, 0) : max(start, 0) + len(text)]
+    really = f"it begins at {context.index(text)}" if places == 1 else f"it stands in {places} places"
+    raise DataError(
+        f"{split}, row {number}: the answer {_shown(text)} is said to begin at character {start}, "
+        f"where {_shown(there)} stands{others}",
+        f"its place in the context, counted in characters from 0: {really}",
+        "correct answer_start (bytes, or a cleaned context, give other numbers)",
+    )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")

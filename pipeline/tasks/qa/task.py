@@ -1,0 +1,255 @@
+"""Extractive question answering: the answer is a part of a text, or there is none."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from datamodules.collate import Batch
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
+from modules.transformer import Decoder, Encoder, Transformer
+from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
+from pipeline.tasks.inference import batch_outputs, padded_inputs
+from pipeline.tasks.qa import squad
+from pipeline.tasks.qa.rows import check_rows, references
+from pipeline.tasks.qa.spans import Candidates, Span, probabilities, propose
+from pipeline.tasks.qa.windows import Passage, Window, windows
+from pipeline.tasks.scoring import mean_score
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
+
+#: Questions on one context mostly follow each other.
+_PASSAGES_KEPT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractiveQA(FinetuneTask):
+    """Point at the first and the last token of the answer in a context, or at none.
+
+    A context longer than the backbone reads is cut into windows that overlap. All of them are trained on; as
+    in BERT's `run_squad.py`, one that does not hold the whole first answer has none. The answers of the
+    windows are compared by the sum of their two logits; that of no answer is its lowest of all windows.
+
+    Args:
+        stride: tokens that neighbouring windows share.
+        max_question_tokens: what is beyond is left out.
+        max_answer_tokens: longer answers are not considered.
+        n_best: answers that are kept for each window, and given in `details`.
+        null_threshold: by how much no answer must outscore the best answer to be given; None: chosen for the
+            best F1 on validation rows, where questions without an answer are among them; 0 until then.
+        unanswerable: whether a question may have no answer; learnt of the training rows.
+        dropout: of the hidden states before the head.
+
+    Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3.
+    """
+
+    stride: Annotated[int, Field(ge=0)] = 64
+    max_question_tokens: Annotated[int, Field(ge=1)] = 64
+    max_answer_tokens: Annotated[int, Field(ge=1)] = 30
+    n_best: Annotated[int, Field(ge=1)] = 20
+    null_threshold: float | None = None
+    unanswerable: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    inputs: ClassVar[tuple[str, ...]] = ("context", "question")
+    truths: ClassVar[tuple[str, ...]] = ("answers",)
+    metric: ClassVar[str] = "f1"
+    backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
+    questions: ClassVar[tuple[str, ...]] = ("context", "question")
+
+    def fitted(self, rows: Sequence[Row]) -> Self:
+        """Learn whether there are questions without an answer."""
+        empty = any(not (row.get("answers") or {"text": True})["text"] for row in rows)
+        return replace(self, unanswerable=self.unanswerable or empty)
+
+    def check(self, rows: Sequence[Row], split: str) -> None:
+        """Refuse rows without question or context, and answers that do not stand where they are said to."""
+        check_rows(rows, split)
+
+    def texts(self, row: Row) -> list[str]:
+        """Context and question; the answer is in the context."""
+        return [row["context"], row["question"]]
+
+    def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
+        """One example a window: `passage_start` (1,), and `answer_span` (2,), first and last place."""
+        passage = _passage(row["context"], tokenizer)
+        made: list[Feature] = []
+        for window in self._windows(row, passage, tokenizer, backbone):
+            span = window.null, window.null
+            if references(row):
+                start = row["answers"]["answer_start"][0]
+                span = window.span(*passage.tokens(start, start + len(row["answers"]["text"][0])))
+            made.append(_as_feature(window) | {"answer_span": np.array(span, np.int64)})
+        return made
+
+    def collate(self, features: Sequence[Feature]) -> Batch:
+        """`input_ids` (B, T); `passage_mask` (B, T), where may be pointed to; `answer_span` (B, 2)."""
+        spans = np.stack([feature["answer_span"] for feature in features])
+        return _collate_inputs(features) | {"answer_span": torch.from_numpy(spans)}
+
+    def head(self, backbone: Transformer) -> dict[str, Any]:
+        """Two scores for each token."""
+        return {"_target_": "modules.heads.SpanHead", "d_model": backbone.d_model, "dropout": self.dropout}
+
+    def objective(self) -> "Objective":
+        """Cross-entropy of the first and the last token."""
+        from pipeline.tasks.qa.objective import SpanObjective
+
+        return SpanObjective()
+
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        """The best answer of each row, or "" for none.
+
+        `details`: `start` and `end` of the answer in the context; `n_best`, answers with their places and
+        probabilities; `null_margin`, by how much no answer outscored the best answer.
+        """
+        found = [Candidates(_passage(row["context"], tokenizer)) for row in rows]
+        owned = list(self._all_windows(rows, found, tokenizer, model.backbone))
+        features = [_as_feature(window) for _, window in owned]
+        for numbers, logits, _ in batch_outputs(model, features, _collate_inputs, batch_size=batch_size):
+            some = [owned[number] for number in numbers]
+            proposed = propose(
+                [window for _, window in some],
+                logits,
+                n_best=self.n_best,
+                max_answer_tokens=self.max_answer_tokens,
+            )
+            for (row, window), (places, scores, null) in zip(some, proposed, strict=True):
+                found[row].add(window, places, scores, null)
+        return [self._answer(candidates) for candidates in found]
+
+    def score(
+        self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
+    ) -> dict[str, Score]:
+        """exact_match and f1, as shares from 0 to 1; and by themselves for questions with and without answer.
+
+        As SQuAD's script of v1.1, or of v2.0 where a question has no answer; Chinese as that of CMRC 2018.
+        """
+        exact, f1, answerable = squad.row_scores([p.text for p in predictions], rows)
+        values = {"exact_match": exact, "f1": f1}
+        if 0 < answerable.sum() < len(answerable):
+            values |= {
+                "has_answer_exact_match": exact[answerable],
+                "has_answer_f1": f1[answerable],
+                "no_answer_f1": f1[~answerable],
+            }
+        return {name: mean_score(some, intervals=intervals) for name, some in values.items()}
+
+    def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+        """The F1 of each answer."""
+        return squad.row_scores([p.text for p in predictions], rows)[1]
+
+    def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
+        """Which script's definition it is."""
+        chinese = sum(squad.is_chinese(row["context"]) for row in rows)
+        script = "SQuAD v1.1" if all(references(row) for row in rows) else "SQuAD v2.0"
+        if chinese == len(rows):
+            script = "CMRC 2018"
+        elif chinese:
+            script = f"{script}; CMRC 2018 for {chinese} rows with Chinese contexts"
+        return {"exact_match": script, "f1": script}
+
+    def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+        """With the null threshold of the best F1 where rows have no answer; one that was given stays."""
+        if self.null_threshold is not None or all(references(row) for row in rows):
+            return self
+        best = [next((one["text"] for one in p.details["n_best"] if one["text"]), "") for p in predictions]
+        margins = [p.details["null_margin"] for p in predictions]
+        threshold = squad.best_null_threshold(
+            np.array([np.inf if margin is None else margin for margin in margins]),
+            squad.row_scores(best, rows)[1],
+            squad.row_scores([""] * len(best), rows)[1],
+        )
+        return replace(self, null_threshold=threshold)
+
+    def sample(self, row: Row, prediction: Prediction) -> Sample:
+        """The question, the answer and how sure it is, and the first true answer."""
+        sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
+        truth = None
+        if row.get("answers") is not None:
+            truth = next(iter(references(row)), "no answer")
+        return Sample(given=row["question"], output=f"{prediction.text or 'no answer'}{sure}", truth=truth)
+
+    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+        """The context and the question; each is the last one's where nothing is typed."""
+        last = history[-1][0] if history else {"context": "", "question": ""}
+        return {name: text or last[name] for name, text in zip(self.questions, typed, strict=True)}
+
+    def _windows(
+        self, row: Row, passage: Passage, tokenizer: Tokenizer, backbone: Transformer
+    ) -> list[Window]:
+        return windows(
+            tokenizer.encode(row["question"]),
+            passage,
+            limit=backbone.max_seq_len,
+            stride=self.stride,
+            max_question_tokens=self.max_question_tokens,
+        )
+
+    def _all_windows(
+        self, rows: Sequence[Row], found: Sequence[Candidates], tokenizer: Tokenizer, backbone: Transformer
+    ) -> Iterator[tuple[int, Window]]:
+        for number, (row, candidates) in enumerate(zip(rows, found, strict=True)):
+            for window in self._windows(row, candidates.passage, tokenizer, backbone):
+                yield number, window
+
+    def _answer(self, candidates: Candidates) -> Prediction:
+        best = candidates.best(self.n_best)
+        margin = candidates.null_score - best[0].score if best else None
+        threshold = 0.0 if self.null_threshold is None else self.null_threshold
+        may_be_null = self.unanswerable or self.null_threshold is not None
+        is_null = margin is None or (may_be_null and margin > threshold)
+        entries: list[tuple[float, Span | None]] = [(span.score, span) for span in best]
+        if may_be_null:
+            entries.append((candidates.null_score, None))
+            entries.sort(key=lambda entry: -entry[0])
+        shares = probabilities([score for score, _ in entries])
+        n_best = [_entry(span, share) for (_, span), share in zip(entries, shares, strict=True)]
+        given = None if is_null else best[0]
+        confidence = next(
+            (one["probability"] for one in n_best if one["text"] == (given.text if given else "")), None
+        )
+        return Prediction(
+            text=given.text if given else "",
+            confidence=confidence,
+            details={
+                "start": given.start if given else None,
+                "end": given.end if given else None,
+                "n_best": n_best,
+                "null_margin": margin,
+            },
+        )
+
+
+def _entry(span: Span | None, share: float) -> dict[str, Any]:
+    if span is None:
+        return {"text": "", "start": None, "end": None, "probability": share}
+    return {"text": span.text, "start": span.start, "end": span.end, "probability": share}
+
+
+@lru_cache(maxsize=_PASSAGES_KEPT)
+def _passage(context: str, tokenizer: Tokenizer) -> Passage:
+    return Passage.of(context, tokenizer)
+
+
+def _as_feature(window: Window) -> Feature:
+    return {"input_ids": window.ids, "passage_start": np.array([window.passage_start], np.int64)}
+
+
+def _collate_inputs(features: Sequence[Feature]) -> Batch:
+    ids = [feature["input_ids"] for feature in features]
+    batch = padded_inputs(ids)
+    places = np.arange(batch["input_ids"].shape[1])
+    starts = np.array([feature["passage_start"][0] for feature in features])[:, None]
+    lengths = np.array([len(row) for row in ids])[:, None]
+    return batch | {"passage_mask": torch.from_numpy((places >= starts) & (places < lengths))}

@@ -1,0 +1,65 @@
+"""Summarisation: a text, told in a sentence or a few."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.tasks.finetuning import Prediction, Row, Score
+from pipeline.tasks.scoring import mean_score
+from pipeline.tasks.text_scores import is_chinese, rouge
+from pipeline.tasks.text_to_text import TextToText
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summarisation(TextToText):
+    """Write the `summary` of `text`; a row may have a list of several summaries, which are all learnt.
+
+    Scores are those of rouge_score, from 0 to 1, and of the nearest summary where there are several.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
+    truths: ClassVar[tuple[str, ...]] = ("summary",)
+    metric: ClassVar[str] = "rouge_l"
+
+    def source(self, row: Row) -> str:
+        """The text."""
+        return str(row["text"])
+
+    def targets(self, row: Row) -> list[str]:
+        """The summaries."""
+        summary = row.get("summary")
+        if summary is None:
+            return []
+        return [summary] if isinstance(summary, str) else [str(text) for text in summary]
+
+    def truth_values(self, value: Any) -> list[Any]:
+        """One summary, or each of a list."""
+        return value if isinstance(value, list) and value else [value]
+
+    def score(
+        self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
+    ) -> dict[str, Score]:
+        """The means of ROUGE-1, -2 and -L over rows."""
+        found = self._rouge(predictions, rows)
+        return {name: mean_score(values, intervals=intervals) for name, values in found.items()}
+
+    def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+        """ROUGE-L of each summary."""
+        return self._rouge(predictions, rows)["rouge_l"]
+
+    def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
+        """How ROUGE was computed."""
+        from importlib.metadata import version
+
+        n_chinese = sum(any(map(is_chinese, self.targets(row))) for row in rows)
+        kinds = {"words": len(rows) - n_chinese, "characters": n_chinese}
+        tokens = "+".join(kind for kind, n_rows in kinds.items() if n_rows)
+        return {"rouge": f"measure:f1|stem:no|refs:max|tok:{tokens}|rouge_score:{version('rouge_score')}"}
+
+    def _rouge(
+        self, predictions: Sequence[Prediction], rows: Sequence[Row]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        return rouge([prediction.text for prediction in predictions], [self.targets(row) for row in rows])

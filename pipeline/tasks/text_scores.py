@@ -1,0 +1,143 @@
+"""How near a written text is to what people wrote: BLEU and chrF over a corpus, ROUGE of each text.
+
+sacrebleu and rouge_score compute them; here they are only resampled for intervals.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.tasks.finetuning import Score
+from pipeline.tasks.scoring import column_sums, statistic_score
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+#: A Chinese character, or a word of Latin letters and digits; no punctuation, as in rouge_score.
+_CHINESE_TOKEN = re.compile(r"[a-z0-9]+|[^\W_]")
+
+
+def is_chinese(text: str) -> bool:
+    """Whether more than half of the letters are Chinese characters."""
+    return 2 * len(_HAN.findall(text)) > sum(map(str.isalpha, text))
+
+
+def bleu_of(chinese: bool) -> "Metric":
+    """BLEU as sacrebleu's command computes it: tokenised by 13a, or by characters (zh).
+
+    Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize="zh" if chinese else "13a")
+
+
+def chrf_of(chinese: bool) -> "Metric":
+    """chrF2 as sacrebleu's command computes it.
+
+    Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".
+    """
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+def signature(metric: "Metric") -> str:
+    """What one must know to compute the same number, for one reference a text."""
+    metric.corpus_score([""], [[""]])
+    return str(metric.get_signature())
+
+
+def corpus_score(
+    metrics: Mapping[str, "Metric"],
+    answers: Sequence[str],
+    references: Sequence[str],
+    groups: Sequence[str],
+    *,
+    intervals: bool,
+) -> Score:
+    """The mean over groups, such as languages, of the score of all texts of a group; one may be all there is.
+
+    Args:
+        metrics: how each group is scored.
+        answers: what was written (N,).
+        references: what people wrote (N,).
+        groups: the group of each (N,).
+        intervals: whether the interval is wanted, over rows.
+    """
+    tables = [
+        _counts(metric, answers, references, np.array([name == group for group in groups]))
+        for name, metric in metrics.items()
+    ]
+    ends = np.cumsum([table.shape[1] for table in tables])[:-1]
+    joined = np.concatenate(tables, axis=1)
+
+    def mean(rows: Ints) -> Floats:
+        parts = np.split(column_sums(rows, joined), ends, axis=1)
+        scored = [_values(metric, part) for metric, part in zip(metrics.values(), parts, strict=True)]
+        result: Floats = np.nanmean(scored, axis=0)
+        return result
+
+    return statistic_score(mean, len(answers), intervals=intervals)
+
+
+def row_chrf(answers: Sequence[str], references: Sequence[str]) -> Floats:
+    """chrF2 of each text (N,), from 0 to 100."""
+    metric = chrf_of(chinese=False)
+    pairs = zip(answers, references, strict=True)
+    return np.array([metric.sentence_score(answer, [reference]).score for answer, reference in pairs])
+
+
+def rouge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Floats]:
+    """ROUGE-1, -2 and -L of each text (N,), from 0 to 1: F-measures, of the nearest of its references.
+
+    Nothing is stemmed. The tokens of a Chinese text are its characters, those of others are rouge_score's own
+    (runs of a-z and 0-9).
+
+    Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"; the package rouge_score.
+    """
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+
+    kinds = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+    words = RougeScorer(list(kinds.values()))
+    characters = RougeScorer(list(kinds.values()), tokenizer=ChineseTokens())
+    scored: list[dict[str, Any]] = []
+    for answer, truths in zip(answers, references, strict=True):
+        scorer = characters if any(map(is_chinese, truths)) else words
+        scored.append(scorer.score_multi(truths, answer))
+    return {name: np.array([scores[kind].fmeasure for scores in scored]) for name, kind in kinds.items()}
+
+
+class ChineseTokens:
+    """The tokenizer that rouge_score asks for: each Chinese character is a token."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Characters, and words in Latin letters."""
+        return _CHINESE_TOKEN.findall(text.lower())
+
+
+def _counts(
+    metric: "Metric", answers: Sequence[str], references: Sequence[str], chosen: npt.NDArray[np.bool_]
+) -> Floats:
+    """What sacrebleu sums over a corpus: counts (N, K) of each text, 0 where it is not of the group."""
+    pairs = [(answers[row], references[row]) for row in np.flatnonzero(chosen).tolist()]
+    # sacrebleu's own bootstrap stands on this function; it has no public name for it.
+    found = metric._extract_corpus_statistics(
+        [answer for answer, _ in pairs], [[truth for _, truth in pairs]]
+    )
+    table = np.zeros((len(answers), len(found[0])))
+    table[chosen] = found
+    return table
+
+
+def _values(metric: "Metric", sums: Floats) -> Floats:
+    """The score (R,) of each resample's sums (R, K); not a number for one without a text of the group."""
+    score: Callable[[list[Any]], Any] = metric._compute_score_from_stats
+    return np.array([score(line.tolist()).score if line.any() else np.nan for line in sums])

@@ -1,0 +1,178 @@
+"""Text in, text out: what translation and summarisation share."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from datamodules.collate import Batch
+from datamodules.errors import DataError
+from datamodules.tokenizer import Tokenizer
+from modules.beam import BeamOptions, beam_search
+from modules.model import Model
+from modules.transformer import Decoder, EncoderDecoder, Transformer
+from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row
+from pipeline.tasks.layouts import layout_of
+from pipeline.tasks.writing import Answer, Room, SmoothedObjective, collate_labelled, forbidden_ids
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToText(FinetuneTask):
+    """A source is read, its target is written: by an encoder-decoder, or by a decoder one after the other.
+
+    A source that is too long keeps its beginning. On a decoder it has the room that its target leaves, and at
+    least half of it (`pipeline.tasks.writing.Room` tells what is done while the target is not known). A
+    target that is too long is learnt as far as it fits, and its end is not.
+
+    Args:
+        label_smoothing: share of a label's probability that is spread over all tokens in training.
+        beams: unfinished answers that are followed at once; 1 is greedy.
+        length_penalty: more prefers longer answers; 1 compares means over tokens.
+        max_target_tokens: the longest target, its end included.
+
+    Source: Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks"; Liu et al. 2018,
+    "Generating Wikipedia by Summarizing Long Sequences", section 4.2.3 (decoder only).
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    beams: Annotated[int, Field(ge=1)] = 4
+    length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    max_target_tokens: Annotated[int, Field(ge=1)] = 128
+
+    backbones: ClassVar[tuple[type[Transformer], ...]] = (EncoderDecoder, Decoder)
+    questions: ClassVar[tuple[str, ...]] = ("text",)
+
+    @abstractmethod
+    def source(self, row: Row) -> str:
+        """What is read."""
+
+    @abstractmethod
+    def targets(self, row: Row) -> list[str]:
+        """What may be written: each is learnt, the nearest is scored; none where the row is only asked."""
+
+    def check(self, rows: Sequence[Row], split: str) -> None:
+        """Refuse rows whose source or target is not text or is empty."""
+        (source,), (target,) = self.inputs, self.truths
+        for number, row in enumerate(rows):
+            where = f"row {number + 1} of {split}"
+            check_text(row.get(source), f"{where}: {source}")
+            for truth in self.truth_values(row.get(target)):
+                check_text(truth, f"{where}: {target}")
+
+    def truth_values(self, value: Any) -> list[Any]:
+        """What must be a text each in the column of the target."""
+        return [value]
+
+    def texts(self, row: Row) -> list[str]:
+        """The source and its targets."""
+        return [self.source(row), *self.targets(row)]
+
+    def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
+        """One example for each target of the row."""
+        layout, limit = layout_of(backbone), backbone.max_seq_len
+        source, *targets = (ids.astype(np.int64) for ids in tokenizer.encode_batch(self.texts(row)))
+        features = []
+        for target in targets:
+            answer = np.append(target, tokenizer.eos_id)[: self.max_target_tokens]
+            reserve = min(len(answer), max(limit // 2, 1))
+            prompt = layout.prompt(source, limit=limit, reserve=reserve)
+            answer = answer[: layout.room(len(prompt), limit=limit)]
+            features.append(layout.feature(prompt, answer))
+        return features
+
+    def collate(self, features: Sequence[Feature]) -> Batch:
+        """Pad; labels are the targets and their ends."""
+        return collate_labelled(features)
+
+    def head(self, backbone: Transformer) -> dict[str, Any]:
+        """Scores of words by the backbone's own embedding."""
+        return {"_target_": "modules.heads.LMHead"}
+
+    def objective(self) -> "Objective":
+        """Smoothed loss in training; loss, perplexity and accuracy of the targets as they are."""
+        return SmoothedObjective(label_smoothing=self.label_smoothing)
+
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        """The best answer that a beam search finds; confidence is the geometric mean over its tokens.
+
+        Raises:
+            DataError: a source is not text.
+        """
+        if not rows:
+            return []
+        layout, limit = layout_of(model.backbone), model.backbone.max_seq_len
+        for number, row in enumerate(rows):
+            check_text(row.get(self.inputs[0]), f"row {number + 1}: {self.inputs[0]}", empty=True)
+        sources = tokenizer.encode_batch([self.source(row) for row in rows])
+
+        def prompt(row: int, reserve: int) -> list[int]:
+            ids = layout.prompt(sources[row].astype(np.int64), limit=limit, reserve=reserve)
+            return [int(token) for token in ids]
+
+        room = Room(
+            left=partial(layout.room, limit=limit),
+            most_tokens=min(self.max_target_tokens, limit),
+            limit=limit,
+        )
+        write = partial(self._write, model, tokenizer)
+        answers = room.answers(prompt, len(rows), write, batch_size=batch_size)
+        return [
+            Prediction(text=tokenizer.decode(answer.ids).strip(), confidence=answer.confidence)
+            for answer in answers
+        ]
+
+    def _write(
+        self, model: Model, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int
+    ) -> list[Answer]:
+        options = BeamOptions(
+            beams=self.beams, length_penalty=self.length_penalty, max_new_tokens=max_new_tokens
+        )
+        found = beam_search(
+            model,
+            prompts,
+            options,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            bos_id=tokenizer.bos_id,
+            forbidden_ids=forbidden_ids(tokenizer),
+        )
+        answers = []
+        for best, *_ in found:
+            n_tokens = len(best.ids) + best.ended
+            mean = best.score * n_tokens ** (self.length_penalty - 1.0)
+            answers.append(Answer(ids=best.ids, confidence=math.exp(min(mean, 0.0)), ended=best.ended))
+        return answers
+
+    def sample(self, row: Row, prediction: Prediction) -> Sample:
+        """The source, what was written, and the first target."""
+        return Sample(
+            given=self.source(row), output=prediction.text, truth=next(iter(self.targets(row)), None)
+        )
+
+    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+        """The typed text is the source."""
+        return {self.inputs[0]: typed[0]}
+
+
+def check_text(value: Any, what: str, *, empty: bool = False) -> None:
+    """Refuse what is not text, and text of blanks alone unless `empty`.
+
+    Raises:
+        DataError: what it is, and what to do.
+    """
+    if not isinstance(value, str):
+        found = "missing" if value is None else f"of type {type(value).__name__}"
+        raise DataError(f"{what} is {found}", "text", "correct or leave out the row, or map another column")
+    if not empty and not value.strip():
+        raise DataError(f"{what} is empty", "text", "leave out the row, or map another column")

@@ -1,0 +1,155 @@
+"""Dialogues as tokens: whose turn it is, what of it is learnt, and which turns are read where not all fit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datamodules.corruption import IGNORE
+from datamodules.errors import DataError
+from datamodules.tokenizer import Tokenizer
+from pipeline.tasks.finetuning import Feature, Row
+
+Ids = npt.NDArray[np.int64]
+
+_EXPECTED = "a list of texts (the user's first), or of {role: user | assistant | system, text: ...}"
+_REMEDY = "correct the row, or map another column to turns"
+_ROLES = {"user": "user", "assistant": "assistant", "bot": "assistant", "system": "system"}
+
+
+class Turn(NamedTuple):
+    """What one side said."""
+
+    role: str
+    text: str
+
+
+def turns_of(row: Row, where: str) -> list[Turn]:
+    """The dialogue of a row; what one side said twice in a row is joined by a line end.
+
+    Plain texts are of the user and the assistant in turn. `role: system` is an instruction. Under the key
+    `speaker`, as in corpora of dialogue systems, `system` is who answers.
+
+    Raises:
+        DataError: there is no turn, or one of an unknown role or without text.
+    """
+    turns = row.get("turns")
+    if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence | np.ndarray):
+        raise DataError(f"{where}: turns is {_kind(turns)}", _EXPECTED, _REMEDY)
+    if not len(turns):
+        raise DataError(f"{where}: turns is empty", _EXPECTED, _REMEDY)
+    joined: list[Turn] = []
+    for number, turn in enumerate(turns):
+        read = _turn(turn, number, f"{where}, turn {number + 1}")
+        if joined and joined[-1].role == read.role:
+            read = Turn(read.role, f"{joined.pop().text}\n{read.text}")
+        joined.append(read)
+    return joined
+
+
+def _turn(turn: Any, number: int, where: str) -> Turn:
+    if isinstance(turn, str):
+        return Turn(("user", "assistant")[number % 2], turn)
+    if not isinstance(turn, Mapping):
+        raise DataError(f"{where} is {_kind(turn)}", _EXPECTED, _REMEDY)
+    speaker, text = turn.get("speaker"), turn.get("text")
+    said = turn.get("role") if speaker is None else speaker
+    role = _ROLES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
+        raise DataError(f"{where} has the role {said!r}", "user, assistant (or bot) or system", _REMEDY)
+    if not isinstance(text, str):
+        raise DataError(f"{where}: text is {_kind(text)}", "text", _REMEDY)
+    return Turn("assistant" if role == "system" and speaker is not None else role, text)
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A dialogue as tokens: `<user> text <assistant> reply <eos> <user> ...`.
+
+    Args:
+        head: `<bos>`, and the instruction that the dialogue opens with: read before whatever is kept.
+        ids: all turns after that, one after another.
+        learnt: whether each of `ids` is of a reply or ends it.
+        starts: where each turn begins in `ids`.
+    """
+
+    head: Ids
+    ids: Ids
+    learnt: npt.NDArray[np.bool_]
+    starts: Ids
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn], tokenizer: Tokenizer, *, limit: int) -> "Stream":
+        """Encode turns; an instruction longer than a quarter of `limit` keeps its beginning."""
+        opening = turns[:1] if turns[:1] and turns[0].role == "system" else []
+        texts = tokenizer.encode_batch([turn.text for turn in turns])
+        encoded = [_framed(turn.role, ids, tokenizer) for turn, ids in zip(turns, texts, strict=True)]
+        head = np.concatenate(([tokenizer.bos_id], *encoded[: len(opening)]))[: max(limit // 4, 1)]
+        parts = encoded[len(opening) :]
+        replies = [turn.role == "assistant" for turn in turns[len(opening) :]]
+        learnt = [
+            np.arange(len(part)) > 0 if reply else np.zeros(len(part), bool)
+            for part, reply in zip(parts, replies, strict=True)
+        ]
+        lengths = np.array([0, *map(len, parts)])
+        return cls(
+            head.astype(np.int64),
+            np.concatenate([np.zeros(0, np.int64), *parts]),
+            np.concatenate([np.zeros(0, bool), *learnt]),
+            np.cumsum(lengths)[:-1],
+        )
+
+    def prompt(self, tokenizer: Tokenizer, *, limit: int, reserve: int) -> list[int]:
+        """What a reply goes on from: the latest turns and `<assistant>`, with room for `reserve` tokens."""
+        ids = np.append(self.ids, tokenizer.special_id("<assistant>"))
+        first = self._oldest(len(ids), max(limit + 1 - reserve - len(self.head), 1))
+        return [*self.head.tolist(), *ids[first:].tolist()]
+
+    def features(self, *, limit: int) -> list[Feature]:
+        """Examples of at most `limit` tokens in which each token of each reply is labelled just once.
+
+        A dialogue that fits is one example. A longer one is several: each has as many whole replies as fit
+        after the turns before them, which take three quarters of the room, and more before the last replies.
+        """
+        return [self._feature(*window) for window in self._windows(limit + 1 - len(self.head))]
+
+    def _windows(self, room: int) -> Iterator[tuple[int, int, int]]:
+        """(begin, first token to be learnt, end) of each example."""
+        learnt = np.flatnonzero(self.learnt)
+        ends = learnt[np.diff(learnt, append=-1) != 1] + 1
+        n_done = 0
+        while n_done < len(learnt):
+            first = int(learnt[n_done])
+            reply = int(ends[np.searchsorted(ends, first, side="right")]) - first
+            ahead = max(min(reply, room // 2), min(int(ends[-1]) - first, room // 4))
+            begin = self._oldest(first, room - ahead)
+            whole = ends[(ends > first) & (ends <= begin + room)]
+            end = int(whole[-1]) if len(whole) else begin + room
+            yield begin, first, end
+            n_done = int(np.searchsorted(learnt, end))
+
+    def _oldest(self, end: int, room: int) -> int:
+        """Where to begin so that at most `room` tokens stand before `end`.
+
+        Whole turns are dropped, unless that left over a quarter of the room empty: then a part of one is.
+        """
+        lowest = max(end - room, 0)
+        after = self.starts[np.searchsorted(self.starts, lowest) :]
+        return int(after[0]) if len(after) and after[0] <= lowest + room // 4 else lowest
+
+    def _feature(self, begin: int, first: int, end: int) -> Feature:
+        ids = np.concatenate((self.head, self.ids[begin:end]))
+        learnt = self.learnt[begin:end] & (np.arange(begin, end) >= first)
+        labels = np.where(np.concatenate((np.zeros(len(self.head), bool), learnt)), ids, IGNORE)
+        return {"input_ids": ids[:-1], "labels": labels[1:]}
+
+
+def _framed(role: str, ids: npt.NDArray[np.int32], tokenizer: Tokenizer) -> Ids:
+    end = [tokenizer.eos_id] if role == "assistant" else []
+    return np.concatenate(([tokenizer.special_id(f"<{role}>")], ids, end)).astype(np.int64)

@@ -1,0 +1,170 @@
+"""What the tasks share whose model writes: labelled batches, the smoothed loss, room for answers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from datamodules.collate import Batch
+from datamodules.corruption import IGNORE
+from datamodules.features import pad
+from datamodules.tokenizer import Tokenizer
+from modules.decoding import evaluating
+from modules.losses import CHUNK_TOKENS, labelled_positions, token_loss
+from modules.model import Model
+from pipeline.tasks.base import TokenObjective
+from pipeline.tasks.finetuning import Feature
+
+#: What each array of a feature is padded with.
+_PADDING = {"input_ids": Tokenizer.pad_id, "decoder_input_ids": Tokenizer.pad_id, "labels": IGNORE}
+
+
+def collate_labelled(features: Sequence[Feature]) -> Batch:
+    """Pad features (`input_ids`, `labels` and, for an encoder-decoder, `decoder_input_ids`) to a batch.
+
+    A mask is there for a side that has padding, and `label_index` tells where the labels are.
+    """
+    arrays = {name: [feature[name] for feature in features] for name in features[0]}
+    padded = {name: pad(values, value=_PADDING[name]) for name, values in arrays.items()}
+    batch = {name: torch.from_numpy(values) for name, values in padded.items()}
+    for prefix in ("", "decoder_"):
+        name = f"{prefix}input_ids"
+        if name in padded:
+            width = padded[name].shape[1]
+            real = np.arange(width) < np.array([len(values) for values in arrays[name]])[:, None]
+            if not real.all():
+                batch[f"{prefix}attention_mask"] = torch.from_numpy(real.astype(np.int64))
+    batch["label_index"] = torch.from_numpy(np.flatnonzero(padded["labels"].reshape(-1) != IGNORE))
+    return batch
+
+
+class SmoothedObjective(TokenObjective):
+    """Trains with smoothed labels, and measures without.
+
+    Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
+        """Sum of the smoothed losses in nats, and how many tokens they belong to."""
+        return token_loss(
+            model.hidden(batch),
+            model.head,
+            batch["labels"],
+            batch["label_index"],
+            label_smoothing=self.label_smoothing,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The ids of an answer without its end, how sure the model is, and whether it has ended by itself."""
+
+    ids: Sequence[int]
+    confidence: float | None = None
+    ended: bool = True
+
+
+#: Prompts of one batch, and the most tokens that each may be answered with -> their answers.
+Writer = Callable[[list[list[int]], int], list[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How long answers may be: what a prompt leaves of what the backbone reads, and no more than asked for.
+
+    An answer is mostly short: at first a prompt is cut so that an eighth of the room is left. Only where the
+    answer does not end in what is left, it is written again after a prompt that leaves more, up to half.
+
+    Args:
+        left: tokens of a prompt -> how many can be written after it.
+        most_tokens: the longest answer that is asked for, its <eos> included.
+        limit: tokens that the backbone reads.
+    """
+
+    left: Callable[[int], int]
+    most_tokens: int
+    limit: int
+
+    @property
+    def steps(self) -> list[int]:
+        """What prompts leave at least, at first and each time again: doubled from an eighth to a half."""
+        steps = [max(self.limit // 8, 1)]
+        while 2 * steps[-1] <= self.limit // 2:
+            steps.append(2 * steps[-1])
+        return sorted({min(step, self.most_tokens) for step in steps})
+
+    def answers(
+        self, prompts: Callable[[int, int], list[int]], n_rows: int, write: Writer, *, batch_size: int
+    ) -> list[Answer]:
+        """The answer to each row, each from its own prompt alone; batches are of prompts of similar length.
+
+        Args:
+            prompts: (row, tokens to leave) -> the prompt of the row.
+            n_rows: how many rows there are.
+            write: answers a batch.
+            batch_size: rows of a batch.
+        """
+        answers: dict[int, Answer] = {}
+        allowed: dict[int, int] = {}
+        for reserve in self.steps:
+            pending = [
+                row
+                for row in range(n_rows)
+                if row not in answers or (not answers[row].ended and allowed[row] < reserve)
+            ]
+            made = {row: prompts(row, reserve) for row in pending}
+            allowed |= {row: self._allowed(len(prompt)) for row, prompt in made.items()}
+            for batch in _batches(made, allowed, batch_size):
+                written = write([made[row] for row in batch], allowed[batch[0]])
+                answers.update(zip(batch, written, strict=True))
+        return [answers[row] for row in range(n_rows)]
+
+    def _allowed(self, n_prompt: int) -> int:
+        """One of a few lengths, by the prompt alone: a row's neighbours have no say in its answer."""
+        left = self.left(n_prompt)
+        return max(step for step in (*self.steps, self.most_tokens) if step <= left)
+
+
+def _batches(
+    prompts: Mapping[int, Sequence[int]], allowed: Mapping[int, int], batch_size: int
+) -> Iterator[list[int]]:
+    """Rows that may be answered equally long, the shortest prompts first."""
+    ordered = sorted(prompts, key=lambda row: (allowed[row], len(prompts[row])))
+    for _, group in groupby(ordered, key=lambda row: allowed[row]):
+        rows = list(group)
+        yield from (rows[first : first + batch_size] for first in range(0, len(rows), batch_size))
+
+
+def forbidden_ids(tokenizer: Tokenizer) -> list[int]:
+    """What no answer may hold: every special token but the end."""
+    return [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
+
+
+@torch.no_grad()
+def label_totals(model: Model, batch: Batch) -> npt.NDArray[np.float64]:
+    """Of each row's labels: their nats, how many they are, and how many are the likeliest token (B, 3)."""
+    device = model.backbone.embedding.weight.device
+    with evaluating(model), torch.autocast(device.type, enabled=False):
+        hidden = model.hidden({name: tensor.to(device) for name, tensor in batch.items()})
+        rows, targets, n_labels = labelled_positions(
+            hidden, batch["labels"].to(device), batch["label_index"].to(device)
+        )
+        found = []
+        for chunk, labels in zip(*(torch.split(part, CHUNK_TOKENS) for part in (rows, targets)), strict=True):
+            logits = model.head(chunk).float()
+            nats = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+            found.append(torch.stack((nats, torch.ones_like(nats), (logits.argmax(-1) == labels).float()), 1))
+    values = torch.cat(found)[:n_labels].double().cpu().numpy()
+    totals = np.zeros((len(batch["labels"]), 3))
+    np.add.at(totals, batch["label_index"].numpy() // batch["labels"].shape[1], values)
+    return totals

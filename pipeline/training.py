@@ -1,0 +1,192 @@
+"""What every stage that trains shares: how its run is tracked, its callbacks, the bundles that come of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from omegaconf import DictConfig
+
+from datamodules.tokenizer import Tokenizer
+from modules.lit_module import LitModule, Objective
+from modules.model import Model
+from pipeline import build
+from pipeline.bundle import Bundle, load_bundle, save_bundle
+from pipeline.callbacks.averaging import EMA
+from pipeline.callbacks.guard import NonFiniteGuard
+from pipeline.callbacks.limits import FinalValidation, TimeBudget
+from pipeline.callbacks.preemption import Preemption
+from pipeline.callbacks.samples import Samples
+from pipeline.callbacks.seeding import StepSeed
+from pipeline.callbacks.throughput import Throughput
+from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
+from pipeline.config import config_hash, to_plain
+from pipeline.progress import ProgressBar
+from pipeline.runs import NOT_IDENTITY, RunFolder
+from pipeline.tasks.base import Sample
+from pipeline.tracking import Run, RunCard, start_run
+from pipeline.tracking.logger import TrackingLogger
+from pipeline.trainer import TrainerOptions, build_trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: what is trained, on what, and what is looked at on the way.
+
+    Args:
+        model: trained in place.
+        objective: what is minimised.
+        data: its batches.
+        rows_per_epoch: rows of the training set.
+        samples: shows what the model does, at each validation.
+        show: gets the step and these samples.
+        monitor: the validation metric that decides which weights are the best.
+        mode: whether a smaller or a larger value of it is better.
+        callbacks: what else happens; those that log validation metrics come before what reads them.
+    """
+
+    model: Model
+    objective: Objective
+    data: L.LightningDataModule
+    rows_per_epoch: int
+    samples: Callable[[], list[Sample]]
+    show: Callable[[int, list[Sample]], None]
+    monitor: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+    callbacks: Sequence[Callback] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleParts:
+    """What goes into the bundles of a training, beside the weights and metrics of each."""
+
+    model: Model
+    tokenizer: Tokenizer
+    model_config: Mapping[str, Any]
+    task_config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+def track(config: DictConfig, run: RunFolder, **tags: str) -> Run:
+    """Begin to record the run, or go on with its record."""
+    card = RunCard(
+        stage=config.stage.name,
+        name=run.name,
+        config=to_plain(config),
+        seed=config.seed,
+        tags={key: str(value) for key, value in config.choices.items() if value is not None} | tags,
+    )
+    tracking = build.construct(config.tracking)
+    return start_run(card, options=tracking, run_folder=run.path, project_folder=Path.cwd())
+
+
+def train(
+    config: DictConfig, options: TrainerOptions, training: Training, run: RunFolder, tracked: Run
+) -> Checkpoints:
+    """Fit; what came of it lies in the checkpoints."""
+    checkpoints = Checkpoints(
+        run.checkpoints,
+        every_n_steps=options.checkpoint_interval_steps,
+        monitor=training.monitor,
+        mode=training.mode,
+    )
+    trainer = build_trainer(
+        options,
+        callbacks=_callbacks(config, options, training, checkpoints),
+        logger=TrackingLogger(tracked),
+    )
+    module = LitModule(
+        training.model,
+        training.objective,
+        optimizer=build.construct(config.optimizer),
+        schedule=build.construct(config.schedule),
+        max_steps=options.max_steps,
+        compile=options.compile,
+    )
+    trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)
+    return checkpoints
+
+
+def _callbacks(
+    config: DictConfig, options: TrainerOptions, training: Training, checkpoints: Checkpoints
+) -> list[Callback]:
+    budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
+    return [
+        StepSeed(config.seed),
+        *([EMA(options.ema_decay)] if options.ema_decay is not None else []),
+        NonFiniteGuard(),
+        Throughput(rows_per_epoch=training.rows_per_epoch),
+        ProgressBar(f"{config.stage.name} {config.choices.task}", time_budget=budget),
+        FinalValidation(),
+        *([budget] if budget else []),
+        *training.callbacks,
+        *(
+            [EarlyStopping(training.monitor, mode=training.mode, patience=options.patience)]
+            if options.patience
+            else []
+        ),
+        Samples(training.samples, training.show),
+        checkpoints,
+        Preemption(checkpoints),
+    ]
+
+
+def load_weights(model: Model, checkpoint: Path) -> int:
+    """Put the weights of a checkpoint into `model`; gives the step that they are of."""
+    state = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    prefix = "model."
+    weights = {
+        key.removeprefix(prefix): value
+        for key, value in state["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    model.load_state_dict(weights)
+    return int(state["global_step"])
+
+
+def export(
+    config: DictConfig,
+    run: RunFolder,
+    tracked: Run,
+    checkpoints: Checkpoints,
+    parts: BundleParts,
+    *,
+    best_metrics: Mapping[str, float] | None = None,
+) -> Bundle:
+    """Write the bundles `last` and `best` from their checkpoints, record them, and read the best one back.
+
+    `best_metrics` were measured on the best weights after training.
+    """
+    both = (
+        ("last", checkpoints.last_path, checkpoints.last_metrics),
+        ("best", checkpoints.best_path, {**checkpoints.best_metrics, **(best_metrics or {})}),
+    )
+    for name, file, metrics in both:
+        step = load_weights(parts.model, file)
+        save_bundle(
+            run.bundles / name,
+            model=parts.model,
+            tokenizer=parts.tokenizer,
+            model_config=parts.model_config,
+            task_config=parts.task_config,
+            config=to_plain(config),
+            provenance={**parts.provenance, **_origin(config, run, tracked), "step": step},
+            metrics=metrics,
+        )
+        tracked.log_bundle(run.bundles / name, name=name, step=step, metrics=metrics)
+    return load_bundle(run.bundles / "best")
+
+
+def _origin(config: DictConfig, run: RunFolder, tracked: Run) -> dict[str, Any]:
+    """Which run made a bundle, and of what: enough to make it again."""
+    return {
+        "run": run.name,
+        "run_id": tracked.run_id,
+        "stage": config.stage.name,
+        "seed": config.seed,
+        "config": config_hash(config, without=NOT_IDENTITY),
+        "init_from": config.init_from,
+        "code": dict(tracked.provenance),
+    }

@@ -1,0 +1,143 @@
+"""Fine-tuning as a user does it: one bundle, five tasks; evaluate, predict, ask; and what is refused."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import QUICK, Outcome
+
+Call = Callable[..., Outcome]
+TASKS = ("classify", "qa", "translate", "summarize", "chat")
+STORY = ("data.n_train_rows=60", "data.n_validation_rows=12")
+FEW = (*STORY, "data.n_test_rows=12")
+
+
+@pytest.fixture
+def pretrained(run: Call) -> str:
+    """The name of a small causal bundle."""
+    done = run("pretrain", *QUICK, *STORY, "name=base", "tokenizer.vocab_size=600", "size.max_seq_len=256")
+    assert done.code == 0, done.err
+    return "base"
+
+
+def reviews(path: Path, labels: list[str]) -> Path:
+    """A file of labelled texts."""
+    rows = [{"sentence": f"text number {i} is {label}", "mood": label} for i, label in enumerate(labels)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def files(train: Path, *more: str) -> tuple[str, ...]:
+    return (
+        "data=files",
+        f"data.train={train}",
+        "data.columns.text=sentence",
+        "data.columns.label=mood",
+        *more,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_one_causal_bundle_feeds_every_task_and_each_can_be_evaluated(
+    run: Call, pretrained: str, task: str
+) -> None:
+    done = run("finetune", f"task={task}", *QUICK, *FEW)
+    assert done.code == 0, done.err
+    bundle = Path(done.result["bundle"])
+    provenance = json.loads((bundle / "provenance.json").read_text())
+    assert provenance["parent"]["run"] == pretrained
+    tested = {key: value for key, value in done.result["metrics"].items() if key.startswith("test/")}
+    assert tested
+    again = run("evaluate", f"task={task}", "tracking=off", *FEW, "trainer.batch_size=4")
+    assert again.code == 0, again.err
+    assert again.result["metrics"] == pytest.approx(tested, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_bundle_of_another_task_or_arrangement_is_refused_with_what_can_serve(
+    run: Call, pretrained: str
+) -> None:
+    assert run("pretrain", "task=masked_lm", *QUICK, *STORY, "name=reader").code == 0
+    refused = run("finetune", "task=translate", *QUICK, "init_from=reader")
+    assert refused.code == 2
+    assert "holds an Encoder" in refused.error
+    assert "EncoderDecoder or a Decoder" in refused.error or "EncoderDecoder or Decoder" in refused.error
+    assert f"INIT={pretrained}" in refused.error
+    wrong = run("evaluate", "task=classify", "tracking=off", f"bundle={pretrained}")
+    assert wrong.code == 2
+    assert "was trained for CausalLM" in wrong.error
+
+
+@pytest.mark.slow
+def test_rows_of_a_file_are_learnt_predicted_and_asked(
+    run: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = reviews(tmp_path / "train.jsonl", ["good", "bad"] * 40)
+    done = run("finetune", "task=classify", *QUICK, "init_from=none", "tokenizer=bytes", *files(train))
+    assert done.code == 0, done.err
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"sentence": "text number 3 is bad"}\n{"sentence": ""}\n')
+    done = run("predict", "task=classify", f"input={rows}", "columns.text=sentence")
+    assert done.code == 0, done.err
+    answers = [json.loads(line) for line in (tmp_path / "rows.predictions.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers] == ["text number 3 is bad", ""]
+    assert all(answer["prediction"]["text"] in ("good", "bad") for answer in answers)
+    monkeypatch.setattr("sys.stdin", io.StringIO("text number 8 is good\n\n"))
+    done = run("try", "task=classify")
+    assert done.code == 0, done.err
+    assert done.out.count("sure)") == 2
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_is_resumed_ends_with_the_same_weights(run: Call, tmp_path: Path) -> None:
+    train = reviews(tmp_path / "train.jsonl", ["good", "bad"] * 40)
+    common = ("finetune", "task=classify", *QUICK, "init_from=none", "tokenizer=bytes", *files(train))
+    whole = run(*common, "name=whole")
+    assert whole.code == 0, whole.err
+    assert run(*common, "name=halves", "trainer.max_steps=10", "schedule=constant").code == 0
+    # A longer schedule is another run: the same options again, stopped in the middle by its time budget.
+    assert run(*common, "name=parts", "trainer.time_budget_s=0.001").code == 0
+    resumed = run(*common, "resume=parts")
+    assert resumed.code == 0, resumed.err
+    ends = [Path(f"runs/{name}/bundles/last/model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert ends[0] == ends[1]
+
+
+def test_fine_tuning_needs_a_bundle_or_nothing(run: Call) -> None:
+    refused = run("finetune", "task=classify", *QUICK)
+    assert refused.code == 2
+    assert "no finished pretraining bundle" in refused.error
+    assert "INIT=none" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("stage", "task", "command"),
+    [("pretrain", "classify", "make finetune-classify"), ("finetune", "denoise", "make pretrain-denoise")],
+)
+def test_a_task_of_the_other_kind_is_refused_with_its_command(
+    run: Call, stage: str, task: str, command: str
+) -> None:
+    refused = run(stage, f"task={task}", *QUICK)
+    assert refused.code == 2
+    assert command in refused.error
+
+
+def test_a_label_that_training_lacks_is_named(run: Call, tmp_path: Path) -> None:
+    train = reviews(tmp_path / "train.jsonl", ["good", "bad"] * 10)
+    held_out = reviews(tmp_path / "held-out.jsonl", ["good", "odd"])
+    refused = run(
+        "finetune", "task=classify", *QUICK, "init_from=none", *files(train, f"data.validation={held_out}")
+    )
+    assert refused.code == 2
+    assert "odd" in refused.error
+
+
+def test_one_class_only_is_refused(run: Call, tmp_path: Path) -> None:
+    train = reviews(tmp_path / "train.jsonl", ["good"] * 20)
+    refused = run("finetune", "task=classify", *QUICK, "init_from=none", *files(train))
+    assert refused.code == 2
+    assert "good" in refused.error
