@@ -13,10 +13,14 @@ RUN := $(BIN)/python -m pipeline
 quote = '$(subst ','\'',$(1))'
 text = '$(subst $${,\$${,$(subst ',\',$(1)))'
 
+# option: KEY=VARIABLE as one override, where the variable is set.
+key = $(firstword $(subst =, ,$(1)))
+variable = $(value $(lastword $(subst =, ,$(1))))
+option = $(if $(call variable,$(1)),$(call quote,$(call key,$(1))=$(call text,$(call variable,$(1)))))
+
 # Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
-OPTIONS := $(if $(DATA),data=$(DATA)) $(if $(INIT),$(call quote,init_from=$(INIT))) \
-           $(if $(BUNDLE),$(call quote,bundle=$(BUNDLE))) \
-           $(if $(INPUT),$(call quote,input=$(INPUT))) $(if $(OUTPUT),$(call quote,output=$(OUTPUT))) \
+OPTIONS := $(if $(DATA),data=$(DATA)) \
+           $(foreach name,init_from=INIT bundle=BUNDLE input=INPUT output=OUTPUT,$(call option,$(name))) \
            $(if $(RESUME),resume=$(if $(filter 1,$(RESUME)),true,$(RESUME)))
 
 .PHONY: help

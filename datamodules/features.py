@@ -74,9 +74,13 @@ class Features:
     def lengths(self) -> Ints:
         """How many integers (N,) each example has under all names together: what batches are sorted by."""
         total = np.zeros(len(self), np.int64)
-        for offsets in self.offsets.values():
-            total += np.diff(offsets)
+        for name in self.offsets:
+            total += self.lengths_of(name)
         return total
+
+    def lengths_of(self, name: str) -> Ints:
+        """How many integers (N,) each example has under a name."""
+        return np.diff(self.offsets[name])
 
     def take(self, indices: npt.ArrayLike) -> list[Feature]:
         """Give these examples as int64 arrays of their own."""

@@ -263,6 +263,12 @@ def build_head(node: Mapping[str, Any], backbone: Transformer) -> torch.nn.Modul
     return head
 
 
+def head_node(head: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's head with those options of the `present` one that it takes too, such as a soft cap."""
+    taken = inspect.signature(target_of(head["_target_"], "model.head")).parameters
+    return {**{key: value for key, value in present.items() if key in taken}, **head}
+
+
 def _assemble(model_config: Mapping[str, Any], *, vocab_size: int) -> Model:
     backbone = construct(model_config["backbone"], vocab_size=vocab_size)
     return Model(backbone, build_head(model_config["head"], backbone))

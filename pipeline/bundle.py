@@ -15,7 +15,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,16 +108,10 @@ def load_bundle(folder: Path) -> Bundle:
     """Read a finished bundle and check every file against its hash; weights are on the CPU, in eval mode.
 
     Raises:
-        BundleError: if the folder is missing, unfinished, damaged, or names code outside this project.
+        BundleError: if the folder is missing, unfinished, damaged, names code outside this project, or has
+            another tokenizer than its weights were trained with.
     """
-    done = read_done(folder)
-    for name, digest in done.items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
-            raise BundleError(
-                f"{folder / name} is not the file that was saved",
-                f"sha256 {digest[:12]}…",
-                "train again, or restore the bundle from a copy",
-            )
+    check_files(folder)
     parts = {
         name: json.loads((folder / f"{name}.json").read_text())
         for name in ("model", "task", "provenance", "metrics")
@@ -125,6 +119,7 @@ def load_bundle(folder: Path) -> Bundle:
     for name in ("model", "task"):
         _check_targets(parts[name], folder / f"{name}.json")
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    _check_tokenizer(tokenizer, parts["provenance"], folder)
     with torch.random.fork_rng(devices=[]):
         model = build.build_model(parts["model"], tokenizer)
     load_model(model, str(folder / "model.safetensors"))
@@ -139,6 +134,33 @@ def load_bundle(folder: Path) -> Bundle:
         provenance=parts["provenance"],
         metrics=parts["metrics"],
     )
+
+
+def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
+    """Compare the files of a finished bundle with their hashes, less those in `without`.
+
+    Raises:
+        BundleError: the folder is missing or unfinished, or a file is gone or not the one that was saved.
+    """
+    for name, digest in read_done(folder).items():
+        if name not in without and (not (folder / name).is_file() or _sha256(folder / name) != digest):
+            raise BundleError(
+                f"{folder / name} is not the file that was saved",
+                f"sha256 {digest[:12]}…",
+                "train again, or restore the bundle from a copy",
+            )
+
+
+def parent_of(start: Bundle | None) -> dict[str, Any] | None:
+    """What a bundle records of the one it was trained from: its origin too, lest that one is deleted."""
+    if start is None:
+        return None
+    return {
+        "run": start.provenance["run"],
+        "bundle": str(start.folder),
+        "digest": digest(start.folder),
+        "provenance": start.provenance,
+    }
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -183,6 +205,17 @@ def is_finished(folder: Path) -> bool:
 def digest(folder: Path) -> str:
     """One hash for the whole bundle."""
     return _sha256(folder / DONE)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, provenance: Mapping[str, Any], folder: Path) -> None:
+    """Ids mean nothing to weights that were trained with others."""
+    trained_with = provenance.get("tokenizer")
+    if trained_with not in (None, tokenizer.digest):
+        raise BundleError(
+            f"{folder / 'tokenizer.json'} is another tokenizer (sha256 {tokenizer.digest})",
+            f"the one that the weights were trained with (sha256 {trained_with})",
+            "put that tokenizer.json back, or train again",
+        )
 
 
 def _check_targets(node: Any, file: Path) -> None:

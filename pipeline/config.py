@@ -26,6 +26,9 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 #: Groups and keys that describe what a bundle holds.
 BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
 
+#: `init_from` of a fine-tuning that starts from nothing.
+NOTHING = "none"
+
 #: Parameters that only the data can tell; `pipeline.build` gives them, a yaml never does.
 LATE_PARAMETERS = frozenset({"model.backbone.vocab_size", "model.head.embedding"})
 
@@ -73,8 +76,14 @@ class Root:
     packing: Literal["concat", "whole"] = "concat"
     prompts: list[str] | None = None
     log_corpus_text: bool = False
+    runs: list[str] | None = None
     input: str | None = None
     output: str | None = None
+    run: str | None = None
+    model_name: str | None = None
+    alias: str = "challenger"
+    fix: bool = False
+    deep: bool = False
     columns: dict[str, str] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
 
@@ -137,7 +146,7 @@ def _title_of(file: Path) -> str:
     return next(line for line in lines if not line.startswith("# @package")).lstrip("# ")
 
 
-def _keys_used(stage: str) -> list[str]:
+def keys_used(stage: str) -> list[str]:
     """The groups and keys that a stage reads."""
     node = OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml")
     return list(OmegaConf.select(node, "stage", default=node).uses)
@@ -151,7 +160,7 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
         words = [*stages, "show-config"]
         remedy = _suggest(stage, words, "see `make help`")
         raise ConfigError(f"unknown stage '{stage}'", f"one of {', '.join(words)}", remedy)
-    used = _keys_used(stage)
+    used = keys_used(stage)
     for override in overrides:
         group = override.key_or_group
         top = group.split(".")[0].split("@")[0]
@@ -163,20 +172,27 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
         if group in options and isinstance(value, str) and value not in options[group]:
             expected = f"one of {', '.join(options[group])}"
             raise ConfigError(f"{group}={value}: no such option", expected, _suggest(value, options[group]))
-    _check_start(overrides)
+    _check_start(stage, overrides)
 
 
-def _check_start(overrides: Sequence[Override]) -> None:
-    """Refuse a model or a tokenizer beside `init_from`: both come from the bundle."""
+def _check_start(stage: str, overrides: Sequence[Override]) -> None:
+    """Refuse a model or a tokenizer beside a bundle: both come from it. Only a tokenizer's file may be named.
+
+    `finetune` starts from a bundle unless `init_from=none`, `pretrain` only where `init_from` is given.
+    """
     given = {override.key_or_group: override.value() for override in overrides}
-    if given.get("init_from") is None:
+    start = given.get("init_from")
+    if start == (NOTHING if stage == "finetune" else None):
         return
+    from_file = given.get("tokenizer") == "file"  # its digest is compared when the bundle is read
     for key in given:
-        if key.split(".")[0] in BUNDLE_KEYS:
+        if key.split(".")[0] in BUNDLE_KEYS and not (from_file and key.split(".")[0] == "tokenizer"):
+            beside = "init_from is not none" if start is None else f"so is init_from={start}"
+            remedy = "give init_from=none" if start is None else "leave out init_from"
             raise ConfigError(
-                f"{key} is given, and so is init_from={given['init_from']}",
+                f"{key} is given, and {beside}",
                 "model and tokenizer from the bundle, as they are",
-                f"leave out {key}, or leave out init_from",
+                f"leave out {key}, or {remedy}",
             )
 
 

@@ -1,7 +1,10 @@
 """A fine-tuned model's answers to rows, what they score, and what people look at."""
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +21,9 @@ from pipeline.tracking import Run
 #: Answers that a summary shows, and the worst answers that the error table lists.
 N_SAMPLES = 5
 N_ERRORS = 50
+
+#: The file of a run's folder that says how each row was answered.
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,47 @@ def errors_markdown(errors: Sequence[tuple[int, Sample, float]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
+
+
+def save_evaluation(folder: Path, evaluation: Evaluation, *, corpus: str, split: str) -> None:
+    """Keep in a run's folder what each row scored, for `compare` to pair with another run's; no text."""
+    task = evaluation.task
+    scores = task.row_scores(evaluation.predictions, evaluation.rows)
+    mean = float(scores.mean())
+    same = [name for name, score in evaluation.scores.items() if abs(score.value - mean) < 1e-9]
+    record = {
+        "task": type(task).__name__,
+        "metric": task.metric,
+        "higher_is_better": task.higher_is_better,
+        "corpus": corpus,
+        "split": split,
+        "metrics": {name: asdict(score) for name, score in evaluation.scores.items()},
+        "row_metric": task.metric if task.metric in same else next(iter(same), None),
+        "rows": [row_digest(row) for row in evaluation.rows],
+        "row_scores": scores.tolist(),
+    }
+    _write(folder / EVALUATION, record)
+
+
+def save_metrics(
+    folder: Path, metrics: Mapping[str, float], *, task: object, corpus: str, split: str
+) -> None:
+    """Keep in a run's folder what a language model scored, on all rows together."""
+    values = {name.partition("/")[2] or name: {"value": value} for name, value in metrics.items()}
+    record = {"task": type(task).__name__, "corpus": corpus, "split": split, "metrics": values}
+    _write(folder / EVALUATION, record)
+
+
+def _write(file: Path, record: Mapping[str, Any]) -> None:
+    draft = file.with_name(f".{file.name}.draft")
+    draft.write_text(json.dumps(record), encoding="utf-8")
+    os.replace(draft, file)
+
+
+def row_digest(row: Row) -> str:
+    """Sha256 of a row's canonical JSON: half of it, which is enough to tell rows apart."""
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def as_record(row: Row, prediction: Prediction) -> dict[str, Any]:

@@ -8,22 +8,26 @@ from omegaconf import DictConfig
 from pipeline import build, report
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import to_plain
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ConfigError
 from pipeline.runs import find_bundle
 from pipeline.tasks.finetuning import FinetuneTask
 
+#: Stages that no pretrained model can serve.
+ANSWERING = ("predict", "try")
+
 
 def load_asked(config: DictConfig) -> Bundle:
-    """The bundle that the command names: by default the newest of its task, or of pretraining; on its device.
+    """The bundle that the command names: by default the newest that can do what it asks; on its device.
 
     Raises:
         BundleError: there is none, or it was trained for another task.
     """
     wanted = build.construct(config.task) if config.get("task") is not None else None
+    answers = config.stage.name in ANSWERING or isinstance(wanted, FinetuneTask)
     folder = find_bundle(
         config.bundle,
         Path(config.runs_dir),
-        stage="finetune" if isinstance(wanted, FinetuneTask) else "pretrain",
+        stage="finetune" if answers else "pretrain",
         task=None if wanted is None else config.choices.task,
     )
     bundle = load_bundle(folder)
@@ -44,6 +48,7 @@ def asked_task(config: DictConfig, bundle: Bundle) -> FinetuneTask:
 
     Raises:
         BundleError: the bundle is not of a fine-tuned model.
+        ConfigError: the options are those of another head.
     """
     given = {key: value for key, value in to_plain(config.get("task") or {}).items() if key != "_target_"}
     task = build.construct({**bundle.task_config, **given})
@@ -51,4 +56,17 @@ def asked_task(config: DictConfig, bundle: Bundle) -> FinetuneTask:
         raise BundleError(
             f"{bundle.folder} is a pretrained model", "a fine-tuned one", "run `make finetune-TASK` first"
         )
+    _check_head(task, bundle)
     return task
+
+
+def _check_head(task: FinetuneTask, bundle: Bundle) -> None:
+    """A head has the classes and the pooling that it was trained with."""
+    present = bundle.model_config["head"]
+    for key, value in task.head(bundle.model.backbone).items():
+        if present.get(key) != value:
+            raise ConfigError(
+                f"these options of the task ask for a head with {key}={value}",
+                f"{key}={present.get(key)}, as {bundle.folder} was trained",
+                "leave the option out, or fine-tune with it",
+            )

@@ -95,12 +95,13 @@ def show_samples(samples: Sequence[Sample]) -> Group:
     """Samples one below the other; what was given in bold where the output goes on from it."""
     parts: list[Text] = []
     for number, sample in enumerate(samples, 1):
-        if sample.truth is None:
+        if sample.goes_on:
             parts.append(Text.assemble((f"{number}  ", "dim"), (sample.given, "bold"), sample.output))
         else:
             parts.append(Text.assemble((f"{number}  given  ", "dim"), sample.given))
             parts.append(Text.assemble(("   made   ", "dim"), sample.output))
-            parts.append(Text.assemble(("   truth  ", "dim"), sample.truth))
+            if sample.truth is not None:
+                parts.append(Text.assemble(("   truth  ", "dim"), sample.truth))
         parts.append(Text())
     return Group(*parts[:-1])
 
@@ -110,10 +111,11 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
     blocks = []
     for number, sample in enumerate(samples, 1):
         lines = [f"## {number}", ""]
-        if sample.truth is None:
+        if sample.goes_on:
             lines += [f"**{sample.given}**{sample.output}" if sample.given else sample.output]
         else:
-            lines += [f"Given: {sample.given}", "", f"Made: {sample.output}", "", f"Truth: {sample.truth}"]
+            lines += [f"Given: {sample.given}", "", f"Made: {sample.output}"]
+            lines += ["", f"Truth: {sample.truth}"] if sample.truth is not None else []
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
@@ -142,7 +144,8 @@ def describe_rows(train: TokenRows, validation: TokenRows) -> str:
 
 def describe_features(train: Features, validation: Features) -> str:
     """How many examples there are, and how long."""
-    mean, longest = train.lengths.mean(), train.lengths.max()
+    lengths = train.lengths_of("input_ids")
+    mean, longest = lengths.mean(), lengths.max()
     return (
         f"{len(train):,} to train on, of {mean:.0f} tokens on average and {longest:,} at most, "
         f"{len(validation):,} to validate on"

@@ -41,6 +41,7 @@ FIXED = (
     "cleaning",
     "packing",
     "optimizer",
+    "freezing",
     "init_from",
     "trainer.batch_size",
     "trainer.accumulate",

@@ -1,21 +1,23 @@
 """What a training starts from: a bundle that fits, and the configuration with that bundle's model in it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from modules.transformer import Transformer
-from pipeline import bundle
+from pipeline import build, bundle, report
 from pipeline.bundle import Bundle, load_bundle
-from pipeline.config import BUNDLE_KEYS, target_of, to_plain
+from pipeline.config import BUNDLE_KEYS, NOTHING, target_of, to_plain
 from pipeline.errors import BundleError
 from pipeline.runs import RunFolder, find_bundle, list_runs
 
-#: `init_from` of a fine-tuning that starts from nothing.
-NOTHING = "none"
+#: The newest bundle that fits, as is taken where none is named.
+LATEST = "latest"
 
 
 def arrangement(folder: Path) -> type[Transformer]:
@@ -44,7 +46,7 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
     if spec == NOTHING:
         return None
     names = " or ".join(kind.__name__ for kind in backbones)
-    if spec is None or spec == "latest":
+    if spec is None or spec == LATEST:
         found = newest_bundle(
             runs_dir, "pretrain", lambda run: arrangement(run.bundles / "best") in backbones
         )
@@ -66,17 +68,71 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
     return folder
 
 
-def with_bundle(config: DictConfig, start: Bundle, **model: Any) -> DictConfig:
-    """The configuration with the bundle's model and tokenizer for its own: what is recorded is true.
+def load_start(config: DictConfig, folder: Path) -> Bundle:
+    """The bundle to start from, with the dropout that the configuration asks for, if it does.
 
-    `model` are parts of the model that differ from the bundle's.
+    Raises:
+        BundleError: `tokenizer=file` names another tokenizer than the bundle's.
+    """
+    start = load_bundle(folder)
+    if config.choices.tokenizer == "file":
+        given = build.construct(config.tokenizer).train([]).digest
+        if given != start.tokenizer.digest:
+            raise BundleError(
+                f"tokenizer.path={config.tokenizer.path} is not the tokenizer of {folder} (sha256 {given})",
+                f"the one that its weights were trained with (sha256 {start.tokenizer.digest})",
+                "leave out tokenizer: it comes from the bundle",
+            )
+    return start if config.get("dropout") is None else _with_dropout(start, config.dropout)
+
+
+def _with_dropout(start: Bundle, dropout: float) -> Bundle:
+    """The bundle built again with another dropout; it has the same weights."""
+    node = _dropped(start.model_config, dropout)
+    with torch.random.fork_rng(devices=[]):
+        model = build.build_model(node, start.tokenizer)
+    model.load_state_dict(start.model.state_dict())
+    return replace(start, model=model.eval(), model_config=node)
+
+
+def _dropped(model: Mapping[str, Any], dropout: float) -> dict[str, Any]:
+    layer = {**model["backbone"]["layer"], "dropout": dropout}
+    return {**model, "backbone": {**model["backbone"], "layer": layer}}
+
+
+def with_bundle(config: DictConfig, start: Bundle) -> DictConfig:
+    """The configuration with the bundle's model and tokenizer for its own, and with the bundle's folder.
+
+    What is recorded is true, and a run is resumed from no other bundle than its own, whatever is the newest.
     """
     theirs = {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
     choices = {key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS}
-    plain = {**to_plain(config), **theirs, "model": {**start.model_config, **model}}
-    made = OmegaConf.create({**plain, "choices": {**plain["choices"], **choices}})
+    plain = {**to_plain(config), **theirs, "model": start.model_config, "init_from": str(start.folder)}
+    return _frozen({**plain, "choices": {**plain["choices"], **choices}})
+
+
+def with_dropout(config: DictConfig) -> DictConfig:
+    """The configuration of a start from nothing, with `dropout` in its model, where it is given."""
+    if config.dropout is None:
+        return config
+    plain = to_plain(config)
+    return _frozen({**plain, "model": _dropped(plain["model"], config.dropout)})
+
+
+def _frozen(plain: Mapping[str, Any]) -> DictConfig:
+    made = OmegaConf.create(dict(plain))
     OmegaConf.set_readonly(made, True)
     return made
+
+
+def describe_start(start: Bundle | None, spec: str | None) -> str:
+    """What a fine-tuning starts from, and why."""
+    if start is None:
+        return "from nothing (INIT=none)"
+    kind = type(start.model.backbone).__name__
+    newest = spec is None or spec == LATEST
+    why = f"the newest pretraining bundle that fits: {_article(kind)}" if newest else "named by INIT"
+    return f"{report.short(start.folder)} ({why})"
 
 
 def load_same_arrangement(config: DictConfig) -> Bundle:
@@ -85,7 +141,7 @@ def load_same_arrangement(config: DictConfig) -> Bundle:
     Raises:
         BundleError: it is of another arrangement than the task trains.
     """
-    start = load_bundle(find_bundle(config.init_from, Path(config.runs_dir)))
+    start = load_start(config, find_bundle(config.init_from, Path(config.runs_dir)))
     has, needs = (
         target.rpartition(".")[2]
         for target in (start.model_config["backbone"]["_target_"], config.model.backbone._target_)

@@ -38,7 +38,7 @@ class TrainerOptions:
         compile: run the model through `torch.compile`.
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
-        patience: validations without a better loss before training stops.
+        patience: validations without a better result (loss, or the task's metric) before training stops.
         time_budget_s: seconds of training, in all parts of a resumed run together.
         val_every_steps: null: five times a run.
         val_rows: validate on the first so many rows; null: on all.
@@ -128,6 +128,8 @@ def _quieten_lightning() -> None:
     """Lightning tells which hardware it found, and advertises; our stages say the former themselves."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A resumed run may have another time budget, or none.
+    warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks")
     # lightning 2.6.6 with torch 2.13
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\)", category=FutureWarning)
 

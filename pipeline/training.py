@@ -1,5 +1,7 @@
 """What every stage that trains shares: how its run is tracked, its callbacks, the bundles that come of it."""
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,8 @@ from pipeline.runs import NOT_IDENTITY, RunFolder
 from pipeline.tasks.base import Sample
 from pipeline.tracking import Run, RunCard, start_run
 from pipeline.tracking.logger import TrackingLogger
+from pipeline.tracking.provenance import collect_provenance
+from pipeline.tracking.redaction import Redactor
 from pipeline.trainer import TrainerOptions, build_trainer
 
 
@@ -115,13 +119,13 @@ def _callbacks(
     budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
     return [
         StepSeed(config.seed),
+        *training.callbacks,  # before EMA, which takes its averaged weights away when a validation ends
         *([EMA(options.ema_decay)] if options.ema_decay is not None else []),
         NonFiniteGuard(),
         Throughput(rows_per_epoch=training.rows_per_epoch),
         ProgressBar(f"{config.stage.name} {config.choices.task}", time_budget=budget),
         FinalValidation(),
         *([budget] if budget else []),
-        *training.callbacks,
         *(
             [EarlyStopping(training.monitor, mode=training.mode, patience=options.patience)]
             if options.patience
@@ -188,5 +192,10 @@ def _origin(config: DictConfig, run: RunFolder, tracked: Run) -> dict[str, Any]:
         "seed": config.seed,
         "config": config_hash(config, without=NOT_IDENTITY),
         "init_from": config.init_from,
-        "code": dict(tracked.provenance),
+        "code": dict(tracked.provenance) or _code(config.seed),
     }
+
+
+def _code(seed: int) -> dict[str, str]:
+    """Code, versions, machine and command, also where nothing is tracked."""
+    return collect_provenance(Path.cwd(), argv=sys.argv, seed=seed, redactor=Redactor(os.environ))

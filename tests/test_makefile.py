@@ -10,12 +10,21 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from pipeline.config import compose
+from pipeline import build
+from pipeline.config import compose, groups
+from pipeline.tasks.finetuning import FinetuneTask
 from tests.commands import ROOT, call_make, dry_run, pipeline_words
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 DOCUMENTED = re.findall(r"^([\w%-]+):.*## ", MAKEFILE, re.MULTILINE)
 RECORDER = f"RUN='{sys.executable}' -S -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
+
+#: Tasks that learn from labelled rows; the others learn from raw text.
+FINETUNING = [
+    name
+    for name in groups()["task"]
+    if isinstance(build.construct(compose("show-data", [f"task={name}"]).task), FinetuneTask)
+]
 
 
 def composed(*words: str) -> DictConfig:
@@ -63,14 +72,50 @@ def test_every_documented_target_can_be_made(target: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_stage_has_a_target() -> None:
-    stages = {file.stem for file in (ROOT / "configs" / "stage").glob("*.yaml")}
-    assert stages <= set(DOCUMENTED)
+def test_every_stage_has_a_target_for_itself_or_one_for_each_task() -> None:
+    targets = {target.removesuffix("-%") for target in DOCUMENTED}
+    assert set(groups()["stage"]) <= targets
 
 
-@pytest.mark.parametrize("task", sorted(file.stem for file in (ROOT / "configs" / "task").glob("*.yaml")))
+@pytest.mark.parametrize("task", groups()["task"])
 def test_every_task_has_a_target_of_its_own(task: str) -> None:
-    assert composed(f"pretrain-{task}").choices.task == task
+    target = f"finetune-{task}" if task in FINETUNING else f"pretrain-{task}"
+    config = composed(target)
+    assert config.choices.task == task
+    read = build.finetuning_task if task in FINETUNING else build.pretraining_task
+    assert read(config)
+
+
+@pytest.mark.parametrize("stage", ["finetune", "evaluate", "predict", "try"])
+@pytest.mark.parametrize("task", FINETUNING)
+def test_every_task_that_learns_from_labelled_rows_can_be_trained_measured_and_asked(
+    stage: str, task: str
+) -> None:
+    assert pipeline_words([f"{stage}-{task}"]) == [stage, f"task={task}"]
+    assert composed(f"{stage}-{task}").choices.task == task
+
+
+@pytest.mark.parametrize("task", FINETUNING)
+@pytest.mark.parametrize("name", ["rows.jsonl", "my rows/new.csv", "/data/2026-11/rows_1+2.parquet"])
+def test_files_and_bundles_to_predict_with_arrive_as_they_were_typed(task: str, name: str) -> None:
+    """The shell really runs the recipe, with a recorder in the pipeline's place."""
+    recorded = call_make(f"predict-{task}", RECORDER, f"INPUT={name}", f"OUTPUT={name}", f"BUNDLE={name}")
+    assert recorded.returncode == 0, recorded.stderr
+    stage, *overrides = json.loads(recorded.stdout)
+    config = compose(stage, overrides)
+    assert (config.input, config.output, config.bundle) == (name, name, name)
+
+
+@pytest.mark.parametrize("task", FINETUNING)
+@pytest.mark.parametrize("start", ["none", "latest", "causal_lm-tiny-1123-184239", "/home/me/my runs/a/best"])
+def test_init_names_what_a_fine_tuning_starts_from(task: str, start: str) -> None:
+    assert composed(f"finetune-{task}", f"INIT={start}").init_from == start
+
+
+def test_a_fine_tuned_bundle_is_measured_on_the_corpus_that_data_names() -> None:
+    config = composed("evaluate-classify", "DATA=imdb", "BUNDLE=mine", "ARGS=trainer.batch_size=4")
+    assert (config.choices.task, config.choices.data) == ("classify", "imdb")
+    assert (config.bundle, config.trainer.batch_size) == ("mine", 4)
 
 
 def test_arguments_arrive_as_the_shell_splits_them() -> None:

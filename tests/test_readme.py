@@ -1,5 +1,6 @@
-"""The README, its Chinese version and CONTRIBUTING say nothing that is not so."""
+"""The README, its Chinese version, CONTRIBUTING and the page on fine-tuning say nothing that is not so."""
 
+import csv
 import gzip
 import json
 import os
@@ -7,20 +8,27 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
+from itertools import cycle
 from pathlib import Path
+from typing import TextIO
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from datamodules.corpus import Columns
 from datamodules.storyworld import StoryWorld
+from pipeline import build
 from pipeline.__main__ import main
 from pipeline.config import compose, groups
 from pipeline.errors import ConfigError
+from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions
 from tests.commands import ROOT, dry_run, pipeline_words
 
-DOCUMENTS = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/finetuning.md")
 READMES = DOCUMENTS[:2]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
@@ -28,10 +36,16 @@ TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 PLACEHOLDER = re.compile(r"NAME|\.\.\.|…")
 
 #: Stages that end by themselves and need nothing but files.
-RUNNABLE = ("pretrain", "tokenizer", "evaluate", "generate", "show-data")
+RUNNABLE = ("pretrain", "tokenizer", "finetune", "evaluate", "predict", "try", "generate", "show-data")
 
 #: A run that is killed, and resumed.
 LONG_ENOUGH_TO_KILL = ("trainer.max_steps=400", "trainer.checkpoint_every_steps=10")
+
+#: What someone types at the terminal; as many lines as any task asks for.
+TYPED = "Anna has the lantern.\nWho has the lantern?\n"
+
+#: Labels that an example's rows have in turn.
+LABELS = ("good", "bad")
 
 
 def blocks(document: str, *languages: str) -> list[list[str]]:
@@ -153,7 +167,7 @@ def links(document: str) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_relative_link_points_to_a_file(document: str) -> None:
     relative = [link for link in links(document) if link and "://" not in link]
-    assert [link for link in relative if not (ROOT / link).exists()] == []
+    assert [link for link in relative if not ((ROOT / document).parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -168,7 +182,8 @@ def test_the_table_lists_the_groups_options_as_they_are(document: str) -> None:
     listed = table(document)
     options = groups()
     assert listed.keys() <= options.keys()
-    assert {"task", "size", "model", "position", "tokenizer", "optimizer", "schedule"} <= listed.keys()
+    assert {"task", "data", "size", "model", "position", "tokenizer", "optimizer"} <= listed.keys()
+    assert "schedule" in listed
     for group, names in listed.items():
         if group == "trainer":
             assert names <= TrainerOptions.__dataclass_fields__.keys()
@@ -183,6 +198,70 @@ def test_corpora_are_written_as_they_are_typed(document: str) -> None:
     assert [name for name in hyphenated if re.search(rf"\b{name}\b", TEXTS[document], re.IGNORECASE)] == []
     typed = re.findall(r"\bDATA=(\w+)", TEXTS[document])
     assert set(typed) - {"NAME"} <= set(corpora)
+
+
+def task_tables() -> dict[tuple[str, str], str]:
+    """(Header of a column, task) -> what the tables of the page on fine-tuning have there."""
+    cells: dict[tuple[str, str], str] = {}
+    header: list[str] = []
+    task = ""
+    for line in TEXTS["docs/finetuning.md"].splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        header = row if row and not header else header if row else []
+        task = row[0].strip("`") or task if row else ""
+        for name, cell in zip(header[1:], row[1:], strict=False):
+            for one in task.split(", "):
+                cells[name, one] = f"{cells.get((name, one), '')} {cell}".strip()
+    return cells
+
+
+def code(cell: str) -> list[str]:
+    """The words in backquotes of a cell."""
+    return re.findall(r"`([\w.]+)`", cell)
+
+
+def finetuning_tasks() -> dict[str, FinetuneTask]:
+    """Each task that learns from labelled rows, told from the others by what it is."""
+    tasks = {name: build.construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}
+    return {name: task for name, task in tasks.items() if isinstance(task, FinetuneTask)}
+
+
+@pytest.mark.parametrize("name", finetuning_tasks())
+def test_the_page_on_fine_tuning_gives_each_task_as_it_is(name: str) -> None:
+    task, cells = finetuning_tasks()[name], task_tables()
+    assert tuple(code(cells["what the model reads", name])[: len(task.inputs)]) == task.inputs
+    assert task.truths == () or code(cells["what it learns", name])[0] in task.truths
+    assert set(task.optional) <= set(code(cells["what may be there too", name]))
+    assert f"**`{task.metric}`**" in cells["metric", name]
+    assert set(code(cells["option", name])) <= signature(type(task)).parameters.keys()
+    for backbone in ("Decoder", "Encoder", "EncoderDecoder"):
+        (answer,) = (cells[head, one] for head, one in cells if one == name and head.split()[0] == backbone)
+        assert answer.startswith("yes") == (backbone in {kind.__name__ for kind in task.backbones})
+    nothing = compose("finetune", [f"task={name}", "init_from=none"]).model.backbone._target_
+    assert cells["with `INIT=none`", name] == nothing.rpartition(".")[2]
+
+
+def test_the_page_on_fine_tuning_gives_every_default_as_it_is() -> None:
+    cells = task_tables()
+    for name, task in finetuning_tasks().items():
+        defaults = [
+            part.strip() for part in re.split(r"[ ,]+", cells["default", name]) if part[0].isdecimal()
+        ]
+        numbers = [
+            value
+            for option in code(cells["option", name])
+            if isinstance(value := getattr(task, option), int | float) and not isinstance(value, bool)
+        ]
+        assert [float(default) for default in defaults] == numbers, name
+
+
+def test_every_corpus_of_a_row_of_the_page_on_fine_tuning_is_there() -> None:
+    cells = task_tables()
+    corpora = groups()["data"]
+    for kind in ("story world (the default)", "hub", "mirror only"):
+        listed = {name: re.findall(r"\w+", cells[kind, name]) for name in finetuning_tasks()}
+        assert all(listed.values()), kind
+        assert [name for names in listed.values() for name in names if name not in corpora] == []
 
 
 @pytest.mark.parametrize("document", READMES)
@@ -231,25 +310,64 @@ def write_example_files(config: DictConfig, texts: Sequence[str]) -> None:
     for name in filter(None, (config.data.train, config.data.validation)):
         rows = texts[: len(texts) // 10] if name == config.data.validation else texts[len(texts) // 10 :]
         if name.endswith(".txt"):
-            body = "\n".join(rows)
+            Path(name).write_text("\n".join(rows))
         else:
-            assert ".jsonl" in name, f"this test cannot write {name}"
-            body = "".join(json.dumps({config.data.columns.text: row}) + "\n" for row in rows)
-        with gzip.open(name, "wt") if name.endswith(".gz") else open(name, "w") as file:
-            file.write(body)
+            columns = {config.data.columns.text: rows, config.data.columns.get("label"): cycle(LABELS)}
+            names = [column for column in columns if column is not None]
+            write_rows(
+                name, [dict(zip(names, row, strict=False)) for row in zip(*columns.values(), strict=False)]
+            )
+
+
+def write_input(config: DictConfig) -> None:
+    """The rows that `predict` shall answer, under the names that the example gives their columns."""
+    overrides = [f"task={config.choices.task}", *FEW_LABELLED]
+    task = finetuning_tasks()[config.choices.task]
+    corpus = build.construct(compose("finetune", overrides).data).load(Columns(task.inputs))
+    names = config.columns or {}
+    rows = [{names.get(column, column): row[column] for column in task.inputs} for row in corpus.train]
+    write_rows(config.input, rows)
+
+
+def write_rows(name: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as the kind of file that its name says."""
+    if name.endswith(".csv"):
+        with open(name, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return
+    assert ".jsonl" in name, f"this test cannot write {name}"
+    with gzip.open(name, "wt") if name.endswith(".gz") else open(name, "w") as lines:
+        lines.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+#: Rows of the story world that are enough to see a stage work.
+FEW = ("data.n_train_rows=2000", "data.n_validation_rows=50")
+FEW_LABELLED = ("data.n_train_rows=300", "data.n_validation_rows=8", "data.n_test_rows=8")
 
 
 def quick(stage: str, config: DictConfig) -> Iterator[str]:
     """Overrides that make a stage short, of those that it takes."""
-    takes = OmegaConf.load(ROOT / "configs" / "stage" / f"{stage}.yaml").uses
+    takes = config.stage.uses
     if "debug" in takes:
         yield "debug=quick"
     if "tracking" in takes:
         yield "tracking=off"
     if "trainer" in takes:
         yield "trainer.max_steps=20"
+    if stage == "finetune":
+        yield from ("trainer.score_rows=4", "trainer.val_every_steps=20")
     if "data" in takes and str(config.data._target_).endswith("StoryWorld"):
-        yield from ("data.n_train_rows=2000", "data.n_validation_rows=50")
+        yield from FEW_LABELLED if "view" in config.data else FEW
+
+
+def pipe(text: str) -> TextIO:
+    """The reading end of a pipe that holds `text` and nothing after it."""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return os.fdopen(reading)
 
 
 def leave_a_killed_run(words: Sequence[str]) -> None:
@@ -278,11 +396,11 @@ def test_the_readmes_commands_run_one_after_the_other(
     for name in ("DEBUG", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     texts = [row["text"] for row in StoryWorld(2000).load().train]
-    trained = 0
+    done: Counter[str] = Counter()
     for command in commands("README.md"):
         words = make_words(command)
         called = pipeline_words(words) if words else None
-        if not called or called[0] not in RUNNABLE:
+        if not called or called[0] not in RUNNABLE or PLACEHOLDER.search(command):
             continue
         stage, *overrides = called
         config = compose(stage, overrides)
@@ -291,13 +409,21 @@ def test_the_readmes_commands_run_one_after_the_other(
                 continue
             if str(config.data._target_).endswith("Files"):
                 write_example_files(config, texts)
+        if config.get("input"):
+            write_input(config)
         call = [stage, *overrides, *quick(stage, config)]
         if config.get("resume"):
             call += LONG_ENOUGH_TO_KILL
             leave_a_killed_run(call)
-        code = main(call)
+        with pipe(TYPED) as typed:
+            monkeypatch.setattr("sys.stdin", typed)
+            code = main(call)
         printed = capfd.readouterr()
         assert code == 0, f"{command}\n{printed.err}"
         assert not config.get("resume") or "(resumed)" in printed.err
-        trained += stage == "pretrain"
-    assert trained >= 5
+        assert stage != "predict" or len(list(tmp_path.glob("*.predictions.jsonl"))) == done["predict"] + 1
+        assert stage != "try" or printed.out.strip(), command
+        done[stage] += 1
+    assert done["pretrain"] >= 5
+    assert done["finetune"] >= len(finetuning_tasks())
+    assert done.keys() == set(RUNNABLE) - {"tokenizer"}

@@ -1,19 +1,14 @@
 """Corpora of the Hugging Face hub: whole or streamed, or from a local mirror of the same files."""
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute
-
-from datamodules.corpus.arrow import class_names_of, column_at
-from datamodules.corpus.columns import TEXT_ONLY, Columns, Places, Present, has, value_at
+from datamodules.corpus.columns import TEXT_ONLY, Columns, Places, has
 from datamodules.corpus.files import Mirror, Pattern, check_same_types, hold_out
-from datamodules.corpus.forms import check_column, check_form, form_of
+from datamodules.corpus.hub_rows import check_table, checked_row, joined, picked, picked_stream
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.errors import DataError
 
@@ -125,7 +120,7 @@ class Hub:
         parts = {split: self._documents(rows) for split, rows in parts.items()}
         tables = {split: rows.with_format("arrow")[:] for split, rows in parts.items()}
         for split, table in tables.items():
-            _check_table(table, f"{self.path}, split {self._name_of(split)}", places)
+            check_table(table, f"{self.path}, split {self._name_of(split)}", places)
         check_same_types(parts)
         digests = {split: rows_digest(table) for split, table in tables.items()}
         sources = [
@@ -149,11 +144,9 @@ class Hub:
             held_out = self._rows(self._split(self.validation_split, commit, places))
         if self.max_train_rows is not None:
             train = train.take(self.max_train_rows)
-        checked = train.map(_checked_row, with_indices=True, fn_kwargs={"where": self.path})
+        checked = train.map(checked_row, with_indices=True, fn_kwargs={"where": self.path})
         validation = self._documents(datasets.Dataset.from_list(held_out))
-        _check_table(
-            validation.with_format("arrow")[:], f"{self.path}, split {self.validation_split}", places
-        )
+        check_table(validation.with_format("arrow")[:], f"{self.path}, split {self.validation_split}", places)
         test = None
         if self.test_split is not None:
             test = datasets.Dataset.from_list(self._rows(self._split(self.test_split, commit, places)))
@@ -183,7 +176,7 @@ class Hub:
             raise
         except Exception as error:  # see _split
             raise _failed(self.path, error) from error
-        return [_checked_row(row, number, where=self.path) for number, row in enumerate(rows)]
+        return [checked_row(row, number, where=self.path) for number, row in enumerate(rows)]
 
     def _check_enough(self, n_rows: int) -> None:
         if n_rows <= self.n_held_out_rows:
@@ -262,8 +255,8 @@ class Hub:
         there = [path for path in places.paths if path in names or has(first, path)]
         present = places.present(where, there, names)
         if self.streaming:
-            return _picked_stream(rows, present)
-        return _picked(rows, present, where)
+            return picked_stream(rows, present)
+        return picked(rows, present, where)
 
     def _documents(self, rows: Rows) -> Rows:
         """Join lines to documents, where the data set needs it."""
@@ -273,58 +266,6 @@ class Hub:
             return rows
         kind = datasets.Dataset if isinstance(rows, datasets.Dataset) else datasets.IterableDataset
         return kind.from_generator(joined, gen_kwargs={"rows": rows, "start": self.document_start})
-
-
-def joined(rows: Iterable[Mapping[str, Any]], start: str) -> Iterator[dict[str, str]]:
-    """Join the rows from one that matches `start` up to the next; other columns than `text` are dropped."""
-    pattern = re.compile(start)
-    lines: list[str] = []
-    for row in rows:
-        if pattern.match(row[TEXT]) and "".join(lines).strip():
-            yield {TEXT: "".join(lines)}
-            lines = []
-        lines.append(row[TEXT])
-    if "".join(lines).strip():
-        yield {TEXT: "".join(lines)}
-
-
-def _picked(rows: Rows, present: Present, where: str) -> Rows:
-    """The wanted columns of a data set, out of objects and with names for classes where these are wanted."""
-    import datasets
-
-    schema = rows.features.arrow_schema
-    class_names = class_names_of(schema)
-    if all(path in rows.column_names and path not in class_names for path in present.values()):
-        rows = rows.select_columns(list(present.values()))
-        return rows.rename_columns({path: name for name, path in present.items() if name != path})
-    table = rows.with_format("arrow")[:]
-    columns = {name: column_at(table, path, class_names, where) for name, path in present.items()}
-    return datasets.Dataset(pa.table(columns))
-
-
-def _picked_stream(rows: Rows, present: Present) -> Rows:
-    if all(path in (rows.column_names or [path]) for path in present.values()):
-        rows = rows.select_columns(list(present.values()))
-        return rows.rename_columns({path: name for name, path in present.items() if name != path})
-    drop = [name for name in rows.column_names if name not in present]
-    return rows.map(_picked_row, fn_kwargs={"present": present}, remove_columns=drop)
-
-
-def _picked_row(row: dict[str, Any], present: Present) -> dict[str, Any]:
-    return {name: value_at(row, path) for name, path in present.items()}
-
-
-def _checked_row(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
-    for name, value in row.items():
-        check_form(name, form_of(value), f"{where}, row {number + 1}", name)
-    return row
-
-
-def _check_table(table: pa.Table, where: str, places: Places) -> None:
-    for name in table.column_names:
-        check_column(name, table.column(name), where, name)
-    if places.text_only and not pa.compute.sum(pa.compute.binary_length(table.column(TEXT))).as_py():
-        raise DataError(f"{where} holds no text", "at least one row with text", "choose another split")
 
 
 def _folder_digest(folder: Path) -> str:

@@ -72,7 +72,7 @@ class Question(NamedTuple):
 
 
 def questions(state: State, lines: list[Line]) -> list[Question]:
-    """Everything that may be asked about a story so far: places of things and people, holders, first places."""
+    """All that may be asked about a story so far: places of things and people, holders, first places."""
     asked: list[Question] = []
     for thing, concept in enumerate(state.things):
         place, holder = state.place_of(thing), state.held[thing]

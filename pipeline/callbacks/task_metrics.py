@@ -1,4 +1,4 @@
-"""The task's own metrics, such as exact match or BLEU, at each validation: the model answers held-out rows."""
+"""The task's own metrics, such as exact match or BLEU: the model answers held-out rows at each validation."""
 
 from collections.abc import Callable, Mapping
 

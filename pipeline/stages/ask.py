@@ -14,7 +14,7 @@ def ask(config: DictConfig) -> StageResult:
     """Ask for a text, show the answer, and again, until the input ends (Ctrl-D) or `quit` is typed."""
     bundle = load_asked(config)
     task = asked_task(config, bundle)
-    report.say("Ask", f"type {' and '.join(task.questions)}; an empty line repeats the last; Ctrl-D ends")
+    report.say("Ask", "type a line at each >; an empty line repeats the last one; Ctrl-D ends")
     history: list[tuple[Row, Prediction]] = []
     while (typed := _read(task, history)) is not None:
         row = task.asked(typed, history)

@@ -12,7 +12,7 @@ from modules.optim import AdamW
 from modules.schedules import Constant
 from pipeline import build, report
 from pipeline.bundle import Bundle
-from pipeline.evaluation import Evaluation, evaluate_rows, log_evaluation
+from pipeline.evaluation import Evaluation, evaluate_rows, log_evaluation, save_evaluation, save_metrics
 from pipeline.finetuned import asked_task, load_asked
 from pipeline.runs import open_run
 from pipeline.stages.result import StageResult
@@ -35,8 +35,10 @@ def evaluate(config: DictConfig) -> StageResult:
         if isinstance(bundle.task, FinetuneTask):
             evaluation = _evaluate_task(config, options, bundle, tracked)
             metrics, n_rows = evaluation.metrics("test"), len(evaluation.rows)
+            save_evaluation(run.path, evaluation, corpus=config.choices.data, split="test")
         else:
             metrics, n_rows = _evaluate_language_model(config, options, bundle, tracked)
+            save_metrics(run.path, metrics, task=bundle.task, corpus=config.choices.data, split="test")
         tracked.log_metrics(metrics, int(bundle.provenance["step"]))
         tracked.end("FINISHED", metrics)
         report.summary(

@@ -18,16 +18,16 @@ from modules.init import initialize
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline import build, processes, report
-from pipeline.bundle import Bundle, load_bundle
+from pipeline.bundle import Bundle, parent_of
 from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.config import to_plain
 from pipeline.errors import DataError, RunInterrupted
-from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation
+from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
 from pipeline.runs import open_run
 from pipeline.stages.finetune_summary import summarise
 from pipeline.stages.result import StageResult
-from pipeline.start import find_start, with_bundle
+from pipeline.start import describe_start, find_start, load_start, with_bundle, with_dropout
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row, all_texts
 from pipeline.tracking import DatasetRecord, Run
@@ -36,12 +36,18 @@ from pipeline.training import BundleParts, Training, export, load_weights, track
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """All that a fine-tuning is made of, before training."""
+class Labelled:
+    """A task that knows its training rows, and the rows of each split, all checked."""
 
     task: FinetuneTask
     corpus: Corpus
     rows: Mapping[str, Sequence[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(Labelled):
+    """All that a fine-tuning is made of, before training."""
+
     tokenizer: Tokenizer
     features: Mapping[str, Features]
     model: Model
@@ -54,13 +60,14 @@ def finetune(config: DictConfig) -> StageResult:
     device = describe_device(options)
     task = build.finetuning_task(config)
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
-    start = None if folder is None else load_bundle(folder)
-    if start is not None:
-        config = with_bundle(config, start)
+    start = None if folder is None else load_start(config, folder)
+    report.say("Start", describe_start(start, config.init_from))
+    config = with_dropout(config) if start is None else with_bundle(config, start)
+    labelled = read_labelled(config, task)
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
     with open_run(config, label=label) as run, track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
-        parts = _prepare(config, task, start, tracked)
+        parts = _prepare(config, labelled, start, tracked)
         options = options.for_rows(len(parts.features["train"]))
         try:
             checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
@@ -73,6 +80,8 @@ def finetune(config: DictConfig) -> StageResult:
         parts, evaluation = _measure(options, parts)
         metrics = evaluation.metrics("test")
         tracked.log_metrics(metrics, step)
+        split = "test" if "test" in parts.rows else "validation"
+        save_evaluation(run.path, evaluation, corpus=config.choices.data, split=split)
         log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
         bundle_parts = _bundle_parts(parts, start)
         bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
@@ -83,23 +92,26 @@ def finetune(config: DictConfig) -> StageResult:
     )
 
 
-def _prepare(config: DictConfig, task: FinetuneTask, start: Bundle | None, tracked: Run) -> Parts:
-    """Everything up to the model, each step said as it is done."""
-    if start is not None:
-        tracked.use_bundle(start.folder)
-        kind = type(start.model.backbone).__name__
-        why = (
-            "named by INIT" if config.init_from else f"the newest pretraining bundle with {kind} or its like"
-        )
-        report.say("Start", f"{report.short(start.folder)} ({why})")
-    else:
-        report.say("Start", "from nothing (INIT=none)")
+def read_labelled(config: DictConfig, task: FinetuneTask) -> Labelled:
+    """Read the rows and check them all, before there is a run that could be left half done.
+
+    Raises:
+        DataError: what is wrong with them.
+    """
     corpus = build.construct(config.data).load(Columns((*task.inputs, *task.truths), task.optional))
     rows = labelled_rows(corpus)
     task = task.fitted(rows["train"])
     for split, some in rows.items():
         task.check(some, split)
     report.say("Corpus", report.describe_corpus(corpus, {}))
+    return Labelled(task=task, corpus=corpus, rows=rows)
+
+
+def _prepare(config: DictConfig, labelled: Labelled, start: Bundle | None, tracked: Run) -> Parts:
+    """Everything up to the model, each step said as it is done."""
+    task, corpus, rows = labelled.task, labelled.corpus, labelled.rows
+    if start is not None:
+        tracked.use_bundle(start.folder)
     torch.manual_seed(config.seed)
     tokenizer, model, model_config = _build_model(config, task, corpus, start)
     report.say("Tokenizer", f"{tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}")
@@ -148,8 +160,7 @@ def _build_model(
         tokenizer = build.build_tokenizer(config, corpus, text, columns=columns)
         backbone = build.construct(node["backbone"], vocab_size=tokenizer.vocab_size)
     head = task.head(backbone)
-    same = node["head"].get("_target_", head["_target_"]) == head["_target_"]
-    node["head"] = {**node["head"], **head} if same else head
+    node["head"] = build.head_node(head, node["head"])
     model = Model(backbone, build.build_head(node["head"], backbone))
     initialize(model if start is None else model.head, node["init"])
     if start is not None and node["head"] == start.model_config["head"]:
@@ -174,7 +185,7 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
         seed=config.seed,
         num_workers=options.num_workers,
     )
-    predict = partial(task.predict, parts.model, parts.tokenizer, batch_size=options.batch_size)
+    predict = partial(task.quick().predict, parts.model, parts.tokenizer, batch_size=options.batch_size)
 
     def measure() -> dict[str, float]:
         some = held_out[: options.score_rows]
@@ -203,7 +214,7 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
 
 
 def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
-    """Choose on validation rows what is chosen there, then answer the test rows, or else the validation rows."""
+    """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, batch_size = parts.model.to(device).eval(), options.batch_size
     held_out = parts.rows["validation"]
@@ -229,9 +240,7 @@ def _bundle_parts(parts: Parts, start: Bundle | None) -> BundleParts:
                 "sources": parts.corpus.sources,
             },
             "tokenizer": parts.tokenizer.digest,
-            "parent": None
-            if start is None
-            else {"run": start.provenance["run"], "bundle": str(start.folder)},
+            "parent": parent_of(start),
         },
     )
 

@@ -8,14 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import report
 from pipeline.bundle import Bundle, is_finished
-from pipeline.config import to_plain
+from pipeline.config import NOTHING, to_plain
 from pipeline.evaluation import Evaluation
 from pipeline.runs import RunFolder, list_runs
-from pipeline.start import NOTHING
 from pipeline.tracking import Run
 
 #: Two runs with these in common differ in their start alone.
-SAME = ("task", "data", "trainer", "optimizer", "schedule", "freezing", "size")
+SAME = ("task", "data", "trainer", "optimizer", "schedule", "freezing", "size", "model.backbone._target_")
 
 
 def summarise(

@@ -16,7 +16,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
 from pipeline import build, processes, report
-from pipeline.bundle import Bundle
+from pipeline.bundle import Bundle, parent_of
 from pipeline.config import to_plain
 from pipeline.errors import RunInterrupted
 from pipeline.runs import RunFolder, open_run
@@ -59,6 +59,7 @@ def pretrain(config: DictConfig) -> StageResult:
     with open_run(config, label=label) as run, track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, start, tracked)
+        options = options.for_rows(len(parts.train_rows))
         try:
             checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
         except RunInterrupted:
@@ -66,7 +67,7 @@ def pretrain(config: DictConfig) -> StageResult:
             raise
         if not processes.is_first():
             raise SystemExit(0)  # the first process goes on for all
-        bundle = export(config, run, tracked, checkpoints, _bundle_parts(config, parts))
+        bundle = export(config, run, tracked, checkpoints, _bundle_parts(config, parts, start))
         samples = _samples(config, parts, bundle.model)
         _log_samples(config, tracked, samples, "samples/best.md")
         tracked.end("FINISHED", bundle.metrics)
@@ -158,7 +159,7 @@ def _log_samples(config: DictConfig, tracked: Run, samples: list[Sample], artifa
         tracked.log_text(report.samples_markdown(samples), artifact)
 
 
-def _bundle_parts(config: DictConfig, parts: Parts) -> BundleParts:
+def _bundle_parts(config: DictConfig, parts: Parts, start: Bundle | None) -> BundleParts:
     """What the bundles hold beside weights and metrics."""
     return BundleParts(
         model=parts.model,
@@ -174,6 +175,7 @@ def _bundle_parts(config: DictConfig, parts: Parts) -> BundleParts:
             "tokenizer": parts.tokenizer.digest,
             "train_rows": parts.train_rows.manifest["sha256"],
             "validation_rows": parts.validation_rows.manifest["sha256"],
+            "parent": parent_of(start),
         },
     )
 

@@ -32,11 +32,15 @@ GAP = "<mask>"
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One thing that a model wrote: what it was given, what it made of it, and the truth if there is one."""
+    """One thing that a model wrote: what it was given, what it made of it, and the truth if there is one.
+
+    `goes_on` tells that the output goes on from the end of what was given, so that both are one text.
+    """
 
     given: str
     output: str
     truth: str | None = None
+    goes_on: bool = False
 
 
 class PretrainingTask(Protocol):

@@ -56,6 +56,6 @@ class CausalLM:
             model, ids, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
         )
         return [
-            Sample(given=prompt, output=tokenizer.decode(new))
+            Sample(given=prompt, output=tokenizer.decode(new), goes_on=True)
             for prompt, new in zip(given, made, strict=True)
         ]

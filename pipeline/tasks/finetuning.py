@@ -122,6 +122,10 @@ class FinetuneTask(ABC):
         """What must be known to compare the metrics, by metric: how they were computed."""
         return {}
 
+    def quick(self) -> Self:
+        """The task as it answers during training, where time counts: such as without beams."""
+        return self
+
     def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """The task with what is chosen on validation rows after training, such as a threshold."""
         return self

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class MaskedLM:
     """Hide a share of the tokens: 80 % become the mask, 10 % another token, 10 % stay.
 
-    Source: Devlin et al. 2019, "BERT", section 3.1, where 15 % are hidden; 40 % by Wettig et al. 2023, "Should
-    You Mask 15% in Masked Language Modeling?", section 3.
+    Source: Devlin et al. 2019, "BERT", section 3.1, where 15 % are hidden; 40 % by Wettig et al.
+    2023, "Should You Mask 15% in Masked Language Modeling?", section 3.
     """
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.4

@@ -3,9 +3,9 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
@@ -153,6 +153,10 @@ class TextToText(FinetuneTask):
             mean = best.score * n_tokens ** (self.length_penalty - 1.0)
             answers.append(Answer(ids=best.ids, confidence=math.exp(min(mean, 0.0)), ended=best.ended))
         return answers
+
+    def quick(self) -> Self:
+        """Greedy."""
+        return replace(self, beams=1)
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """The source, what was written, and the first target."""

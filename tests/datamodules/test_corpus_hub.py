@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from datamodules.corpus import Hub, texts
-from datamodules.corpus.hub import joined
+from datamodules.corpus.hub_rows import joined
 from datamodules.errors import DataError
 
 TRAIN = [f"train {number}" for number in range(30)]

@@ -1,7 +1,9 @@
 """A working folder of its own, and the pipeline called in it as a user calls it."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,23 @@ from pipeline.__main__ import main
 
 #: Seconds instead of minutes, and no tracking.
 QUICK = ("debug=quick", "tracking=off")
+
+
+#: Labels of the smallest training set that a classifier learns something from.
+MOODS = ("good", "bad") * 40
+
+
+def labelled(path: Path, labels: Sequence[object] = MOODS) -> Path:
+    """A file of rows with a sentence and its mood."""
+    rows = [{"sentence": f"text number {i} is {label}", "mood": label} for i, label in enumerate(labels)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def files(train: Path | str, *more: str) -> tuple[str, ...]:
+    """The words that name such files."""
+    columns = ("data.columns.text=sentence", "data.columns.label=mood")
+    return "data=files", f"data.train={train}", *columns, *more
 
 
 @dataclass
@@ -62,3 +81,22 @@ def text_file(tmp_path: Path) -> Path:
         "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(400))
     )
     return file
+
+
+@pytest.fixture(scope="session")
+def small_bundle_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small causal model, `base`, has been pretrained on labelled sentences."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    (folder / "my.txt").write_text("".join(f"text number {i} is good or bad\n" for i in range(400)))
+    words = (*QUICK, "tokenizer=bytes", "packing=concat", "data=files", "data.train=my.txt")
+    with contextlib.chdir(folder):
+        assert main(["pretrain", *words, "name=base", "trainer.max_steps=2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def small_bundle(small_bundle_once: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to work in; `rows.jsonl` in it has labelled sentences."""
+    shutil.copytree(small_bundle_once, tmp_path, dirs_exist_ok=True)
+    labelled(tmp_path / "rows.jsonl")
+    return tmp_path

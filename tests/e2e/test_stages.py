@@ -60,7 +60,7 @@ def test_a_bundle_goes_on_training_on_other_text_with_its_own_tokenizer(
     assert again.code == 0, again.err
     second = load_bundle(Path(again.result["bundle"]))
     assert second.tokenizer.digest == load_bundle(Path(first["bundle"])).tokenizer.digest
-    assert second.provenance["init_from"] == "latest"
+    assert second.provenance["init_from"] == first["bundle"]  # not "latest", which will be another one soon
 
 
 def test_a_bundle_is_not_trained_further_in_another_arrangement(run, text_file: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_bundle_is_not_trained_further_in_another_arrangement(run, text_file: 
     assert run("pretrain", *files, *QUICK).code == 0
     refused = run("pretrain", "task=masked_lm", *files, "init_from=latest", "debug=quick", "tracking=off")
     assert refused.code == 2
-    assert "holds a Decoder, and task=masked_lm trains a Encoder" in refused.error
+    assert "holds a Decoder, and task=masked_lm trains an Encoder" in refused.error
 
 
 def test_the_tokenizer_stage_writes_a_tokenizer_and_measures_it(run, text_file: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_second_run_finds_tokens_and_tokenizer_in_the_cache(run, text_file: Pa
 def test_evaluating_without_any_bundle_says_what_to_do(run) -> None:
     refused = run("evaluate", "tracking=off")
     assert refused.code == 2
-    assert "no finished bundle" in refused.error
-    assert "make pretrain" in refused.error
+    assert "no finished pretrain bundle under runs" in refused.error
+    assert "run `make pretrain` first" in refused.error
 
 
 def test_a_bundle_without_done_is_not_consumed(run, text_file: Path) -> None:

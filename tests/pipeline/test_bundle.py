@@ -219,6 +219,20 @@ def test_a_changed_file_and_a_missing_one_are_named(config: dict[str, Any], tmp_
             load_bundle(tmp_path / name)
 
 
+def test_another_tokenizer_than_the_weights_were_trained_with_is_refused_with_both_hashes(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    provenance = {"run": "mine", "step": 7}
+    save(tmp_path / "own", config, provenance={**provenance, "tokenizer": TOKENIZER.digest})
+    load_bundle(tmp_path / "own")
+    trained_with = hashlib.sha256(b"another").hexdigest()
+    save(tmp_path / "b", config, provenance={**provenance, "tokenizer": trained_with})
+    with pytest.raises(BundleError, match=r"tokenizer.json is another tokenizer") as caught:
+        load_bundle(tmp_path / "b")
+    assert TOKENIZER.digest in str(caught.value)
+    assert trained_with in str(caught.value)
+
+
 @pytest.mark.parametrize("done", ["", "[]", '{"model.json": ', '{"../x": 1}', "{}"])
 def test_a_damaged_done_is_no_finished_bundle(done: str, config: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path / "b", config)

@@ -12,6 +12,7 @@ from pipeline.config import CONFIGS, compose, config_hash, groups
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
+FINETUNED = ("classify", "qa", "translate", "summarize", "chat")
 
 
 def refusal(*overrides: str, stage: str = "pretrain") -> str:
@@ -131,6 +132,31 @@ def test_a_composed_configuration_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
+    "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
+)
+@pytest.mark.parametrize("start", [[], ["init_from=latest"], ["init_from=mine"]])
+def test_a_model_beside_the_bundle_that_is_fine_tuned_is_refused(word: str, start: list[str]) -> None:
+    message = refusal("task=classify", word, *start, stage="finetune")
+    assert message.startswith(f"{word.split('=', maxsplit=1)[0]} is given, and ")
+    assert "expected model and tokenizer from the bundle, as they are" in message
+    assert start or message.endswith("or give init_from=none")
+    compose("finetune", ["task=classify", word, "init_from=none"])
+
+
+def test_a_tokenizer_file_may_be_named_beside_a_bundle_and_nothing_else_of_the_model() -> None:
+    words = ["init_from=mine", "tokenizer=file", "tokenizer.path=a.json"]
+    assert compose("finetune", ["task=qa", *words]).tokenizer.path == "a.json"
+    assert compose("pretrain", words).tokenizer.path == "a.json"
+    assert refusal(*words, "size=tiny").startswith("size is given, and so is init_from=mine")
+
+
+def stage_of(group: str, option: str) -> str:
+    """A stage that an option is for."""
+    labelled = (group, option) in {("task", task) for task in FINETUNED}
+    return "finetune" if labelled else "pretrain"
+
+
+@pytest.mark.parametrize(
     ("group", "option"),
     [(group, option) for group, options in groups().items() for option in options if group != "stage"],
 )
@@ -140,7 +166,8 @@ def test_every_yaml_composes_and_passes_the_check(
     monkeypatch.setenv("PRELUDE_DATA", "/data")
     required = ["data.train=a.txt"] if (group, option) == ("data", "files") else []
     required += ["tokenizer.path=a.json"] if (group, option) == ("tokenizer", "file") else []
-    composed = compose("pretrain", [f"{group}={option}", *required])
+    composed = compose(stage_of(group, option), [f"{group}={option}", *required])
+    assert composed.choices[group] == option
     if group != "size" or option not in ("base", "large"):
         build.check_model(composed)
 

@@ -6,13 +6,32 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.collate import Batch
+from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
-from pipeline.tasks.finetuning import Feature
+from pipeline.tasks.finetuning import Feature, Row
 from pipeline.tasks.inference import padded_inputs
 from pipeline.tasks.scoring import Ints
 
 #: Rows that are tokenized at once.
 _ENCODE_ROWS = 1024
+
+
+def check_texts(rows: Sequence[Row], split: str) -> None:
+    """Refuse a text that is none, and a second text that is neither text nor missing.
+
+    Raises:
+        DataError: the split, the row, and what it has instead.
+    """
+    for number, row in enumerate(rows, start=1):
+        for column in ("text", "text_pair"):
+            value = row.get(column)
+            if not isinstance(value, str) and not (column == "text_pair" and value is None):
+                found = "missing" if value is None else f"{type(value).__name__} {value!r}"
+                raise DataError(
+                    f"{split}, row {number}: '{column}' is {found}",
+                    "text",
+                    f"drop the row, or name the right column with data.columns.{column}=...",
+                )
 
 
 def encoded(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, limit: int) -> Iterator[Ints]:

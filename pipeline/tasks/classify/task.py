@@ -18,7 +18,7 @@ from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.classify import figures, metrics
-from pipeline.tasks.classify.inputs import collated_inputs, encoded
+from pipeline.tasks.classify.inputs import check_texts, collated_inputs, encoded
 from pipeline.tasks.classify.labels import (
     LabelTable,
     are_numbers,
@@ -108,15 +108,7 @@ class TextClassification(FinetuneTask):
         Raises:
             DataError: the split, the row, and what is wrong.
         """
-        for number, row in enumerate(rows, start=1):
-            for column in ("text", "text_pair"):
-                value = row.get(column)
-                if not isinstance(value, str) and not (column == "text_pair" and value is None):
-                    raise DataError(
-                        f"{split}, row {number}: '{column}' is {_described(value)}",
-                        "text",
-                        f"drop the row, or name the right column with data.columns.{column}=...",
-                    )
+        check_texts(rows, split)
         table = None if self.label_names is None else self._table
         check_labels([row.get("label") for row in rows], table, split)
         seen = [
@@ -297,7 +289,3 @@ def _confidence(predictions: Sequence[Prediction]) -> Floats:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
-
-
-def _described(value: Any) -> str:
-    return "missing" if value is None else f"{type(value).__name__} {value!r}"

@@ -1,0 +1,232 @@
+"""What a user can give wrong to fine-tune and to predict: one line, and no run or file is left."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MOODS, QUICK, Outcome, files, labelled
+
+Call = Callable[..., Outcome]
+NOTHING = ("init_from=none", "tokenizer=bytes")
+CONTEXT = "The cat sat on the red mat, said number {}."
+
+
+def rows_file(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def questions(answer: str = "red mat", shift: int = 0) -> list[dict[str, Any]]:
+    """Rows of which the last has this answer, said to begin so many characters later than it does."""
+    contexts = [CONTEXT.format(i) for i in range(30)]
+    start = contexts[0].index("red mat")
+    rows = [{"context": c, "question": "Where?", "answers": answers_of("red mat", start)} for c in contexts]
+    return [*rows[:-1], {**rows[-1], "answers": answers_of(answer, start + shift)}]
+
+
+def answers_of(text: str, start: int) -> dict[str, list[Any]]:
+    return {"text": [text], "answer_start": [start]}
+
+
+def pairs(bad: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"source": f"a {i}", "target": f"b {i}"} | (bad if i == 5 else {}) for i in range(40)]
+
+
+def texts(bad: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"text": f"t {i}", "label": "ab"[i % 2]} | (bad if i == 5 else {}) for i in range(40)]
+
+
+def runs(folder: Path) -> list[str]:
+    return sorted(run.name for run in folder.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "says"),
+    [
+        ("classify", texts({"text": 7}), "line 6: column 'text' holds a number; expected text in every row"),
+        ("classify", texts({"label": 7}), "line 6: column 'label' holds a number; expected text, as before"),
+        ("classify", texts({"label": None}), "line 6: column 'label' holds null; expected"),
+        ("classify", [{"text": "a"}] * 9, "there is no column 'label'; expected one of the columns present"),
+        ("qa", questions("blue mat"), "the answer 'blue mat' is not in its context"),
+        ("qa", questions(shift=1), "is said to begin at character 20, where 'ed mat,' stands; expected"),
+        ("qa", questions(shift=-1), "is said to begin at character 18, where ' red ma' stands; expected"),
+        ("translate", pairs({"source": ""}), "row 6 of train: source is empty; expected text"),
+        ("translate", pairs({"target": " "}), "target is empty; expected text"),
+        ("summarize", [{"text": f"a {i}", "summary": "" if i == 5 else "b"} for i in range(40)], "is empty"),
+        ("chat", [{"turns": ["hi"] if i == 5 else [f"a {i}", "b"]} for i in range(40)], "turns has no reply"),
+    ],
+)
+def test_bad_rows_are_named_before_there_is_a_run(
+    task: str, rows: list[dict[str, Any]], says: str, run: Call, tmp_path: Path
+) -> None:
+    train = rows_file(tmp_path / "rows.jsonl", rows)
+    held_out = rows_file(tmp_path / "held-out.jsonl", rows[:3])
+    words = ("data=files", f"data.train={train}", f"data.validation={held_out}")
+    refused = run("finetune", f"task={task}", *QUICK, *NOTHING, *words)
+    assert refused.code == 2
+    assert says in refused.error
+    assert runs(tmp_path) == []
+
+
+def test_a_label_that_training_lacks_is_named(run: Call, tmp_path: Path) -> None:
+    train, held_out = (
+        labelled(tmp_path / "train.jsonl"),
+        labelled(tmp_path / "held-out.jsonl", ["good", "odd"]),
+    )
+    words = files(train, f"data.validation={held_out}")
+    refused = run("finetune", "task=classify", *QUICK, *NOTHING, *words)
+    assert refused.code == 2
+    assert "validation, row 2: 'odd' is no label of the training rows" in refused.error
+    assert runs(tmp_path) == []
+
+
+def test_one_class_only_is_refused(run: Call, tmp_path: Path) -> None:
+    train = labelled(tmp_path / "train.jsonl", ["good"] * 20)
+    refused = run("finetune", "task=classify", *QUICK, *NOTHING, *files(train))
+    assert refused.code == 2
+    assert (
+        "all 19 training rows have one label: 'good'; expected rows of at least two classes" in refused.error
+    )
+    assert runs(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "long"),
+    [
+        ("classify", {"text": "word " * 20_000, "label": "a"}),
+        ("qa", {"context": "red mat " * 12_500, "question": "Where?", "answers": answers_of("red mat", 800)}),
+        ("qa", {"context": CONTEXT, "question": "why? " * 20_000, "answers": answers_of("red mat", 19)}),
+        ("translate", {"source": "word " * 20_000, "target": "word " * 20_000}),
+        ("summarize", {"text": "word " * 20_000, "summary": "word " * 20_000}),
+        ("chat", {"turns": ["word " * 20_000, "word " * 20_000]}),
+    ],
+)
+def test_a_text_of_a_hundred_thousand_characters_is_learnt_from_and_answered(
+    task: str, long: dict[str, Any], run: Call, tmp_path: Path
+) -> None:
+    usual: dict[str, list[dict[str, Any]]] = {
+        "classify": texts({}),
+        "qa": questions(),
+        "translate": pairs({}),
+        "summarize": [{"text": f"a {i}", "summary": "b"} for i in range(40)],
+        "chat": [{"turns": [f"a {i}", "b"]} for i in range(40)],
+    }
+    train = rows_file(tmp_path / "rows.jsonl", [*usual[task][:12], long])
+    held_out = rows_file(tmp_path / "held-out.jsonl", [long, usual[task][-1]])
+    short = {"chat": ["task.max_reply_tokens=8"], "classify": [], "qa": []}.get(
+        task, ["task.max_target_tokens=8"]
+    )
+    words = (*short, "data=files", f"data.train={train}", f"data.validation={held_out}")
+    done = run("finetune", f"task={task}", *QUICK, *NOTHING, *words, "trainer.max_steps=4")
+    assert done.code == 0, done.err
+    done = run("predict", f"task={task}", f"input={held_out}", "trainer.batch_size=2")
+    assert done.code == 0, done.err
+    assert len((tmp_path / "held-out.predictions.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.fixture
+def tuned(run: Call, small_bundle: Path) -> Path:
+    """A folder with the run `mine` of a classifier."""
+    words = (*QUICK, *files("rows.jsonl"), "trainer.max_steps=1", "trainer.val_rows=4")
+    done = run("finetune", "task=classify", *words, "name=mine")
+    assert done.code == 0, done.err
+    (small_bundle / "one.jsonl").write_text('{"text": "a text"}\n')
+    return small_bundle
+
+
+def test_predict_names_what_is_wrong_and_leaves_no_file(run: Call, tuned: Path) -> None:
+    (tuned / "empty.jsonl").touch()
+    (tuned / "other.jsonl").write_text('{"body": "x"}\n')
+    (tuned / "number.jsonl").write_text('{"text": 1}\n')
+    (tuned / "folder").mkdir()
+    before = sorted(tuned.rglob("*"))
+    cases = {
+        "": "no input; expected a file of rows",
+        "input=nowhere.jsonl": "input=nowhere.jsonl: there is no such file",
+        "input=empty.jsonl": "empty.jsonl is empty",
+        "input=other.jsonl": "there is no column 'text'; expected one of the columns present: body",
+        "input=number.jsonl": "column 'text' holds a number; expected text in every row",
+        "input=one.jsonl output=folder": "cannot write folder (Is a directory)",
+        "input=one.jsonl output=nowhere/x.jsonl": "cannot write nowhere/x.jsonl (No such file or directory)",
+        "input=one.jsonl output=one.jsonl": "output=one.jsonl is the input",
+        "input=one.jsonl task.label_names=[a]": "a head with n_classes=1; expected n_classes=2, as runs/mine",
+        "input=one.jsonl task.pooling=first": "a head with pooling=first; expected pooling=last",
+        "input=one.jsonl bundle=base": "was trained for CausalLM; expected a bundle for TextClassification",
+    }
+    for words, says in cases.items():
+        refused = run("predict", "task=classify", *words.split())
+        assert refused.code == 2, words
+        assert says in refused.error
+    assert sorted(tuned.rglob("*")) == before
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_rows_are_answered(
+    run: Call, tuned: Path
+) -> None:
+    refused = run("predict", "task=classify", "input=one.jsonl", "output=nowhere/x.jsonl")
+    assert refused.code == 2
+    assert "Rows" not in refused.err
+
+
+def test_predict_without_a_task_takes_the_newest_fine_tuned_bundle(run: Call, tuned: Path) -> None:
+    done = run("predict", "input=one.jsonl")
+    assert done.code == 0, done.err
+    (line,) = (tuned / "one.predictions.jsonl").read_text().splitlines()
+    assert json.loads(line)["prediction"]["text"] in MOODS
+    refused = run("predict", "task=qa", "input=one.jsonl")
+    assert refused.code == 2
+    assert "no finished finetune-qa bundle under runs" in refused.error
+
+
+def test_a_bundle_with_another_tokenizer_is_refused_with_both_hashes(run: Call, tuned: Path) -> None:
+    folder = tuned / "runs/base/bundles/best"
+    provenance = json.loads((folder / "provenance.json").read_text())
+    own, other = provenance["tokenizer"], hashlib.sha256(b"another").hexdigest()
+    (folder / "provenance.json").write_text(json.dumps({**provenance, "tokenizer": other}))
+    done = json.loads((folder / "DONE").read_text())
+    done["provenance.json"] = hashlib.sha256((folder / "provenance.json").read_bytes()).hexdigest()
+    (folder / "DONE").write_text(json.dumps(done))
+    refused = run("finetune", "task=classify", *QUICK, *files("rows.jsonl"))
+    assert refused.code == 2
+    assert own in refused.error
+    assert other in refused.error
+    assert runs(tuned) == ["base", "mine"]
+
+
+def test_an_unfinished_bundle_is_not_fine_tuned(run: Call, small_bundle: Path) -> None:
+    (small_bundle / "runs/base/bundles/best/DONE").unlink()
+    says = {"init_from=base": "is not a finished bundle", "init_from=null": "no finished pretraining bundle"}
+    for word, problem in says.items():
+        refused = run("finetune", "task=classify", *QUICK, *files("rows.jsonl"), word)
+        assert refused.code == 2
+        assert problem in refused.error
+    assert runs(small_bundle) == ["base"]
+
+
+def test_a_head_on_a_backbone_that_cannot_serve_it_is_refused_with_one_that_can(
+    run: Call, small_bundle: Path
+) -> None:
+    model = small_bundle / "runs/base/bundles/best/model.json"
+    # An encoder has the weights of a decoder: what differs is the mask.
+    encoder = model.read_text().replace("modules.transformer.Decoder", "modules.transformer.Encoder")
+    reader = small_bundle / "runs/reader"
+    (small_bundle / "runs/base").rename(reader)
+    (reader / "bundles/best/model.json").write_text(encoder)
+    refused = run("finetune", "task=translate", *QUICK, "init_from=reader")
+    assert refused.code == 2
+    assert "holds an Encoder, which this task cannot stand on; expected an EncoderDecoder or Decoder" in (
+        refused.error
+    )
+    assert runs(small_bundle) == ["reader"]
+
+
+def test_a_model_beside_the_bundle_is_refused(run: Call, small_bundle: Path) -> None:
+    refused = run("finetune", "task=classify", *files("rows.jsonl"), "size=small", "tracking=off")
+    assert refused.code == 2
+    assert "size is given, and init_from is not none" in refused.error
+    assert runs(small_bundle) == ["base"]

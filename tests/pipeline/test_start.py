@@ -1,0 +1,177 @@
+"""What a fine-tuning starts from: which bundle is found, which is refused, and what is recorded of it."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from datamodules.tokenizer import Bytes
+from modules.transformer import Decoder, Encoder, EncoderDecoder
+from pipeline import build
+from pipeline.bundle import save_bundle
+from pipeline.config import compose, to_plain
+from pipeline.errors import BundleError
+from pipeline.start import describe_start, find_start, load_start, with_bundle, with_dropout
+
+READERS, WRITERS = (Encoder, Decoder), (EncoderDecoder, Decoder)
+Pretrained = Callable[..., Path]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def pretrained(runs: Path) -> Pretrained:
+    """Writes a finished run of a task, each later than those before."""
+    n_made = 0
+
+    def make(task: str, name: str, *, stage: str = "pretrain", finished: bool = True) -> Path:
+        nonlocal n_made
+        n_made += 1
+        config = compose("pretrain", ["debug=quick", "tokenizer=bytes", f"task={task}"])
+        tokenizer = Bytes().train([])
+        folder = runs / name / "bundles" / "best"
+        torch.manual_seed(n_made)
+        save_bundle(
+            folder,
+            model=build.build_model(to_plain(config.model), tokenizer),
+            tokenizer=tokenizer,
+            model_config=to_plain(config.model),
+            task_config=to_plain(config.task),
+            config=to_plain(config),
+            provenance={"run": name, "step": 1, "tokenizer": tokenizer.digest},
+            metrics={},
+        )
+        record = {"name": name, "stage": stage, "config_hash": "", "choices": {"task": task}}
+        record |= {"created": f"2026-01-01T00:00:{n_made:02d}"}
+        (runs / name / "run.json").write_text(json.dumps(record))
+        if not finished:
+            os.unlink(folder / "DONE")
+        return folder
+
+    return make
+
+
+def test_nothing_is_started_from_where_that_is_asked_for(runs: Path) -> None:
+    assert find_start("none", runs, READERS) is None
+
+
+@pytest.mark.parametrize("spec", [None, "latest"])
+def test_the_newest_bundle_that_fits_is_found(spec: str | None, runs: Path, pretrained: Pretrained) -> None:
+    pretrained("masked_lm", "older")
+    reader = pretrained("masked_lm", "reader")
+    both = pretrained("denoise", "both")
+    assert find_start(spec, runs, READERS) == reader
+    assert find_start(spec, runs, WRITERS) == both
+
+
+def test_unfinished_bundles_and_those_of_other_stages_are_passed_over(
+    runs: Path, pretrained: Pretrained
+) -> None:
+    good = pretrained("causal_lm", "good")
+    pretrained("causal_lm", "tuned", stage="finetune")
+    pretrained("causal_lm", "half", finished=False)
+    assert find_start(None, runs, READERS) == good
+
+
+def test_a_bundle_can_be_named_by_its_run_or_folder_whatever_is_newer(
+    runs: Path, pretrained: Pretrained
+) -> None:
+    named = pretrained("causal_lm", "named")
+    pretrained("causal_lm", "newer")
+    for spec in ("named", str(runs / "named"), str(named)):
+        assert find_start(spec, runs, READERS) == named
+
+
+def test_without_any_bundle_that_fits_it_is_said_what_to_do(runs: Path, pretrained: Pretrained) -> None:
+    pretrained("denoise", "other")
+    with pytest.raises(
+        BundleError, match=r"no finished pretraining bundle with an Encoder or Decoder .*INIT=none"
+    ):
+        find_start(None, runs, READERS)
+
+
+def test_an_arrangement_that_cannot_serve_is_refused_with_a_bundle_that_can(
+    runs: Path, pretrained: Pretrained
+) -> None:
+    pretrained("masked_lm", "reader")
+    with pytest.raises(
+        BundleError,
+        match=r"reader.* holds an Encoder, .*an EncoderDecoder or Decoder.* pretrain one .*or use INIT=none",
+    ):
+        find_start("reader", runs, WRITERS)
+    pretrained("causal_lm", "writer")
+    with pytest.raises(BundleError, match=r"holds an Encoder.*use INIT=writer"):
+        find_start("reader", runs, WRITERS)
+
+
+def test_an_unfinished_bundle_is_refused_by_name(runs: Path, pretrained: Pretrained) -> None:
+    pretrained("causal_lm", "half", finished=False)
+    with pytest.raises(BundleError, match=r"half.* is not a finished bundle"):
+        find_start("half", runs, READERS)
+
+
+def test_model_tokenizer_and_folder_of_the_bundle_are_recorded(pretrained: Pretrained) -> None:
+    folder = pretrained("causal_lm", "base")
+    config = compose("finetune", ["task=classify"])
+    start = load_start(config, folder)
+    made = with_bundle(config, start)
+    assert to_plain(made.model) == start.model_config
+    assert made.choices.tokenizer == "bytes"
+    assert made.init_from == str(folder)
+    assert made.choices.task == "classify"
+    assert OmegaConf.is_readonly(made)
+
+
+def test_another_dropout_goes_into_every_layer_and_changes_no_weight(pretrained: Pretrained) -> None:
+    folder = pretrained("causal_lm", "base")
+    plain = load_start(compose("finetune", ["task=classify"]), folder)
+    config = compose("finetune", ["task=classify", "dropout=0.25"])
+    dropped = load_start(config, folder)
+    assert dropped.model_config["backbone"]["layer"]["dropout"] == 0.25
+    assert with_bundle(config, dropped).model.backbone.layer.dropout == 0.25
+    for name, weight in plain.model.state_dict().items():
+        assert torch.equal(weight, dropped.model.state_dict()[name]), name
+    batch = {"input_ids": torch.arange(8).reshape(1, 8)}
+    assert torch.equal(plain.model(batch), dropped.model(batch))
+    dropped.model.train()
+    assert not torch.equal(plain.model(batch), dropped.model(batch))
+    plain.model.train()
+    assert torch.equal(plain.model(batch), plain.model.eval()(batch))
+
+
+def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:
+    config = compose("finetune", ["task=classify", "init_from=none", "dropout=0.25"])
+    assert config.model.backbone.layer.dropout == 0.0
+    assert with_dropout(config).model.backbone.layer.dropout == 0.25
+    without = compose("finetune", ["task=classify", "init_from=none"])
+    assert with_dropout(without) == without
+
+
+def test_a_tokenizer_file_beside_a_bundle_must_be_the_tokenizer_of_the_bundle(
+    pretrained: Pretrained, tmp_path: Path
+) -> None:
+    folder = pretrained("causal_lm", "base")
+    words = ["task=classify", "tokenizer=file", "init_from=base"]
+    same = compose("finetune", [*words, f"tokenizer.path={folder / 'tokenizer.json'}"])
+    start = load_start(same, folder)
+    other = build.construct(compose("pretrain", ["tokenizer.vocab_size=300"]).tokenizer)
+    made = other.train(["some words, and some more words " * 20] * 30)
+    made.save(tmp_path / "other.json")
+    with pytest.raises(BundleError, match="is not the tokenizer of") as caught:
+        load_start(compose("finetune", [*words, f"tokenizer.path={tmp_path / 'other.json'}"]), folder)
+    assert made.digest in str(caught.value)
+    assert start.tokenizer.digest in str(caught.value)
+
+
+def test_it_is_said_what_is_started_from_and_why(pretrained: Pretrained) -> None:
+    start = load_start(compose("finetune", ["task=classify"]), pretrained("masked_lm", "base"))
+    assert "the newest pretraining bundle that fits: an Encoder" in describe_start(start, None)
+    assert "named by INIT" in describe_start(start, "base")
+    assert describe_start(None, "none") == "from nothing (INIT=none)"
