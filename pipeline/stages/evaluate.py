@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from omegaconf import DictConfig
 
 from datamodules.cache import TokenRows, cache_key
-from datamodules.corpus import Columns, Corpus
+from datamodules.corpus import Corpus
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
 from modules.optim import AdamW
@@ -56,7 +56,7 @@ def evaluate(config: DictConfig) -> StageResult:
 def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
-    corpus = build.construct(config.data).load(Columns((*task.inputs, *task.truths), task.optional))
+    corpus = build.construct(config.data).load(task.columns)
     report.say("Corpus", report.describe_corpus(corpus, {}))
     rows = list(corpus.validation if corpus.test is None else corpus.test)
     task.check(rows, "test")

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from datamodules.cache import cache_key
-from datamodules.corpus import Columns, Corpus
+from datamodules.corpus import Corpus
 from datamodules.datamodule import FinetuneDataModule
 from datamodules.features import Features
 from datamodules.tokenizer import Tokenizer
@@ -98,7 +98,7 @@ def read_labelled(config: DictConfig, task: FinetuneTask) -> Labelled:
     Raises:
         DataError: what is wrong with them.
     """
-    corpus = build.construct(config.data).load(Columns((*task.inputs, *task.truths), task.optional))
+    corpus = build.construct(config.data).load(task.columns)
     rows = labelled_rows(corpus)
     task = task.fitted(rows["train"])
     for split, some in rows.items():

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.collate import Batch
+from datamodules.corpus import Columns
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.transformer import Transformer
@@ -69,6 +70,11 @@ class FinetuneTask(ABC):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
+
+    @property
+    def columns(self) -> Columns:
+        """What is read of a corpus."""
+        return Columns((*self.inputs, *self.truths), self.optional)
 
     def fitted(self, rows: Sequence[Row]) -> Self:
         """The task with what it must know of the training rows before training, such as the labels' names."""
