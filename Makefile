@@ -7,11 +7,17 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := $(BIN)/python -m pipeline
+PIPELINE := $(BIN)/python -m pipeline
 
 # quote: one word for the shell, whatever is in it; text: one string for Hydra, whatever is in it.
 quote = '$(subst ','\'',$(1))'
 text = '$(subst $${,\$${,$(subst ',\',$(1)))'
+
+# list: words as a list for Hydra, whatever is in them.
+empty :=
+comma := ,
+space := $(empty) $(empty)
+list = [$(subst $(space),$(comma),$(strip $(foreach word,$(1),$(call text,$(word)))))]
 
 # option: KEY=VARIABLE as one override, where the variable is set.
 key = $(firstword $(subst =, ,$(1)))
@@ -20,7 +26,8 @@ option = $(if $(call variable,$(1)),$(call quote,$(call key,$(1))=$(call text,$(
 
 # Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
 OPTIONS := $(if $(DATA),data=$(DATA)) \
-           $(foreach name,init_from=INIT bundle=BUNDLE input=INPUT output=OUTPUT,$(call option,$(name))) \
+           $(foreach name,init_from=INIT bundle=BUNDLE bundle=MODEL input=INPUT output=OUTPUT run=RUN \
+           alias=ALIAS,$(call option,$(name))) \
            $(if $(RESUME),resume=$(if $(filter 1,$(RESUME)),true,$(RESUME)))
 
 .PHONY: help
@@ -32,6 +39,7 @@ help: ## This help
 	@echo
 	@echo "Options    ARGS=\"key=value ...\"  any key, e.g. ARGS=\"size=small trainer.max_steps=500\""
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
+	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
 	@echo "           to fine-tune: classify, qa, translate, summarize, chat: make finetune-qa"
@@ -51,50 +59,74 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 .PHONY: tokenizer
 tokenizer: $(VENV)/.installed ## Train a tokenizer on the corpus
-	@$(RUN) tokenizer $(OPTIONS) $(ARGS)
+	@$(PIPELINE) tokenizer $(OPTIONS) $(ARGS)
 
 .PHONY: pretrain
 pretrain: $(VENV)/.installed ## Pretrain a transformer (causal language model) and write its bundle
-	@$(RUN) pretrain $(OPTIONS) $(ARGS)
+	@$(PIPELINE) pretrain $(OPTIONS) $(ARGS)
 
 pretrain-%: $(VENV)/.installed ## Pretrain with another objective: masked_lm, denoise
-	@$(RUN) pretrain task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) pretrain task=$* $(OPTIONS) $(ARGS)
 
 finetune-%: $(VENV)/.installed ## Fine-tune a pretrained bundle: classify, qa, translate, summarize, chat
-	@$(RUN) finetune task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) finetune task=$* $(OPTIONS) $(ARGS)
 
 .PHONY: evaluate
 evaluate: $(VENV)/.installed ## Measure a pretrained bundle on a corpus: loss, perplexity, bits per byte
-	@$(RUN) evaluate $(OPTIONS) $(ARGS)
+	@$(PIPELINE) evaluate $(OPTIONS) $(ARGS)
 
 evaluate-%: $(VENV)/.installed ## Measure a fine-tuned bundle on a corpus, by the task's own metrics
-	@$(RUN) evaluate task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) evaluate task=$* $(OPTIONS) $(ARGS)
 
 predict-%: $(VENV)/.installed ## Answer a file of rows with a fine-tuned bundle: INPUT=rows.jsonl
-	@$(RUN) predict task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) predict task=$* $(OPTIONS) $(ARGS)
 
 try-%: $(VENV)/.installed ## Ask a fine-tuned bundle at the terminal
-	@$(RUN) try task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) try task=$* $(OPTIONS) $(ARGS)
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=latest
-	@$(RUN) generate $(OPTIONS) $(if $(value PROMPT),$(call quote,prompts=[$(call text,$(value PROMPT))])) $(ARGS)
+	@$(PIPELINE) generate $(OPTIONS) $(if $(value PROMPT),$(call quote,prompts=[$(call text,$(value PROMPT))])) $(ARGS)
+
+.PHONY: compare
+compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, best:classify
+	@$(PIPELINE) compare $(if $(value RUNS),$(call quote,runs=$(call list,$(value RUNS)))) $(OPTIONS) $(ARGS)
+
+.PHONY: lineage
+lineage: $(VENV)/.installed ## Follow a model back to its files, code and seed: MODEL=run
+	@$(PIPELINE) lineage $(OPTIONS) $(ARGS)
+
+.PHONY: reproduce
+reproduce: $(VENV)/.installed ## Run a run again and compare to the last digit: RUN=run
+	@$(PIPELINE) reproduce $(OPTIONS) $(ARGS)
+
+.PHONY: register
+register: $(VENV)/.installed ## Register a bundle in MLflow: MODEL=run ALIAS=champion
+	@$(PIPELINE) register $(OPTIONS) $(ARGS)
+
+.PHONY: promote
+promote: $(VENV)/.installed ## Make the challenger champion, if it is better beyond its interval
+	@$(PIPELINE) promote $(OPTIONS) $(ARGS)
+
+.PHONY: doctor
+doctor: $(VENV)/.installed ## Find what is left behind or damaged; ARGS="fix=true" cleans
+	@$(PIPELINE) doctor $(ARGS)
 
 .PHONY: show-config
 show-config: $(VENV)/.installed ## Print the whole configuration that pretrain would use
-	@$(RUN) show-config $(OPTIONS) $(ARGS)
+	@$(PIPELINE) show-config $(OPTIONS) $(ARGS)
 
 .PHONY: show-data
 show-data: $(VENV)/.installed ## Print a training row as text, ids, mask and labels
-	@$(RUN) show-data $(OPTIONS) $(ARGS)
+	@$(PIPELINE) show-data $(OPTIONS) $(ARGS)
 
 .PHONY: sync
 sync: $(VENV)/.installed ## Send to MLflow what its server missed while it was away
-	@$(RUN) sync $(ARGS)
+	@$(PIPELINE) sync $(ARGS)
 
 .PHONY: ui
 ui: $(VENV)/.installed ## Open MLflow on this machine: http://127.0.0.1:5000
-	@$(RUN) ui $(ARGS)
+	@$(PIPELINE) ui $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint and types

@@ -12,7 +12,23 @@ ROOT = Path(__file__).parent.parent
 INSTALLED = ("-o", ".venv/.installed", "-o", ".venv/.installed-dev")
 
 #: What reaches a Makefile from outside: a `make` that runs these tests, and variables that it reads.
-OUTSIDE = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "ARGS", "DATA", "INIT", "BUNDLE", "RESUME")
+OUTSIDE = (
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKEOVERRIDES",
+    "MAKELEVEL",
+    "ARGS",
+    "DATA",
+    "INIT",
+    "BUNDLE",
+    "RESUME",
+    "INPUT",
+    "OUTPUT",
+    "RUNS",
+    "MODEL",
+    "ALIAS",
+    "RUN",
+)
 
 
 def call_make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

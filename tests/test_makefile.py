@@ -17,7 +17,7 @@ from tests.commands import ROOT, call_make, dry_run, pipeline_words
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 DOCUMENTED = re.findall(r"^([\w%-]+):.*## ", MAKEFILE, re.MULTILINE)
-RECORDER = f"RUN='{sys.executable}' -S -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
+RECORDER = f"PIPELINE='{sys.executable}' -S -c 'import json, sys; print(json.dumps(sys.argv[1:]))'"
 
 #: Tasks that learn from labelled rows; the others learn from raw text.
 FINETUNING = [

@@ -36,7 +36,10 @@ TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 PLACEHOLDER = re.compile(r"NAME|\.\.\.|…")
 
 #: Stages that end by themselves and need nothing but files.
-RUNNABLE = ("pretrain", "tokenizer", "finetune", "evaluate", "predict", "try", "generate", "show-data")
+RUNNABLE = (
+    *("pretrain", "tokenizer", "finetune", "evaluate", "predict", "try", "generate", "show-data"),
+    *("compare", "doctor"),
+)
 
 #: A run that is killed, and resumed.
 LONG_ENOUGH_TO_KILL = ("trainer.max_steps=400", "trainer.checkpoint_every_steps=10")

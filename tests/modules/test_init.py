@@ -7,6 +7,7 @@ from torch import nn
 from modules.heads import LMHead, PooledClassifier, SpanHead
 from modules.init import LAWS, initialize
 from modules.layers import LayerSpec
+from modules.masks import Mask
 from modules.model import Model
 from modules.positions import Rotary, SinusoidalPlusLearned
 from modules.transformer import Decoder, EncoderDecoder
@@ -39,12 +40,23 @@ def test_every_tensor_gets_its_value_norms_one_and_biases_zero(law, layer):
             assert (weight == 0).all(), name
 
 
-def test_the_default_law_is_small_by_the_fan_in_with_silent_sublayers():
+def test_the_default_law_is_small_by_the_fan_in_with_silent_feed_forward():
     for name, weight in weights_after("default").items():
-        if name.endswith(("out_proj.weight", "down_proj.weight")):
+        if name.endswith("down_proj.weight"):
             assert (weight == 0).all(), name
-        elif weight.dim() == 2:
+        elif weight.dim() == 2 and not name.endswith("out_proj.weight"):
             assert weight.std().item() == pytest.approx(math.sqrt(2 / (5 * 256)), rel=0.03), name
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+def test_under_the_default_law_attention_passes_on_half_of_what_it_looks_at(n_kv_heads):
+    attention = LayerSpec(256, n_heads=4, n_kv_heads=n_kv_heads).build_attention()
+    initialize(attention, "default")
+    x = torch.randn(64, 8, 256)
+    with torch.no_grad():
+        mean = x.mean(dim=1, keepdim=True).expand(-1, 8, -1)
+        passed = attention(mean, mask=Mask())
+    assert ((passed * mean).sum() / mean.square().sum()).item() == pytest.approx(0.5, rel=0.1)
 
 
 def test_the_gpt2_law_scales_the_outputs_by_the_depth():

@@ -1,0 +1,186 @@
+"""Runs judged together: what decides between them, who is ahead, and whether that may be luck."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.compare.facts import Measurement, RunFacts
+from pipeline.compare.significance import Difference, holm, pair_rows, paired_difference
+from pipeline.compare.wording import metric_words
+from pipeline.errors import RunError
+from pipeline.tasks.finetuning import Score
+
+#: Less of these is better, whatever split they are of.
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "calibration_error", "reply_perplexity"})
+#: What decides where no task has said it; bits per byte do not depend on the tokenizer.
+DECIDING = ("val/loss", "test/loss")
+ACROSS_TOKENIZERS = ("val/bits_per_byte", "test/bits_per_byte")
+#: What no reader of a difference asks for.
+NOT_COMPARED = ("name", "resume", "runs_dir", "cache_dir", "tracking", "stage", "choices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two runs on the rows that both answered: the first minus the second; None where they share no rows."""
+
+    first: int
+    second: int
+    difference: Difference | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All that the terminal and the page show; runs are told by their place."""
+
+    runs: list[RunFacts]
+    metric: str | None
+    order: list[int]
+    pairs: list[Pair]
+    metrics: Mapping[str, list[Score | None]]
+    settings: Mapping[str, list[str]]
+    provenance: Mapping[str, list[str]]
+    notes: list[str]
+
+    @property
+    def row_metric(self) -> str:
+        """What is averaged over rows, in words."""
+        names = {run.measurement.row_metric for run in self.runs if run.measurement}
+        name = next(iter(names)) if len(names) == 1 else None
+        return metric_words(name) if name else "score per row"
+
+
+def compare_runs(runs: Sequence[RunFacts]) -> Comparison:
+    """Judge runs of one task.
+
+    Raises:
+        RunError: the runs are of different tasks, whose numbers mean different things.
+    """
+    _check_tasks(runs)
+    metrics = _metrics(runs)
+    metric = deciding_metric(runs, metrics)
+    order = _order(metric, metrics, len(runs))
+    return Comparison(
+        runs=list(runs),
+        metric=metric,
+        order=order,
+        pairs=_pairs(runs, order),
+        metrics=metrics,
+        settings=_differing([_settings(run) for run in runs]),
+        provenance=_table([run.provenance for run in runs]),
+        notes=[f"{run.name} {note}." for run in runs for note in run.notes] + _notes(runs, metric),
+    )
+
+
+def _check_tasks(runs: Sequence[RunFacts]) -> None:
+    """A fine-tuning and an evaluation of one task may stand side by side; two tasks may not."""
+    if len({run.task for run in runs if run.task}) > 1:
+        what = ", ".join(f"{run.name} is {run.title}" for run in runs)
+        raise RunError(
+            f"these runs are of different tasks: {what}",
+            "runs of one task: numbers of two tasks mean different things",
+            'name runs of one task, for example RUNS="last:2:classify"',
+        )
+
+
+def deciding_metric(runs: Sequence[RunFacts], metrics: Mapping[str, list[Score | None]]) -> str | None:
+    """The task's own metric; for language models the loss, or bits per byte where the tokens differ."""
+    own = {run.measurement.metric for run in runs if run.measurement and run.measurement.metric}
+    tokens = {run.provenance.get("validation rows") for run in runs}
+    language = (*DECIDING, *ACROSS_TOKENIZERS) if len(tokens) == 1 else (*ACROSS_TOKENIZERS, *DECIDING)
+    candidates = [f"test/{name}" for name in own] if own else list(language)
+    complete = [name for name in [*candidates, *language] if name in metrics and None not in metrics[name]]
+    return next(iter(complete), None)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric.rpartition("/")[2] in LOWER_IS_BETTER
+
+
+def _order(metric: str | None, metrics: Mapping[str, list[Score | None]], n_runs: int) -> list[int]:
+    """The runs' places, the best first; in the order given where nothing decides."""
+    if metric is None:
+        return list(range(n_runs))
+    values = [score.value for score in metrics[metric] if score is not None]
+    return sorted(range(n_runs), key=lambda i: values[i] if lower_is_better(metric) else -values[i])
+
+
+def _metrics(runs: Sequence[RunFacts]) -> dict[str, list[Score | None]]:
+    """Metric -> its score in each run; those that all have first."""
+    names = dict.fromkeys(name for run in runs for name in sorted(run.metrics, key=_test_first))
+    table = {name: [run.metrics.get(name) for run in runs] for name in names}
+    return dict(sorted(table.items(), key=lambda item: sum(score is None for score in item[1])))
+
+
+def _test_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("test/"), name
+
+
+def _settings(run: RunFacts) -> dict[str, str]:
+    return {key: value for key, value in run.config.items() if _group(key) not in NOT_COMPARED}
+
+
+def _differing(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Keys with several values. A group that a run's stage does not know is no difference of that run."""
+    groups = [{_group(key) for key in table} for table in tables]
+    return {
+        key: values
+        for key, values in _table(tables).items()
+        if len({value for value, known in zip(values, groups, strict=True) if _group(key) in known}) > 1
+    }
+
+
+def _group(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _table(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return {key: [table.get(key, "") for table in tables] for key in keys}
+
+
+def _pairs(runs: Sequence[RunFacts], order: Sequence[int]) -> list[Pair]:
+    """The best run with each other one; p-values are raised for the number of comparisons."""
+    best, *others = order
+    pairs = [_paired(best, other, runs[best].measurement, runs[other].measurement) for other in others]
+    tested = [pair.difference for pair in pairs if pair.difference is not None]
+    raised = iter(holm([difference.p_value for difference in tested]))
+    return [
+        replace(pair, difference=replace(pair.difference, p_value=next(raised))) if pair.difference else pair
+        for pair in pairs
+    ]
+
+
+def _paired(first: int, second: int, a: Measurement | None, b: Measurement | None) -> Pair:
+    if not a or not b or not a.rows or not b.rows:
+        none = not (a and a.rows) and not (b and b.rows)
+        reason = (
+            "each run has one number, no scores row by row"
+            if none
+            else "one of them has no scores row by row"
+        )
+        return Pair(first=first, second=second, difference=None, reason=reason)
+    if a.row_metric != b.row_metric:
+        return Pair(first=first, second=second, difference=None, reason="rows scored in different ways")
+    scores, others = pair_rows(a.rows, a.row_scores, b.rows, b.row_scores)
+    if not len(scores):
+        return Pair(first=first, second=second, difference=None, reason="measured on different rows")
+    return Pair(first=first, second=second, difference=paired_difference(scores, others))
+
+
+def _notes(runs: Sequence[RunFacts], metric: str | None) -> list[str]:
+    """What keeps the numbers from meaning the same."""
+    notes = []
+    rows = [set(run.measurement.rows) for run in runs if run.measurement and run.measurement.rows]
+    if any(some != rows[0] for some in rows):
+        n_common = len(set.intersection(*rows))
+        notes.append(
+            f"The runs were measured on different rows ({n_common:,} are common to all): the metrics are "
+            "of each run's own rows, the tests of common rows only."
+        )
+    corpora = {run.provenance.get("corpus fingerprint") for run in runs} - {None}
+    if not rows and len(corpora) > 1:
+        notes.append("The runs read different corpora: their losses are not of the same text.")
+    if metric in DECIDING and len({run.provenance.get("tokenizer") for run in runs} - {None}) > 1:
+        notes.append("The runs have different tokenizers: losses of different tokens do not compare.")
+    return notes

@@ -1,0 +1,66 @@
+"""Learning curves of a run, over tokens and over seconds, read from its spool."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.tracking.figures import Curve, read_curves
+from pipeline.tracking.spool import POINTS, SYSTEM, lane_file
+
+Floats = npt.NDArray[np.float64]
+
+#: More points than pixels help nobody; neighbouring ones are averaged.
+MOST_POINTS = 300
+TOKENS = "tokens_seen"
+SECONDS = "wall_s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """All numbers that a run logged, by metric: (step, value) in order."""
+
+    points: Mapping[str, Curve]
+    system: Mapping[str, Curve]
+
+    @classmethod
+    def read(cls, run_folder: Path) -> "History":
+        """From the spool; empty for a run that was not tracked."""
+        folder = run_folder / "tracking"
+        return cls(
+            points=read_curves(lane_file(folder, POINTS)), system=read_curves(lane_file(folder, SYSTEM))
+        )
+
+    def last(self, metric: str) -> float | None:
+        """The last value of a metric."""
+        curve = self.points.get(metric)
+        return curve[-1][1] if curve else None
+
+    def highest(self, metric: str) -> float | None:
+        """The highest sample of the machine."""
+        return max((value for _, value in self.system.get(metric, ())), default=None)
+
+    def curve(self, metric: str, over: str) -> tuple[Floats, Floats] | None:
+        """A metric over another one that grows with the steps; None where either is not known."""
+        if metric not in self.points or over not in self.points:
+            return None
+        steps, values = np.array(self.points[metric], np.float64).T
+        x = _at(steps, self.points[over])
+        fine = np.isfinite(values)
+        return _thin(x[fine]), _thin(values[fine])
+
+
+def _at(steps: Floats, grown: Curve) -> Floats:
+    """What has grown by each step: straight lines through the origin and what was logged, and beyond."""
+    known, sizes = np.array([(0, 0.0), *grown], np.float64).T
+    beyond = np.maximum(steps / max(known[-1], 1), 1)
+    there: Floats = np.interp(steps, known, sizes) * beyond
+    return there
+
+
+def _thin(values: Floats) -> Floats:
+    if len(values) <= MOST_POINTS:
+        return values
+    return np.array([part.mean() for part in np.array_split(values, MOST_POINTS)])

@@ -1,0 +1,288 @@
+"""What a run's folder tells of it. What is missing is left out, and said in a note."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from pipeline.bundle import is_finished
+from pipeline.compare.curves import SECONDS, TOKENS, Floats, History
+from pipeline.evaluation import EVALUATION
+from pipeline.runs import RunFolder
+from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import Score
+from pipeline.tracking.redaction import Redactor, flatten
+from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records
+
+#: Forward and backward pass cost this many operations for each parameter and token.
+#: Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
+FLOPS_PER_PARAMETER_AND_TOKEN = 6
+#: Texts that a run has kept, the last first.
+SAMPLE_FILES = ("test.md", "best.md")
+
+_SAMPLE = re.compile(
+    r"Given: (?P<given>.*?)\n\nMade: (?P<output>.*?)(?:\n\nTruth: (?P<truth>.*))?", re.DOTALL
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What each row scored; without rows for a language model."""
+
+    task: str
+    corpus: str
+    split: str
+    metric: str | None
+    higher_is_better: bool
+    row_metric: str | None
+    metrics: Mapping[str, Score]
+    rows: list[str]
+    row_scores: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run took; None is not known."""
+
+    seconds: float | None
+    tokens: float | None
+    parameters: int | None
+    peak_bytes: float | None
+    peak_gpu_bytes: float | None
+
+    @property
+    def flops(self) -> float | None:
+        """Estimated, not measured."""
+        if not self.parameters or not self.tokens:
+            return None
+        return FLOPS_PER_PARAMETER_AND_TOKEN * self.parameters * self.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """One run, as a comparison sees it."""
+
+    name: str
+    folder: Path
+    stage: str
+    task: str | None
+    word: str
+    status: str
+    created: str
+    config: Mapping[str, str]
+    metrics: Mapping[str, Score]
+    measurement: Measurement | None
+    history: History
+    cost: Cost
+    provenance: Mapping[str, str]
+    samples: list[Sample]
+    tracked: Progress
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Stage and task, as a user types them."""
+        return f"{self.stage} {self.word}".strip()
+
+
+def read_facts(run: RunFolder) -> RunFacts:
+    """Read all that is known of a run."""
+    history = History.read(run.path)
+    bundle = _bundle_of(run, history)
+    config = _config(run)
+    measurement = read_measurement(run.path)
+    metrics = _metrics(run, measurement, history)
+    return RunFacts(
+        name=run.name,
+        folder=run.path,
+        stage=run.record.stage,
+        task=(task := _task(config, bundle, measurement)),
+        word=(run.record.choices or {}).get("task") or task or "",
+        status=run.record.status,
+        created=run.record.created,
+        config=flatten(config),
+        metrics=metrics,
+        measurement=measurement,
+        history=history,
+        cost=_cost(run, bundle, history),
+        provenance=_provenance(run, bundle),
+        samples=_samples(run),
+        tracked=Progress.load(run.path / "tracking"),
+        notes=_notes(run, bundle, metrics, history, is_measured=measurement is not None),
+    )
+
+
+def read_measurement(folder: Path) -> Measurement | None:
+    """What `pipeline.evaluation` has kept; None where it has kept nothing, or something else lies there."""
+    record = _read_json(folder / EVALUATION)
+    try:
+        return Measurement(
+            task=record["task"],
+            corpus=record["corpus"],
+            split=record["split"],
+            metric=record.get("metric"),
+            higher_is_better=record.get("higher_is_better", True),
+            row_metric=record.get("row_metric"),
+            metrics={name: Score(**score) for name, score in record["metrics"].items()},
+            rows=record.get("rows", []),
+            row_scores=np.array(record.get("row_scores", []), np.float64),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none, or half of one."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    """The resolved configuration, without secrets."""
+    try:
+        text = (run.path / "config.yaml").read_text(encoding="utf-8")
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return dict(Redactor(os.environ).value("", found or {}))
+
+
+def _bundle_of(run: RunFolder, history: History) -> Path:
+    """The bundle that a run made; of a run that trained nothing, the one that it measured."""
+    used = [
+        Path(record["folder"])
+        for record, _ in read_records(lane_file(run.path / "tracking", FILES), 0)
+        if record is not None and record["kind"] == "use_bundle"
+    ]
+    own = run.bundles / "best"
+    return used[-1] if used and TOKENS not in history.points and not own.exists() else own
+
+
+def _notes(
+    run: RunFolder, bundle: Path, metrics: Mapping[str, Score], history: History, *, is_measured: bool
+) -> list[str]:
+    """What is missing, each to be read after the run's name."""
+    notes = []
+    if run.record.status != "FINISHED":
+        notes.append(
+            f"has not finished ({run.record.status}): its numbers are those of its last sign of life"
+        )
+    if not is_finished(bundle):
+        notes.append(
+            "has no bundle that can be found: what only a bundle tells, such as the size, is not known"
+        )
+    if not is_measured and any(key.startswith("test/") for key in metrics):
+        notes.append("has kept no scores row by row: measure it again to have its differences tested")
+    if not history.points:
+        notes.append("was not tracked: its curves and its cost are not known")
+    return notes
+
+
+def _task(config: Mapping[str, Any], bundle: Path, measurement: Measurement | None) -> str | None:
+    """The name of the task's class."""
+    nodes = ((config.get("task") or {}), _read_json(bundle / "task.json"))
+    targets = [str(node["_target_"]).rpartition(".")[2] for node in nodes if "_target_" in node]
+    return measurement.task if measurement else next(iter(targets), None)
+
+
+def _metrics(run: RunFolder, measurement: Measurement | None, history: History) -> dict[str, Score]:
+    """Of the bundle; else what the run said at its end; and what was measured afterwards."""
+    values = _read_json(run.bundles / "best" / "metrics.json")
+    if not values:
+        said = {key: history.last(key) for key in history.points if key.startswith("final/")}
+        values = {key.removeprefix("final/"): value for key, value in said.items() if value is not None}
+    ends = {f"{key}_{end}" for key in values for end in ("low", "high")}
+    found = {
+        key: Score(value=value, low=values.get(f"{key}_low"), high=values.get(f"{key}_high"))
+        for key, value in values.items()
+        if key not in ends
+    }
+    for name, score in (measurement.metrics if measurement else {}).items():
+        found[f"test/{name}"] = score
+    return found
+
+
+def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
+    seconds, tokens = history.last(SECONDS), history.last(TOKENS)
+    memory = history.highest("system/trainer_memory_megabytes")
+    gpus = [
+        history.highest(key)
+        for key in history.system
+        if re.fullmatch(r"system/gpu_\d+_memory_usage_megabytes", key)
+    ]
+    known = [value for value in gpus if value is not None]
+    return Cost(
+        seconds=seconds if seconds is not None else _lived_s(run.path),
+        tokens=tokens,
+        parameters=_count_parameters(bundle / "model.safetensors"),
+        peak_bytes=None if memory is None else memory * 1e6,
+        peak_gpu_bytes=max(known) * 1e6 if known else None,
+    )
+
+
+def _lived_s(folder: Path) -> float | None:
+    """From start to end, for a run that trained nothing."""
+    times = [
+        record["time_ms"]
+        for record, _ in read_records(lane_file(folder / "tracking", POINTS), 0)
+        if record is not None and "time_ms" in record
+    ]
+    return (max(times) - min(times)) / 1000 if times else None
+
+
+def _count_parameters(weights: Path) -> int | None:
+    """From the file's header: no weight is read."""
+    try:
+        with safe_open(str(weights), framework="np") as file:
+            return sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+
+
+def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
+    """Code, versions and machine, and what went in."""
+    facts = _read_json(bundle / "provenance.json")
+    code = _read_json(run.path / "tracking" / "files" / "provenance.json") or facts.get("code") or {}
+    corpus, parent = facts.get("corpus") or {}, facts.get("parent") or {}
+    origin = {
+        "git_commit": code.get("git_commit"),
+        "git_dirty": code.get("git_dirty"),
+        "command": code.get("command"),
+        "corpus": corpus.get("name"),
+        "corpus fingerprint": corpus.get("fingerprint"),
+        "validation rows": facts.get("validation_rows"),
+        "tokenizer": facts.get("tokenizer"),
+        "parent run": parent.get("run"),
+        "best step": facts.get("step"),
+        "bundle": str(bundle) if facts else None,
+    }
+    return {key: str(value) for key, value in {**origin, **code}.items() if value not in (None, "")}
+
+
+def _samples(run: RunFolder) -> list[Sample]:
+    """Texts that the run wrote, as far as its corpus allowed them to be kept."""
+    folder = run.path / "tracking" / FILES / "samples"
+    file = next((folder / name for name in SAMPLE_FILES if (folder / name).is_file()), None)
+    if file is None:
+        return []
+    blocks = re.split(r"^## \d+\n\n", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return [_sample(block.strip()) for block in blocks]
+
+
+def _sample(block: str) -> Sample:
+    """The reverse of `report.samples_markdown`."""
+    if (parts := _SAMPLE.fullmatch(block)) is not None:
+        return Sample(given=parts["given"], output=parts["output"], truth=parts["truth"])
+    given = re.match(r"\*\*(.+?)\*\*", block, re.DOTALL)
+    if given is None:
+        return Sample(given="", output=block, goes_on=True)
+    return Sample(given=given[1], output=block[given.end() :], goes_on=True)

@@ -1,0 +1,111 @@
+"""The comparison as one HTML page that needs nothing else: no network, no script, no further file."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.compare.charts import COLOURS, draw_curves, draw_intervals
+from pipeline.compare.comparison import Comparison
+from pipeline.compare.facts import RunFacts
+from pipeline.compare.tables import cost_table, difference_table, metric_table
+from pipeline.compare.verdict import verdict
+from pipeline.compare.wording import ABSENT, LETTERS, metric_words
+from pipeline.tasks.base import Sample
+from pipeline.tasks.finetuning import Score
+
+#: What is drawn over tokens and seconds.
+CURVES = ("train/loss", "val/loss")
+#: More panels than these are too small to read.
+MOST_INTERVALS = 4
+#: Longer texts are cut in a cell.
+MOST_CHARS = 600
+
+
+def render_page(comparison: Comparison, *, mlflow_url: str | None, at: datetime) -> str:
+    """The whole page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        at=f"{at:%Y-%m-%d %H:%M}",
+        title=" · ".join(run.name for run in comparison.runs),
+        verdict=verdict(comparison),
+        notes=comparison.notes,
+        runs=_columns(comparison.runs),
+        metrics=metric_table(comparison),
+        intervals=draw_intervals(_with_intervals(comparison)),
+        tests=difference_table(comparison),
+        tests_done=any(pair.difference for pair in comparison.pairs),
+        row_metric=comparison.row_metric,
+        curves=draw_curves(comparison.runs, CURVES),
+        cost=cost_table(comparison.runs),
+        settings=comparison.settings,
+        samples=_samples(comparison.runs),
+        provenance={key: (values, len(set(values)) > 1) for key, values in comparison.provenance.items()},
+        mlflow_url=mlflow_url,
+        absent=ABSENT,
+    )
+
+
+def _columns(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+    return [
+        {
+            "letter": LETTERS[place],
+            "colour": COLOURS[place],
+            "name": run.name,
+            "title": run.title,
+            "created": run.created[:16].replace("T", " "),
+            "status": run.status.lower(),
+            "folder": str(run.folder),
+        }
+        for place, run in enumerate(runs)
+    ]
+
+
+def _with_intervals(comparison: Comparison) -> dict[str, list[Score | None]]:
+    """The metrics worth a picture: those with intervals, the deciding one first."""
+    names = sorted(comparison.metrics, key=lambda name: name != comparison.metric)
+    wide = [
+        name for name in names if any(score and score.low is not None for score in comparison.metrics[name])
+    ]
+    return {metric_words(name): comparison.metrics[name] for name in wide[:MOST_INTERVALS]}
+
+
+def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
+    """What the runs made of the same text side by side; of texts of their own, in order."""
+    if not any(run.samples for run in runs):
+        return []
+    rows = []
+    for samples in zip_longest(*(run.samples for run in runs)):
+        present: list[Sample] = [sample for sample in samples if sample is not None]
+        is_same = len({(sample.given, sample.truth) for sample in present}) == 1
+        rows.append(
+            {
+                "given": _cut(present[0].given) if is_same else "",
+                "truth": _cut(present[0].truth or "") if is_same else "",
+                "cells": [_cell(sample, is_same=is_same) for sample in samples],
+            }
+        )
+    return rows
+
+
+def _cell(sample: Sample | None, *, is_same: bool) -> str:
+    if sample is None:
+        return ABSENT
+    if is_same:
+        return _cut(sample.output)
+    truth = f"\n\ntruth: {sample.truth}" if sample.truth else ""
+    joint = "" if sample.goes_on else " → "
+    return _cut(f"{sample.given}{joint}{sample.output}{truth}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}…"

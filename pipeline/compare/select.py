@@ -1,0 +1,176 @@
+"""Which runs the user means: names, MLflow's ids, folders, `last:3`, `last:3:classify`, `best:classify`."""
+
+import difflib
+import json
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.bundle import TRUSTED, is_finished
+from pipeline.config import target_of
+from pipeline.errors import RunError
+from pipeline.evaluation import EVALUATION
+from pipeline.runs import RunFolder, list_runs
+from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.tracking.spool import Progress
+
+#: Columns that a page or a terminal can show side by side.
+MOST = 12
+#: Fewer letters of an id are as likely a name that was mistyped.
+MIN_ID_CHARS = 4
+N_CANDIDATES = 5
+FORMS = "a run's name, MLflow id or folder, last:N, last:N:WORD or best:WORD (WORD: a stage, task or corpus)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """The metric that decides which of several runs is the best."""
+
+    metric: str
+    higher_is_better: bool
+
+
+def select_runs(specs: Sequence[str], runs_dir: Path) -> list[RunFolder]:
+    """The runs that `specs` name, each once, in this order.
+
+    Raises:
+        RunError: a name is unknown or ambiguous, or there are fewer than two runs, or too many.
+    """
+    known = list_runs(runs_dir)
+    chosen: dict[Path, RunFolder] = {}
+    for spec in specs:
+        for run in _find(spec, known, runs_dir):
+            chosen.setdefault(run.path.resolve(), run)
+    if not 2 <= len(chosen) <= MOST:
+        names = ", ".join(run.name for run in chosen.values()) or "none"
+        raise RunError(
+            f"{len(chosen)} {'run' if len(chosen) == 1 else 'runs'} to compare ({names})",
+            f"2 to {MOST} different runs",
+            f'name them: RUNS="..."; {_known(known)}',
+        )
+    return list(chosen.values())
+
+
+def _find(spec: str, known: Sequence[RunFolder], runs_dir: Path) -> list[RunFolder]:
+    word, colon, rest = spec.partition(":")
+    special: dict[str, Callable[..., list[RunFolder]]] = {"last": _last, "best": _best}
+    if colon and word in special:
+        return special[word](spec, rest.split(":"), known)
+    return [_one(spec, known, runs_dir)]
+
+
+def _one(spec: str, known: Sequence[RunFolder], runs_dir: Path) -> RunFolder:
+    """By name, else by folder, else by id. A name's `/` has become `-` when its folder was made."""
+    name = unicodedata.normalize("NFC", spec).strip()
+    for wanted in (name, name.replace("/", "-")):
+        for run in known:
+            if unicodedata.normalize("NFC", run.name) == wanted:
+                return run
+    if (run_at := _at(Path(spec))) is not None:
+        return run_at
+    found = [run for run in known if len(name) >= MIN_ID_CHARS and _has_id(run, name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{run.name} ({_ids(run)[0][:12]})" for run in found[:N_CANDIDATES])
+        raise RunError(f"'{spec}' begins the ids of {len(found)} runs", "one run", f"name one of {names}")
+    close = difflib.get_close_matches(name, [run.name for run in known], n=3, cutoff=0.5)
+    remedy = f"did you mean {' or '.join(close)}?" if close else _known(known)
+    raise RunError(f"no run '{spec}' in {runs_dir}", FORMS, remedy)
+
+
+def _at(path: Path) -> RunFolder | None:
+    """The run in whose folder a path lies: the folder itself, or that of one of its bundles."""
+    for folder in [path, *path.parents][:3]:
+        if (folder / "run.json").is_file():
+            inside = {run.path.resolve(): run for run in list_runs(folder.resolve().parent)}
+            return inside.get(folder.resolve())
+    return None
+
+
+def _has_id(run: RunFolder, prefix: str) -> bool:
+    return any(run_id.startswith(prefix) for run_id in _ids(run))
+
+
+def _ids(run: RunFolder) -> list[str]:
+    """MLflow's id, and the one that the run had before MLflow knew it."""
+    folder = run.path / "tracking"
+    local = folder / "local_id"
+    ids = [Progress.load(folder).run_id, local.read_text() if local.exists() else None]
+    return [run_id for run_id in ids if run_id]
+
+
+def _last(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
+    """The newest runs with results that fit all words; without words, of the newest one's task."""
+    number, *words = words
+    if not number.isdigit() or int(number) < 1:
+        raise RunError(f"'{spec}' says no number", "last:N or last:N:WORD", "give for example last:3")
+    fitting = [run for run in known if _fits(run, words) and has_results(run)]
+    if fitting and not words:
+        fitting = [run for run in fitting if _task(run) == _task(fitting[0])]
+    if len(fitting) < int(number):
+        raise _too_few(spec, len(fitting), words, known)
+    return fitting[: int(number)]
+
+
+def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
+    """The best finished training by its task's own metric; all candidates are of one task and one corpus."""
+    trained = [run for run in known if _fits(run, words) and is_finished(run.bundles / "best")]
+    if not trained:
+        raise _too_few(spec, 0, words, known)
+    for what in ("task", "data"):
+        kinds = sorted({str((run.record.choices or {}).get(what)) for run in trained})
+        if len(kinds) > 1:
+            raise RunError(
+                f"'{spec}' fits runs with different {what}: {', '.join(kinds)}",
+                f"runs whose numbers can be compared, of one {what}",
+                f"say which: {spec}:{kinds[0]}",
+            )
+    goal = goal_of(trained[0])
+    measured = [(value, run) for run in trained if (value := _value(run, goal.metric)) is not None]
+    if not measured:
+        raise _too_few(spec, 0, words, known)
+    return [max(measured, key=lambda pair: pair[0] if goal.higher_is_better else -pair[0])[1]]
+
+
+def goal_of(run: RunFolder) -> Goal:
+    """What decides between runs of the task of this run's bundle."""
+    node = json.loads((run.bundles / "best" / "task.json").read_text(encoding="utf-8"))
+    target = str(node["_target_"])
+    task = target_of(target, "task") if target.startswith(TRUSTED) else None  # a bundle runs no foreign code
+    if isinstance(task, type) and issubclass(task, FinetuneTask):
+        return Goal(metric=f"test/{task.metric}", higher_is_better=task.higher_is_better)
+    return Goal(metric="val/loss", higher_is_better=False)
+
+
+def has_results(run: RunFolder) -> bool:
+    """Whether a run has measured a model."""
+    return (run.path / EVALUATION).is_file() or (run.bundles / "best" / "metrics.json").is_file()
+
+
+def _value(run: RunFolder, metric: str) -> float | None:
+    file = run.bundles / "best" / "metrics.json"
+    value = json.loads(file.read_text(encoding="utf-8")).get(metric)
+    return None if value is None else float(value)
+
+
+def _fits(run: RunFolder, words: Sequence[str]) -> bool:
+    return set(words) <= {run.record.stage, _task(run), (run.record.choices or {}).get("data")}
+
+
+def _task(run: RunFolder) -> str | None:
+    return (run.record.choices or {}).get("task")
+
+
+def _too_few(spec: str, n_found: int, words: Sequence[str], known: Sequence[RunFolder]) -> RunError:
+    what = f" of {' '.join(words)}" if words else ""
+    return RunError(
+        f"'{spec}' asks for more runs{what} than there are: {n_found} with results", FORMS, _known(known)
+    )
+
+
+def _known(known: Sequence[RunFolder]) -> str:
+    """The newest names, for someone who has none at hand."""
+    names = [run.name for run in known if has_results(run)][:N_CANDIDATES]
+    return f"the newest runs are {', '.join(names)}" if names else "run `make pretrain` twice first"

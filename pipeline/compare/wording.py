@@ -1,0 +1,65 @@
+"""Numbers and names as people read them."""
+
+from collections.abc import Sequence
+
+from pipeline.tasks.finetuning import Score
+
+ABSENT = "—"
+#: A letter for each run: names are too long for legends and columns.
+LETTERS = "ABCDEFGHIJKL"
+
+
+def metric_words(name: str) -> str:
+    """`test/exact_match` as `exact match`."""
+    split, _, bare = name.rpartition("/")
+    words = bare.replace("_", " ")
+    return f"validation {words}" if split == "val" else words
+
+
+def ratio_words(first: float, second: float, what: str) -> str:
+    """How many times as much."""
+    ratio = first / second
+    times = f"{ratio:.1f}" if ratio >= 0.1 else f"{ratio:.2g}"
+    return f"as many {what}" if times == "1.0" else f"{times} times as many {what}"
+
+
+def list_words(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def score_words(score: Score | None) -> str:
+    """A value with its interval."""
+    if score is None:
+        return ABSENT
+    interval = (
+        "" if score.low is None or score.high is None else f" [{number(score.low)}, {number(score.high)}]"
+    )
+    return number(score.value) + interval
+
+
+def number(value: float) -> str:
+    """Four digits behind the point, or fewer for what is large."""
+    return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def large(value: float | None, unit: str = "") -> str:
+    """1,234; 12.3 k; 4.7 M; 3.1e+18 beyond."""
+    if value is None:
+        return ABSENT
+    for limit, letter in ((1e15, ""), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if abs(value) >= limit:
+            size = {"": 1.0, " T": 1e12, " G": 1e9, " M": 1e6, " k": 1e3}[letter]
+            return f"{value:.2e}{unit}" if not letter else f"{value / size:.1f}{letter}{unit}"
+    return f"{value:,.0f}{' ' if unit else ''}{unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds; above two minutes also as minutes or hours."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

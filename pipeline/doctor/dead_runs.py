@@ -1,0 +1,149 @@
+"""Runs that say they are running, and whose process is gone: here and in MLflow."""
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.doctor.findings import Finding, held, is_held
+from pipeline.errors import TrackingError
+from pipeline.runs import RunFolder, list_runs
+from pipeline.tracking import TrackingOptions, sync, unsynced_runs
+from pipeline.tracking.connection import connect, store_of
+from pipeline.tracking.options import Store
+from pipeline.tracking.spool import Progress, count_unsent
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+#: A run of another folder that has told MLflow nothing for so long is over.
+SILENT_S = 3600.0
+
+
+def dead_runs(runs_dir: Path) -> Iterator[Finding]:
+    """Run folders that say RUNNING and that nobody holds."""
+    for run in list_runs(runs_dir):
+        if _is_dead(run):
+            yield Finding(
+                what=f"{run.path} says RUNNING, and no process holds it",
+                remedy="close it as KILLED; RESUME=1 goes on with it all the same",
+                mend=partial(_close, run),
+            )
+
+
+def _is_dead(run: RunFolder) -> bool:
+    return run.record.status == "RUNNING" and not is_held(run.path / ".lock")
+
+
+def _close(run: RunFolder) -> str:
+    with held(run.path / ".lock") as mine:
+        if not mine:
+            return f"{run.path} is in use again: left as it is"
+        run.write(status="KILLED")
+        return f"{run.path} closed as KILLED{_sent(run.path)}"
+
+
+def _sent(folder: Path) -> str:
+    """Tell MLflow too, where the run was tracked; what it does not take stays in the spool."""
+    if not (folder / "tracking").is_dir():
+        return ""
+    try:
+        done = sync(folder, environ=os.environ)
+    except TrackingError as error:
+        return f"; not in MLflow ({error.problem})"
+    return f"; not in MLflow ({done.problem}): run `make sync`" if done.problem else "; MLflow knows it"
+
+
+def unsynced(runs_dir: Path) -> Iterator[Finding]:
+    """Spools of ended runs that MLflow has not had to their end."""
+    alive = {run.path for run in list_runs(runs_dir) if is_held(run.path / ".lock") or _is_dead(run)}
+    waiting = [folder for folder in unsynced_runs(runs_dir) if folder not in alive]
+    if waiting:
+        n_records = sum(count_unsent(folder / "tracking", _progress(folder)) for folder in waiting)
+        names = ", ".join(folder.name for folder in waiting[:5])
+        yield Finding(
+            what=f"{len(waiting)} runs have {n_records:,} records that MLflow has not had ({names})",
+            remedy="`make sync` sends them",
+        )
+
+
+def _progress(folder: Path) -> Progress:
+    return Progress.load(folder / "tracking")
+
+
+def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding]:
+    """Runs that MLflow shows as running and that nobody holds; or why MLflow cannot say."""
+    if not options.enabled:
+        return
+    store = store_of(options)
+    if store.sqlite_file is not None and not store.sqlite_file.exists():
+        return
+    try:
+        with connect(store) as client:
+            found = list(_running(client, options.experiment))
+    except TrackingError as error:
+        yield Finding(what=f"MLflow: {error.problem}", remedy=error.remedy)
+        return
+    folders = {_local_id(folder): folder for folder in _tracked_folders(runs_dir)}
+    for run in found:
+        folder = folders.get(run.data.tags.get("local_id", ""))
+        if folder is None:
+            yield from _of_no_folder(store, run)
+        elif not _is_at_work(folder) and not _says_running(folder):  # else it is closed with its folder
+            yield _finding(store, run, f"{folder} has ended")
+
+
+def _running(client: "MlflowClient", experiment: str) -> Iterator[Any]:
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
+        return
+    token = None
+    while True:
+        page = client.search_runs([known.experiment_id], "attributes.status = 'RUNNING'", page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _of_no_folder(store: Store, run: Any) -> Iterator[Finding]:
+    """Of a local store the run is closed, if it is silent; of a server it may be another machine's."""
+    last_ms = max([run.info.start_time, *(metric.timestamp for metric in run.data._metric_objs)])
+    if store.sqlite_file is None:
+        what = f"MLflow shows {run.info.run_name} as running; no run here is that one"
+        yield Finding(what=what, remedy="it may run on another machine: close it there")
+    elif time.time() - last_ms / 1000 > SILENT_S:
+        yield _finding(store, run, "its folder is gone, and it has been silent for an hour")
+
+
+def _finding(store: Store, run: Any, why: str) -> Finding:
+    return Finding(
+        what=f"MLflow shows {run.info.run_name} as running, but {why}",
+        remedy="close it as KILLED in MLflow",
+        mend=partial(_terminate, store, run.info.run_id, run.info.run_name),
+    )
+
+
+def _terminate(store: Store, run_id: str, name: str) -> str:
+    with connect(store) as client:
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
+    return f"{name} closed as KILLED in MLflow"
+
+
+def _tracked_folders(runs_dir: Path) -> list[Path]:
+    return [file.parent.parent for file in runs_dir.glob("*/tracking/local_id")]
+
+
+def _local_id(folder: Path) -> str:
+    return (folder / "tracking" / "local_id").read_text(encoding="utf-8")
+
+
+def _is_at_work(folder: Path) -> bool:
+    return is_held(folder / ".lock") or is_held(folder / "tracking" / "writer.lock")
+
+
+def _says_running(folder: Path) -> bool:
+    return any(_is_dead(run) for run in list_runs(folder.parent) if run.path == folder)

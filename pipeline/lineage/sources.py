@@ -1,0 +1,81 @@
+"""Compare what a bundle records of files, token rows, code and versions with what is there now."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from datamodules.cache import MANIFEST_FILE, TokenRows
+from datamodules.errors import CacheError
+from pipeline.lineage.nodes import State
+
+Found = tuple[State, str]
+
+#: Packages whose versions decide what numbers come out.
+PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "numpy", "mlflow")
+#: The first word of an address: `hf://`, `storyworld:`.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def check_source(uri: str, sha256: str) -> Found:
+    """A file must have the bytes that were read; other addresses are not fetched."""
+    if _SCHEME.match(uri):
+        return State.UNCHECKED, "not a local file"
+    file = Path(uri).expanduser()
+    if not file.is_file():
+        return State.GONE, "no such file now"
+    try:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return State.UNCHECKED, f"cannot be read ({error.strerror})"
+    return (State.OK, "") if found == sha256 else (State.CHANGED, f"sha256 is {found[:12]} now")
+
+
+def check_rows(sha256: str, cache_dir: Path) -> Found:
+    """Token rows in the cache must be those that were trained on; absent, they are made again when needed."""
+    for manifest in (cache_dir / "rows").glob(f"*/{MANIFEST_FILE}"):
+        if _digest_in(manifest) == sha256:
+            try:
+                TokenRows(manifest.parent, verify=True)
+            except CacheError as error:
+                return State.CHANGED, error.problem
+            return State.OK, ""
+    return State.UNCHECKED, "no longer in the cache; made again when needed"
+
+
+def _digest_in(manifest: Path) -> str | None:
+    try:
+        record: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record.get("sha256")
+
+
+def check_code(code: Mapping[str, str]) -> Found:
+    """A commit tells the code only if nothing else was changed."""
+    if code.get("git_commit", "none") == "none":
+        return State.UNCHECKED, "not run in a git repository"
+    if code.get("git_dirty") != "false":
+        return State.CHANGED, "with changes that were not committed"
+    return State.OK, "nothing uncommitted"
+
+
+def check_versions(code: Mapping[str, str]) -> tuple[State, str, dict[str, str]]:
+    """The recorded versions, and which are others now."""
+    recorded = {name: code[name] for name in ("python", *PACKAGES) if name in code}
+    now = {name: _installed(name) for name in recorded if name != "python"}
+    others = [f"{name} is {found} now" for name, found in now.items() if found != recorded[name]]
+    if not recorded:
+        return State.UNCHECKED, "", {}
+    return (State.CHANGED if others else State.OK), ", ".join(others), recorded
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"

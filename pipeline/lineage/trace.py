@@ -1,0 +1,166 @@
+"""Follow a bundle back to the bytes, from what it records, and compare each step with what is there now."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import TokenizerError
+from datamodules.tokenizer import Tokenizer
+from pipeline import bundle
+from pipeline.errors import BundleError
+from pipeline.lineage.evaluations import evaluations_of, finished_evaluations
+from pipeline.lineage.nodes import FROM, Node, State
+from pipeline.lineage.sources import check_code, check_rows, check_source, check_versions
+from pipeline.runs import RunFolder
+
+Record = Mapping[str, Any]
+
+#: Hexadecimal digits of a hash that are shown.
+SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    aliases: Sequence[str]
+
+
+def trace(
+    folder: Path, *, runs_dir: Path, cache_dir: Path, registrations: Sequence[Registration] = ()
+) -> Node:
+    """The lineage of a bundle; on top the registered models that it is a version of.
+
+    Raises:
+        BundleError: the bundle is unfinished, or what it records cannot be read.
+    """
+    bundle.read_done(folder)
+    node = _run(folder, _provenance(folder), None, finished_evaluations(runs_dir), cache_dir)
+    for registration in registrations:
+        aliases = {"alias": ", ".join(registration.aliases)} if registration.aliases else {}
+        title = f"{registration.name} version {registration.version}"
+        node = Node(kind="registered", title=title, facts=aliases, state=State.OK, made_from=(node,))
+    return node
+
+
+def _provenance(folder: Path) -> Record:
+    try:
+        record: Record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{folder / 'provenance.json'} cannot be read ({error})",
+            "what the run recorded of its origin",
+            "restore the bundle from a copy, or name another",
+        ) from error
+    return record
+
+
+def _run(
+    folder: Path, record: Record, digest: str | None, evaluations: Sequence[RunFolder], cache_dir: Path
+) -> Node:
+    """A run and its bundle; `digest` is that of the bundle as its child saw it."""
+    state, note = _check_bundle(folder, digest)
+    present = state is not State.GONE
+    shown = digest or (bundle.digest(folder) if present else None)
+    facts = {"bundle": str(folder), **({"sha256": shown[:SHOWN]} if shown else {})}
+    if "step" in record:
+        facts["step"] = str(record["step"])
+    measured = evaluations_of(folder, shown, evaluations) if shown else []
+    parts = (*measured, *_made_with(record), *_data(record, folder if present else None, cache_dir))
+    parent = _parent(record, evaluations, cache_dir)
+    title = f"{record.get('run', folder.parent.parent.name)} ({record.get('stage', 'unknown stage')})"
+    return Node(kind="run", title=title, facts=facts, state=state, note=note, made_from=(*parts, *parent))
+
+
+def _check_bundle(folder: Path, digest: str | None) -> tuple[State, str]:
+    if not bundle.is_finished(folder):
+        return State.GONE, "deleted; what follows is what its child recorded"
+    if digest is not None and bundle.digest(folder) != digest:
+        return State.CHANGED, f"its child was made from sha256 {digest[:SHOWN]}"
+    try:
+        bundle.check_files(folder)
+    except BundleError as error:
+        return State.CHANGED, error.problem
+    return State.OK, ""
+
+
+def _parent(record: Record, evaluations: Sequence[RunFolder], cache_dir: Path) -> list[Node]:
+    """The run that this one started from, from its own bundle, or from what was recorded of it."""
+    parent = record.get("parent")
+    if not parent:
+        return []
+    folder, digest = Path(parent["bundle"]), parent.get("digest")
+    same = bundle.is_finished(folder) and digest in (None, bundle.digest(folder))
+    # A bundle that is another now has another origin: what the child recorded is what it was made from.
+    recorded = parent.get("provenance", {"run": parent["run"]})
+    return [_run(folder, _provenance(folder) if same else recorded, digest, evaluations, cache_dir)]
+
+
+def _made_with(record: Record) -> list[Node]:
+    """Seed, code and versions."""
+    code = record.get("code") or {}
+    nodes = [Node(kind="seed", title=str(record.get("seed", "not recorded")))]
+    state, note = check_code(code)
+    facts = {"changes": code["git_diff_sha256"][:SHOWN]} if "git_diff_sha256" in code else {}
+    commit = code.get("git_commit", "none")
+    nodes.append(Node(kind="commit", title=commit[:SHOWN], facts=facts, state=state, note=note))
+    if "command" in code:
+        nodes.append(Node(kind="command", title=str(code["command"])))
+    state, note, versions = check_versions(code)
+    title = ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+    return [*nodes, Node(kind="versions", title=title, state=state, note=note)]
+
+
+def _data(record: Record, folder: Path | None, cache_dir: Path) -> list[Node]:
+    """Token rows, tokenizer, and the corpus with the files it was read from."""
+    nodes = []
+    for split in ("train", "validation"):
+        if (recorded := record.get(f"{split}_rows")) is not None:
+            state, note = check_rows(recorded, cache_dir)
+            facts = {"sha256": recorded[:SHOWN]}
+            nodes.append(Node(kind="token rows", title=split, facts=facts, state=state, note=note))
+    if (recorded := record.get("tokenizer")) is not None:
+        state, note = _check_tokenizer(recorded, folder)
+        parent = record.get("parent") or {}
+        facts = {FROM: str(parent["run"])} if parent else {}
+        nodes.append(Node(kind="tokenizer", title=recorded[:SHOWN], facts=facts, state=state, note=note))
+    if corpus := record.get("corpus"):
+        nodes.append(_corpus(corpus))
+    return nodes
+
+
+def _check_tokenizer(recorded: str, folder: Path | None) -> tuple[State, str]:
+    if folder is None:
+        return State.UNCHECKED, "its bundle is gone"
+    try:
+        found = Tokenizer.from_file(folder / "tokenizer.json").digest
+    except TokenizerError as error:
+        return State.CHANGED, error.problem
+    return (State.OK, "") if found == recorded else (State.CHANGED, f"the bundle has {found[:SHOWN]}")
+
+
+def _corpus(corpus: Record) -> Node:
+    sources = []
+    for source in corpus.get("sources", []):
+        state, note = check_source(str(source["uri"]), str(source.get("sha256", "")))
+        facts = {"split": str(source["split"]), "sha256": str(source.get("sha256", ""))[:SHOWN]}
+        if "n_bytes" in source:
+            facts["bytes"] = f"{source['n_bytes']:,}"
+        title = str(source["uri"])
+        sources.append(Node(kind="source", title=title, facts=facts, state=state, note=note))
+    return Node(
+        kind="corpus",
+        title=str(corpus["name"]),
+        facts={"fingerprint": str(corpus["fingerprint"])[:SHOWN]},
+        state=_worst(sources),
+        made_from=tuple(sources),
+    )
+
+
+def _worst(nodes: Sequence[Node]) -> State:
+    order = (State.CHANGED, State.GONE, State.UNCHECKED, State.OK)
+    return min((node.state for node in nodes), key=order.index, default=State.UNCHECKED)

@@ -1,0 +1,154 @@
+"""Compare runs: at the terminal, as a page, and in MLflow."""
+
+import errno
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline import build, report
+from pipeline.compare.comparison import Comparison, compare_runs
+from pipeline.compare.facts import RunFacts, read_facts
+from pipeline.compare.select import FORMS, select_runs
+from pipeline.compare.terminal import show
+from pipeline.compare.verdict import verdict
+from pipeline.config import to_plain
+from pipeline.errors import ConfigError, RunError
+from pipeline.runs import RunFolder, open_run
+from pipeline.stages.result import StageResult
+from pipeline.tracking import Run, RunCard, start_run
+from pipeline.tracking.links import compare_url
+from pipeline.tracking.spool import Progress
+
+PAGE = "compare.html"
+
+
+def compare(config: DictConfig) -> StageResult:
+    """Judge the runs that are named, show them side by side, and keep the page.
+
+    Raises:
+        ConfigError: no runs are named.
+        RunError: a name is unknown or ambiguous, the runs are of different tasks, or the page cannot be
+            written.
+    """
+    if not config.runs:
+        raise ConfigError("no runs to compare", FORMS, 'give RUNS="a b", for example RUNS="last:2"')
+    comparison = compare_runs([read_facts(run) for run in select_runs(config.runs, Path(config.runs_dir))])
+    if config.output:
+        _check_writable(Path(config.output))
+    report.page(show(comparison))
+    address = mlflow_url(comparison.runs)
+    with open_run(config, label="compare") as run:
+        from pipeline.compare.page import render_page  # charts take a second to import; the answer stands
+
+        page = Path(config.output) if config.output else run.path / PAGE
+        _write(page, render_page(comparison, mlflow_url=address, at=datetime.now().astimezone()))
+        report.say("Page", report.short(page.absolute()))
+        _say_address(comparison.runs, address)
+        tracked, results = _track(config, run, comparison, page)
+    return StageResult(stage="compare", run_id=tracked.run_id, metrics=results, output=[str(page)])
+
+
+def _track(
+    config: DictConfig, run: RunFolder, comparison: Comparison, page: Path
+) -> tuple[Run, dict[str, float]]:
+    """Record the page as a small run of its own, tied by tags to the runs that it is about."""
+    card = RunCard(
+        stage=config.stage.name,
+        name=run.name,
+        config=to_plain(config),
+        seed=config.seed,
+        tags=_ties(comparison),
+    )
+    options = build.construct(config.tracking)
+    results = _results(comparison)
+    with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
+        tracked.log_file(page, PAGE)
+        tracked.end("FINISHED", results)
+    return tracked, results
+
+
+def _say_address(runs: Sequence[RunFacts], address: str | None) -> None:
+    """On a line of its own, whole: it is long."""
+    n_together = len(_tracked_together(runs))
+    if address is None:
+        report.say("MLflow", "has fewer than two of these runs in one store")
+        return
+    some = "these runs" if n_together == len(runs) else f"{n_together} of these {len(runs)} runs"
+    report.say("MLflow", f"{some} side by side (make ui):")
+    report.console().print(address, soft_wrap=True)
+
+
+def mlflow_url(runs: Sequence[RunFacts]) -> str | None:
+    """MLflow's own page for the runs that it knows; None for fewer than two."""
+    same = _tracked_together(runs)
+    if len(same) < 2:
+        return None
+    return compare_url(str(same[0].uri), str(same[0].experiment_id), [str(one.run_id) for one in same])
+
+
+def _tracked_together(runs: Sequence[RunFacts]) -> list[Progress]:
+    """Those in the same store and experiment as the first that is in any."""
+    known = [run.tracked for run in runs if run.tracked.run_id and run.tracked.uri]
+    return [one for one in known if (one.uri, one.experiment_id) == (known[0].uri, known[0].experiment_id)]
+
+
+def _ties(comparison: Comparison) -> dict[str, str]:
+    """Which runs it is about, for whoever finds it in MLflow."""
+    return {
+        "compared_runs": ", ".join(run.name for run in comparison.runs),
+        "compared_run_ids": ",".join(run.tracked.run_id or "" for run in comparison.runs),
+        "best_run": comparison.runs[comparison.order[0]].name,
+        "verdict": verdict(comparison),
+    }
+
+
+def _results(comparison: Comparison) -> dict[str, float]:
+    """The best run's lead over the next one."""
+    first = comparison.pairs[0].difference
+    if first is None:
+        return {}
+    return {
+        "difference": first.value,
+        "difference_low": first.low,
+        "difference_high": first.high,
+        "p_value": first.p_value,
+    }
+
+
+def _check_writable(page: Path) -> None:
+    """Prove that the page can be written, before there is one."""
+    draft = _draft_of(page)
+    try:
+        if page.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise _cannot_write(page, error) from error
+
+
+def _write(page: Path, text: str) -> None:
+    """The whole page or none."""
+    draft = _draft_of(page)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, page)
+    except OSError as error:
+        raise _cannot_write(page, error) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _draft_of(page: Path) -> Path:
+    return page.with_name(f".{page.name}.draft")
+
+
+def _cannot_write(page: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot write {page} ({error.strerror})",
+        "a file in a folder that can be written",
+        "give output=PATH",
+    )

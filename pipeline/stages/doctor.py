@@ -1,0 +1,107 @@
+"""Find what is not as it should be, and put it right where asked."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import build, report
+from pipeline import doctor as checks
+from pipeline.doctor import Fact, Finding, Use
+from pipeline.errors import TrackingError
+from pipeline.stages.result import StageResult
+from pipeline.tracking import TrackingOptions
+from pipeline.tracking.connection import store_of
+from pipeline.tracking.options import Store
+
+
+def doctor(config: DictConfig) -> StageResult:
+    """Show versions, hardware, disk and all findings; with `fix` mend those that can be mended."""
+    options: TrackingOptions = build.construct(config.tracking)
+    facts, machine = checks.versions(), checks.hardware()
+    store, findings = _find(config, options, facts)
+    use = checks.disk_use(Path(config.runs_dir), Path(config.cache_dir), store)
+    report.page(Group(_versions(facts), Text(), _hardware(machine), Text(), _disk(use)))
+    done = _mend(findings) if config.fix else []
+    _show(findings, fix=config.fix)
+    for line in done:
+        report.say("Done", line)
+    n_mended = len(done)
+    return StageResult(stage="doctor", metrics={"found": float(len(findings)), "mended": float(n_mended)})
+
+
+def _find(
+    config: DictConfig, options: TrackingOptions, facts: list[Fact]
+) -> tuple[Store | None, list[Finding]]:
+    """Where the store is, and every finding."""
+    runs_dir, cache_dir = Path(config.runs_dir), Path(config.cache_dir)
+    findings = [*checks.version_problems(facts), *checks.disk_problems(runs_dir, cache_dir, Path())]
+    store = None
+    try:
+        store = store_of(options) if options.enabled else None
+        findings += checks.open_in_mlflow(options, runs_dir)
+    except TrackingError as error:
+        findings.append(Finding(what=error.problem, remedy=error.remedy))
+    findings += checks.dead_runs(runs_dir)
+    findings += checks.unsynced(runs_dir)
+    findings += checks.leftovers(runs_dir, cache_dir)
+    findings += checks.damaged_bundles(runs_dir, deep=config.deep)
+    findings += checks.damaged_rows(cache_dir, deep=config.deep)
+    return store, findings
+
+
+def _mend(findings: Sequence[Finding]) -> list[str]:
+    return [_tried(finding.mend) for finding in findings if finding.mend is not None]
+
+
+def _tried(mend: Callable[[], str]) -> str:
+    """What was done, or why it could not be: one refusal must not keep the rest from being mended."""
+    try:
+        return mend()
+    except OSError as error:
+        return f"not done: {error.filename}: {error.strerror}"
+    except TrackingError as error:
+        return f"not done: {error.problem}"
+
+
+def _show(findings: Sequence[Finding], *, fix: bool) -> None:
+    if not findings:
+        report.say("Findings", "none: everything is as it should be")
+        return
+    table = Table("", "found", "remedy", box=None, pad_edge=False)
+    for finding in findings:
+        table.add_row("✓" if finding.mend else "!", Text(finding.what, overflow="fold"), finding.remedy)
+    report.panel(f"{len(findings)} findings", table)
+    n_mendable = sum(finding.mend is not None for finding in findings)
+    if n_mendable and not fix:
+        report.say("Next", f'make doctor ARGS="fix=true"  puts right the {n_mendable} marked ✓')
+
+
+def _versions(facts: Sequence[Fact]) -> Table:
+    table = Table("version", "found", "works with", "tested with", box=None, pad_edge=False)
+    for fact in facts:
+        mark = "" if fact.fits else "  ✗"
+        table.add_row(fact.what, f"{fact.found}{mark}", fact.asked, fact.tested)
+    return table
+
+
+def _hardware(facts: Sequence[Fact]) -> Table:
+    table = Table("hardware", "", box=None, pad_edge=False)
+    for fact in facts:
+        table.add_row(fact.what, fact.found)
+    return table
+
+
+def _disk(use: Sequence[Use]) -> Table:
+    table = Table("disk", box=None, pad_edge=False)
+    table.add_column("files", justify="right")
+    table.add_column("size", justify="right")
+    table.add_column("")
+    for sort in use:
+        table.add_row(sort.what, f"{sort.n_files:,}", f"{sort.n_bytes / 1e6:,.1f} MB", sort.remedy)
+    total = sum(sort.n_bytes for sort in use)
+    table.add_row("all", f"{sum(sort.n_files for sort in use):,}", f"{total / 1e6:,.1f} MB", "")
+    return table

@@ -1,0 +1,87 @@
+"""Follow a model back to the bytes, the code and the seed that it was made from."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline import build, bundle, registry, report
+from pipeline.errors import RunError, TrackingError
+from pipeline.lineage import Node, Registration, State, as_tree, draw, trace
+from pipeline.stages.result import StageResult
+from pipeline.tracking import TrackingOptions
+from pipeline.tracking.connection import connect, store_of
+
+
+def lineage(config: DictConfig) -> StageResult:
+    """Print the tree of a bundle or a registered model, and write it as a picture and as JSON.
+
+    Raises:
+        BundleError, TrackingError: there is no such bundle or registered model.
+        RunError: the picture cannot be written.
+    """
+    folder = _find(config)
+    node = trace(
+        folder,
+        runs_dir=Path(config.runs_dir),
+        cache_dir=Path(config.cache_dir),
+        registrations=_registrations(config, folder),
+    )
+    report.page(as_tree(node))
+    _say_what_differs(node)
+    target = Path(config.output) if config.output else _home_of(folder)
+    _write(node, target)
+    report.say("Picture", report.short(target / "lineage.svg"))
+    counts = {str(state): float(sum(part.state is state for part in node.walk())) for state in State}
+    return StageResult(stage="lineage", bundle=str(folder), metrics=counts)
+
+
+def _find(config: DictConfig) -> Path:
+    if not registry.looks_registered(config.bundle):
+        return registry.find_trained(config.bundle, Path(config.runs_dir))
+    with connect(store_of(build.construct(config.tracking))) as client:
+        version = registry.find_version(client, config.bundle)
+    report.say("Model", f"{version.title}: {report.short(version.folder)}")
+    return version.folder
+
+
+def _registrations(config: DictConfig, folder: Path) -> list[Registration]:
+    """What MLflow's registry knows of the bundle; without a store that answers, this is said and left out."""
+    options: TrackingOptions = build.construct(config.tracking)
+    if not options.enabled:
+        return []
+    try:
+        with connect(store_of(options)) as client:
+            found = registry.versions_of(client, bundle.digest(folder))
+    except TrackingError as error:
+        report.say("Registry", f"not asked: {error.problem}")
+        return []
+    return [Registration(name=one.name, version=one.number, aliases=one.aliases) for one in found]
+
+
+def _home_of(folder: Path) -> Path:
+    """The run's folder, for a bundle that lies in one."""
+    run = folder.parent.parent
+    return run if (run / "run.json").exists() else Path()
+
+
+def _say_what_differs(node: Node) -> None:
+    wrong = [part for part in node.walk() if part.state in (State.CHANGED, State.GONE) and part.note]
+    for line in dict.fromkeys(f"{part.kind} {part.title}: {part.note}" for part in wrong):
+        report.say("Differs", line)
+    if not wrong:
+        report.say("Checked", "everything that can be checked is as it was recorded")
+
+
+def _write(node: Node, target: Path) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "lineage.svg").write_text(draw(node), encoding="utf-8")
+        text = json.dumps(node.to_plain(), indent=2, ensure_ascii=False)
+        (target / "lineage.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"cannot write into {target} ({error.strerror})",
+            "a folder that can be written",
+            "give OUTPUT=folder",
+        ) from error

@@ -1,0 +1,108 @@
+"""Registered models: a bundle becomes a version, and the better version the champion."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from pipeline import build, registry, report
+from pipeline.errors import RunError, TrackingError
+from pipeline.promotion import judge
+from pipeline.registry import CHALLENGER, CHAMPION, Version
+from pipeline.runs import open_run
+from pipeline.stages.result import StageResult
+from pipeline.tracking.connection import connect, store_of
+from pipeline.tracking.options import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def register(config: DictConfig) -> StageResult:
+    """Make a bundle a version of a registered model, under an alias.
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged.
+        TrackingError: MLflow does not have it, or does not answer.
+    """
+    registry.check_alias(config.alias)
+    store = store_of(build.construct(config.tracking))
+    folder = registry.find_trained(config.bundle, Path(config.runs_dir))
+    name = config.model_name or registry.default_name(folder)
+    with connect(store) as client, open_run(config, label=f"register-{name}"):
+        version, is_new = registry.register_bundle(client, store, folder, name=name, alias=config.alias)
+    what = "is new" if is_new else "is this bundle already"
+    report.say("Registry", f"{version.title} {what}, {_called(version)}: {report.short(folder)}")
+    _say_next(version)
+    return StageResult(stage="register", bundle=str(folder), output=[f"{version.name}/{version.number}"])
+
+
+def promote(config: DictConfig) -> StageResult:
+    """Make the challenger champion, if there is none, or if it is better beyond its interval.
+
+    Raises:
+        RunError: it is not better, or cannot be judged.
+        TrackingError: there is no challenger, or MLflow does not answer.
+    """
+    store = store_of(build.construct(config.tracking))
+    with connect(store) as client:
+        challenger = _challenger(config, client, store)
+        champion = registry.with_alias(client, challenger.name, CHAMPION)
+        if champion is not None and champion.number == challenger.number:
+            report.say("Registry", f"{challenger.title} is the champion already")
+        else:
+            reason = _why_better(challenger, champion, Path(config.runs_dir))
+            client.set_registered_model_alias(challenger.name, CHAMPION, challenger.number)
+            if CHALLENGER in challenger.aliases:
+                client.delete_registered_model_alias(challenger.name, CHALLENGER)
+            report.say("Registry", f"{challenger.title} is champion now: {reason}")
+    return StageResult(
+        stage="promote", bundle=str(challenger.folder), output=[f"{challenger.name}/{challenger.number}"]
+    )
+
+
+def _challenger(config: DictConfig, client: "MlflowClient", store: Store) -> Version:
+    """The version that is named, or that of the bundle that is named, registered if it is not yet."""
+    if registry.looks_registered(config.bundle):
+        return registry.find_version(client, config.bundle)
+    if config.bundle == "latest" and config.model_name:
+        found = registry.with_alias(client, config.model_name, CHALLENGER)
+        if found is None:
+            raise TrackingError(
+                f"{config.model_name} has no {CHALLENGER}",
+                "a version with this alias",
+                "run `make register` first",
+            )
+        return found
+    folder = registry.find_trained(config.bundle, Path(config.runs_dir))
+    name = config.model_name or registry.default_name(folder)
+    version = registry.registered(client, folder, name)
+    if version is None:
+        version, _ = registry.register_bundle(client, store, folder, name=name, alias=CHALLENGER)
+    return version
+
+
+def _why_better(challenger: Version, champion: Version | None, runs_dir: Path) -> str:
+    if champion is None:
+        return "there was none"
+    verdict = judge(challenger, champion, runs_dir)
+    if not verdict.is_better:
+        raise RunError(
+            f"{challenger.title} is not better than the champion, version {champion.number}, "
+            f"beyond its interval: {verdict.numbers}",
+            "a difference that chance does not explain",
+            "the champion stays; train a better one, or measure both on more rows",
+        )
+    return verdict.numbers
+
+
+def _called(version: Version) -> str:
+    return ", ".join(sorted(version.aliases)) or "no alias"
+
+
+def _say_next(version: Version) -> None:
+    if CHAMPION not in version.aliases:
+        report.say(
+            "Next",
+            f"make promote MODEL={version.name}@{version.aliases[0]}  makes it champion, if it is better",
+        )

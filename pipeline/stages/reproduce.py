@@ -1,0 +1,76 @@
+"""Run a run again from what is recorded, and say whether it comes out the same."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import report
+from pipeline.errors import ConfigError
+from pipeline.reproduction import Outcome, differences, find_run, read_outcome, recorded_config
+from pipeline.runs import RunFolder, list_runs
+from pipeline.stages.result import StageResult
+
+
+def reproduce(config: DictConfig) -> StageResult:
+    """Make the run again, under another name, and compare every metric to the last digit.
+
+    Raises:
+        ConfigError: no run is named.
+        RunError: it is not there, not finished, or left nothing to compare.
+    """
+    from pipeline.stages import find_stage  # which knows this module by name
+
+    if not config.run:
+        raise ConfigError("no run to reproduce", "a finished run", "give RUN=name")
+    run = find_run(config.run, Path(config.runs_dir))
+    before = read_outcome(run)
+    recorded = recorded_config(run)
+    report.say("Reproduce", f"{report.short(run.path)} ({run.record.stage}), from its config.yaml")
+    result = find_stage(run.record.stage)(recorded)
+    again = _newest(run, recorded.name)
+    now = read_outcome(again)
+    changed = differences(before.metrics, now.metrics)
+    _say(run, again, before, now, changed)
+    return StageResult(
+        stage="reproduce",
+        run_id=result.run_id,
+        bundle=result.bundle,
+        metrics={"compared": float(len(before.metrics)), "different": float(len(changed))},
+    )
+
+
+def _newest(run: RunFolder, name: str) -> RunFolder:
+    """The run that has just been made: its name may have got a number."""
+    return next(other for other in list_runs(run.path.parent) if other.name.startswith(name))
+
+
+def _say(
+    run: RunFolder,
+    again: RunFolder,
+    before: Outcome,
+    now: Outcome,
+    changed: Mapping[str, tuple[float | None, float | None]],
+) -> None:
+    if not changed:
+        same = before.weights is not None and before.weights == now.weights
+        weights = "; the weights too, bit for bit" if same else ""
+        n = len(before.metrics)
+        report.say("Identical", f"{n} metrics of {run.name} and {again.name}, to the last digit{weights}")
+        return
+    table = Table("metric", run.name, again.name, "difference", box=None)
+    for name, (old, new) in changed.items():
+        gap = "" if old is None or new is None else f"{new - old:+.3e}"
+        table.add_row(name, str(old), str(new), gap)
+    report.panel(f"{len(changed)} of {len(before.metrics)} metrics differ", table)
+    causes = Table("what else differs", "then", "now", box=None)
+    for name, (then, later) in differences(before.origin, now.origin).items():
+        causes.add_row(name, Text(str(then)), Text(str(later)))
+    if causes.row_count:
+        report.panel("Why it may differ", causes)
+    else:
+        report.say(
+            "Why", "code, versions, machine and data are the same: threads and GPUs may add in any order"
+        )

@@ -1,0 +1,150 @@
+"""The page: whole, by itself, and nothing in it that a run's texts could turn into code."""
+
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pipeline.compare.comparison import compare_runs
+from pipeline.compare.facts import read_facts
+from pipeline.compare.page import render_page
+from pipeline.compare.select import select_runs
+from pipeline.compare.tables import cost_table
+from pipeline.report import samples_markdown
+from pipeline.stages.compare import mlflow_url
+from pipeline.tasks.base import Sample
+from tests.pipeline.compare.folders import make_run
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Parser(HTMLParser):
+    """Collects tags, attributes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(runs: Path, *names: str, url: str | None = None) -> tuple[str, Parser]:
+    comparison = compare_runs([read_facts(run) for run in select_runs(names, runs)])
+    text = render_page(comparison, mlflow_url=url, at=AT)
+    parser = Parser()
+    parser.feed(text)
+    return text, parser
+
+
+def keep_samples(folder: Path, *samples: Sample) -> None:
+    file = folder / "tracking" / "files" / "samples" / "test.md"
+    file.parent.mkdir(parents=True)
+    file.write_text(samples_markdown(samples), encoding="utf-8")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    make_run(tmp_path, "a", scores=[1, 1, 1, 0], run_id="1a", config={"seed": 1})
+    make_run(tmp_path, "b", scores=[0, 1, 0, 0], run_id="2b", config={"seed": 2})
+    return tmp_path
+
+
+def test_the_page_needs_no_network_no_script_and_no_other_file(runs: Path) -> None:
+    text, page = page_of(runs, "a", "b", url="http://127.0.0.1:5000/#/compare-runs")
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert {address for address in page.addresses if not address.startswith("#")} == {
+        "http://127.0.0.1:5000/#/compare-runs"
+    }
+    assert not re.search(r"@import|url\((?!#)", text)
+
+
+def test_the_page_shows_verdict_metrics_curves_cost_and_settings(runs: Path) -> None:
+    _, page = page_of(runs, "a", "b")
+    for words in (
+        "a and b cannot be told apart",
+        "0.7500 [0.6500, 0.8500]",
+        "p = ",
+        "seed",
+        "tokens",
+        "training loss",
+    ):
+        assert words in page.text, words
+    assert page.tags.count("svg") == 2
+
+
+def test_the_same_comparison_gives_the_same_page(runs: Path) -> None:
+    assert page_of(runs, "a", "b")[0] == page_of(runs, "a", "b")[0]
+
+
+def test_samples_of_the_same_text_stand_side_by_side_and_are_no_code(runs: Path) -> None:
+    given = "Who?\n\nMade-up <script>alert(1)</script>"
+    for name in ("a", "b"):
+        keep_samples(runs / name, Sample(given=given, output=f"answer of {name}", truth="百合"))
+    text, page = page_of(runs, "a", "b")
+    assert "<script>" not in text
+    assert page.text.count("Made-up <script>") == 1
+    assert "answer of a" in page.text
+    assert "answer of b" in page.text
+    assert page.text.count("百合") == 1
+
+
+def test_samples_that_go_on_from_a_prompt_are_shown_whole(runs: Path) -> None:
+    keep_samples(runs / "a", Sample(given="Once", output=" upon a time", goes_on=True))
+    keep_samples(runs / "b", Sample(given="There", output=" was a bell", goes_on=True))
+    _, page = page_of(runs, "a", "b")
+    assert "Once upon a time" in page.text
+    assert "There was a bell" in page.text
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        Sample(given="Who?", output="Anna\n\nor Ida", truth="Ida"),
+        Sample(given="Who?", output="Anna"),
+        Sample(given="Once", output=" upon a time", goes_on=True),
+        Sample(given="", output="From nothing", goes_on=True),
+    ],
+)
+def test_samples_are_read_as_they_were_kept(runs: Path, sample: Sample) -> None:
+    keep_samples(runs / "a", sample, sample)
+    (run, _) = select_runs(["a", "b"], runs)
+    assert read_facts(run).samples == [sample, sample]
+
+
+def test_cost_is_estimated_from_parameters_and_tokens(runs: Path) -> None:
+    save_file(
+        {"w": np.zeros((10, 30), np.float32)}, str(runs / "a" / "bundles" / "best" / "model.safetensors")
+    )
+    facts = [read_facts(run) for run in select_runs(["a", "b"], runs)]
+    assert facts[0].cost.parameters == 300
+    assert facts[0].cost.flops == 6 * 300 * 500
+    assert facts[1].cost.flops is None
+    assert cost_table(facts)["seconds"] == ["2.5 s", "2.5 s"]
+
+
+def test_a_long_training_is_drawn_with_few_points(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", steps=5000)
+    make_run(tmp_path, "b", steps=5000)
+    text, _ = page_of(tmp_path, "a", "b")
+    assert len(text) < 400_000
+
+
+def test_mlflow_is_linked_for_the_runs_that_it_knows_only(runs: Path) -> None:
+    make_run(runs, "c")
+    facts = {run.name: read_facts(run) for run in select_runs(["a", "b", "c"], runs)}
+    address = mlflow_url([facts["a"], facts["c"], facts["b"]])
+    assert address is not None
+    assert "1a" in address
+    assert "2b" in address
+    assert mlflow_url([facts["a"], facts["c"]]) is None

@@ -1,0 +1,98 @@
+"""Which runs a word means."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.compare.comparison import compare_runs
+from pipeline.compare.facts import read_facts
+from pipeline.compare.select import select_runs
+from pipeline.errors import RunError
+from tests.pipeline.compare.folders import make_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    make_run(folder, "old", scores=(1, 1, 1), created="2026-01-01T00:00:00+00:00", run_id="abcd1111")
+    make_run(folder, "mid", scores=(1, 0, 1), created="2026-01-02T00:00:00+00:00", run_id="abcd2222")
+    make_run(folder, "new", scores=(0, 0, 1), created="2026-01-03T00:00:00+00:00", run_id="ffff3333")
+    base = {"stage": "pretrain", "task": "causal_lm", "data": "storyworld", "scores": None}
+    make_run(folder, "base", **base, created="2025-01-01T00:00:00+00:00", metrics={"val/loss": 3.0})  # type: ignore[arg-type]
+    make_run(folder, "base-2", **base, created="2025-01-02T00:00:00+00:00", metrics={"val/loss": 2.0})  # type: ignore[arg-type]
+    return folder
+
+
+def names(specs: list[str], runs: Path) -> list[str]:
+    return [run.name for run in select_runs(specs, runs)]
+
+
+def refusal(specs: list[str], runs: Path) -> str:
+    with pytest.raises(RunError) as caught:
+        select_runs(specs, runs)
+    return str(caught.value)
+
+
+def test_names_folders_bundles_and_ids_find_their_runs(runs: Path) -> None:
+    assert names(["old", str(runs / "mid"), "ffff"], runs) == ["old", "mid", "new"]
+    assert names([f"{runs}/old/", str(runs / "mid" / "bundles" / "best")], runs) == ["old", "mid"]
+    assert names(["abcd1111", "mid"], runs) == ["old", "mid"]
+
+
+def test_last_takes_the_newest_of_the_newest_ones_task(runs: Path) -> None:
+    assert names(["last:2"], runs) == ["new", "mid"]
+    assert names(["last:2:pretrain"], runs) == ["base-2", "base"]
+    assert names(["last:2:causal_lm"], runs) == ["base-2", "base"]
+    assert names(["last:3:classify:reviews"], runs) == ["new", "mid", "old"]
+
+
+def test_best_goes_by_the_tasks_own_metric_and_pretraining_by_its_loss(runs: Path) -> None:
+    assert names(["best:classify", "new"], runs) == ["old", "new"]
+    assert names(["best:causal_lm", "base"], runs) == ["base-2", "base"]
+
+
+def test_best_of_runs_that_cannot_be_ranked_together_asks_which(runs: Path) -> None:
+    make_run(runs, "news", data="news")
+    assert "different data: news, reviews" in refusal(["best:classify", "old"], runs)
+    assert names(["best:classify:reviews", "new"], runs) == ["old", "new"]
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_ones(runs: Path) -> None:
+    assert refusal(["bsae-2", "old"], runs).endswith("did you mean base-2 or base?")
+    assert "the newest runs are new, mid, old" in refusal(["zzzzzzzz", "old"], runs)
+
+
+def test_an_ambiguous_id_is_answered_with_its_candidates(runs: Path) -> None:
+    assert "old (abcd1111)" in refusal(["abcd", "new"], runs)
+    assert "mid (abcd2222)" in refusal(["abcd", "new"], runs)
+
+
+@pytest.mark.parametrize("spec", ["last:x", "last:0", "last:", "last:99", "last:2:qa", "best:qa", "best:"])
+def test_impossible_words_are_refused_in_one_line(runs: Path, spec: str) -> None:
+    assert "\n" not in refusal([spec], runs)
+
+
+def test_one_run_or_the_same_run_twice_is_nothing_to_compare(runs: Path) -> None:
+    assert refusal(["old", str(runs / "old"), "abcd1111"], runs).startswith("1 run to compare (old)")
+
+
+def test_no_runs_at_all_say_what_to_do_first(tmp_path: Path) -> None:
+    assert "run `make pretrain` twice first" in refusal(["last:2"], tmp_path / "runs")
+
+
+def test_names_with_slashes_and_unicode_are_found(runs: Path) -> None:
+    make_run(runs, "evaluate-百合-on-org-news")
+    make_run(runs, "café")
+    assert names(["evaluate-百合-on-org/news", "cafe\u0301"], runs) == ["evaluate-百合-on-org-news", "café"]
+
+
+def test_three_hundred_runs_are_searched_and_compared_in_seconds(tmp_path: Path) -> None:
+    for i in range(300):
+        made = f"2026-02-{i % 28 + 1:02}T{i % 24:02}:00:00+00:00"
+        scores = [float((i * row) % 7 > 2) for row in range(200)]
+        make_run(tmp_path, f"run-{i}", scores=scores, steps=100, created=made, run_id=f"{i:08x}")
+    began = time.perf_counter()
+    chosen = select_runs(["best:classify", "last:3", "run-7", "00000009"], tmp_path)
+    compare_runs([read_facts(run) for run in chosen])
+    assert time.perf_counter() - began < 5
