@@ -68,7 +68,7 @@ def _measurements(version: Version, evaluations: Sequence[RunFolder]) -> Iterato
     """What the version's own run measured at its end, then what was measured later."""
     run = version.folder.parent.parent
     folders = [run] if version.folder.name == "best" else []
-    folders += [later.path for later in runs_that_measured(version.folder, version.digest, evaluations)]
+    folders += [later.path for later in runs_that_measured(version.folder, evaluations)]
     for folder in folders:
         if (found := read_measurement(folder)) is not None and found.rows:
             yield found

@@ -23,9 +23,9 @@ def finished_evaluations(runs_dir: Path) -> list[RunFolder]:
     return [run for run in list_runs(runs_dir) if run.is_of(STAGE) and run.record.status == "FINISHED"]
 
 
-def evaluations_of(folder: Path, digest: str, evaluations: Sequence[RunFolder]) -> list[Node]:
+def evaluations_of(folder: Path, evaluations: Sequence[RunFolder]) -> list[Node]:
     """The newest evaluations of this bundle, each with its metric; of more than a few, how many more."""
-    found = runs_that_measured(folder, digest, evaluations)
+    found = runs_that_measured(folder, evaluations)
     nodes = [
         Node(kind="evaluation", title=run.name, facts=_facts(run), state=State.OK) for run in found[:SHOWN]
     ]
@@ -34,16 +34,13 @@ def evaluations_of(folder: Path, digest: str, evaluations: Sequence[RunFolder]) 
     return nodes
 
 
-def runs_that_measured(folder: Path, digest: str, evaluations: Sequence[RunFolder]) -> list[RunFolder]:
+def runs_that_measured(folder: Path, evaluations: Sequence[RunFolder]) -> list[RunFolder]:
     """Those of the evaluations that measured this bundle."""
-    return [run for run in evaluations if _measured(run, folder, digest)]
+    return [run for run in evaluations if _measured(run, folder)]
 
 
-def _measured(run: RunFolder, folder: Path, digest: str) -> bool:
-    """By the digest of the bundle that was read, where it is recorded; else by the folder or its name."""
-    inputs: Mapping[str, str] = getattr(run.record, "inputs", None) or {}
-    if "bundle" in inputs:
-        return inputs["bundle"] == digest
+def _measured(run: RunFolder, folder: Path) -> bool:
+    """By the folder of the bundle that was read, where it is recorded; else by its name."""
     for record, _ in read_records(lane_file(run.path / "tracking", FILES), 0):
         if record is not None and record["kind"] == "use_bundle":
             return Path(record["folder"]) == folder.absolute()

@@ -69,7 +69,7 @@ def _run(
     facts = {"bundle": str(folder), **({"sha256": shown[:SHOWN]} if shown else {})}
     if "step" in record:
         facts["step"] = str(record["step"])
-    measured = evaluations_of(folder, shown, evaluations) if shown else []
+    measured = evaluations_of(folder, evaluations)
     parts = (*measured, *_made_with(record), *_data(record, folder if present else None, cache_dir))
     parent = _parent(record, evaluations, cache_dir)
     title = f"{record.get('run', folder.parent.parent.name)} ({record.get('stage', 'unknown stage')})"

@@ -25,11 +25,16 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _MIN_SECRET_CHARS = 6
 
 
+#: Variables of every shell that look like secrets and are folders.
+_FOLDERS = ("PWD", "OLDPWD")
+
+
 class Redactor:
     """Replaces secrets: by key, by the look of a value, and by the values of secret environment variables."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        values = {v for k, v in environ.items() if is_secret_key(k, v) and len(v) >= _MIN_SECRET_CHARS}
+        secrets = {k: v for k, v in environ.items() if k not in _FOLDERS and is_secret_key(k, v)}
+        values = {v for v in secrets.values() if len(v) >= _MIN_SECRET_CHARS}
         longest_first = sorted(values, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(v) for v in longest_first)) if longest_first else None
 

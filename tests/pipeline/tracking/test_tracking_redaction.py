@@ -63,3 +63,8 @@ def test_long_values_are_cut_and_stay_different() -> None:
     cut = flatten({"a": "x" * 600 + "1", "b": "x" * 600 + "2"})
     assert len(cut["a"]) == 500
     assert cut["a"] != cut["b"]
+
+
+def test_the_working_folder_is_no_secret() -> None:
+    redactor = Redactor({"PWD": "/home/me/project", "OLDPWD": "/home/me", "MY_PWD": "swordfish"})
+    assert redactor.text("cd /home/me/project with swordfish") == f"cd /home/me/project with {REDACTED}"
