@@ -156,7 +156,7 @@ def test_an_impossible_option_is_refused_before_a_run_begins(
 def test_an_unknown_stage_is_answered_with_the_stages(run) -> None:
     refused = run("pretrian")
     assert refused.code == 2
-    assert "unknown stage 'pretrian'; expected one of evaluate" in refused.error
+    assert "unknown stage 'pretrian'; expected one of compare, " in refused.error
     assert refused.error.endswith("did you mean pretrain?")
 
 

@@ -47,7 +47,7 @@ def test_results_go_to_standard_error_in_the_order_in_which_people_read_them(
 
 def test_brackets_in_a_sample_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     samples = [
-        Sample(given="[bold]", output="[/red] :smile: [link=x]"),
+        Sample(given="[bold]", output="[/red] :smile: [link=x]", goes_on=True),
         Sample(given="a [b]", output="c", truth="[/d]"),
     ]
     report.summary("x", metrics={}, facts={"f": "[g]"}, samples=samples, next_commands={"make [h]": "i"})
@@ -58,9 +58,14 @@ def test_brackets_in_a_sample_are_text_and_no_markup(capsys: pytest.CaptureFixtu
 
 def test_samples_are_kept_as_a_text_with_the_truth_where_there_is_one() -> None:
     text = report.samples_markdown(
-        [Sample(given="Once", output=" upon"), Sample(given="a ▁▁", output="a b", truth="a c")]
+        [
+            Sample(given="Once", output=" upon", goes_on=True),
+            Sample(given="Who?", output="Anna"),
+            Sample(given="a ▁▁", output="a b", truth="a c"),
+        ]
     )
     assert "**Once** upon" in text
+    assert "Given: Who?\n\nMade: Anna\n\n##" in text
     assert "Given: a ▁▁" in text
     assert "Truth: a c" in text
     assert text.endswith("\n")
