@@ -25,11 +25,7 @@ class LayerCache:
             ValueError: if there is no room.
         """
         end = self.length + keys.shape[2]
-        if end > self.max_tokens:
-            raise ValueError(
-                f"the cache has room for {self.max_tokens} tokens and {end} were given; expected no more; "
-                "make the cache with a larger max_tokens"
-            )
+        _check_room(end, self.max_tokens)
         if self._keys is None or self._values is None:
             shape = (*keys.shape[:2], self.max_tokens, keys.shape[3])
             self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
@@ -110,11 +106,7 @@ class KVCache:
             ValueError: if there is no room.
         """
         end = self.length + segment_ids.shape[1]
-        if end > self.max_tokens:
-            raise ValueError(
-                f"the cache has room for {self.max_tokens} tokens and {end} were given; expected no more; "
-                "make the cache with a larger max_tokens"
-            )
+        _check_room(end, self.max_tokens)
         self._segment_ids[:, self.length : end] = segment_ids
         self._position_ids[:, self.length : end] = position_ids
         self.length = end
@@ -145,3 +137,11 @@ class KVCache:
         (into,) = (rows != torch.arange(len(rows), device=rows.device)).nonzero(as_tuple=True)
         for layer in self.layers:
             layer.move(rows[into], into, since=since)
+
+
+def _check_room(n_tokens: int, max_tokens: int) -> None:
+    if n_tokens > max_tokens:
+        raise ValueError(
+            f"the cache has room for {max_tokens} tokens and {n_tokens} were given; expected no more; "
+            "make the cache with a larger max_tokens"
+        )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline import report
+from pipeline.output import write_whole
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row, Score
 from pipeline.tracking import Run
@@ -116,7 +116,7 @@ def save_evaluation(folder: Path, evaluation: Evaluation, *, corpus: str, split:
         "rows": [row_digest(row) for row in evaluation.rows],
         "row_scores": scores.tolist(),
     }
-    _write(folder / EVALUATION, record)
+    write_whole(folder / EVALUATION, json.dumps(record))
 
 
 def save_metrics(
@@ -125,13 +125,7 @@ def save_metrics(
     """Keep in a run's folder what a language model scored, on all rows together."""
     values = {name.partition("/")[2] or name: {"value": value} for name, value in metrics.items()}
     record = {"task": type(task).__name__, "corpus": corpus, "split": split, "metrics": values}
-    _write(folder / EVALUATION, record)
-
-
-def _write(file: Path, record: Mapping[str, Any]) -> None:
-    draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(draft, file)
+    write_whole(folder / EVALUATION, json.dumps(record))
 
 
 def row_digest(row: Row) -> str:

@@ -11,10 +11,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from omegaconf import DictConfig
 
+from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
 from modules.lit_module import LitModule, Objective
 from modules.model import Model
-from pipeline import build
+from pipeline import build, processes
 from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
@@ -25,6 +26,7 @@ from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
 from pipeline.config import config_hash, to_plain
+from pipeline.errors import RunInterrupted
 from pipeline.progress import ProgressBar
 from pipeline.runs import NOT_IDENTITY, RunFolder
 from pipeline.tasks.base import Sample
@@ -89,7 +91,11 @@ def track(config: DictConfig, run: RunFolder, **tags: str) -> Run:
 def train(
     config: DictConfig, options: TrainerOptions, training: Training, run: RunFolder, tracked: Run
 ) -> Checkpoints:
-    """Fit; what came of it lies in the checkpoints."""
+    """Fit; what came of it lies in the checkpoints. Of several processes only the first one goes on.
+
+    Raises:
+        RunInterrupted: a signal stopped it, after a checkpoint.
+    """
     checkpoints = Checkpoints(
         run.checkpoints,
         every_n_steps=options.checkpoint_interval_steps,
@@ -109,7 +115,13 @@ def train(
         max_steps=options.max_steps,
         compile=options.compile,
     )
-    trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)
+    try:
+        trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)
+    except RunInterrupted:
+        tracked.end("KILLED")
+        raise
+    if not processes.is_first():
+        raise SystemExit(0)
     return checkpoints
 
 
@@ -135,6 +147,11 @@ def _callbacks(
         checkpoints,
         Preemption(checkpoints),
     ]
+
+
+def corpus_record(corpus: Corpus) -> dict[str, Any]:
+    """What a bundle tells of the corpus that it was made from."""
+    return {"name": corpus.name, "fingerprint": corpus.fingerprint, "sources": corpus.sources}
 
 
 def load_weights(model: Model, checkpoint: Path) -> int:

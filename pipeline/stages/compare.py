@@ -1,7 +1,5 @@
 """Compare runs: at the terminal, as a page, and in MLflow."""
 
-import errno
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +13,8 @@ from pipeline.compare.select import FORMS, select_runs
 from pipeline.compare.terminal import show
 from pipeline.compare.verdict import verdict
 from pipeline.config import to_plain
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError
+from pipeline.output import check_writable, write_whole
 from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.tracking import Run, RunCard, start_run
@@ -37,14 +36,14 @@ def compare(config: DictConfig) -> StageResult:
         raise ConfigError("no runs to compare", FORMS, 'give RUNS="a b", for example RUNS="last:2"')
     comparison = compare_runs([read_facts(run) for run in select_runs(config.runs, Path(config.runs_dir))])
     if config.output:
-        _check_writable(Path(config.output))
+        check_writable(Path(config.output))
     report.page(show(comparison))
     address = mlflow_url(comparison.runs)
     with open_run(config, label="compare") as run:
         from pipeline.compare.page import render_page  # charts take a second to import; the answer stands
 
         page = Path(config.output) if config.output else run.path / PAGE
-        _write(page, render_page(comparison, mlflow_url=address, at=datetime.now().astimezone()))
+        write_whole(page, render_page(comparison, mlflow_url=address, at=datetime.now().astimezone()))
         report.say("Page", report.short(page.absolute()))
         _say_address(comparison.runs, address)
         tracked, results = _track(config, run, comparison, page)
@@ -116,39 +115,3 @@ def _results(comparison: Comparison) -> dict[str, float]:
         "difference_high": first.high,
         "p_value": first.p_value,
     }
-
-
-def _check_writable(page: Path) -> None:
-    """Prove that the page can be written, before there is one."""
-    draft = _draft_of(page)
-    try:
-        if page.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        draft.touch()
-        draft.unlink()
-    except OSError as error:
-        raise _cannot_write(page, error) from error
-
-
-def _write(page: Path, text: str) -> None:
-    """The whole page or none."""
-    draft = _draft_of(page)
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, page)
-    except OSError as error:
-        raise _cannot_write(page, error) from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _draft_of(page: Path) -> Path:
-    return page.with_name(f".{page.name}.draft")
-
-
-def _cannot_write(page: Path, error: OSError) -> RunError:
-    return RunError(
-        f"cannot write {page} ({error.strerror})",
-        "a file in a folder that can be written",
-        "give output=PATH",
-    )

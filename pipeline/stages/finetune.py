@@ -17,12 +17,12 @@ from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline import build, processes, report
+from pipeline import build, report
 from pipeline.bundle import Bundle, parent_of
 from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.config import to_plain
-from pipeline.errors import DataError, RunInterrupted
+from pipeline.errors import DataError
 from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
 from pipeline.runs import open_run
 from pipeline.stages.finetune_summary import summarise
@@ -32,7 +32,7 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row, all_texts
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, describe_device
-from pipeline.training import BundleParts, Training, export, load_weights, track, train
+from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,7 @@ def finetune(config: DictConfig) -> StageResult:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, labelled, start, tracked)
         options = options.for_rows(len(parts.features["train"]))
-        try:
-            checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
-        except RunInterrupted:
-            tracked.end("KILLED")
-            raise
-        if not processes.is_first():
-            raise SystemExit(0)  # the first process goes on for all
+        checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
         step = load_weights(parts.model, checkpoints.best_path)
         parts, evaluation = _measure(options, parts)
         metrics = evaluation.metrics("test")
@@ -217,9 +211,10 @@ def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
     """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, batch_size = parts.model.to(device).eval(), options.batch_size
-    held_out = parts.rows["validation"]
-    answers = parts.task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)
-    task = parts.task.tuned(answers, held_out)
+    task, held_out = parts.task, parts.rows["validation"]
+    if task.needs_tuning(held_out):
+        answers = task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)
+        task = task.tuned(answers, held_out)
     rows = parts.rows.get("test", held_out)
     evaluation = evaluate_rows(task, model, parts.tokenizer, rows, batch_size=batch_size)
     model.cpu()
@@ -234,11 +229,7 @@ def _bundle_parts(parts: Parts, start: Bundle | None) -> BundleParts:
         model_config=parts.model_config,
         task_config=build.to_node(parts.task),
         provenance={
-            "corpus": {
-                "name": parts.corpus.name,
-                "fingerprint": parts.corpus.fingerprint,
-                "sources": parts.corpus.sources,
-            },
+            "corpus": corpus_record(parts.corpus),
             "tokenizer": parts.tokenizer.digest,
             "parent": parent_of(start),
         },

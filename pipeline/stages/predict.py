@@ -1,20 +1,17 @@
 """Answer a file of rows with a fine-tuned bundle."""
 
-import errno
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from datamodules.corpus import Columns, read_rows
 from pipeline import build, report
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError
 from pipeline.evaluation import N_SAMPLES, as_record
 from pipeline.finetuned import asked_task, load_asked
+from pipeline.output import check_writable, write_whole
 from pipeline.stages.result import StageResult
-from pipeline.tasks.finetuning import Prediction, Row
 
 #: Added to the input's name where no output is named.
 SUFFIX = ".predictions.jsonl"
@@ -29,7 +26,9 @@ def predict(config: DictConfig) -> StageResult:
         raise ConfigError("no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl")
     source = Path(config.input)
     target = Path(config.output or source.with_name(source.name.split(".")[0] + SUFFIX))
-    _check_writable(source, target)
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"output={target} is the input", "another file", "give OUTPUT=PATH")
+    check_writable(target)
     bundle = load_asked(config)
     task = asked_task(config, bundle)
     names = dict(config.columns or {})
@@ -39,48 +38,9 @@ def predict(config: DictConfig) -> StageResult:
     report.say("Rows", f"{len(rows):,} of {source}")
     batch_size = build.construct(config.trainer).batch_size
     answers = task.predict(bundle.model, bundle.tokenizer, rows, batch_size=batch_size)
-    _write(target, rows, answers)
+    lines = (json.dumps(as_record(*pair), ensure_ascii=False) for pair in zip(rows, answers, strict=True))
+    write_whole(target, "".join(f"{line}\n" for line in lines))
     shown = [task.sample(row, answer) for row, answer in zip(rows[:N_SAMPLES], answers, strict=False)]
     report.panel("Answers", report.show_samples(shown))
     report.say("Written", f"{target} ({len(rows):,} lines, each row with its 'prediction')")
     return StageResult(stage="predict", bundle=str(bundle.folder), output=[str(target)])
-
-
-def _check_writable(source: Path, target: Path) -> None:
-    """Prove that the answers can be written, before there are any."""
-    if target.resolve() == source.resolve():
-        raise ConfigError(f"output={target} is the input", "another file", "give OUTPUT=PATH")
-    draft = _draft_of(target)
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        draft.touch()
-        draft.unlink()
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-
-
-def _write(target: Path, rows: Sequence[Row], answers: Sequence[Prediction]) -> None:
-    """All lines or no file."""
-    draft = _draft_of(target)
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            for row, answer in zip(rows, answers, strict=True):
-                file.write(json.dumps(as_record(row, answer), ensure_ascii=False) + "\n")
-        os.replace(draft, target)
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _draft_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.draft")
-
-
-def _cannot_write(target: Path, error: OSError) -> RunError:
-    return RunError(
-        f"cannot write {target} ({error.strerror})",
-        "a file in a folder that can be written",
-        "give OUTPUT=PATH",
-    )

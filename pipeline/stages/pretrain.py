@@ -15,17 +15,16 @@ from datamodules.datamodule import PretrainDataModule
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline import build, processes, report
+from pipeline import build, report
 from pipeline.bundle import Bundle, parent_of
 from pipeline.config import to_plain
-from pipeline.errors import RunInterrupted
 from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, describe_device
-from pipeline.training import BundleParts, Training, export, track, train
+from pipeline.training import BundleParts, Training, corpus_record, export, track, train
 
 #: Validation texts that masked and denoising models show their work on.
 N_TEXTS = 3
@@ -60,13 +59,7 @@ def pretrain(config: DictConfig) -> StageResult:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, start, tracked)
         options = options.for_rows(len(parts.train_rows))
-        try:
-            checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
-        except RunInterrupted:
-            tracked.end("KILLED")
-            raise
-        if not processes.is_first():
-            raise SystemExit(0)  # the first process goes on for all
+        checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
         bundle = export(config, run, tracked, checkpoints, _bundle_parts(config, parts, start))
         samples = _samples(config, parts, bundle.model)
         _log_samples(config, tracked, samples, "samples/best.md")
@@ -167,11 +160,7 @@ def _bundle_parts(config: DictConfig, parts: Parts, start: Bundle | None) -> Bun
         model_config=parts.model_config,
         task_config=to_plain(config.task),
         provenance={
-            "corpus": {
-                "name": parts.corpus.name,
-                "fingerprint": parts.corpus.fingerprint,
-                "sources": parts.corpus.sources,
-            },
+            "corpus": corpus_record(parts.corpus),
             "tokenizer": parts.tokenizer.digest,
             "train_rows": parts.train_rows.manifest["sha256"],
             "validation_rows": parts.validation_rows.manifest["sha256"],

@@ -3,41 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datamodules.collate import Batch
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from modules.transformer import Decoder, Transformer
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
+from pipeline.tasks.finetuning import Feature, Prediction, Row, Score
 from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
 from pipeline.tasks.turns import Stream, Turn, turns_of
 from pipeline.tasks.writing import (
     Answer,
     Room,
-    SmoothedObjective,
+    WritingTask,
     collate_labelled,
     forbidden_ids,
     label_totals,
 )
-
-if TYPE_CHECKING:
-    from modules.lit_module import Objective
-
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dialogue(FinetuneTask):
+class Dialogue(WritingTask):
     """Reply to a person: `<bos> <user> text <assistant> reply <eos> <user> ...`, learnt on replies alone.
 
     What is written is the last reply of a dialogue, from all turns before it, or a new one where the dialogue
@@ -86,18 +81,6 @@ class Dialogue(FinetuneTask):
         """The dialogue, in several parts if it is too long; each token of each reply is learnt just once."""
         limit = backbone.max_seq_len
         return Stream.of(turns_of(row, "a row"), tokenizer, limit=limit).features(limit=limit)
-
-    def collate(self, features: Sequence[Feature]) -> Batch:
-        """Pad; labels are the replies and their ends."""
-        return collate_labelled(features)
-
-    def head(self, backbone: Transformer) -> dict[str, Any]:
-        """Scores of words by the backbone's own embedding."""
-        return {"_target_": "modules.heads.LMHead"}
-
-    def objective(self) -> "Objective":
-        """Smoothed loss in training; loss, perplexity and accuracy of the replies as they are."""
-        return SmoothedObjective(label_smoothing=self.label_smoothing)
 
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int

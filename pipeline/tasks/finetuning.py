@@ -132,6 +132,10 @@ class FinetuneTask(ABC):
         """The task as it answers during training, where time counts: such as without beams."""
         return self
 
+    def needs_tuning(self, rows: Sequence[Row]) -> bool:
+        """Whether something is to be chosen on these validation rows, with the model's answers to them."""
+        return False
+
     def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """The task with what is chosen on validation rows after training, such as a threshold."""
         return self

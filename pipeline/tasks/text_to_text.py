@@ -5,28 +5,24 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
 
-from datamodules.collate import Batch
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.beam import BeamOptions, beam_search
 from modules.model import Model
 from modules.transformer import Decoder, EncoderDecoder, Transformer
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row
+from pipeline.tasks.finetuning import Feature, Prediction, Row
 from pipeline.tasks.layouts import layout_of
-from pipeline.tasks.writing import Answer, Room, SmoothedObjective, collate_labelled, forbidden_ids
-
-if TYPE_CHECKING:
-    from modules.lit_module import Objective
+from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextToText(FinetuneTask):
+class TextToText(WritingTask):
     """A source is read, its target is written: by an encoder-decoder, or by a decoder one after the other.
 
     A source that is too long keeps its beginning. On a decoder it has the room that its target leaves, and at
@@ -88,18 +84,6 @@ class TextToText(FinetuneTask):
             answer = answer[: layout.room(len(prompt), limit=limit)]
             features.append(layout.feature(prompt, answer))
         return features
-
-    def collate(self, features: Sequence[Feature]) -> Batch:
-        """Pad; labels are the targets and their ends."""
-        return collate_labelled(features)
-
-    def head(self, backbone: Transformer) -> dict[str, Any]:
-        """Scores of words by the backbone's own embedding."""
-        return {"_target_": "modules.heads.LMHead"}
-
-    def objective(self) -> "Objective":
-        """Smoothed loss in training; loss, perplexity and accuracy of the targets as they are."""
-        return SmoothedObjective(label_smoothing=self.label_smoothing)
 
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,12 @@ from datamodules.tokenizer import Tokenizer
 from modules.decoding import evaluating
 from modules.losses import CHUNK_TOKENS, labelled_positions, token_loss
 from modules.model import Model
+from modules.transformer import Transformer
 from pipeline.tasks.base import TokenObjective
-from pipeline.tasks.finetuning import Feature
+from pipeline.tasks.finetuning import Feature, FinetuneTask
+
+if TYPE_CHECKING:
+    from modules.lit_module import Objective
 
 #: What each array of a feature is padded with.
 _PADDING = {"input_ids": Tokenizer.pad_id, "decoder_input_ids": Tokenizer.pad_id, "labels": IGNORE}
@@ -63,6 +68,24 @@ class SmoothedObjective(TokenObjective):
             batch["label_index"],
             label_smoothing=self.label_smoothing,
         )
+
+
+class WritingTask(FinetuneTask):
+    """What tasks share whose model writes by the backbone's own embedding."""
+
+    label_smoothing: float
+
+    def collate(self, features: Sequence[Feature]) -> Batch:
+        """Pad; labels are what is written, and its ends."""
+        return collate_labelled(features)
+
+    def head(self, backbone: Transformer) -> dict[str, Any]:
+        """Scores of words by the backbone's own embedding."""
+        return {"_target_": "modules.heads.LMHead"}
+
+    def objective(self) -> "Objective":
+        """Smoothed loss in training; loss, perplexity and accuracy of the labels as they are."""
+        return SmoothedObjective(label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What a classifier is trained for: cross-entropy of one label a row, or of a yes or no for each label."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 
-class _ClassObjective:
+class _ClassObjective(ABC):
     """The part that both share: the loss is measured as it is trained."""
 
+    @abstractmethod
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
         """The sum of the losses in nats, and how many labels they belong to."""
-        raise NotImplementedError
 
     def metrics(self) -> "MetricCollection":
         """The loss; what needs all answers at once is measured by `score`."""

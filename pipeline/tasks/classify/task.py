@@ -191,9 +191,13 @@ class TextClassification(FinetuneTask):
         right = self._truth(rows) == self._made(predictions)
         return np.asarray(right.mean(axis=1) if self.multi_label else right, np.float64)
 
+    def needs_tuning(self, rows: Sequence[Row]) -> bool:
+        """Where rows have several labels, and no threshold was given."""
+        return self.multi_label and self.threshold is None
+
     def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """With the threshold of the best micro F1, for rows with several labels; one that was given stays."""
-        if not self.multi_label or self.threshold is not None or not predictions:
+        if not predictions or not self.needs_tuning(rows):
             return self
         return replace(
             self, threshold=metrics.best_threshold(self._truth(rows) > 0, self._probabilities(predictions))

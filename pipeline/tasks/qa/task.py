@@ -159,9 +159,13 @@ class ExtractiveQA(FinetuneTask):
             script = f"{script}; CMRC 2018 for {chinese} rows with Chinese contexts"
         return {"exact_match": script, "f1": script}
 
+    def needs_tuning(self, rows: Sequence[Row]) -> bool:
+        """Where a question has no answer, and no threshold was given."""
+        return self.null_threshold is None and not all(references(row) for row in rows)
+
     def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """With the null threshold of the best F1 where rows have no answer; one that was given stays."""
-        if self.null_threshold is not None or all(references(row) for row in rows):
+        if not self.needs_tuning(rows):
             return self
         best = [next((one["text"] for one in p.details["n_best"] if one["text"]), "") for p in predictions]
         margins = [p.details["null_margin"] for p in predictions]
