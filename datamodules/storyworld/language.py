@@ -1,7 +1,7 @@
 """A language of the world: its words and sentences, compiled so that to say one is to join strings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -56,7 +56,7 @@ class Language:
         pieces = self.sentences[line.kind][line.variant]
         return "".join([piece if isinstance(piece, str) else piece[1][values[piece[0]]] for piece in pieces])
 
-    def tell(self, lines: list[Line]) -> str:
+    def tell(self, lines: Sequence[Line]) -> str:
         """The words of a story."""
         return self.joiner.join([self.say(line) for line in lines])
 

@@ -1,7 +1,7 @@
 """The views: one tale as a row for pretraining, classification, questions, translation, summary, dialogue."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -62,35 +62,44 @@ def classify(tale: Tale) -> Row:
 
 
 class Question(NamedTuple):
-    """A question, its answer as a sentence and as one concept of a domain."""
+    """A question, its answer as a sentence and as one concept of a domain, and the line that tells it."""
 
     ask: str
     say: str
     values: Mapping[str, int]
     domain: str
     answer: int
+    told: int
 
 
-def questions(state: State, lines: list[Line]) -> list[Question]:
+def questions(states: Sequence[State], lines: Sequence[Line]) -> list[Question]:
     """All that may be asked about a story so far: places of things and people, holders, first places."""
+    state = states[-1]
+    held, at = [past.held for past in states], [past.at for past in states]
+    places = [tuple(past.place_of(thing) for thing in range(len(past.held))) for past in states]
     asked: list[Question] = []
-    for thing, concept in enumerate(state.things):
-        place, holder = state.place_of(thing), state.held[thing]
+    for thing, (concept, holder, place) in enumerate(zip(state.things, state.held, places[-1], strict=True)):
         where = {"T": concept, "p": place}
-        asked.append(Question("ask_where_thing", "say_where_thing", where, "place", place))
+        told = _last_change(places, thing)
+        asked.append(Question("ask_where_thing", "say_where_thing", where, "place", place, told))
         if holder >= 0:  # else it lies somewhere
             person = state.people[holder]
-            has = {"T": concept, "a": person}
-            asked.append(Question("ask_who_has", "say_who_has", has, "person", person))
-    for person, place, line in zip(state.people, state.at, lines, strict=False):
-        first = line.values["p"]
-        asked.append(
-            Question("ask_where_person", "say_where_person", {"a": person, "p": place}, "place", place)
-        )
-        asked.append(
-            Question("ask_first_place", "say_first_place", {"a": person, "p": first}, "place", first)
-        )
+            has, told = {"T": concept, "a": person}, _last_change(held, thing)
+            asked.append(Question("ask_who_has", "say_who_has", has, "person", person, told))
+    for number, (person, place, line) in enumerate(zip(state.people, state.at, lines, strict=False)):
+        is_at, told = {"a": person, "p": place}, _last_change(at, number)
+        asked.append(Question("ask_where_person", "say_where_person", is_at, "place", place, told))
+        was_at = {"a": person, "p": line.values["p"]}
+        asked.append(Question("ask_first_place", "say_first_place", was_at, "place", was_at["p"], number))
     return asked
+
+
+def _last_change(history: Sequence[tuple[int, ...]], index: int) -> int:
+    """The number of the line that gave one of the values what it is at last."""
+    line, last = len(history) - 1, history[-1][index]
+    while line and history[line - 1][index : index + 1] == (last,):
+        line -= 1
+    return line
 
 
 def _variant(tale: Tale, kind: str, values: Mapping[str, int], random: Random) -> str:
@@ -99,27 +108,28 @@ def _variant(tale: Tale, kind: str, values: Mapping[str, int], random: Random) -
 
 
 def qa(tale: Tale, random: Random, unanswerable: float) -> Row:
-    """The beginning of a story, a question on the state there, and the last place where its answer stands."""
+    """The beginning of a story, a question on the state there, and its answer where the story tells it."""
     lines = tale.body[: random.randint(N_PEOPLE, len(tale.body))]
-    state = tale.story.states[len(lines) - 1]
-    context = tale.language.tell(lines)
-    row: Row = {"context": context, "language": tale.language.code}
+    states = tale.story.states[: len(lines)]
+    row: Row = {"context": tale.language.tell(lines), "language": tale.language.code}
     if random.random() < unanswerable:
-        absent = [thing for thing in range(DOMAINS["thing"]) if thing not in state.things]
+        absent = [thing for thing in range(DOMAINS["thing"]) if thing not in states[-1].things]
         kind = random.choice(("ask_where_thing", "ask_who_has"))
         question = _variant(tale, kind, {"T": random.choice(absent)}, random)
         return row | {"question": question, "answers": {"text": [], "answer_start": []}}
-    chosen = random.choice(questions(state, lines))
+    chosen = random.choice(questions(states, lines))
     form = "name" if chosen.domain == "person" else "noun"
     answer = tale.language.word(chosen.domain, chosen.answer, form)
-    starts = [m.start() for m in re.finditer(_whole_word(answer, tale.language.code), context)]
-    start = starts[0] if chosen.ask == "ask_first_place" else starts[-1]
     question = _variant(tale, chosen.ask, chosen.values, random)
+    start = _place_of(answer, tale.language, lines, chosen.told)
     return row | {"question": question, "answers": {"text": [answer], "answer_start": [start]}}
 
 
-def _whole_word(word: str, code: Code) -> str:
-    return word if code == "zh" else rf"\b{word}\b"
+def _place_of(answer: str, spoken: Language, lines: Sequence[Line], told: int) -> int:
+    """The character where the answer begins in the line that tells it, or else at its last place before."""
+    word = answer if spoken.code == "zh" else rf"\b{answer}\b"
+    before = spoken.tell(lines[: told + 1])
+    return [found.start() for found in re.finditer(word, before)][-1]
 
 
 def translate(tale: Tale, random: Random, target: Code, split: Split) -> Row | None:
@@ -173,7 +183,7 @@ def chat(tale: Tale, random: Random) -> Row:
         ("user", _variant(tale, "ask_story", hero, random)),
         ("assistant", tale.language.tell(tale.body)),
     ]
-    for question in random.sample(questions(state, tale.body), 2):
+    for question in random.sample(questions(tale.story.states[: len(tale.body)], tale.body), 2):
         turns.append(("user", _variant(tale, question.ask, question.values, random)))
         turns.append(("assistant", tale.language.say(Line(question.say, 0, question.values))))
     for ask, (say, values) in (("ask_wished", _wished(state)), ("ask_outcome", _judged(state))):

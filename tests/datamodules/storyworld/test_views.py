@@ -1,11 +1,11 @@
-import re
+from random import Random
 from typing import Any
 
 import pytest
 
 from datamodules.storyworld import StoryWorld
-from datamodules.storyworld.language import CODES
-from datamodules.storyworld.views import View
+from datamodules.storyworld.language import CODES, Code
+from datamodules.storyworld.views import N_PEOPLE, Tale, View, _place_of, questions
 
 VIEWS: tuple[View, ...] = ("story", "classify", "qa", "translate", "summarize", "chat")
 
@@ -18,12 +18,35 @@ def test_answers_stand_in_the_context_at_their_offset(code: str) -> None:
         assert row["context"][start : start + len(answer)] == answer
 
 
-def test_questions_about_first_places_point_to_the_first_mention_and_others_to_the_last() -> None:
-    for row in StoryWorld(300, view="qa", languages={"en": 1.0}).rows("train"):
-        (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
-        first = "first" in row["question"] or "beginning" in row["question"]
-        mentions = [match.start() for match in re.finditer(rf"\b{answer}\b", row["context"])]
-        assert start == mentions[0 if first else -1]
+def test_an_answer_is_told_by_the_line_after_which_it_never_changes() -> None:
+    world = StoryWorld(languages={"en": 1.0})
+    for seed in range(200):
+        tale = world._tale(Random(seed))
+        history = {n: _answers(tale, n) for n in range(N_PEOPLE, len(tale.body) + 1)}
+        for key, (answer, told) in history[len(tale.body)].items():
+            since = [n for n in history if n > told]
+            assert all(history[n][key][0] == answer for n in since)
+            if told in history and key in history[told]:
+                assert history[told][key][0] != answer
+
+
+def _answers(tale: Tale, n: int) -> dict[tuple[str, int], tuple[int, int]]:
+    """Answer and telling line of each question on the first n lines, by what is asked of whom or what."""
+    asked = questions(tale.story.states[:n], tale.body[:n])
+    return {(q.ask, q.values["T"] if "T" in q.values else q.values["a"]): (q.answer, q.told) for q in asked}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_an_answer_stands_in_the_line_that_tells_it(code: Code) -> None:
+    world = StoryWorld(languages={code: 1.0})
+    for seed in range(100):
+        tale = world._tale(Random(seed))
+        for q in questions(tale.story.states[: len(tale.body)], tale.body):
+            word = tale.language.word(q.domain, q.answer, "name" if q.domain == "person" else "noun")
+            start = _place_of(word, tale.language, tale.body, q.told)
+            before, after = (len(tale.language.tell(tale.body[: q.told + more])) for more in (0, 1))
+            assert before <= start < after
+            assert tale.language.tell(tale.body)[start : start + len(word)] == word
 
 
 def test_many_answers_need_the_last_of_several_moves() -> None:
