@@ -24,6 +24,15 @@ key = $(firstword $(subst =, ,$(1)))
 variable = $(value $(lastword $(subst =, ,$(1))))
 option = $(if $(call variable,$(1)),$(call quote,$(call key,$(1))=$(call text,$(call variable,$(1)))))
 
+# ranges: ARGS whose parentheses the shell leaves alone, as in lr=interval(1,2); what has quotes stays as it is.
+open := (
+close := )
+ranges = $(if $(findstring ',$(ARGS))$(findstring ",$(ARGS)),$(ARGS),$(subst \
+         $(open),\$(open),$(subst $(close),\$(close),$(ARGS))))
+
+# tasks: TASKS as one override, where it is set.
+tasks = $(if $(value TASKS),$(call quote,tasks=$(call list,$(value TASKS))))
+
 # Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
 OPTIONS := $(if $(DATA),data=$(DATA)) \
            $(foreach name,init_from=INIT bundle=BUNDLE bundle=MODEL input=INPUT output=OUTPUT run=RUN \
@@ -40,6 +49,7 @@ help: ## This help
 	@echo "Options    ARGS=\"key=value ...\"  any key, e.g. ARGS=\"size=small trainer.max_steps=500\""
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
+	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
 	@echo "           to fine-tune: classify, qa, translate, summarize, chat: make finetune-qa"
@@ -112,6 +122,18 @@ promote: $(VENV)/.installed ## Make the challenger champion, if it is better bey
 doctor: $(VENV)/.installed ## Find what is left behind or damaged; ARGS="fix=true" cleans
 	@$(PIPELINE) doctor $(ARGS)
 
+.PHONY: pipeline
+pipeline: $(VENV)/.installed ## Raw text to registered models, what is not there yet: TASKS="classify qa"
+	@$(PIPELINE) pipeline $(tasks) $(OPTIONS) $(ARGS)
+
+.PHONY: why
+why: $(VENV)/.installed ## Why a step of the pipeline would run again: STAGE=finetune-qa
+	@$(PIPELINE) why $(call option,step=STAGE) $(tasks) $(OPTIONS) $(ARGS)
+
+.PHONY: sweep
+sweep: $(VENV)/.installed ## Try many settings: STAGE=pretrain ARGS="optimizer.matrix_lr=1e-3,4e-3"
+	@$(PIPELINE) sweep $(call option,sweep.stage=STAGE) $(OPTIONS) $(ranges)
+
 .PHONY: show-config
 show-config: $(VENV)/.installed ## Print the whole configuration that pretrain would use
 	@$(PIPELINE) show-config $(OPTIONS) $(ARGS)
@@ -125,8 +147,8 @@ sync: $(VENV)/.installed ## Send to MLflow what its server missed while it was a
 	@$(PIPELINE) sync $(ARGS)
 
 .PHONY: ui
-ui: $(VENV)/.installed ## Open MLflow on this machine: http://127.0.0.1:5000
-	@$(PIPELINE) ui $(ARGS)
+ui: $(VENV)/.installed ## Open MLflow on this machine: http://127.0.0.1:5000, or PORT=5001
+	@$(PIPELINE) ui $(if $(PORT),$(call quote,port=$(PORT))) $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint and types
@@ -141,6 +163,14 @@ test: $(VENV)/.installed-dev ## The quick tests (about two minutes); all of them
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## Every test, slow ones too
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+.PHONY: browser
+browser: $(VENV)/.installed-dev ## Have Chromium for the tests of pages: the system's, or Playwright's own
+	@$(BIN)/python -m scripts.browser
+
+.PHONY: screenshots
+screenshots: $(VENV)/.installed-dev ## Take the pictures in docs/ anew (about four minutes)
+	@$(BIN)/python -m scripts.screenshots
 
 .PHONY: clean
 clean: ## Remove caches and build leftovers; runs, bundles and MLflow's store stay

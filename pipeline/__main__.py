@@ -74,13 +74,16 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
     if stage == "show-config":
         return _show_config(overrides)
-    config = compose(stage, overrides)
-    from pipeline.build import check_values
+    from pipeline.stages import OVER_STAGES, find_over_stages, find_stage
 
-    check_values(config)
-    from pipeline.stages import find_stage
+    if stage in OVER_STAGES:
+        result = find_over_stages(stage)(overrides)
+    else:
+        config = compose(stage, overrides)
+        from pipeline.build import check_values
 
-    result = find_stage(stage)(config)
+        check_values(config)
+        result = find_stage(stage)(config)
     if as_json:
         print(result.to_json())
     elif result.output:

@@ -85,6 +85,9 @@ class Root:
     fix: bool = False
     deep: bool = False
     columns: dict[str, str] | None = None
+    tasks: list[str] | None = None
+    step: str | None = None
+    pipeline_id: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
 
 
@@ -94,12 +97,24 @@ def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: for an unknown group, option or key, a wrong type, a missing or an impossible value.
     """
+    config = compose_unchecked(stage, overrides)
+    check(config)
+    return config
+
+
+def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
+    """The same without the check against signatures, which imports all that is configured: seconds.
+
+    Raises:
+        ConfigError: for an unknown group, option or top-level key.
+    """
     parsed = _parse(overrides)
     check_overrides(stage, parsed)
     forced = [_forced(override) for override in parsed]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = hydra.compose("run", [f"stage={stage}", *forced], return_hydra_config=True)
+            words = [f"stage={stage}", *_choices_with_bundle(stage, parsed), *forced]
+            config = hydra.compose("run", words, return_hydra_config=True)
         choices = {
             group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group
         }
@@ -113,7 +128,6 @@ def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
     _check_top(config)
     for name in [key for key in config if key not in ("stage", "choices", *config.stage.uses)]:
         del config[name]
-    check(config)
     OmegaConf.set_readonly(config, True)
     return config
 
@@ -148,8 +162,12 @@ def _title_of(file: Path) -> str:
 
 def keys_used(stage: str) -> list[str]:
     """The groups and keys that a stage reads."""
+    return list(_stage_node(stage).uses)
+
+
+def _stage_node(stage: str) -> Any:
     node = OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml")
-    return list(OmegaConf.select(node, "stage", default=node).uses)
+    return OmegaConf.select(node, "stage", default=node)
 
 
 def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
@@ -196,6 +214,15 @@ def _check_start(stage: str, overrides: Sequence[Override]) -> None:
             )
 
 
+def _choices_with_bundle(stage: str, overrides: Sequence[Override]) -> list[str]:
+    """What a stage chooses where it starts from a bundle, of the groups that are not given."""
+    given = {override.key_or_group: override.value() for override in overrides}
+    if given.get("init_from") == NOTHING:
+        return []
+    chosen = _stage_node(stage).get("from_bundle", {})
+    return [f"{group}={option}" for group, option in chosen.items() if group not in given]
+
+
 def check(config: DictConfig) -> None:
     """Check every node of a composed configuration against the signature of what it builds."""
     plain = to_plain(config)
@@ -209,7 +236,7 @@ def check(config: DictConfig) -> None:
 
 def _check_top(config: DictConfig) -> None:
     """A key that no group and no scalar has: misspelt in a yaml file."""
-    known = [*groups(), "choices", "cleaning", "freezing", *(name for name in _parameters(Root))]
+    known = [*groups(), "choices", "cleaning", "freezing", "sweep", *(name for name in _parameters(Root))]
     for key in map(str, config):
         if key not in known:
             raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", _suggest(key, known))

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,10 @@ from pipeline import bundle
 from pipeline.errors import BundleError, ConfigError, TrackingError
 from pipeline.runs import find_bundle, list_runs
 from pipeline.tracking import sync
+from pipeline.tracking.describe import result_table
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import POINTS, Progress, count_unsent, lane_file
+from pipeline.untracked import log_untracked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 #: Tags of a version.
-DIGEST, FOLDER = "bundle_digest", "bundle"
+DIGEST, FOLDER, LOGGED_MODEL = "bundle_digest", "bundle", "model_id"
 
 #: MLflow's tag of a model that names its registered versions.
 MODEL_VERSIONS = "mlflow.modelVersions"
@@ -128,27 +130,34 @@ def registered(client: "MlflowClient", folder: Path, name: str) -> Version | Non
 
 
 def register_bundle(
-    client: "MlflowClient", store: Store, folder: Path, *, name: str, alias: str
+    client: "MlflowClient", store: Store, folder: Path, *, name: str, alias: str, experiment: str
 ) -> tuple[Version, bool]:
     """Make a bundle a version, and give it the alias; the same bundle is one version, however often.
+
+    A bundle of a run that was not tracked is logged to `experiment` first.
 
     Returns:
         The version, and whether it is new.
 
     Raises:
         BundleError: the bundle is unfinished or damaged.
-        TrackingError: its run was not tracked in this store, or MLflow refuses the name or the alias.
+        TrackingError: its run is tracked in another store, or MLflow refuses the name or the alias.
     """
     bundle.check_files(folder)
     known = registered(client, folder, name)
-    number = known.number if known else _create(client, store, folder, name)
+    number = known.number if known else _create(client, store, folder, name, experiment=experiment)
     client.set_registered_model_alias(name, alias, number)
     return _version(client, client.get_model_version(name, number)), known is None
 
 
 def default_name(folder: Path) -> str:
     """prelude-TASK."""
-    return f"prelude-{_task(folder)}"
+    return name_for(_task(folder))
+
+
+def name_for(task: str) -> str:
+    """What a task's bundles are registered as, unless they are given a name."""
+    return f"prelude-{task}"
 
 
 def _task(folder: Path) -> str:
@@ -156,8 +165,35 @@ def _task(folder: Path) -> str:
     return str(config.choices.task)
 
 
-def _create(client: "MlflowClient", store: Store, folder: Path, name: str) -> str:
-    maker = _synced_maker(folder, store)
+def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, experiment: str) -> str:
+    model = client.get_logged_model(_logged_model(client, store, folder, experiment=experiment))
+    if not client.search_registered_models(f"name = '{_quoted(name)}'"):
+        client.create_registered_model(name, description=_about_model(folder))
+    version = client.create_model_version(
+        name,
+        model.artifact_location,
+        run_id=model.source_run_id,
+        tags={**_tags(folder), LOGGED_MODEL: model.model_id},
+        description=result_table(_json(folder / "metrics.json")),
+        model_id=model.model_id,
+        await_creation_for=0,
+    )
+    # What the page of the model shows as its versions; MLflow's client leaves it to its fluent interface.
+    known = json.loads(model.tags.get(MODEL_VERSIONS, "[]"))
+    made = {"name": name, "version": version.version}
+    client.set_logged_model_tags(model.model_id, {MODEL_VERSIONS: json.dumps([*known, made])})
+    return str(version.version)
+
+
+def _logged_model(client: "MlflowClient", store: Store, folder: Path, *, experiment: str) -> str:
+    """The id of MLflow's model of a bundle: its run has logged it, or it is logged now, once."""
+    run_folder = folder.absolute().parent.parent
+    if lane_file(run_folder / "tracking", POINTS).exists():
+        maker = _synced_maker(run_folder, store)
+    elif (known := _registered_before(client, folder)) is not None:
+        return known
+    else:
+        maker = log_untracked(client, store, folder, experiment=experiment, environ=os.environ)
     model_id = next((found for path, found in maker.models.items() if _same(Path(path), folder)), None)
     if model_id is None:
         raise TrackingError(
@@ -165,42 +201,26 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str) -> st
             "a bundle that its run has logged",
             "run `make sync`, and see its line about this run",
         )
-    if not client.search_registered_models(f"name = '{_quoted(name)}'"):
-        client.create_registered_model(name)
-    model = client.get_logged_model(model_id)
-    version = client.create_model_version(
-        name,
-        model.artifact_location,
-        run_id=maker.run_id,
-        tags={**_tags(folder), "model_id": model_id},
-        model_id=model_id,
-        await_creation_for=0,
-    )
-    # What the page of the model shows as its versions; MLflow's client leaves it to its fluent interface.
-    known = json.loads(model.tags.get(MODEL_VERSIONS, "[]"))
-    made = {"name": name, "version": version.version}
-    client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps([*known, made])})
-    return str(version.version)
+    return model_id
 
 
-def _synced_maker(folder: Path, store: Store) -> Progress:
+def _registered_before(client: "MlflowClient", folder: Path) -> str | None:
+    """The model that a version under another name was made from."""
+    same = client.search_model_versions(f"tags.{DIGEST} = '{bundle.digest(folder)}'")
+    return next((found.tags[LOGGED_MODEL] for found in same if LOGGED_MODEL in found.tags), None)
+
+
+def _synced_maker(run_folder: Path, store: Store) -> Progress:
     """The record of the run that made the bundle, after what the store has missed was sent.
 
     Raises:
-        TrackingError: it was not tracked, or in another store, or the store does not take it.
+        TrackingError: it was tracked in another store, or the store does not take it.
     """
-    run_folder = folder.absolute().parent.parent
-    if not lane_file(run_folder / "tracking", POINTS).exists():
-        raise TrackingError(
-            f"the run of {folder} was not tracked",
-            "a run with its models in MLflow",
-            "train it with tracking on, for example with `make reproduce`",
-        )
     maker = _synced(run_folder)
     if maker.uri != store.public_uri:
         raise TrackingError(
-            f"the run of {folder} is tracked in {maker.uri}",
-            f"one that is tracked in {store.public_uri}",
+            f"{run_folder} is tracked in {maker.uri}",
+            f"a run that is tracked in {store.public_uri}",
             f"set tracking.uri={maker.uri}",
         )
     return maker
@@ -226,8 +246,14 @@ def _same(recorded: Path, folder: Path) -> bool:
     return recorded == folder.absolute() or recorded.parts[-3:] == folder.absolute().parts[-3:]
 
 
+def _about_model(folder: Path) -> str:
+    return (
+        f"Models of the task **{_task(folder)}**, registered by `make register` and `make promote`. "
+        f"Where one comes from: `make lineage MODEL=NAME@{CHAMPION}`."
+    )
+
+
 def _tags(folder: Path) -> dict[str, str]:
-    metrics: Mapping[str, float] = _json(folder / "metrics.json")
     provenance = _json(folder / "provenance.json")
     return {
         DIGEST: bundle.digest(folder),
@@ -236,7 +262,6 @@ def _tags(folder: Path) -> dict[str, str]:
         "task": _task(folder),
         "commit": str(provenance.get("code", {}).get("git_commit", "none")),
         "corpus": str(provenance["corpus"]["fingerprint"]),
-        **{f"metric.{name}": repr(value) for name, value in metrics.items()},
     }
 
 

@@ -38,9 +38,9 @@ def console() -> Console:
     return Console(stderr=True, width=width, highlight=False, quiet=not processes.is_first())
 
 
-def say(topic: str, text: str) -> None:
-    """One line about one thing."""
-    console().print(Text.assemble((f"{topic:<10}", "bold"), " ", text))
+def say(topic: str, text: str, *, wrap: bool = True) -> None:
+    """One line about one thing; without wrapping where a part of it is copied, such as an address."""
+    console().print(Text.assemble((f"{topic:<10}", "bold"), " ", text), soft_wrap=not wrap)
 
 
 def panel(title: str, content: RenderableType) -> None:
@@ -81,8 +81,12 @@ def summary(
             commands.add_row(Text(command, style="bold"), purpose)
         panel("Next", commands)
     if address is not None:
-        # On a line of its own, whole: a frame would cut it.
-        console().print(f"This run in MLflow (make ui): {address}", soft_wrap=True)
+        show_address("This run", address)
+
+
+def show_address(what: str, address: str) -> None:
+    """A page of MLflow, whole on a line: a frame, or a line's end within it, would cut it."""
+    console().print(f"{what} in MLflow (make ui): {address}", soft_wrap=True, markup=False)
 
 
 def show_score(score: Score) -> str:

@@ -72,6 +72,8 @@ def recorded_config(run: RunFolder) -> DictConfig:
     changed = {**plain, "name": name, "runs_dir": str(run.path.parent)}
     if "resume" in plain:
         changed["resume"] = False
+    if "pipeline_id" in plain:
+        changed["pipeline_id"] = None  # it is no step of that pipeline
     config = OmegaConf.create(changed)
     check(config)
     OmegaConf.set_readonly(config, True)

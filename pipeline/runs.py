@@ -2,18 +2,16 @@
 
 runs/NAME/
   config.yaml      the resolved configuration
-  run.json         stage, status, hash of the configuration, options chosen
+  run.json         stage, status, hash of the configuration, options chosen, inputs, hashes of what it made
   checkpoints/     last.ckpt and best.ckpt, for resuming only
   bundles/         best and last, for use
   tracking/        the local spool of what is logged
 """
 
 import json
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,23 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import bundle, processes
 from pipeline.config import config_hash, to_plain
 from pipeline.errors import BundleError, ConfigError, RunError, RunInterrupted, Stopped
+from pipeline.run_folder import RunFolder, RunRecord, with_its_beginning
+
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "NOT_IDENTITY",
+    "RunFolder",
+    "RunRecord",
+    "find_bundle",
+    "list_runs",
+    "open_run",
+]
 
 #: Keys that say how to run, not what: a run may be resumed with others.
-NOT_IDENTITY = ("resume", "name", "runs_dir", "cache_dir", "tracking", "bundle", "choices")
+NOT_IDENTITY = (
+    *("resume", "name", "runs_dir", "cache_dir", "tracking", "bundle", "choices"),
+    "pipeline_id",
+)
 
 #: File systems allow 255 bytes, and a stage adds to it.
 MAX_NAME_LENGTH = 60
@@ -49,63 +61,21 @@ FIXED = (
 )
 
 
-@dataclass(kw_only=True)
-class RunRecord:
-    """What `run.json` holds."""
-
-    name: str
-    stage: str
-    config_hash: str
-    created: str
-    status: str = "RUNNING"
-    choices: dict[str, str] | None = None
-
-
-class RunFolder:
-    """The folder of one run, held by one process at a time."""
-
-    def __init__(self, path: Path, record: RunRecord, *, resumed: bool = False) -> None:
-        self.path = path
-        self.record = record
-        self.resumed = resumed
-
-    @property
-    def name(self) -> str:
-        """The run's name, which is its folder's name too."""
-        return self.record.name
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints for resuming lie."""
-        return self.path / "checkpoints"
-
-    @property
-    def bundles(self) -> Path:
-        """Where the finished bundles `best` and `last` lie."""
-        return self.path / "bundles"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """The checkpoint that a resumed run starts from."""
-        return self.checkpoints / "last.ckpt"
-
-    def is_of(self, stage: str, task: str | None = None) -> bool:
-        """Whether it is a run of this stage and, if one is given, of this task."""
-        choices = self.record.choices or {}
-        return self.record.stage == stage and task in (None, choices.get("task"))
-
-    def write(self, **changes: Any) -> None:
-        """Change the record and write it atomically."""
-        for key, value in changes.items():
-            setattr(self.record, key, value)
-        draft = self.path / ".run.json.draft"
-        draft.write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, self.path / "run.json")
-
-
 @contextmanager
-def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
+def open_run(
+    config: DictConfig,
+    *,
+    label: str,
+    inputs: Mapping[str, str] | None = None,
+    found: RunFolder | None = None,
+) -> Iterator[RunFolder]:
     """A new run folder for `config`, or the unfinished one that `resume` asks for, locked while in use.
+
+    Args:
+        config: the resolved configuration.
+        label: begins the name of a run that is given none.
+        inputs: what is recorded as that which the run is made from.
+        found: the run to go on with, of a stage that finds its unfinished runs itself.
 
     Raises:
         RunError: if the folder cannot be written, is in use, or there is nothing to resume.
@@ -115,11 +85,18 @@ def open_run(config: DictConfig, *, label: str) -> Iterator[RunFolder]:
         return
     runs_dir = Path(config.runs_dir)
     resume = config.get("resume", False)
-    run = _find_unfinished(config, runs_dir, resume) if resume else _create(config, runs_dir, label)
+    if found is None:
+        found = _find_unfinished(config, runs_dir, resume) if resume else _create(config, runs_dir, label)
+    run = found
     with _locked(run):
         try:
             OmegaConf.save(config, run.path / "config.yaml")
-            run.write(status="RUNNING", config_hash=config_hash(config, without=NOT_IDENTITY))
+            run.write(
+                status="RUNNING",
+                config_hash=config_hash(config, without=NOT_IDENTITY),
+                inputs=with_its_beginning(run, inputs),
+                pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
+            )
             processes.share_run(run.path)
             yield run
             run.write(status="FINISHED")

@@ -83,16 +83,25 @@ def load_start(config: DictConfig, folder: Path) -> Bundle:
                 f"the one that its weights were trained with (sha256 {start.tokenizer.digest})",
                 "leave out tokenizer: it comes from the bundle",
             )
-    return start if config.get("dropout") is None else _with_dropout(start, config.dropout)
+    if config.get("dropout") is None:
+        return start
+    return _rebuilt(start, _dropped(start.model_config, config.dropout))
 
 
-def _with_dropout(start: Bundle, dropout: float) -> Bundle:
-    """The bundle built again with another dropout; it has the same weights."""
-    node = _dropped(start.model_config, dropout)
+def arranged(start: Bundle, kind: type[Transformer]) -> Bundle:
+    """The bundle with its backbone in another arrangement that has the same weights."""
+    if type(start.model.backbone) is kind:
+        return start
+    backbone = {**start.model_config["backbone"], "_target_": f"{kind.__module__}.{kind.__qualname__}"}
+    return _rebuilt(start, {**start.model_config, "backbone": backbone})
+
+
+def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
+    """The bundle with its weights in a model of another configuration."""
     with torch.random.fork_rng(devices=[]):
-        model = build.build_model(node, start.tokenizer)
+        model = build.build_model(model_config, start.tokenizer)
     model.load_state_dict(start.model.state_dict())
-    return replace(start, model=model.eval(), model_config=node)
+    return replace(start, model=model.eval(), model_config=model_config)
 
 
 def _dropped(model: Mapping[str, Any], dropout: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.lit_module import LitModule, Objective
 from modules.model import Model
 from pipeline import build, processes
-from pipeline.bundle import Bundle, load_bundle, save_bundle
+from pipeline.bundle import DONE, Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
 from pipeline.callbacks.limits import FinalValidation, TimeBudget
@@ -27,6 +27,7 @@ from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
 from pipeline.config import config_hash, to_plain
 from pipeline.errors import RunInterrupted
+from pipeline.plan.ties import pipeline_tag
 from pipeline.progress import ProgressBar
 from pipeline.runs import NOT_IDENTITY, RunFolder
 from pipeline.tasks.base import Sample
@@ -82,7 +83,9 @@ def track(config: DictConfig, run: RunFolder, **tags: str) -> Run:
         name=run.name,
         config=to_plain(config),
         seed=config.seed,
-        tags={key: str(value) for key, value in config.choices.items() if value is not None} | tags,
+        tags={key: str(value) for key, value in config.choices.items() if value is not None}
+        | pipeline_tag(config)
+        | tags,
     )
     tracking = build.construct(config.tracking)
     return start_run(card, options=tracking, run_folder=run.path, project_folder=Path.cwd())
@@ -178,8 +181,10 @@ def export(
 ) -> Bundle:
     """Write the bundles `last` and `best` from their checkpoints, record them, and read the best one back.
 
-    `best_metrics` were measured on the best weights after training.
+    `best_metrics` were measured on the best weights after training. Bundles go to MLflow and to other people:
+    no secret of the configuration goes with them.
     """
+    redactor = Redactor(os.environ)
     both = (
         ("last", checkpoints.last_path, checkpoints.last_metrics),
         ("best", checkpoints.best_path, {**checkpoints.best_metrics, **(best_metrics or {})}),
@@ -192,11 +197,14 @@ def export(
             tokenizer=parts.tokenizer,
             model_config=parts.model_config,
             task_config=parts.task_config,
-            config=to_plain(config),
-            provenance={**parts.provenance, **_origin(config, run, tracked), "step": step},
+            config=redactor.value("", to_plain(config)),
+            provenance=redactor.value(
+                "", {**parts.provenance, **_origin(config, run, tracked), "step": step}
+            ),
             metrics=metrics,
         )
         tracked.log_bundle(run.bundles / name, name=name, step=step, metrics=metrics)
+    run.keep(run.bundles / "best" / DONE)
     return load_bundle(run.bundles / "best")
 
 

@@ -152,7 +152,7 @@ def _experiment_id(address: str, name: str) -> str | None:
 
 
 def _show(address: str, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
-    say(f"MLflow: {address}")
+    say(address)
     if sys.platform == "darwin" or environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"):
         webbrowser.open(address)
 

@@ -28,6 +28,9 @@ OUTSIDE = (
     "MODEL",
     "ALIAS",
     "RUN",
+    "PORT",
+    "TASKS",
+    "STAGE",
 )
 
 

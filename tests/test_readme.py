@@ -24,11 +24,14 @@ from pipeline import build
 from pipeline.__main__ import main
 from pipeline.config import compose, groups
 from pipeline.errors import ConfigError
+from pipeline.plan.request import check_words
+from pipeline.stages import OVER_STAGES
+from pipeline.sweep.command import read_request
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions
 from tests.commands import ROOT, dry_run, pipeline_words
 
-DOCUMENTS = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/finetuning.md")
+DOCUMENTS = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/finetuning.md", "docs/sweeps.md")
 READMES = DOCUMENTS[:2]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
@@ -87,6 +90,10 @@ def make_commands() -> list[str]:
 
 
 def composed(stage: str, overrides: Sequence[str]) -> DictConfig:
+    if stage == "sweep":
+        return read_request(overrides).config
+    if stage in OVER_STAGES:
+        return check_words(stage, overrides).own
     return compose("pretrain" if stage == "show-config" else stage, overrides)
 
 

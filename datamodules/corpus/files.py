@@ -80,6 +80,17 @@ class Files:
             ],
         )
 
+    def identity(self) -> str:
+        """What tells these files from others, without reading rows: the bytes of each, in order.
+
+        Raises:
+            DataError: one is not there, is empty, or cannot be read.
+        """
+        files = self._files()
+        return fingerprint_of(
+            files={split: [source.sha256 for source in some] for split, some in files.items()}
+        )
+
     def _files(self) -> dict[str, list[SourceFile]]:
         files = {"train": find_files(self.train, "data.train")}
         for split, patterns in (("validation", self.validation), ("test", self.test)):
@@ -130,6 +141,17 @@ class Mirror:
         Raises:
             DataError: there is no mirror, or whatever is wrong with its files.
         """
+        return self._files().load(columns)
+
+    def identity(self) -> str:
+        """What tells these files from others: the bytes of each.
+
+        Raises:
+            DataError: there is no mirror, or a file is not there.
+        """
+        return self._files().identity()
+
+    def _files(self) -> Files:
         if not self.folder:
             raise DataError(
                 f"PRELUDE_DATA is not set, and {self.name or self.train} is only in a local mirror",
@@ -148,7 +170,7 @@ class Mirror:
             name=self.name,
             validation_fraction=self.validation_fraction,
             test=_in_folder(folder, self.test) if self.test else None,
-        ).load(columns)
+        )
 
 
 def read_rows(path: str | Path, names: Mapping[str, str], columns: Columns) -> Rows:

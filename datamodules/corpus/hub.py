@@ -81,8 +81,25 @@ class Hub:
         name = self.path.rstrip("/").rsplit("/", 1)[-1].lower()
         if self.mirror:
             return self._mirror(name).load(columns)
-        commit = _folder_digest(Path(self.path)) if Path(self.path).is_dir() else self._resolved_commit()
+        commit = self._commit()
         return self._streamed(name, commit, columns) if self.streaming else self._whole(name, commit, columns)
+
+    def identity(self) -> str:
+        """What tells these rows from others, as far as it is known without reading them.
+
+        That is the bytes of the mirror's files or of the folder, or else the commit that the hub has now;
+        offline the revision that was asked for.
+
+        Raises:
+            DataError: there is no such data set, mirror or network.
+        """
+        if self.mirror:
+            return self._mirror("mirror").identity()
+        return fingerprint_of(commit=self._commit())
+
+    def _commit(self) -> str | None:
+        """The hub's commit, or a digest of the folder."""
+        return _folder_digest(Path(self.path)) if Path(self.path).is_dir() else self._resolved_commit()
 
     def _mirror(self, name: str) -> Mirror:
         if self.mirror_train is None:

@@ -1,6 +1,7 @@
 """Several corpora as one, each with its share of the training rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,10 @@ class Source(Protocol):
 
     def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
         """Give the rows with these columns."""
+        ...
+
+    def identity(self) -> str:
+        """Tell these rows from others without reading them."""
         ...
 
 
@@ -88,12 +93,23 @@ class Mixture:
             sources=[source for corpus in corpora.values() for source in corpus.sources],
         )
 
+    def identity(self) -> str:
+        """What tells these rows from others: the identity of each source. The shares are arguments.
+
+        Raises:
+            DataError: as each source, with its name.
+        """
+        identities = []
+        for name in self.sources:
+            source: Source = self.sources[name]
+            with _named(name):
+                identities.append([name, source.identity()])
+        return fingerprint_of(mixture=identities)
+
     def _loaded(self, name: str, columns: Columns) -> Corpus:
         source: Source = self.sources[name]
-        try:
+        with _named(name):
             corpus = source.load(columns)
-        except DataError as error:
-            raise DataError(f"data.sources.{name}: {error.problem}", error.expected, error.remedy) from error
         if corpus.n_train_rows is None:
             raise DataError(
                 f"data.sources.{name} is streamed",
@@ -113,6 +129,15 @@ class Mixture:
             for start, size, weight in zip(starts, sizes, weights, strict=True)
         ]
         return random.permutation(np.concatenate(rows))
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the source's name before what is wrong with it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data.sources.{name}: {error.problem}", error.expected, error.remedy) from error
 
 
 def _repeated(size: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:

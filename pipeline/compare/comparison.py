@@ -14,8 +14,11 @@ LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "calibration
 #: What decides where no task has said it; bits per byte do not depend on the tokenizer.
 DECIDING = ("val/loss", "test/loss")
 ACROSS_TOKENIZERS = ("val/bits_per_byte", "test/bits_per_byte")
-#: What no reader of a difference asks for.
-NOT_COMPARED = ("name", "resume", "runs_dir", "cache_dir", "tracking", "stage", "choices")
+#: What no reader of a difference asks for; position and size stand in the model, for which they are chosen.
+NOT_COMPARED = (
+    *("name", "resume", "runs_dir", "cache_dir", "tracking", "stage", "choices", "pipeline_id"),
+    *("position", "size"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

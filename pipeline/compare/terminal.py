@@ -10,7 +10,7 @@ from rich.text import Text
 from pipeline.compare.comparison import Comparison
 from pipeline.compare.tables import cost_table, difference_table, metric_table
 from pipeline.compare.verdict import verdict
-from pipeline.compare.wording import LETTERS
+from pipeline.compare.wording import ABSENT, LETTERS
 
 
 def show(comparison: Comparison) -> RenderableType:
@@ -64,7 +64,7 @@ def _rows(title: str, comparison: Comparison, rows: Mapping[str, Sequence[str]])
 
 
 def _text(cell: str) -> Text:
-    return Text(cell, overflow="fold")
+    return Text(cell or ABSENT, overflow="fold")
 
 
 def _tests(comparison: Comparison) -> Table:

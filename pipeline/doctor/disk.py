@@ -29,7 +29,7 @@ def disk_use(runs_dir: Path, cache_dir: Path, store: Store | None) -> list[Use]:
     artifacts = store.artifact_root if store else None
     sorts = {
         "bundles": (list(runs_dir.glob("*/bundles")), ""),
-        "checkpoints": (list(runs_dir.glob("*/checkpoints")), "of finished runs needed by RESUME alone"),
+        "checkpoints": (list(runs_dir.glob("*/checkpoints")), "only to train finished runs on: RESUME"),
         "spools": (list(runs_dir.glob("*/tracking")), ""),
         "other files of runs": ([runs_dir], ""),
         "token rows": ([cache_dir / "rows"], "made again when needed: make clean"),

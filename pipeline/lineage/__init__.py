@@ -2,7 +2,7 @@
 
 from pipeline.lineage.nodes import Node, State
 from pipeline.lineage.picture import draw
-from pipeline.lineage.trace import Registration, trace
+from pipeline.lineage.trace import trace
 from pipeline.lineage.tree import as_tree
 
-__all__ = ["Node", "Registration", "State", "as_tree", "draw", "trace"]
+__all__ = ["Node", "State", "as_tree", "draw", "trace"]

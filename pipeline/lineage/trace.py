@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,13 @@ from pipeline.errors import BundleError
 from pipeline.lineage.evaluations import evaluations_of, finished_evaluations
 from pipeline.lineage.nodes import FROM, Node, State
 from pipeline.lineage.sources import check_code, check_rows, check_source, check_versions
+from pipeline.registrations import Registration
 from pipeline.runs import RunFolder
 
 Record = Mapping[str, Any]
 
 #: Hexadecimal digits of a hash that are shown.
 SHOWN = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """A version of a registered model."""
-
-    name: str
-    version: str
-    aliases: Sequence[str]
 
 
 def trace(
@@ -127,6 +118,8 @@ def _data(record: Record, folder: Path | None, cache_dir: Path) -> list[Node]:
         state, note = _check_tokenizer(recorded, folder)
         parent = record.get("parent") or {}
         facts = {FROM: str(parent["run"])} if parent else {}
+        if maker := record.get("tokenizer_run"):
+            facts["made by"] = str(maker)
         nodes.append(Node(kind="tokenizer", title=recorded[:SHOWN], facts=facts, state=state, note=note))
     if corpus := record.get("corpus"):
         nodes.append(_corpus(corpus))

@@ -1,13 +1,14 @@
 """The stages, by the word that the user types."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from omegaconf import DictConfig
 
 from pipeline.stages.result import StageResult
 
-__all__ = ["STAGES", "StageResult", "find_stage"]
+__all__ = ["OVER_STAGES", "STAGES", "StageResult", "find_over_stages", "find_stage"]
 
 #: Word -> module and function; a module is imported when its stage runs, since some are heavy.
 STAGES = {
@@ -29,8 +30,24 @@ STAGES = {
     "ui": "pipeline.stages.mlflow:serve",
 }
 
+#: Those that are given what the user typed as it is: they pass it on to other stages, each its own part.
+OVER_STAGES = {
+    "pipeline": "pipeline.plan.run:run_pipeline",
+    "why": "pipeline.plan.why:explain",
+    "sweep": "pipeline.sweep.command:sweep",
+}
+
 
 def find_stage(word: str) -> Callable[[DictConfig], StageResult]:
     """The function of a stage."""
-    module, _, function = STAGES[word].partition(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    return _load(STAGES[word])  # type: ignore[no-any-return]
+
+
+def find_over_stages(word: str) -> Callable[[Sequence[str]], StageResult]:
+    """The function of a stage that passes the user's words on to other stages."""
+    return _load(OVER_STAGES[word])  # type: ignore[no-any-return]
+
+
+def _load(place: str) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(import_module(module), function)

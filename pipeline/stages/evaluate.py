@@ -12,8 +12,16 @@ from modules.optim import AdamW
 from modules.schedules import Constant
 from pipeline import build, report
 from pipeline.bundle import Bundle
-from pipeline.evaluation import Evaluation, evaluate_rows, log_evaluation, save_evaluation, save_metrics
+from pipeline.evaluation import (
+    EVALUATION,
+    Evaluation,
+    evaluate_rows,
+    log_evaluation,
+    save_evaluation,
+    save_metrics,
+)
 from pipeline.finetuned import asked_task, load_asked
+from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask
@@ -26,8 +34,9 @@ def evaluate(config: DictConfig) -> StageResult:
     """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
     options: TrainerOptions = build.construct(config.trainer)
     bundle = load_asked(config)
+    inputs = inputs_of(config, used=bundle.folder)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
-    with open_run(config, label=label) as run, track(config, run) as tracked:
+    with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         tracked.use_bundle(bundle.folder)
         report.say("Run", f"{report.short(run.path)}, {describe_device(options)}")
         evaluation: Evaluation | None = None
@@ -39,6 +48,7 @@ def evaluate(config: DictConfig) -> StageResult:
         else:
             metrics, n_rows = _evaluate_language_model(config, options, bundle, tracked)
             save_metrics(run.path, metrics, task=bundle.task, corpus=config.choices.data, split="test")
+        run.keep(run.path / EVALUATION)
         tracked.log_metrics(metrics, int(bundle.provenance["step"]))
         tracked.end("FINISHED", metrics)
         report.summary(

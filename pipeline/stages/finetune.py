@@ -18,16 +18,18 @@ from modules.init import initialize
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline import build, report
+from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.config import to_plain
 from pipeline.errors import DataError
 from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
+from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
 from pipeline.stages.finetune_summary import summarise
 from pipeline.stages.result import StageResult
-from pipeline.start import describe_start, find_start, load_start, with_bundle, with_dropout
+from pipeline.start import arranged, describe_start, find_start, load_start, with_bundle, with_dropout
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row, all_texts
 from pipeline.tracking import DatasetRecord, Run
@@ -62,10 +64,13 @@ def finetune(config: DictConfig) -> StageResult:
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
     report.say("Start", describe_start(start, config.init_from))
+    if start is not None:
+        start = arranged(start, task.arrangement(type(start.model.backbone)))
+    inputs = inputs_of(config, used=folder)
     config = with_dropout(config) if start is None else with_bundle(config, start)
     labelled = read_labelled(config, task)
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
-    with open_run(config, label=label) as run, track(config, run) as tracked:
+    with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, labelled, start, tracked)
         options = options.for_rows(len(parts.features["train"]))
@@ -79,6 +84,8 @@ def finetune(config: DictConfig) -> StageResult:
         log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
         bundle_parts = _bundle_parts(parts, start)
         bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
+        first = parts.task.collate(parts.features["validation"].take([0]))
+        log_attention(tracked, bundle.model, parts.tokenizer, first, show_text=config.log_corpus_text)
         tracked.end("FINISHED", bundle.metrics)
         summarise(config, run, tracked, bundle, evaluation)
     return StageResult(

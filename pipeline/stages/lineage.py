@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 
 from pipeline import build, bundle, registry, report
 from pipeline.errors import RunError, TrackingError
-from pipeline.lineage import Node, Registration, State, as_tree, draw, trace
+from pipeline.lineage import Node, State, as_tree, draw, trace
+from pipeline.registrations import Registration, registrations_of
 from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import connect, store_of
@@ -51,12 +52,10 @@ def _registrations(config: DictConfig, folder: Path) -> list[Registration]:
     if not options.enabled:
         return []
     try:
-        with connect(store_of(options)) as client:
-            found = registry.versions_of(client, bundle.digest(folder))
+        return registrations_of(store_of(options), bundle.digest(folder))
     except TrackingError as error:
         report.say("Registry", f"not asked: {error.problem}")
         return []
-    return [Registration(name=one.name, version=one.number, aliases=one.aliases) for one in found]
 
 
 def _home_of(folder: Path) -> Path:

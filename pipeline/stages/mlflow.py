@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from pipeline import build, report
 from pipeline.errors import TrackingError
 from pipeline.stages.result import StageResult
-from pipeline.tracking import TrackingOptions, sync, unsynced_runs
+from pipeline.tracking import RunStillSent, TrackingOptions, sync, unsynced_runs
 from pipeline.ui import serve_ui
 
 
@@ -20,7 +20,7 @@ def serve(config: DictConfig) -> StageResult:
         project_folder=Path.cwd(),
         port=config.port,
         environ=os.environ,
-        say=lambda text: report.say("MLflow", text),
+        say=lambda text: report.say("MLflow", text, wrap=False),
     )
     return StageResult(stage="ui")
 
@@ -32,15 +32,22 @@ def send_missed(config: DictConfig) -> StageResult:
         TrackingError: the store did not take all of it.
     """
     options: TrackingOptions = build.construct(config.tracking)
-    reports = [
-        sync(folder, uri=options.uri, environ=os.environ) for folder in unsynced_runs(Path(config.runs_dir))
-    ]
-    for done in reports:
-        report.say("Sync", done.line)
-    if not reports:
+    folders = unsynced_runs(Path(config.runs_dir))
+    reports = []
+    for folder in folders:
+        try:
+            reports.append(sync(folder, uri=options.uri, environ=os.environ))
+        except RunStillSent as error:  # the other runs need not wait for it
+            report.say("Sync", f"{folder.name}: {error.problem}")
+            continue
+        report.say("Sync", reports[-1].line)
+    if not folders:
         report.say("Sync", "nothing to send: MLflow has everything")
-    if left := sum(done.n_left for done in reports):
+    if left := [done for done in reports if done.n_left]:
+        remedy = left[0].remedy or "start it"
         raise TrackingError(
-            f"{left} records could not be sent", "a store that answers", "start it, then `make sync` again"
+            f"{sum(done.n_left for done in left)} records could not be sent",
+            "a store that takes them",
+            f"{remedy}, then `make sync` again",
         )
     return StageResult(stage="sync", metrics={"sent": float(sum(done.n_sent for done in reports))})

@@ -4,20 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from datamodules.cache import TokenRows
+from datamodules.collate import RowBatch
 from datamodules.corpus import Corpus, texts
 from datamodules.datamodule import PretrainDataModule
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
 from pipeline import build, report
+from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.config import to_plain
+from pipeline.plan.inputs import inputs_of
+from pipeline.plan.tokenizers import edge_to, maker_of
 from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.start import load_same_arrangement, with_bundle
@@ -41,6 +47,7 @@ class Parts:
     validation_rows: TokenRows
     model: Model
     model_config: Mapping[str, Any]
+    tokenizer_run: str | None
     texts: list[str]
     optimum_bits_per_byte: float | None
 
@@ -50,12 +57,12 @@ def pretrain(config: DictConfig) -> StageResult:
     options: TrainerOptions = build.construct(config.trainer)
     device = describe_device(options)
     build.pretraining_task(config)
-    start = None
-    if config.init_from is not None:
-        start = load_same_arrangement(config)
+    start = None if config.init_from is None else load_same_arrangement(config)
+    inputs = inputs_of(config, used=None if start is None else start.folder)
+    if start is not None:
         config = with_bundle(config, start)
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
-    with open_run(config, label=label) as run, track(config, run) as tracked:
+    with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, start, tracked)
         options = options.for_rows(len(parts.train_rows))
@@ -63,6 +70,9 @@ def pretrain(config: DictConfig) -> StageResult:
         bundle = export(config, run, tracked, checkpoints, _bundle_parts(config, parts, start))
         samples = _samples(config, parts, bundle.model)
         _log_samples(config, tracked, samples, "samples/best.md")
+        log_attention(
+            tracked, bundle.model, parts.tokenizer, _first_batch(parts), show_text=config.log_corpus_text
+        )
         tracked.end("FINISHED", bundle.metrics)
         _summarise(config, run, tracked, parts, bundle, samples)
     return StageResult(
@@ -86,6 +96,9 @@ def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
     report.say(
         "Tokenizer", f"{config.choices.tokenizer}, {tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}"
     )
+    tokenizer_run = None if start is not None else maker_of(tokenizer, Path(config.runs_dir))
+    if tokenizer_run is not None:
+        tracked.set_tags(edge_to(tokenizer_run))
     limit = model.backbone.max_seq_len
     train_rows, validation_rows = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
     report.say("Tokens", report.describe_rows(train_rows, validation_rows))
@@ -100,6 +113,7 @@ def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
         validation_rows=validation_rows,
         model=model,
         model_config=to_plain(config.model),
+        tokenizer_run=None if tokenizer_run is None else tokenizer_run.name,
         texts=list(islice(texts(corpus.validation), N_TEXTS)),
         optimum_bits_per_byte=build.optimum_bits_per_byte(corpus),
     )
@@ -152,6 +166,12 @@ def _log_samples(config: DictConfig, tracked: Run, samples: list[Sample], artifa
         tracked.log_text(report.samples_markdown(samples), artifact)
 
 
+def _first_batch(parts: Parts) -> dict[str, torch.Tensor]:
+    """The first validation row, as it is validated on."""
+    rows = RowBatch(*parts.validation_rows.take([0]), np.zeros(1, np.int64))
+    return parts.task.collator(parts.tokenizer, seed=build.VALIDATION_SEED)(rows)
+
+
 def _bundle_parts(config: DictConfig, parts: Parts, start: Bundle | None) -> BundleParts:
     """What the bundles hold beside weights and metrics."""
     return BundleParts(
@@ -162,6 +182,7 @@ def _bundle_parts(config: DictConfig, parts: Parts, start: Bundle | None) -> Bun
         provenance={
             "corpus": corpus_record(parts.corpus),
             "tokenizer": parts.tokenizer.digest,
+            "tokenizer_run": parts.tokenizer_run,
             "train_rows": parts.train_rows.manifest["sha256"],
             "validation_rows": parts.validation_rows.manifest["sha256"],
             "parent": parent_of(start),

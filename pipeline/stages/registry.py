@@ -1,5 +1,6 @@
 """Registered models: a bundle becomes a version, and the better version the champion."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,16 @@ from omegaconf import DictConfig
 
 from pipeline import build, registry, report
 from pipeline.errors import RunError, TrackingError
+from pipeline.output import write_whole
+from pipeline.plan.inputs import inputs_of_registration
+from pipeline.plan.registrations import REGISTRATION
 from pipeline.promotion import judge
 from pipeline.registry import CHALLENGER, CHAMPION, Version
 from pipeline.runs import open_run
 from pipeline.stages.result import StageResult
 from pipeline.tracking.connection import connect, store_of
-from pipeline.tracking.options import Store
+from pipeline.tracking.links import version_url
+from pipeline.tracking.options import TrackingOptions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,14 +31,22 @@ def register(config: DictConfig) -> StageResult:
         TrackingError: MLflow does not have it, or does not answer.
     """
     registry.check_alias(config.alias)
-    store = store_of(build.construct(config.tracking))
+    options: TrackingOptions = build.construct(config.tracking)
+    store = store_of(options)
     folder = registry.find_trained(config.bundle, Path(config.runs_dir))
     name = config.model_name or registry.default_name(folder)
-    with connect(store) as client, open_run(config, label=f"register-{name}"):
-        version, is_new = registry.register_bundle(client, store, folder, name=name, alias=config.alias)
+    inputs = inputs_of_registration(folder, model=name, alias=config.alias, store=store.public_uri)
+    with connect(store) as client, open_run(config, label=f"register-{name}", inputs=inputs) as run:
+        version, is_new = registry.register_bundle(
+            client, store, folder, name=name, alias=config.alias, experiment=options.experiment
+        )
+        record = run.path / REGISTRATION
+        write_whole(record, json.dumps({"model": version.name, "version": version.number}))
+        run.keep(record)
     what = "is new" if is_new else "is this bundle already"
     report.say("Registry", f"{version.title} {what}, {_called(version)}: {report.short(folder)}")
     _say_next(version)
+    report.show_address("This version", version_url(store.public_uri, version.name, version.number))
     return StageResult(stage="register", bundle=str(folder), output=[f"{version.name}/{version.number}"])
 
 
@@ -44,9 +57,10 @@ def promote(config: DictConfig) -> StageResult:
         RunError: it is not better, or cannot be judged.
         TrackingError: there is no challenger, or MLflow does not answer.
     """
-    store = store_of(build.construct(config.tracking))
+    options: TrackingOptions = build.construct(config.tracking)
+    store = store_of(options)
     with connect(store) as client:
-        challenger = _challenger(config, client, store)
+        challenger = _challenger(config, client, options)
         champion = registry.with_alias(client, challenger.name, CHAMPION)
         if champion is not None and champion.number == challenger.number:
             report.say("Registry", f"{challenger.title} is the champion already")
@@ -61,7 +75,7 @@ def promote(config: DictConfig) -> StageResult:
     )
 
 
-def _challenger(config: DictConfig, client: "MlflowClient", store: Store) -> Version:
+def _challenger(config: DictConfig, client: "MlflowClient", options: TrackingOptions) -> Version:
     """The version that is named, or that of the bundle that is named, registered if it is not yet."""
     if registry.looks_registered(config.bundle):
         return registry.find_version(client, config.bundle)
@@ -78,7 +92,9 @@ def _challenger(config: DictConfig, client: "MlflowClient", store: Store) -> Ver
     name = config.model_name or registry.default_name(folder)
     version = registry.registered(client, folder, name)
     if version is None:
-        version, _ = registry.register_bundle(client, store, folder, name=name, alias=CHALLENGER)
+        version, _ = registry.register_bundle(
+            client, store_of(options), folder, name=name, alias=CHALLENGER, experiment=options.experiment
+        )
     return version
 
 

@@ -1,5 +1,6 @@
 """Train a tokenizer, or find it in the cache, and say how well it fits its corpus."""
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from rich.text import Text
 from datamodules.corpus import texts
 from pipeline import build, report
 from pipeline.config import to_plain
+from pipeline.output import write_whole
+from pipeline.plan.inputs import inputs_of
+from pipeline.plan.ties import pipeline_tag
 from pipeline.runs import open_run
 from pipeline.stages.result import StageResult
 from pipeline.tracking import DatasetRecord, RunCard, start_run
@@ -21,8 +25,14 @@ N_ROWS = 1000
 def train_tokenizer(config: DictConfig) -> StageResult:
     """Train, save and measure a tokenizer."""
     label = f"tokenizer-{config.choices.tokenizer}-{config.choices.data}"
-    with open_run(config, label=label) as run:
-        card = RunCard(stage="tokenizer", name=run.name, config=to_plain(config), seed=config.seed)
+    with open_run(config, label=label, inputs=inputs_of(config)) as run:
+        card = RunCard(
+            stage="tokenizer",
+            name=run.name,
+            config=to_plain(config),
+            seed=config.seed,
+            tags=pipeline_tag(config),
+        )
         options = build.construct(config.tracking)
         with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
             report.say("Run", report.short(run.path))
@@ -41,6 +51,8 @@ def train_tokenizer(config: DictConfig) -> StageResult:
                 DatasetRecord(name=corpus.name, digest=corpus.fingerprint, source=corpus.uri), "tokenizer"
             )
             tracked.log_file(file, "tokenizer.json")
+            write_whole(run.path / "metrics.json", json.dumps(metrics))
+            run.keep(file, run.path / "metrics.json")
             tracked.log_metrics(metrics, 0)
             tracked.end("FINISHED", metrics)
         _summarise(

@@ -71,6 +71,10 @@ class FinetuneTask(ABC):
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
 
+    def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
+        """How the backbone of a bundle is arranged for the task; its weights stay what they are."""
+        return backbone
+
     @property
     def columns(self) -> Columns:
         """What is read of a corpus."""

@@ -4,7 +4,7 @@ from pipeline.tracking.describe import readable_name
 from pipeline.tracking.options import TrackingOptions
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
 from pipeline.tracking.spooled_run import start_run
-from pipeline.tracking.sync import SyncReport, sync, unsynced_runs
+from pipeline.tracking.sync import RunStillSent, SyncReport, sync, unsynced_runs
 
 __all__ = [
     "DatasetContext",
@@ -12,6 +12,7 @@ __all__ = [
     "EndStatus",
     "Run",
     "RunCard",
+    "RunStillSent",
     "SyncReport",
     "TrackingOptions",
     "readable_name",

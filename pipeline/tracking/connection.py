@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import TrackingError
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
-from pipeline.tracking.replay import first_line
+from pipeline.tracking.problems import explain
 from pipeline.tracking.store import open_client, quieten_mlflow
 
 if TYPE_CHECKING:
@@ -46,33 +46,6 @@ def connect(store: Store) -> Iterator["MlflowClient"]:
     try:
         yield open_client(store)
     except (MlflowException, SQLAlchemyError) as error:
-        raise _explained(error, store) from error
-
-
-def _explained(error: Exception, store: Store) -> TrackingError:
-    text, where = first_line(error), store.sqlite_file or store.public_uri
-    for sign, (problem, expected, remedy) in _KNOWN.items():
-        if sign in text:
-            return TrackingError(f"{where} {problem} ({text.split('. ')[0]})", expected, remedy)
-    return TrackingError(f"MLflow says: {text}", "a request that it accepts", "correct it, then try again")
-
-
-#: What an error says -> what that means, what was expected, and what to do.
-_KNOWN = {
-    "database schema": (
-        "was written by another version of MLflow",
-        "a store of the installed version",
-        "install the versions of constraints.txt (`make setup`), or back it up and run `mlflow db upgrade`",
-    ),
-    "database is locked": (
-        "is locked by another process",
-        "a database that can be written",
-        "wait until that process has ended, then try again",
-    ),
-    "readonly database": ("cannot be written", "a database that can be written", "correct its permissions"),
-    "unable to open database": ("cannot be opened", "a file that can be read", "correct its permissions"),
-    "database or disk is full": ("is on a full disk", "free space", "make room, then try again"),
-    "not a database": ("is no database", "an MLflow store", "restore it from a copy, or move it away"),
-    "malformed": ("is damaged", "an MLflow store", "restore it from a copy, or move it away"),
-    "API request": ("does not answer", "a server that runs", "start it, then try again"),
-}
+        problem = explain(error, store)
+        remedy = f"{problem.remedy or 'correct it'}, then try again"
+        raise TrackingError(problem.text, problem.expected, remedy) from error

@@ -31,8 +31,7 @@ def describe(
     """What this run was, with what and how well, for somebody who has seen nothing of it."""
     parts = [f"**{stage}**" + (f" of {', '.join(parts)}" if (parts := _classes(config)) else "") + "."]
     if results:
-        rows = "\n".join(f"| {key} | {_number(value)} |" for key, value in results.items())
-        parts.append(f"| result | value |\n|---|---|\n{rows}")
+        parts.append(result_table(results))
     else:
         parts.append("_Not finished: the results are written here at the end._")
     if datasets:
@@ -45,6 +44,27 @@ def describe(
     parts.append(f"Code: commit `{commit[:12]}`{changed}. {machine}")
     parts.append(f"```\n{provenance.get('command', '')}\n```")
     return "\n\n".join(parts)
+
+
+def result_table(results: Mapping[str, float]) -> str:
+    """The numbers in Markdown, each with its interval where it has one."""
+    rows = "\n".join(f"| {key} | {_with_interval(key, results)} |" for key in without_ends(results))
+    return f"| result | value |\n|---|---|\n{rows}"
+
+
+def without_ends(values: Mapping[str, float]) -> dict[str, float]:
+    """Less the ends of intervals, `NAME_low` and `NAME_high`: they belong to a number and are none alone."""
+    return {
+        key: value
+        for key, value in values.items()
+        if not (key.endswith(("_low", "_high")) and key.rpartition("_")[0] in values)
+    }
+
+
+def _with_interval(key: str, results: Mapping[str, float]) -> str:
+    low, high = results.get(f"{key}_low"), results.get(f"{key}_high")
+    interval = "" if low is None or high is None else f" (95 %: {_number(low)} to {_number(high)})"
+    return _number(results[key]) + interval
 
 
 def _classes(config: Mapping[str, Any]) -> list[str]:
@@ -64,7 +84,8 @@ def _settings(config: Mapping[str, Any]) -> str:
     rows: dict[str, str] = {}
     for wanted in _SETTINGS:
         for key, value in flat.items():
-            if key.rpartition(".")[2] == wanted and value != "null":
+            # A size stands in the model too, which is what was built.
+            if key.rpartition(".")[2] == wanted and value != "null" and not key.startswith("size."):
                 rows.setdefault(key, value.replace("|", "\\|"))
     return "\n".join(f"| {key} | {value} |" for key, value in list(rows.items())[:_MAX_ROWS])
 

@@ -1,52 +1,82 @@
-"""The learning curve of a run, drawn from its spool."""
+"""The learning curves of a run, drawn from its spool."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.tracking.spool import read_records
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Curve = list[tuple[int, float]]
 
+#: The picture's name among a run's artifacts.
+LEARNING_CURVES = "plots/learning_curves.png"
+_LOSS, _BITS = "loss (nats per token)", "bits per byte"
 #: Panel title -> curve label -> metric.
 _PANELS = {
-    "loss (nats per token)": {"train": "train/loss", "validation": "val/loss"},
-    "bits per byte": {"train": "train/bits_per_byte", "validation": "val/bits_per_byte"},
+    _LOSS: {"train": "train/loss", "validation": "val/loss"},
+    _BITS: {"train": "train/bits_per_byte", "validation": "val/bits_per_byte"},
 }
-_COLOURS = {"train": "tab:blue", "validation": "tab:orange"}
+#: What says the same as a panel that is there, or is no quality of the model.
+_NOT_SHOWN = ("loss", "bits_per_byte", "perplexity")
+_MOST_CURVES = 4
+#: Colours that colour-blind readers tell apart. Source: Okabe and Ito 2008, "Color Universal Design".
+_COLOURS = {"train": "#0072b2", "validation": "#d55e00"}
+_OTHER_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _FEW_POINTS = 30
 _TOKENS = ("tokens_seen", "train/tokens_seen")
 
 
-def draw_learning_curve(points: Path, picture: Path) -> bool:
-    """Draw loss and bits per byte over tokens; False where there is nothing to draw."""
+def draw_learning_curves(points: Path, picture: Path) -> bool:
+    """Draw the losses, and what else was validated, over tokens; False where nothing was trained."""
     curves = read_curves(points)
-    panels = {
-        title: kept
-        for title, wanted in _PANELS.items()
-        if (kept := {label: curves[key] for label, key in wanted.items() if key in curves})
-    }
-    if not panels:
+    if "train/loss" not in curves:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     tokens = next((curves[key] for key in _TOKENS if key in curves), None)
+    panels = _panels(curves)
     figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, panel) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for label, curve in panel.items():
-            x = [_tokens_at(tokens, step) for step, _ in curve]
-            y = [value for _, value in curve]
-            axes.plot(
-                x, y, label=label, color=_COLOURS[label], marker="." if len(curve) < _FEW_POINTS else None
-            )
+        _draw(axes, {label: curves[key] for label, key in panel.items()}, tokens)
         axes.set(title=title, xlabel="tokens" if tokens else "optimizer step")
-        axes.grid(alpha=0.3)
-        axes.legend()
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     return True
+
+
+def _panels(curves: dict[str, Curve]) -> dict[str, dict[str, str]]:
+    """The panels that have curves; without bits per byte the task's own metrics take their place."""
+    panels = {
+        title: kept
+        for title, wanted in _PANELS.items()
+        if (kept := {label: key for label, key in wanted.items() if key in curves})
+    }
+    if _BITS not in panels:
+        names = [key.removeprefix("val/") for key in sorted(curves) if key.startswith("val/")]
+        own = [name for name in names if name not in _NOT_SHOWN and not name.endswith(("_low", "_high"))]
+        if own:
+            panels["validation"] = {name: f"val/{name}" for name in own[:_MOST_CURVES]}
+    return panels
+
+
+def _draw(axes: "Axes", panel: dict[str, Curve], tokens: Curve | None) -> None:
+    for place, (label, curve) in enumerate(panel.items()):
+        x = [_tokens_at(tokens, step) for step, _ in curve]
+        y = [value for _, value in curve]
+        marker = "o" if len(curve) < _FEW_POINTS else None
+        colour = _COLOURS.get(label, _OTHER_COLOURS[place])
+        axes.plot(x, y, label=label, color=colour, marker=marker, markersize=3.5)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="x", nbins=6)
+    axes.legend()
 
 
 def read_curves(points: Path) -> dict[str, Curve]:

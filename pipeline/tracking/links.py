@@ -5,9 +5,10 @@ hash route: `http://HOST:PORT/#/experiments/1/runs?workflowType=machine_learning
 """
 
 import json
-import re
 from collections.abc import Sequence
 from urllib.parse import quote
+
+from pipeline.tracking.redaction import without_credentials
 
 #: Where `make ui` serves a local store.
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -33,6 +34,13 @@ def charts_url(store_uri: str, experiment_id: str, run_ids: Sequence[str] = ()) 
     return address
 
 
+def tagged_url(store_uri: str, experiment_id: str, tag: str, value: str) -> str:
+    """The curves of all runs that have this tag."""
+    mark = '"' if "'" in value else "'"
+    wanted = quote(f"tags.{tag} = {mark}{value}{mark}", safe="")
+    return f"{charts_url(store_uri, experiment_id)}&searchFilter={wanted}"
+
+
 def compare_url(store_uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
     """The differences of the chosen runs."""
     runs = quote(json.dumps(list(run_ids), separators=(",", ":")), safe="")
@@ -55,8 +63,13 @@ def model_url(store_uri: str, experiment_id: str, model_id: str) -> str:
     return f"{_base(store_uri)}/#/experiments/{experiment_id}/models/{model_id}?{_VIEW}"
 
 
+def version_url(store_uri: str, name: str, number: str) -> str:
+    """The page of a version of a registered model."""
+    return f"{_base(store_uri)}/#/models/{quote(name, safe='')}/versions/{number}?{_VIEW}"
+
+
 def _base(store_uri: str) -> str:
     """A server is its own page; for a database it is the one that `make ui` starts."""
     if not store_uri.startswith(("http://", "https://")):
         return LOCAL_UI
-    return re.sub(r"//[^/@\s]*@", "//", store_uri).rstrip("/")
+    return without_credentials(store_uri).rstrip("/")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.tracking.spool import Progress
+from pipeline.tracking.spool import Progress, read_records
 from pipeline.tracking.store import link_tree
 
 if TYPE_CHECKING:
@@ -16,8 +16,13 @@ Record = dict[str, Any]
 _NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 
 
-def record_bundle(client: "MlflowClient", progress: Progress, record: Record) -> None:
-    """Make the model of a bundle, or finish one that an earlier, interrupted try began."""
+def record_bundle(
+    client: "MlflowClient", progress: Progress, record: Record, points: Path | None = None
+) -> None:
+    """Make the model of a bundle, or finish one that an earlier, interrupted try began.
+
+    `points` is the lane of the spool that holds the run's curves, if it has any.
+    """
     from mlflow.entities import LoggedModelOutput
 
     folder, run_id = Path(record["folder"]), str(progress.run_id)
@@ -35,42 +40,73 @@ def record_bundle(client: "MlflowClient", progress: Progress, record: Record) ->
     outputs = client.get_run(run_id).outputs
     if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record["step"])])
-    _log_metrics(client, run_id, model.model_id, record)
+    _log_metrics(client, run_id, model.model_id, record, points)
+    _remove_doubles(client, progress, record, model.model_id)
     progress.models[record["folder"]] = model.model_id
 
 
+def _mark(progress: Progress, record: Record) -> str:
+    return f"{progress.run_id}:{record['name']}:{record['time_ms']}"
+
+
+def _made_of(client: "MlflowClient", progress: Progress, record: Record) -> list[Any]:
+    """The models that were made of this record: none, one, or more where a request came through late."""
+    mark = f"tags.`record` = '{_mark(progress, record)}'"
+    return list(client.search_logged_models([str(progress.experiment_id)], filter_string=mark))
+
+
+def _remove_doubles(client: "MlflowClient", progress: Progress, record: Record, kept: str) -> None:
+    for model in _made_of(client, progress, record):
+        if model.model_id != kept:
+            client.delete_logged_model(model.model_id)
+
+
 def _find_or_create(client: "MlflowClient", progress: Progress, record: Record) -> Any:
-    mark = f"{progress.run_id}:{record['name']}:{record['time_ms']}"
     experiment = str(progress.experiment_id)
-    found = client.search_logged_models([experiment], filter_string=f"tags.`record` = '{mark}'")
+    found = _made_of(client, progress, record)
     if found:
-        return found[0]
+        return min(found, key=lambda model: (model.creation_timestamp, model.model_id))
     return client.create_logged_model(
         experiment,
         name=_NOT_IN_MODEL_NAMES.sub("-", f"{record['tags']['run_name']} {record['name']}"),
         source_run_id=progress.run_id,
-        tags={**record["tags"], "record": mark, "step": str(record["step"])},
+        tags={**record["tags"], "record": _mark(progress, record), "step": str(record["step"])},
         params=record["params"],
         model_type=record["tags"]["stage"],
     )
 
 
-def _log_metrics(client: "MlflowClient", run_id: str, model_id: str, record: Record) -> None:
+def _log_metrics(
+    client: "MlflowClient", run_id: str, model_id: str, record: Record, points: Path | None
+) -> None:
     """Tie the numbers to the model and the data. MLflow adds them to the run's curve too: so the point that
     the curve has already, if it has one, is logged again with its own time, and stays one point."""
     from mlflow.entities import Metric
 
-    dataset = record["dataset"] or {}
-    metrics = []
+    metrics: list[Metric] = []
+    known: dict[tuple[str, float], int] = _times(points, record["step"]) if points else {}
     for key, value in record["metrics"].items():
-        same = [
-            m for m in client.get_metric_history(run_id, key) if m.step == record["step"] and m.value == value
-        ]
-        time_ms = same[0].timestamp if same else record["time_ms"]
-        tie = {"dataset_name": dataset.get("name"), "dataset_digest": dataset.get("digest")}
+        time_ms = known[key, value] if (key, value) in known else int(record["time_ms"])
+        dataset = _measured_on(record["datasets"], key)
+        tie: dict[str, Any] = {"dataset_name": dataset.get("name"), "dataset_digest": dataset.get("digest")}
         metrics.append(Metric(key, value, time_ms, record["step"], model_id=model_id, run_id=run_id, **tie))
     if metrics:
         client.log_batch(run_id, metrics=metrics)
+
+
+def _times(points: Path, step: int) -> dict[tuple[str, float], int]:
+    """(metric, value) -> time in ms, of all that the run logged at a step."""
+    return {
+        (key, value): logged["time_ms"]
+        for logged, _ in read_records(points, 0)
+        if logged is not None and logged["kind"] == "metrics" and logged["step"] == step
+        for key, value in logged["values"].items()
+    }
+
+
+def _measured_on(datasets: dict[str, dict[str, str] | None], metric: str) -> dict[str, str]:
+    split = metric.partition("/")[0]
+    return datasets.get(split) or (datasets.get("val") if split == "test" else None) or {}
 
 
 def record_use(client: "MlflowClient", progress: Progress, record: Record) -> None:

@@ -1,14 +1,18 @@
 """What a user can set about tracking, and which MLflow store follows from it."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import TrackingError
+from pipeline.tracking.redaction import without_credentials
 
-_SERVER_SCHEMES = frozenset({"http", "https", "postgresql", "mysql", "mssql"})
+_SERVERS = frozenset({"http", "https"})
+_DATABASES = frozenset({"postgresql", "mysql", "mssql"})
+#: Drivers whose package has another name.
+_PACKAGES = {"psycopg": "psycopg2-binary", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 #: Longest wait that a run's end is allowed; what is not sent by then stays in the spool.
 _MAX_END_WAIT_S = 60.0
 
@@ -23,13 +27,15 @@ class TrackingOptions:
         experiment: MLflow's name for the table that the runs stand in.
         system_metrics: Sample processor, memory, disk, network and GPU every ten seconds.
         end_wait_s: Longest wait at the end of a run for the store, in seconds.
+        tags: Further tags of the run, for whoever looks for it: tracking.tags.NAME=TEXT.
     """
 
     enabled: bool = True
     uri: str | None = None
     experiment: str = "prelude"
     system_metrics: bool = True
-    end_wait_s: float = 10.0
+    end_wait_s: float = 6.0
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
@@ -37,7 +43,7 @@ class TrackingOptions:
         if not 0 <= self.end_wait_s <= _MAX_END_WAIT_S:
             raise ValueError(
                 f"tracking.end_wait_s is {self.end_wait_s}; expected 0 to {_MAX_END_WAIT_S:.0f} seconds; "
-                "leave it out for 10"
+                "leave it out for 6"
             )
 
 
@@ -55,20 +61,25 @@ class Store:
 
     @property
     def public_uri(self) -> str:
-        """The address without the user name and password that it may hold."""
-        return re.sub(r"//[^/@\s]*@", "//", self.uri)
+        """The address without the credentials that it may hold."""
+        return without_credentials(self.uri)
 
 
 def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str, str]) -> Store:
     """Decide on the store once, with absolute paths, so that the working folder never matters again.
 
+    Files of a database's new experiments go beside the project, as a server's go where the server says.
+
     Raises:
-        TrackingError: A plain folder, an unknown kind of store, or a file that cannot be written.
+        TrackingError: A plain folder, an unknown kind of store, one whose driver is not installed, or a file
+            that cannot be written.
     """
     chosen = uri or environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme = urlsplit(chosen).scheme.split("+")[0]
-    if scheme in _SERVER_SCHEMES:
+    if scheme in _SERVERS:
         return Store(chosen.rstrip("/"), None)
+    if scheme in _DATABASES:
+        return Store(_with_driver(chosen.rstrip("/")), project_folder.absolute() / "mlartifacts")
     if scheme != "sqlite":
         raise _not_a_store(chosen, scheme)
     if not chosen.startswith("sqlite:///") or len(chosen) == len("sqlite:///"):
@@ -87,8 +98,38 @@ def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str
     return Store(f"sqlite:///{file}", file.parent / "mlartifacts")
 
 
+def _with_driver(uri: str) -> str:
+    """The address of a database, with a driver that is installed; `postgresql:` means any of its two.
+
+    Raises:
+        TrackingError: it is no address of a database, or nothing here can talk to it.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    shown, plain = without_credentials(uri), "postgresql:"
+    if uri.startswith(plain) and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        uri = f"postgresql+psycopg2:{uri.removeprefix(plain)}"
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        package = _PACKAGES.get(error.name or "", error.name)
+        raise TrackingError(
+            f"the MLflow store {shown} needs the driver {error.name}, which is not installed",
+            "a database's driver beside MLflow",
+            f"install it (pip install {package}), or set tracking.uri to another store",
+        ) from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise TrackingError(
+            f"the MLflow store {shown!r} is no address of a database ({without_credentials(str(error))})",
+            "for example postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+            "correct tracking.uri or MLFLOW_TRACKING_URI",
+        ) from None
+    return uri
+
+
 def _not_a_store(uri: str, scheme: str) -> TrackingError:
-    shown = re.sub(r"//[^/@\s]*@", "//", uri)
+    shown = without_credentials(uri)
     if scheme in {"", "file"} or len(scheme) == 1:
         return TrackingError(
             f"the MLflow store {shown!r} is a plain folder, which this MLflow no longer serves",
@@ -97,6 +138,6 @@ def _not_a_store(uri: str, scheme: str) -> TrackingError:
         )
     return TrackingError(
         f"the MLflow store {shown!r} is of an unknown kind, {scheme!r}",
-        f"sqlite or one of {', '.join(sorted(_SERVER_SCHEMES))}",
+        f"sqlite or one of {', '.join(sorted(_SERVERS | _DATABASES))}",
         "correct tracking.uri, or leave it out for a local store",
     )

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from pipeline.tracking.redaction import Redactor
 
 _PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "mlflow", "numpy")
-_GIT_TIMEOUT_S = 5.0
+#: For all that is asked of git together; a run's start waits for it.
+_GIT_LIMIT_S = 3.0
 
 
 def collect_provenance(
@@ -39,24 +41,26 @@ def _as_typed(argv: Sequence[str]) -> list[str]:
 
 
 def _git(folder: Path) -> dict[str, str]:
-    commit = _run_git(folder, "rev-parse", "HEAD")
+    deadline = time.monotonic() + _GIT_LIMIT_S
+    commit = _run_git(folder, deadline, "rev-parse", "HEAD")
     if commit is None:
         return {"git_commit": "none", "git_dirty": "unknown"}
     facts = {"git_commit": commit.decode().strip()}
-    changed = _run_git(folder, "status", "--porcelain", "--untracked-files=all")
+    changed = _run_git(folder, deadline, "status", "--porcelain", "--untracked-files=all")
     if changed is None:
         return {**facts, "git_dirty": "unknown"}
     facts["git_dirty"] = str(bool(changed.strip())).lower()
     if changed.strip():
-        difference = _run_git(folder, "diff", "HEAD", "--binary") or b""
+        difference = _run_git(folder, deadline, "diff", "HEAD", "--binary") or b""
         facts["git_diff_sha256"] = hashlib.sha256(changed + difference).hexdigest()
     return facts
 
 
-def _run_git(folder: Path, *arguments: str) -> bytes | None:
+def _run_git(folder: Path, deadline: float, *arguments: str) -> bytes | None:
+    left_s = max(0.0, deadline - time.monotonic())
     command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_GIT_TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=left_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

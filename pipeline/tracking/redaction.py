@@ -19,9 +19,15 @@ _SPECIAL_TOKEN_KEY = re.compile(r"(pad|bos|eos|unk|mask|sep|cls|special|start|en
 _SECRET_VALUE = re.compile(
     r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[A-Za-z0-9_\-]{16,}"
     r"|AKIA[0-9A-Z]{16}|xox[abprs]-[A-Za-z0-9\-]{10,}|eyJ[\w\-]{10,}\.[\w\-]{10,}\.[\w\-]{5,}"
-    r"|(?<=Bearer )[\w\-.=+/]{8,}"
+    r"|AIza[\w\-]{35}|(?<=Bearer )[\w\-.=+/]{8,}|(?<=Basic )[A-Za-z0-9+/]{8,}={0,2}"
 )
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+#: A password in a database's address may hold slashes.
+_URL_CREDENTIALS = re.compile(
+    r"(?<=://)[^/\s@'\"]+(?=@)|(?:(?<=sql://)|(?<=sql\+\w{7}://)|(?<=sql\+\w{8}://))[^\s@'\"]+(?=@)"
+)
+#: `key=value` of an address, a command or a connection string, and `"key": "value"` of JSON inside a text.
+_ASSIGNED = re.compile(r"([\w.\-]+)(=|[\"']\s*:\s*[\"'])([^\s&;,'\"<>]+)")
+_SIGNATURE_KEY = re.compile(r"^(sig|(x-\w+-)?(signature|credential|security-token))$", re.IGNORECASE)
 _MIN_SECRET_CHARS = 6
 
 
@@ -40,7 +46,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text without credentials in addresses, known forms of keys, and secrets of the environment."""
-        text = _SECRET_VALUE.sub(REDACTED, _URL_CREDENTIALS.sub(REDACTED, text))
+        text = _SECRET_VALUE.sub(REDACTED, public_address(text))
         return self._known.sub(REDACTED, text) if self._known else text
 
     def value(self, key: str, value: Any) -> Any:
@@ -69,6 +75,22 @@ class Redactor:
             is_option = argument.startswith("-") and not equals
             secret_follows = is_option and is_secret_key(argument.lstrip("-"), "x")
         return " ".join(shown)
+
+
+def public_address(text: str) -> str:
+    """Addresses without user, password, and secret or signing parts of their query."""
+    return _ASSIGNED.sub(_hide_assigned, _URL_CREDENTIALS.sub(REDACTED, text))
+
+
+def without_credentials(text: str) -> str:
+    """Addresses as they are shown and compared: no user, no password, no secret in the query."""
+    return public_address(text).replace(f"{REDACTED}@", "")
+
+
+def _hide_assigned(found: re.Match[str]) -> str:
+    key, between, value = found.groups()
+    secret = is_secret_key(key, value) or _SIGNATURE_KEY.search(key)
+    return f"{key}{between}{REDACTED}" if secret else found[0]
 
 
 def is_secret_key(key: str, value: Any) -> bool:

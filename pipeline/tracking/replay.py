@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.tracking.figures import draw_learning_curve
+from pipeline.tracking.figures import LEARNING_CURVES, draw_learning_curves
 from pipeline.tracking.models import record_bundle, record_use
 from pipeline.tracking.options import Store
+from pipeline.tracking.problems import first_line
 from pipeline.tracking.spool import FILES, LANES, POINTS, Progress, lane_file, read_records
 from pipeline.tracking.store import experiment_id, is_permanent, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.entities import Run as MlflowRun
 
 Record = dict[str, Any]
 
@@ -42,7 +44,9 @@ class Replay:
             "end": self._end,
             "file": self._file,
             "dataset": self._dataset,
-            "bundle": lambda record: record_bundle(self.client, self.progress, record),
+            "bundle": lambda record: record_bundle(
+                self.client, self.progress, record, lane_file(self.folder, POINTS)
+            ),
             "use_bundle": lambda record: record_use(self.client, self.progress, record),
         }
 
@@ -70,7 +74,7 @@ class Replay:
             for batch, offset in self._batches(lane):
                 self._send(batch)
                 self.progress.offsets[lane] = offset
-                self.progress.problem = None
+                self.progress.problem, self.progress.remedy = None, ""
                 self.progress.save(self.folder)
                 if time.monotonic() > deadline:
                     return False
@@ -136,19 +140,31 @@ class Replay:
             return
         experiment = experiment_id(self.client, record["experiment"], self.store.artifact_root)
         local_id = record["local_id"]
-        found = self.client.search_runs([experiment], f"tags.local_id = '{local_id}'", max_results=1)
+        found = self._runs_of(experiment, local_id)
         run = (
-            found[0]
+            min(found, key=lambda run: run.info.run_id)
             if found
             else self.client.create_run(
                 experiment, start_time=record["time_ms"], tags={"local_id": local_id}, run_name=record["name"]
             )
         )
         run_id = run.info.run_id
+        if not run_id:  # MLflow takes an empty answer for a yes
+            raise ConnectionError("the server's answer to the start of the run was empty")
         self._log_params(run_id, record["params"])
         self._set_tags(run_id, record["tags"])
         self.progress.run_id, self.progress.experiment_id = run_id, experiment
         self.progress.uri = self.store.public_uri
+
+    def _runs_of(self, experiment: str, local_id: str) -> "list[MlflowRun]":
+        return list(self.client.search_runs([experiment], f"tags.local_id = '{local_id}'"))
+
+    def _remove_doubles(self) -> None:
+        """Delete runs that a server made late of requests which we had given up and sent again."""
+        local_id = self.client.get_run(self.run_id).data.tags.get("local_id", "")
+        for run in self._runs_of(str(self.progress.experiment_id), local_id):
+            if run.info.run_id != self.run_id:
+                self.client.delete_run(run.info.run_id)
 
     def _reopen(self, record: Record) -> None:
         """Go on with the same run: RUNNING again; what differs from its start becomes `param_drift.` tags."""
@@ -186,9 +202,9 @@ class Replay:
 
     def _end(self, record: Record) -> None:
         self.client.set_terminated(self.run_id, record["status"], record["time_ms"])
-        picture = self.folder / "files" / "figures" / "learning_curve.png"
-        if draw_learning_curve(lane_file(self.folder, POINTS), picture):
-            self._file({"artifact": "figures/learning_curve.png"})
+        self._remove_doubles()
+        if draw_learning_curves(lane_file(self.folder, POINTS), self.folder / FILES / LEARNING_CURVES):
+            self._file({"artifact": LEARNING_CURVES})
 
     def _file(self, record: Record) -> None:
         artifact = Path(record["artifact"])
@@ -209,12 +225,6 @@ class Replay:
         )
         tag = InputTag("mlflow.data.context", record["context"])
         self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [tag])])
-
-
-def first_line(error: Exception) -> str:
-    """An error in one line, for a person."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
 
 
 def _metrics(record: Record) -> "list[Metric]":

@@ -93,15 +93,18 @@ class Run:
         name: str,
         step: int,
         metrics: Mapping[str, float],
-        measured_on: DatasetContext = "validation",
     ) -> None:
         """Record a finished bundle as a model that this run made, with its metrics.
 
-        `measured_on` is the context of the data set, logged before, that the metrics were measured on.
+        Each metric is tied to the data set, logged before, that its name tells: `val/`, `test/` or `train/`;
+        `test/` to the validation rows where the run has no test rows.
         """
 
     def use_bundle(self, folder: Path) -> None:
         """Record a bundle as a model that this run starts from."""
+
+    def describe(self, note: str) -> None:
+        """Put Markdown at the beginning of the description that the run has at its end."""
 
     def end(self, status: EndStatus = "FINISHED", results: Mapping[str, float] | None = None) -> None:
         """End the run with its true status, and `results` as its `final/` numbers. May be called twice."""

@@ -106,7 +106,8 @@ class Progress:
     offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANES, 0))
     models: dict[str, str] = field(default_factory=dict)  # bundle folder -> model id
     refused: list[str] = field(default_factory=list)
-    problem: str | None = None
+    problem: str | None = None  # why the store took no more, and what to do about it
+    remedy: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> "Progress":

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
@@ -17,15 +16,19 @@ import yaml
 from typing_extensions import override
 
 from pipeline.errors import TrackingError
-from pipeline.tracking.describe import describe
+from pipeline.tracking.describe import describe, result_table, without_ends
 from pipeline.tracking.links import run_url
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
-from pipeline.tracking.spool import FILES, POINTS, Progress, Spool, count_unsent, lane_file, now_ms
+from pipeline.tracking.spool import FILES, POINTS, Progress, Spool, lane_file, now_ms
+from pipeline.tracking.writer_process import WriterProcess
 
 logger = logging.getLogger(__name__)
+
+#: The first part of a metric's name -> the data set that it was measured on.
+_MEASURED_ON: Mapping[str, DatasetContext] = {"train": "train", "val": "validation", "test": "test"}
 
 
 class SpooledRun(Run):
@@ -52,13 +55,19 @@ class SpooledRun(Run):
         self._local_id = self._keep_local_id()
         self._datasets: list[tuple[DatasetContext, DatasetRecord]] = []
         self._ended = False
-        self._last_step = 0
+        self._note = ""
         self._provenance = collect_provenance(
             project_folder, argv=sys.argv, seed=card.seed, redactor=self._redactor
         )
         self._config: dict[str, Any] = self._redactor.value("", card.config)
         self._open()
-        self._writer = self._start_writer(environ)
+        self._writer = WriterProcess(
+            self._folder,
+            self._session,
+            store.uri,
+            system_metrics=options.system_metrics,
+            environ=environ,
+        )
 
     def _refuse_another_store(self) -> None:
         known, chosen = self._progress.uri, self._store.public_uri
@@ -79,7 +88,8 @@ class SpooledRun(Run):
         """Say who this is; the same record starts a run and reopens it."""
         self._session = uuid.uuid4().hex
         card, redact = self._card, self._redactor
-        tags = {k: redact.value(k, str(v)) for k, v in {**self._provenance, **card.tags}.items()}
+        given = {**self._provenance, **card.tags, **self._options.tags}
+        tags = {k: redact.value(k, str(v)) for k, v in given.items()}
         tags |= {
             "stage": card.stage,
             "local_id": self._local_id,
@@ -104,31 +114,6 @@ class SpooledRun(Run):
         config_text = yaml.safe_dump(json.loads(json.dumps(self._config, default=str)), allow_unicode=True)
         self.log_text(config_text, "config.yaml")
         self.log_text(json.dumps(self._provenance, indent=2, ensure_ascii=False), "provenance.json")
-
-    def _start_writer(self, environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-        """The process that sends. It outlives a killed parent just long enough to record the end."""
-        root = str(Path(__file__).parent.parent.parent)
-        environment = {
-            **environ,
-            "PRELUDE_TRACKING_STORE": self._store.uri,
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")])),
-        }
-        command = [sys.executable, "-m", "pipeline.tracking.writer", str(self._folder), self._session]
-        command += ["--parent", str(os.getpid())]
-        command += ["--system-metrics"] if self._options.system_metrics else []
-        try:
-            with (self._folder / "writer.log").open("ab") as log:
-                return subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,  # Ctrl-C is for the training; the writer has its end to record
-                )
-        except OSError as error:
-            logger.warning("tracking: the writer cannot start (%s); `make sync` sends the run later", error)
-            return None
 
     @property
     @override
@@ -162,8 +147,7 @@ class SpooledRun(Run):
 
     @override
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._last_step = max(self._last_step, step)
-        numbers = {key: float(value) for key, value in values.items()}
+        numbers = {key: float(value) for key, value in without_ends(values).items()}
         self._points.append({"kind": "metrics", "time_ms": now_ms(), "step": step, "values": numbers})
 
     @override
@@ -209,7 +193,6 @@ class SpooledRun(Run):
         name: str,
         step: int,
         metrics: Mapping[str, float],
-        measured_on: DatasetContext = "validation",
     ) -> None:
         record = {
             "kind": "bundle",
@@ -217,10 +200,14 @@ class SpooledRun(Run):
             "folder": str(folder.absolute()),
             "name": name,
             "step": step,
-            "metrics": {key: float(value) for key, value in metrics.items()},
-            "dataset": self._dataset_named(measured_on),
+            "metrics": {key: float(value) for key, value in without_ends(metrics).items()},
+            "datasets": {split: self._dataset_named(context) for split, context in _MEASURED_ON.items()},
             "params": flatten(self._config),
-            "tags": {"stage": self._card.stage, "run_name": self._redactor.text(self._card.name)},
+            "tags": {
+                "stage": self._card.stage,
+                "run_name": self._redactor.text(self._card.name),
+                "mlflow.note.content": result_table(metrics),
+            },
         }
         self._files.append(record)
 
@@ -234,10 +221,15 @@ class SpooledRun(Run):
     def use_bundle(self, folder: Path) -> None:
         self._files.append({"kind": "use_bundle", "folder": str(folder.absolute())})
 
+    @override
+    def describe(self, note: str) -> None:
+        self._note = f"{note}\n\n"
+
     def _description(self, results: Mapping[str, float]) -> str:
         datasets = [f"{context}: {d.name} ({d.digest[:12]})" for context, d in self._datasets]
         return self._redactor.text(
-            describe(
+            self._note
+            + describe(
                 self._card.stage,
                 config=self._config,
                 datasets=datasets,
@@ -253,45 +245,14 @@ class SpooledRun(Run):
         self._ended = True
         results = dict(results or {})
         if results:
-            self.log_metrics({f"final/{key}": value for key, value in results.items()}, self._last_step)
+            # At step 0 MLflow draws a bar for each run, which is how ends are compared.
+            self.log_metrics({f"final/{key}": value for key, value in without_ends(results).items()}, 0)
         self.set_tags({"mlflow.note.content": self._description(results)})
         self._points.append({"kind": "end", "time_ms": now_ms(), "session": self._session, "status": status})
         self._points.close()
         self._files.close()
-        self._finish_writer()
-        self._say_what_is_left()
-
-    def _finish_writer(self) -> None:
-        if self._writer is None or self._writer.stdin is None:
-            return
-        try:
-            self._writer.stdin.close()  # wakes the writer
-            self._writer.wait(self._options.end_wait_s)
-        except subprocess.TimeoutExpired:
-            self._writer.kill()
-            self._writer.wait()
-        except KeyboardInterrupt:
-            self._writer.kill()
-            raise
-
-    def _say_what_is_left(self) -> None:
-        progress = Progress.load(self._folder)
-        self._progress = progress
-        if unsent := count_unsent(self._folder, progress):
-            reason = f" ({progress.problem})" if progress.problem else ""
-            logger.warning(
-                "tracking: %d records have not reached MLflow%s; they are kept in %s; run `make sync`",
-                unsent,
-                reason,
-                self._folder,
-            )
-        if progress.refused:
-            logger.warning(
-                "tracking: MLflow refused %d records, the first because of: %s (all in %s)",
-                len(progress.refused),
-                progress.refused[0],
-                self._folder / "progress.json",
-            )
+        self._writer.finish(self._options.end_wait_s)
+        self._progress = Progress.load(self._folder)
 
 
 def start_run(

@@ -8,9 +8,14 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import TrackingError
 from pipeline.tracking.options import Store, resolve_store
-from pipeline.tracking.replay import Replay, first_line
+from pipeline.tracking.problems import Problem, explain
+from pipeline.tracking.replay import Replay
 from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records
 from pipeline.tracking.store import quieten_mlflow
+
+
+class RunStillSent(TrackingError):  # noqa: N818 - that a run goes on is no fault
+    """A run's own writer is sending its spool."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class SyncReport:
     n_left: int
     problem: str | None
     refused: list[str]
+    remedy: str = ""
 
     @property
     def line(self) -> str:
@@ -51,7 +57,8 @@ def sync(run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str]
         environ: `MLFLOW_TRACKING_URI` gives the credentials of that store, which are never written down.
 
     Raises:
-        TrackingError: The folder holds no tracked run, or the run is still going on.
+        TrackingError: The folder holds no tracked run, or its store's address can never work.
+        RunStillSent: The run is still going on.
     """
     folder = (run_folder / "tracking").absolute()
     store = _store(folder, uri, environ)
@@ -59,7 +66,7 @@ def sync(run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str]
         with FileLock(folder / "writer.lock", timeout=0.5):
             return _send(run_folder, folder, store)
     except Timeout:
-        raise TrackingError(
+        raise RunStillSent(
             f"the run in {run_folder} is still being sent by its own writer",
             "a run that has ended",
             "wait for its end, then sync again",
@@ -70,14 +77,23 @@ def _send(run_folder: Path, folder: Path, store: Store) -> SyncReport:
     quieten_mlflow()
     _end_for_the_dead(folder)
     replay = Replay(folder, store)
-    before, problem = count_unsent(folder, replay.progress), None
+    before = count_unsent(folder, replay.progress)
+    problem: Problem | None = None
     try:
         replay.drain()
     except Exception as error:  # reported; the spool stays
-        problem = first_line(error)
+        problem = explain(error, store)
     left = count_unsent(folder, replay.progress)
     progress = replay.progress
-    return SyncReport(run_folder, progress.run_id, before - left, left, problem, progress.refused)
+    return SyncReport(
+        run_folder,
+        progress.run_id,
+        before - left,
+        left,
+        problem.text if problem else None,
+        progress.refused,
+        remedy=problem.remedy if problem else "",
+    )
 
 
 def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
@@ -87,10 +103,11 @@ def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
                 return resolve_store(uri, project_folder=Path.cwd(), environ=environ)
             root = record["artifact_root"]
             recorded = Store(record["uri"], Path(root) if root else None)
-            with_credentials = Store(
-                environ.get("MLFLOW_TRACKING_URI", "").rstrip("/"), recorded.artifact_root
-            )
-            return with_credentials if with_credentials.public_uri == recorded.uri else recorded
+            if named := environ.get("MLFLOW_TRACKING_URI"):
+                with_credentials = resolve_store(named, project_folder=Path.cwd(), environ=environ)
+                if with_credentials.public_uri == recorded.uri:
+                    return Store(with_credentials.uri, recorded.artifact_root)
+            return recorded
     raise TrackingError(
         f"{folder.parent} holds no tracked run",
         "the folder of a run with tracking/ in it",

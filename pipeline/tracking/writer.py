@@ -16,7 +16,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.tracking.options import Store
-from pipeline.tracking.replay import Replay, first_line
+from pipeline.tracking.problems import Problem, explain, first_line
+from pipeline.tracking.replay import Replay
 from pipeline.tracking.spool import (
     POINTS,
     SYSTEM,
@@ -28,7 +29,7 @@ from pipeline.tracking.spool import (
 )
 from pipeline.tracking.system import SystemSampler
 
-_SEND_EVERY_S = 1.0
+_SEND_EVERY_S = 3.0  # fewer requests of more points: the machine is the training's
 _SAMPLE_EVERY_S = 10.0
 _FIRST_SAMPLE_S = 3.0
 _LONGEST_PAUSE_S = 30.0
@@ -43,11 +44,13 @@ class Writer:
         self, folder: Path, session: str, store: Store, *, parent: int, system_metrics: bool
     ) -> None:
         self._folder, self._session = folder, session
-        self._replay = Replay(folder, store)
+        self._store, self._replay = store, Replay(folder, store)
+        self._lasting_problem = False
         self._parent = parent
         self._sampler = SystemSampler(self._parent) if system_metrics else None
         self._system = Spool(lane_file(folder, SYSTEM))
         self._next_sample = time.monotonic() + _FIRST_SAMPLE_S
+        self._sampled = False
         self._pause_s = 0.0
         self._next_try = 0.0
         self._scanned, self._last_step, self._last_session = 0, 0, session
@@ -58,16 +61,16 @@ class Writer:
         give_up = float("inf")
         while True:
             self._scan()
-            self._sample()
             if not self._ended and os.getppid() != self._parent:
                 self._end_for_the_dead()
             if self._ended:
                 give_up = min(give_up, time.monotonic() + _ORPHAN_S)
             self._send(give_up)
             self._scan()
+            self._sample()
             if self._ended and not count_unsent(self._folder, self._replay.progress):
                 return
-            if time.monotonic() > give_up:
+            if time.monotonic() > give_up or (self._ended and self._lasting_problem):
                 return
             self._wait()
 
@@ -94,8 +97,11 @@ class Writer:
         self._ended = True
 
     def _sample(self) -> None:
-        if self._sampler is None or self._ended or time.monotonic() < self._next_sample:
+        """At a short run's end too, so that each has its machine recorded."""
+        due = not self._sampled if self._ended else time.monotonic() >= self._next_sample
+        if self._sampler is None or not due:
             return
+        self._sampled = True
         self._next_sample = time.monotonic() + _SAMPLE_EVERY_S
         values = self._sampler.sample()
         self._system.append(
@@ -107,16 +113,25 @@ class Writer:
             return
         try:
             self._replay.drain(deadline=min(give_up, time.monotonic() + _SAMPLE_EVERY_S))
-            self._pause_s = 0.0
+            self._pause_s, self._lasting_problem = 0.0, False
             # Imported while training goes on, so that the end of the run need not wait for it.
             importlib.import_module("matplotlib.figure")
         except Exception as error:  # whatever it is: say it, keep the spool, try again
-            self._replay.progress.problem = first_line(error)
-            self._replay.progress.save(self._folder)
             print(f"{time.strftime('%F %T')} {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+            self._note(explain(error, self._store))
             longest = 1.0 if self._ended else _LONGEST_PAUSE_S  # somebody waits for the end
             self._pause_s = min(max(1.0, 2 * self._pause_s), longest)
             self._next_try = time.monotonic() + self._pause_s
+
+    def _note(self, problem: Problem) -> None:
+        """Keep what is wrong for the one who waits at the end of the run."""
+        progress = self._replay.progress
+        progress.problem, progress.remedy = problem.text, problem.remedy
+        self._lasting_problem = problem.lasting
+        try:
+            progress.save(self._folder)
+        except OSError as error:  # a full disk: the same is tried again, and the spool stays
+            print(f"{time.strftime('%F %T')} {first_line(error)}", file=sys.stderr)
 
     def _wait(self) -> None:
         if self._ended or sys.stdin.closed:
@@ -138,7 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # its life is the training's, and a minute more
-    os.nice(5)
+    os.nice(10)
     store = recorded_store(arguments.folder, os.environ["PRELUDE_TRACKING_STORE"])
     # A run resumed at once: the writer of its killed first part may still be at work.
     with FileLock(arguments.folder / "writer.lock", timeout=2 * _ORPHAN_S):

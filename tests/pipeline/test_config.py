@@ -132,6 +132,22 @@ def test_a_composed_configuration_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["task=qa"], "finetune"),
+        (["task=qa", "init_from=mine"], "finetune"),
+        (["task=qa", "optimizer=muon"], "muon"),
+        (["task=qa", "init_from=none"], "muon"),
+        (["task=qa", "init_from=none", "optimizer=adamw"], "adamw"),
+    ],
+)
+def test_trained_weights_are_fine_tuned_at_low_rates_unless_another_optimizer_is_given(
+    words: list[str], option: str
+) -> None:
+    assert compose("finetune", words).choices.optimizer == option
+
+
+@pytest.mark.parametrize(
     "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
 )
 @pytest.mark.parametrize("start", [[], ["init_from=latest"], ["init_from=mine"]])

@@ -10,12 +10,13 @@ import torch
 from omegaconf import OmegaConf
 
 from datamodules.tokenizer import Bytes
+from modules.model import Model
 from modules.transformer import Decoder, Encoder, EncoderDecoder
 from pipeline import build
 from pipeline.bundle import save_bundle
 from pipeline.config import compose, to_plain
 from pipeline.errors import BundleError
-from pipeline.start import describe_start, find_start, load_start, with_bundle, with_dropout
+from pipeline.start import arranged, describe_start, find_start, load_start, with_bundle, with_dropout
 
 READERS, WRITERS = (Encoder, Decoder), (EncoderDecoder, Decoder)
 Pretrained = Callable[..., Path]
@@ -144,6 +145,27 @@ def test_another_dropout_goes_into_every_layer_and_changes_no_weight(pretrained:
     assert not torch.equal(plain.model(batch), dropped.model(batch))
     plain.model.train()
     assert torch.equal(plain.model(batch), plain.model.eval()(batch))
+
+
+def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follows(
+    pretrained: Pretrained,
+) -> None:
+    config = compose("finetune", ["task=qa"])
+    start = load_start(config, pretrained("causal_lm", "base"))
+    made = arranged(start, Encoder)
+    assert isinstance(made.model.backbone, Encoder)
+    assert with_bundle(config, made).model.backbone._target_ == "modules.transformer.Encoder"
+    for name, weight in start.model.state_dict().items():
+        assert torch.equal(weight, made.model.state_dict()[name]), name
+    first, second = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 5]])
+
+    def first_state(model: Model, ids: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = model.backbone({"input_ids": ids})
+        return hidden[0, 0]
+
+    assert torch.equal(first_state(start.model, first), first_state(start.model, second))
+    assert not torch.equal(first_state(made.model, first), first_state(made.model, second))
+    assert arranged(start, Decoder) is start
 
 
 def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:

@@ -45,10 +45,13 @@ class ExtractiveQA(FinetuneTask):
         n_best: answers that are kept for each window, and given in `details`.
         null_threshold: by how much no answer must outscore the best answer to be given; None: chosen for the
             best F1 on validation rows, where questions without an answer are among them; 0 until then.
+        both_directions: read a bundle's decoder as an encoder, with the same weights: the answer may stand
+            before the words that tell that it is one.
         unanswerable: whether a question may have no answer; learnt of the training rows.
         dropout: of the hidden states before the head.
 
-    Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3.
+    Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3; BehnamGhader et al. 2024, "LLM2Vec", section 2.1
+    (a decoder's weights with attention in both directions).
     """
 
     stride: Annotated[int, Field(ge=0)] = 64
@@ -56,6 +59,7 @@ class ExtractiveQA(FinetuneTask):
     max_answer_tokens: Annotated[int, Field(ge=1)] = 30
     n_best: Annotated[int, Field(ge=1)] = 20
     null_threshold: float | None = None
+    both_directions: bool = True
     unanswerable: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
@@ -64,6 +68,10 @@ class ExtractiveQA(FinetuneTask):
     metric: ClassVar[str] = "f1"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
     questions: ClassVar[tuple[str, ...]] = ("context", "question")
+
+    def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
+        """An encoder, unless one direction is asked for."""
+        return Encoder if self.both_directions else backbone
 
     def fitted(self, rows: Sequence[Row]) -> Self:
         """Learn whether there are questions without an answer."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.tracking import readable_name
 from pipeline.tracking.describe import describe
-from pipeline.tracking.figures import draw_learning_curve, read_curves
+from pipeline.tracking.figures import _panels, draw_learning_curves, read_curves
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
 from pipeline.tracking.spool import Spool
@@ -89,13 +89,27 @@ def test_the_learning_curve_is_drawn_over_tokens_from_the_spool(tmp_path: Path) 
     spool.append({"kind": "metrics", "step": 5, "values": {"val/loss": 1.5, "val/bits_per_byte": 0.7}})
     spool.append({"kind": "metrics", "step": 5, "values": {"train/loss": 0.5}})  # told again after a resume
     assert read_curves(tmp_path / "points.jsonl")["train/loss"][-1] == (5, 0.5)
-    assert draw_learning_curve(tmp_path / "points.jsonl", tmp_path / "figures" / "curve.png")
+    assert draw_learning_curves(tmp_path / "points.jsonl", tmp_path / "figures" / "curve.png")
     assert (tmp_path / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_fine_tuning_shows_its_own_metrics_beside_the_loss(tmp_path: Path) -> None:
+    curves = {
+        "train/loss": [],
+        "val/loss": [],
+        "val/accuracy": [],
+        "val/accuracy_low": [],
+        "val/perplexity": [],
+    }
+    assert _panels(curves) == {
+        "loss (nats per token)": {"train": "train/loss", "validation": "val/loss"},
+        "validation": {"accuracy": "val/accuracy"},
+    }
 
 
 def test_without_a_loss_there_is_no_picture(tmp_path: Path) -> None:
     Spool(tmp_path / "points.jsonl").append({"kind": "metrics", "step": 1, "values": {"rows": 1.0}})
-    assert not draw_learning_curve(tmp_path / "points.jsonl", tmp_path / "curve.png")
+    assert not draw_learning_curves(tmp_path / "points.jsonl", tmp_path / "curve.png")
 
 
 def test_what_a_gpu_does_not_tell_is_left_out() -> None:

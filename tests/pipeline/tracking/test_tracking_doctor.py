@@ -80,7 +80,6 @@ def test_a_dead_run_is_closed_as_killed_here_and_in_mlflow(
     run = begin(folder="runs/dead")
     assert run.wait_until_known(30)
     run._writer.kill()
-    run._writer.wait()
     assert main(["doctor", "fix=true"]) == 0
     assert "closed as KILLED; MLflow knows it" in capsys.readouterr().err
     assert '"KILLED"' in (folder / "run.json").read_text()

@@ -37,6 +37,33 @@ def test_the_public_address_has_no_password(tmp_path: Path) -> None:
     assert store.public_uri == "https://host:5000"
 
 
+@pytest.mark.parametrize("uri", ["postgresql://u:pw@host/db", "postgresql+psycopg2://u:pw@host/db"])
+def test_a_postgresql_store_takes_the_driver_that_is_there_and_keeps_files_beside_the_project(
+    uri: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("psycopg2")
+    store = resolve_store(uri, project_folder=tmp_path, environ={})
+    assert store.uri.startswith(("postgresql+psycopg2://u:pw@host/db", "postgresql://u:pw@host/db"))
+    assert store.artifact_root == tmp_path / "mlartifacts"
+    assert "pw" not in store.public_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("mssql+pymssql://u:pw@host/db", "needs the driver pymssql.*pip install pymssql"),
+        ("postgresql+nothing://u:pw@host/db", "no address of a database"),
+        ("postgresql://u:pw@host:port/db", "no address of a database"),
+    ],
+)
+def test_a_database_that_nothing_here_can_talk_to_stops_the_run_before_it_begins(
+    uri: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TrackingError, match=says) as raised:
+        resolve_store(uri, project_folder=tmp_path, environ={})
+    assert "pw@" not in str(raised.value)
+
+
 def test_options_refuse_an_empty_experiment_and_an_endless_wait() -> None:
     with pytest.raises(ValueError, match=r"tracking\.experiment"):
         TrackingOptions(experiment=" ")

@@ -1,20 +1,18 @@
 """A real MLflow server that dies, hangs, answers 500, or does as told and then answers 500."""
 
-import http.client
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from pipeline.tracking import Run, SyncReport, sync
+from benchmarks.tracking_proxy import Mode, Proxy, free_port, running_proxy
+from pipeline.tracking import Run, SyncReport, TrackingOptions, sync
 from pipeline.tracking.options import Store
+from pipeline.tracking.replay import Replay
 from pipeline.tracking.store import create_sqlite, open_client
 from pipeline.ui import running_server
 
@@ -24,56 +22,7 @@ pytestmark = [
 ]
 
 Begin = Callable[..., Run]
-Mode = Literal["honest", "refusing", "answer lost"]
-LONGEST_CALL_S = 0.1
-
-
-class Proxy(ThreadingHTTPServer):
-    """Stands before the server and behaves as a sick one does."""
-
-    daemon_threads = True
-    mode: Mode = "honest"
-    n_spoilt = 0
-
-    def __init__(self, behind: int) -> None:
-        super().__init__(("127.0.0.1", 0), Forwarder)
-        self.behind = behind
-        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Forwarder(BaseHTTPRequestHandler):
-    server: Proxy
-
-    def forward(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        mode = self.server.mode
-        status, answer = 500, b"sick"
-        if mode != "refusing":
-            behind = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=30)
-            headers = {k: v for k, v in self.headers.items() if k.lower() in {"content-type", "accept"}}
-            behind.request(self.command, self.path, body, headers)
-            got = behind.getresponse()
-            status, answer = got.status, got.read()
-            behind.close()
-        if mode != "honest":
-            self.server.n_spoilt += 1
-            status, answer = 500, b"sick"
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815 (names of http.server)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+LONGEST_CALL_S, LONGEST_START_S, LONGEST_END_S = 0.1, 5.0, 10.0
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +37,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, int]
 
 @pytest.fixture
 def proxy(server: tuple[Any, int]) -> Iterator[Proxy]:
-    proxy = Proxy(server[1])
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-    thread.start()
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    thread.join()
+    with running_proxy(server[1]) as proxy:
+        yield proxy
 
 
 def log_steps(run: Run, first: int, last: int, *, pause_s: float = 0.0) -> float:
@@ -106,6 +50,13 @@ def log_steps(run: Run, first: int, last: int, *, pause_s: float = 0.0) -> float
         longest = max(longest, time.perf_counter() - begun)
         time.sleep(pause_s)
     return longest
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def assert_whole(uri: str, run_id: str | None, n_steps: int, status: str = "FINISHED") -> None:
@@ -148,17 +99,22 @@ def test_a_server_that_does_as_told_but_answers_500_gets_nothing_twice(
     assert_whole(proxy.uri, run.run_id, 80)
 
 
-def test_a_server_that_answers_500_delays_nothing_and_is_synced_later(
-    proxy: Proxy, begin: Begin, tmp_path: Path
+@pytest.mark.parametrize("mode", ["refusing", "answer lost", "hanging", "cut"])
+def test_a_sick_server_delays_neither_start_nor_steps_nor_end_and_is_synced_later(
+    mode: Mode, proxy: Proxy, begin: Begin, tmp_path: Path
 ) -> None:
-    proxy.mode = "refusing"
+    proxy.mode = mode
     begun = time.monotonic()
-    run = begin(uri=proxy.uri, experiment="refusing", end_wait_s=2.0)
+    run = begin(uri=proxy.uri, experiment="sick", end_wait_s=TrackingOptions().end_wait_s)
+    assert time.monotonic() - begun < LONGEST_START_S
     run.log_text("one", "samples/one.md")
-    assert log_steps(run, 1, 100) < LONGEST_CALL_S
+    assert log_steps(run, 1, 100, pause_s=0.05) < LONGEST_CALL_S
+    wait_until(lambda: proxy.n_spoilt > 0)
+    begun = time.monotonic()
     run.end()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < LONGEST_END_S
     proxy.mode = "honest"
+    proxy.healed.set()
     report = sync_until_whole(tmp_path / "run")
     assert report.n_left == 0, report
     assert_whole(proxy.uri, report.run_id, 100)
@@ -204,3 +160,38 @@ def test_a_server_killed_and_started_again_during_a_run_has_all_of_it_at_the_end
         log_steps(run, 61, 80)
         run.end()
         assert_whole(uri, run.run_id, 80)
+
+
+def test_an_empty_answer_is_not_taken_for_a_run(proxy: Proxy, begin: Begin, tmp_path: Path) -> None:
+    proxy.mode = "empty"
+    run = begin(uri=proxy.uri, experiment="empty", end_wait_s=20.0)
+    run.log_text("one", "samples/one.md")
+    log_steps(run, 1, 10)
+    wait_until(lambda: proxy.n_spoilt > 1)
+    assert not run.wait_until_known(0.1)
+    proxy.mode = "honest"
+    run.end()
+    assert_whole(proxy.uri, run.run_id, 10)
+
+
+def test_a_run_and_a_model_that_a_server_made_late_of_a_repeated_request_are_removed(
+    store: Store, client: Any, begin: Begin, tmp_path: Path
+) -> None:
+    run = begin()
+    bundle = tmp_path / "run" / "best"
+    bundle.mkdir()
+    (bundle / "DONE").write_text("")
+    run.log_bundle(bundle, name="best", step=1, metrics={})
+    run.end()
+    replay = Replay(tmp_path / "run" / "tracking", store, client=client)
+    create_run, create_model = client.create_run, client.create_logged_model
+
+    def twice(create: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: (create(*given, **named), create(*given, **named))[1]
+
+    client.create_run, client.create_logged_model = twice(create_run), twice(create_model)
+    assert replay.drain()
+    experiment = [replay.progress.experiment_id]
+    assert [found.info.run_id for found in client.search_runs(experiment)] == [replay.run_id]
+    (model,) = client.search_logged_models(experiment)
+    assert replay.progress.models == {str(bundle): model.model_id}

@@ -1,4 +1,13 @@
-from pipeline.tracking.redaction import REDACTED, Redactor, flatten
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
+from pipeline.tracking.redaction import REDACTED, Redactor, flatten, without_credentials
 
 
 def test_a_secret_is_known_by_its_key_wherever_it_stands() -> None:
@@ -68,3 +77,63 @@ def test_long_values_are_cut_and_stay_different() -> None:
 def test_the_working_folder_is_no_secret() -> None:
     redactor = Redactor({"PWD": "/home/me/project", "OLDPWD": "/home/me", "MY_PWD": "swordfish"})
     assert redactor.text("cd /home/me/project with swordfish") == f"cd /home/me/project with {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://u:p/w@host:5432/db", f"postgresql://{REDACTED}@host:5432/db"),
+        ("mysql+pymysql://u:p/w@host/db", f"mysql+pymysql://{REDACTED}@host/db"),
+        ("postgresql://host/db?user=u&password=pw", f"postgresql://host/db?user=u&password={REDACTED}"),
+        ("host=h user=u password=pw dbname=d", f"host=h user=u password={REDACTED} dbname=d"),
+        ("https://oauth2:tok@git.example/a/b.git", f"https://{REDACTED}@git.example/a/b.git"),
+        ("https://x/y?X-Amz-Signature=abc&part=1", f"https://x/y?X-Amz-Signature={REDACTED}&part=1"),
+        ("https://x/y?access_token=abc", f"https://x/y?access_token={REDACTED}"),
+        ('given {"password": "pw", "rows": "5"}', f'given {{"password": "{REDACTED}", "rows": "5"}}'),
+        ("http://host:5000/x@y?page=2", "http://host:5000/x@y?page=2"),
+        ("git@git.example:a/b.git", "git@git.example:a/b.git"),
+        ("pad_token=<pad> max_tokens=5 key=a", "pad_token=<pad> max_tokens=5 key=a"),
+    ],
+)
+def test_secrets_inside_a_text_are_known_by_their_place(text: str, shown: str) -> None:
+    assert Redactor({}).text(text) == shown
+
+
+def test_an_address_is_shown_without_credentials() -> None:
+    assert without_credentials("postgresql://u:p/w@host/db") == "postgresql://host/db"
+
+
+def test_no_secret_reaches_any_record_or_file_of_a_run(tmp_path: Path) -> None:
+    """Wherever a secret may stand: keys, texts, addresses, lists, tags, corpora, descriptions, files."""
+    secrets = ("swordfish", "s3cr3t-value", "tok99", "sig88", "p/w77")
+    config: dict[str, Any] = {
+        "db": {"password": "swordfish"},
+        "sources": ["https://oauth2:tok99@git.example/x.git", "https://x/y?sig=sig88"],
+        "store": "postgresql://u:p/w77@host/db",
+        "note": "use s3cr3t-value here",
+        "optimizer": {"_target_": "modules.optim.Muon", "lr": 0.003, "auth": "swordfish"},
+    }
+    environ = {"PATH": os.environ["PATH"], "SERVICE_TOKEN": "s3cr3t-value"}
+    card = RunCard(
+        stage="pretrain", name="n s3cr3t-value", config=config, tags={"remote": config["sources"][0]}
+    )
+    options = TrackingOptions(uri="http://u:swordfish@127.0.0.1:9", end_wait_s=0.0, system_metrics=False)
+    run = start_run(card, options=options, run_folder=tmp_path, project_folder=tmp_path, environ=environ)
+    source = "https://x/y?sig=sig88"
+    run.log_dataset(
+        DatasetRecord(name="c", digest="0" * 40, source=source, profile={"api_key": "tok99"}), "train"
+    )
+    run.set_tags({"why": "because of s3cr3t-value"})
+    run.log_text("password=swordfish and s3cr3t-value", "note.md")
+    run.log_bundle(tmp_path / "b", name="best", step=1, metrics={})
+    run.end("FINISHED", {"val/loss": 1.0})
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            text = file.read_text(errors="replace")
+            assert [secret for secret in secrets if secret in text] == [], file
+    kept = yaml.safe_load((tmp_path / "tracking/files/config.yaml").read_text())
+    assert kept["optimizer"]["lr"] == 0.003
+    assert kept["db"] == {"password": REDACTED}
+    start = json.loads((tmp_path / "tracking/points.jsonl").read_text().splitlines()[0])
+    assert start["params"]["db.password"] == REDACTED
+    assert start["params"]["store"] == f"postgresql://{REDACTED}@host/db"

@@ -73,7 +73,7 @@ def test_a_run_arrives_with_parameters_tags_status_and_files(
     assert run.data.metrics["final/val/loss"] == 0.25
     root = tmp_path / "mlartifacts" / replay.run_id / "artifacts"
     assert (root / "samples" / "step-000005.md").read_text() == "# sample"
-    assert (root / "figures" / "learning_curve.png").exists()
+    assert (root / "plots" / "learning_curves.png").exists()
     assert "<redacted>" in (root / "config.yaml").read_text()
     assert json.loads((root / "provenance.json").read_text())["seed"] == "1"
 

@@ -45,7 +45,7 @@ def test_a_store_that_is_a_server_has_its_own_pages(tmp_path: Path) -> None:
     serve_ui(
         TrackingOptions(uri="http://ann:pw@host:5000"), project_folder=tmp_path, environ={}, say=said.append
     )
-    assert said == ["MLflow: http://host:5000/#/experiments?workflowType=machine_learning"]
+    assert said == ["http://host:5000/#/experiments?workflowType=machine_learning"]
 
 
 @pytest.mark.slow
@@ -62,10 +62,7 @@ def test_the_pages_are_served_on_this_machine_alone_until_ctrl_c(tmp_path: Path)
     )
     assert ui.stdout is not None
     assert "Starting" in ui.stdout.readline()
-    assert (
-        ui.stdout.readline()
-        == f"MLflow: http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n"
-    )
+    assert ui.stdout.readline() == f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n"
     search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=5"
     with urllib.request.urlopen(search, timeout=10) as answer:
         assert [e["name"] for e in json.load(answer)["experiments"]] == ["Default"]

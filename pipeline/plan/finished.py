@@ -1,0 +1,56 @@
+"""The runs that a step has had: which is finished with these inputs and whole, which can go on."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline import bundle
+from pipeline.config import keys_used
+from pipeline.errors import BundleError
+from pipeline.plan.inputs import MODEL, key_of
+from pipeline.plan.steps import Step
+from pipeline.run_folder import RunFolder, sha256_of
+
+FINISHED = "FINISHED"
+
+
+def runs_of(
+    step: Step, runs: Sequence[RunFolder], config_task: str | None, model: str | None
+) -> list[RunFolder]:
+    """The runs of the step's stage and task, newest first; of a registration, those of the same model."""
+    if "task" in keys_used(step.stage):
+        return [run for run in runs if run.is_of(step.stage, config_task)]
+    found = [run for run in runs if run.is_of(step.stage)]
+    return [run for run in found if model is None or (run.record.inputs or {}).get(MODEL) == model]
+
+
+def newest_finished(runs: Sequence[RunFolder]) -> RunFolder | None:
+    """The newest run that was finished and says what it was made from."""
+    return next((run for run in runs if run.record.status == FINISHED and run.record.inputs), None)
+
+
+def with_inputs(runs: Sequence[RunFolder], inputs: Mapping[str, str]) -> list[RunFolder]:
+    """The finished runs that were made from just these inputs, newest first."""
+    key = key_of(inputs)
+    return [run for run in runs if run.record.status == FINISHED and key_of(run.record.inputs) == key]
+
+
+def unfinished_with(runs: Sequence[RunFolder], inputs: Mapping[str, str]) -> RunFolder | None:
+    """The newest run that was begun with these inputs, was not finished and has a checkpoint."""
+    key = key_of(inputs)
+    begun = [run for run in runs if run.record.status != FINISHED and run.last_checkpoint.exists()]
+    return next((run for run in begun if key_of(run.record.inputs) == key), None)
+
+
+def damage(run: RunFolder) -> str | None:
+    """What is wrong with what the run made; None where every byte of it is as it was recorded."""
+    for name, digest in (run.record.made or {}).items():
+        file = run.path / name
+        if not file.is_file():
+            return f"{file.parent if file.name == bundle.DONE else file} was deleted or is not whole"
+        if sha256_of(file) != digest:
+            return f"{file} is not the file that was made"
+        if file.name == bundle.DONE:
+            try:
+                bundle.check_files(file.parent)
+            except BundleError as error:
+                return error.problem
+    return None

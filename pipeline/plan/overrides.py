@@ -1,0 +1,122 @@
+"""What the user typed for the steps of a pipeline: for which step, and whether any reads it."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from pipeline.config import keys_used
+from pipeline.errors import ConfigError
+
+#: Keys that all steps must have in common.
+SHARED = ("runs_dir", "cache_dir", "pipeline_id")
+
+
+class Addressed(Protocol):
+    """What this file knows of a step."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def stage(self) -> str:
+        """The stage that it runs."""
+        ...
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The words that may stand before its keys."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, str] | None:
+        """The step that it reads from, and the key that names that one's bundle."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """`key=value`, or `ADDRESS.key=value`.
+
+    Args:
+        typed: as the user typed it.
+        address: the step, stage or task that it is for; None: for every step that reads it.
+        word: as a stage takes it.
+    """
+
+    typed: str
+    address: str | None
+    word: str
+
+    @property
+    def top(self) -> str:
+        """The group or key, without what is below it."""
+        return self.word.partition("=")[0].lstrip("+~").split(".")[0].split("@")[0]
+
+    @classmethod
+    def read(cls, typed: str, addresses: Iterable[str]) -> Self:
+        """Find the address, if there is one. The group `tokenizer` is no address: its keys are for all.
+
+        Raises:
+            ConfigError: it is no override.
+        """
+        if "=" not in typed.removeprefix("=") or typed.startswith("="):
+            raise ConfigError(
+                f"'{typed}' is not an override",
+                "key=value or STEP.key=value",
+                "for example finetune-qa.trainer.max_steps=500",
+            )
+        bare = typed.lstrip("+~")
+        sign = typed[: len(typed) - len(bare)]
+        key = bare.partition("=")[0]
+        first, dot, _ = key.partition(".")
+        if dot and first in addresses and first != "tokenizer":
+            return cls(typed=typed, address=first, word=sign + bare[len(first) + 1 :])
+        return cls(typed=typed, address=None, word=typed)
+
+
+def refuse_unread(override: Override, steps: Sequence[Addressed]) -> None:
+    """Say that no step reads it.
+
+    Raises:
+        ConfigError: always.
+    """
+    meant = [step for step in steps if override.address is None or override.address in step.addresses]
+    first = override.typed.partition("=")[0].split(".")[0]
+    names = [step.name for step in steps]
+    if override.address is None and "." in override.typed.partition("=")[0] and "-" in first:
+        problem = f"{override.typed}: this pipeline has no step {first}"
+        raise ConfigError(problem, f"one of {', '.join(names)}", _suggest(first, names))
+    known = list(dict.fromkeys(key for step in meant for key in keys_used(step.stage)))
+    reader = f"{override.address} takes" if override.address else "no step of the pipeline takes"
+    no = "no such key" if override.address else "such a key"
+    raise ConfigError(
+        f"{override.typed}: {reader} {no}", f"one of {', '.join(known)}", _suggest(override.top, known)
+    )
+
+
+def refuse_what_the_pipeline_gives(override: Override, steps: Sequence[Addressed]) -> None:
+    """Names of bundles, of runs and of unfinished runs are the pipeline's to give.
+
+    Raises:
+        ConfigError: the override is one of these.
+    """
+    given = {step.reads[1] for step in steps if step.reads is not None and override.address is not None}
+    if override.top == "resume":
+        remedy = "leave it out: an unfinished step goes on by itself"
+    elif override.top == "bundle" or (override.top in given and override.address != "pretrain"):
+        remedy = "leave it out: each step reads the bundle of the step before it"
+    elif override.top == "name" and override.address not in {step.name for step in steps}:
+        remedy = "give pipeline_id=NAME for the pipeline, or STEP.name=NAME for one run"
+    elif override.top in SHARED and override.address is not None:
+        remedy = f"give {override.word} for all steps"
+    else:
+        return
+    raise ConfigError(f"{override.typed} cannot be given to a pipeline", "keys of its steps", remedy)
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "see `make show-config`"

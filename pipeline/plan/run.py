@@ -1,0 +1,208 @@
+"""`make pipeline`: every step from raw text to registered models that is not done yet."""
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from omegaconf import DictConfig
+
+from pipeline import build, report
+from pipeline.config import keys_used
+from pipeline.errors import RunError, RunInterrupted
+from pipeline.plan.execution import StepProcess
+from pipeline.plan.finished import runs_of, unfinished_with, with_inputs
+from pipeline.plan.registrations import Registry
+from pipeline.plan.request import Request, check, read_request
+from pipeline.plan.steps import Step
+from pipeline.plan.summary import Done, PipelineResult, result_of, summarise
+from pipeline.plan.ties import PIPELINE_ID, tie
+from pipeline.plan.verdict import Verdict, judge
+from pipeline.run_folder import RunFolder
+from pipeline.runs import list_runs
+from pipeline.tracking.connection import store_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the runs of this pipeline have in common: a tag, and the end of their names."""
+
+    pipeline_id: str
+    stamp: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A step among the steps: for what is said of it."""
+
+    number: int
+    of: int
+    step: Step
+
+    @property
+    def title(self) -> str:
+        """Such as `2/12 pretrain`."""
+        return f"{self.number}/{self.of} {self.step.name}"
+
+
+def run_pipeline(words: Sequence[str]) -> PipelineResult:
+    """Run the steps that no finished run has the inputs of; say of the others which run has.
+
+    Raises:
+        ConfigError: what the user typed is wrong; nothing has run.
+        RunError: a step failed, and has said why; what was finished before is kept.
+        RunInterrupted: a signal stopped a step.
+    """
+    request = read_request("pipeline", words)
+    registry = registry_of(request)
+    verdicts = judge_all(request, registry)
+    if any(verdict.found is None for verdict in verdicts.values()):
+        check(request)
+    stamp = f"{datetime.now().astimezone():%m%d-%H%M%S}"
+    identity = Identity(pipeline_id=request.own.pipeline_id or f"pipeline-{stamp}", stamp=stamp)
+    done: dict[str, Done] = {}
+    for number, step in enumerate(request.steps, start=1):
+        place = Place(number=number, of=len(request.steps), step=step)
+        done[step.name] = _make(place, request, verdicts, registry, identity)
+    ran = [one for one in done.values() if one.ran]
+    if ran:
+        tie((one.run for one in done.values() if not one.ran), identity.pipeline_id)
+    pipeline_id = identity.pipeline_id if ran else None
+    summarise(done, pipeline_id)
+    _say_what_was_left_out(request, registry)
+    return result_of(done, pipeline_id)
+
+
+def judge_all(request: Request, registry: Registry) -> dict[str, Verdict]:
+    """What is to be done about each step, as things are now."""
+    runs = list_runs(request.runs_dir)
+    verdicts: dict[str, Verdict] = {}
+    for step in request.steps:
+        parent = None if step.reads is None else verdicts[step.reads[0]]
+        verdicts[step.name] = judge(step, request.configs[step.name], parent, runs=runs, registry=registry)
+    return verdicts
+
+
+def registry_of(request: Request) -> Registry:
+    """The registry that the pipeline registers in, if it does."""
+    registering = [step for step in request.steps if step.stage == "register"]
+    if not registering:
+        return Registry(None)
+    return Registry(store_of(build.construct(request.configs[registering[0].name].tracking)))
+
+
+def _make(
+    place: Place, request: Request, verdicts: dict[str, Verdict], registry: Registry, identity: Identity
+) -> Done:
+    """Keep the step's run, or run it; its verdict then says which run there is."""
+    step, config = place.step, request.configs[place.step.name]
+    verdict = verdicts[step.name]
+    if verdict.waits_for is not None:
+        parent = verdicts[verdict.waits_for]
+        verdict = judge(step, config, parent, runs=list_runs(request.runs_dir), registry=registry)
+    if verdict.found is not None:
+        report.say("Step", f"{place.title}: {verdict.reason}")
+        verdicts[step.name] = verdict
+        return Done(run=verdict.found, how="kept", newest=verdict.newest)
+    unfinished = unfinished_with(verdict.candidates, verdict.inputs) if _resumes(step) else None
+    goes_on = "" if unfinished is None else f"; goes on from the checkpoint of {unfinished.name}"
+    report.console().print()
+    report.say("Step", f"{place.title}: {verdict.reason}{goes_on}")
+    began = time.monotonic()
+    _run(place, verdict, verdicts, unfinished, identity)
+    seconds = time.monotonic() - began
+    made = _run_made(step, config, verdict, request, identity.pipeline_id)
+    verdicts[step.name] = Verdict(
+        step=step,
+        found=made,
+        reason=verdict.reason,
+        inputs=verdict.inputs,
+        newest=verdict.newest,
+        candidates=verdict.candidates,
+    )
+    how = "ran" if unfinished is None else "went on"
+    return Done(run=made, how=how, seconds=seconds, newest=verdict.newest)
+
+
+def _run(
+    place: Place,
+    verdict: Verdict,
+    verdicts: Mapping[str, Verdict],
+    unfinished: RunFolder | None,
+    identity: Identity,
+) -> None:
+    """Run the step to its end.
+
+    Raises:
+        RunError: it failed.
+        RunInterrupted: a signal came.
+    """
+    step = place.step
+    words = [f"name={step.name}-{identity.stamp}", *step.words]
+    words.append(f"{PIPELINE_ID}={quoted(identity.pipeline_id)}")
+    if step.reads is not None and (read := verdicts[step.reads[0]].found) is not None:
+        words.append(f"{step.reads[1]}={quoted(read.name)}")
+    if unfinished is not None:
+        words.append(f"resume={quoted(unfinished.name)}")
+    process = StepProcess(step.stage, words)
+    code = process.run()
+    again = "run the same command again: finished steps are kept"
+    if process.stopped_by is not None:
+        name = "Ctrl-C" if process.stopped_by == signal.SIGINT else signal.Signals(process.stopped_by).name
+        saved = ", and an unfinished training goes on from its checkpoint" if _resumes(step) else ""
+        raise RunInterrupted(
+            f"the pipeline was stopped by {name} in step {place.title}",
+            "to run to its end",
+            f"{again}{saved}",
+            process.stopped_by,
+        )
+    if code:
+        raise RunError(
+            f"step {place.title} {_ended(code)}", "what it says above", f"put that right and {again}"
+        )
+
+
+def quoted(text: str) -> str:
+    """A text as a value for Hydra, whatever is in it."""
+    escaped = text.replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def _ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+
+
+def _resumes(step: Step) -> bool:
+    return "resume" in keys_used(step.stage)
+
+
+def _run_made(
+    step: Step, config: DictConfig, verdict: Verdict, request: Request, pipeline_id: str
+) -> RunFolder:
+    """The run that the step has just finished.
+
+    Raises:
+        RunError: there is none.
+    """
+    model = verdict.inputs.get("registered model")
+    candidates = runs_of(step, list_runs(request.runs_dir), config.choices.task, model)
+    same = with_inputs(candidates, verdict.inputs)
+    if same:
+        return same[0]
+    for run in candidates:
+        if run.record.status == "FINISHED" and run.record.pipeline_id == pipeline_id:
+            report.say("Note", f"code or data of {step.name} changed meanwhile: it will run again next time")
+            return run
+    raise RunError(
+        f"{step.name} has ended, but left no finished run",
+        "a finished run in runs_dir",
+        "run the same command again",
+    )
+
+
+def _say_what_was_left_out(request: Request, registry: Registry) -> None:
+    if request.without_registry:
+        report.say("Registry", "nothing was registered: tracking is off")
+    if registry.unasked is not None:
+        report.say("Registry", f"not asked whether registrations are still there: {registry.unasked}")

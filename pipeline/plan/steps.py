@@ -1,0 +1,115 @@
+"""The steps of `make pipeline`: from raw text to registered models, each a stage with its overrides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.config import BUNDLE_KEYS, keys_used
+from pipeline.errors import ConfigError
+from pipeline.plan.overrides import Override, refuse_unread, refuse_what_the_pipeline_gives
+
+TASKS = ("classify", "qa", "translate", "summarize", "chat")
+
+#: Keys that, without a step before them, are for the steps up to the backbone: fine-tunings have their own.
+OF_THE_BACKBONE = ("task", "data", "init_from", *BUNDLE_KEYS)
+#: What an evaluation measures on is what the fine-tuning had.
+OF_THE_ROWS = ("data", "log_corpus_text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of the pipeline.
+
+    Args:
+        name: what it is called in the pipeline, such as finetune-qa.
+        stage: the stage that it runs.
+        task: the task that it fine-tunes or measures; None up to the backbone.
+        words: overrides of its configuration.
+        reads: the step whose bundle it reads, and the key that names that.
+        follows: another step, and the keys that it takes over from that one's overrides.
+    """
+
+    name: str
+    stage: str
+    task: str | None = None
+    words: tuple[str, ...] = ()
+    reads: tuple[str, str] | None = None
+    follows: tuple[str, tuple[str, ...]] | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """What may stand before a key that is meant for it: its name, its stage, its task."""
+        return tuple(word for word in (self.name, self.stage, self.task) if word)
+
+
+def plan(tasks: Sequence[str], overrides: Sequence[str]) -> list[Step]:
+    """All steps in order, each with the overrides that are meant for it.
+
+    `STEP.key=value` is for one step (`finetune-qa.trainer.max_steps=300`), for all of a stage (`finetune.`)
+    or for those of a task (`qa.`). `key=value` is for every step that reads the key; what makes the backbone
+    (`data`, `size`, `model`, ...) is for the steps up to it only.
+
+    Raises:
+        ConfigError: an unknown task, or an override that no step reads.
+    """
+    _check_tasks(tasks)
+    steps = _backbone_steps() + [step for task in tasks for step in _steps_of(task)]
+    given = [Override.read(word, [word for step in steps for word in step.addresses]) for word in overrides]
+    for override in given:
+        refuse_what_the_pipeline_gives(override, steps)
+        if not any(_is_for(override, step) for step in steps):
+            refuse_unread(override, steps)
+    begun = any(override.top == "init_from" for override in given)
+    return [_with(step, given, steps) for step in steps if not (begun and step.stage == "tokenizer")]
+
+
+def _backbone_steps() -> list[Step]:
+    read = tuple(key for key in keys_used("tokenizer") if key != "name")
+    return [
+        Step(name="tokenizer", stage="tokenizer", follows=("pretrain", read)),
+        Step(name="pretrain", stage="pretrain"),
+    ]
+
+
+def _steps_of(task: str) -> list[Step]:
+    words, trained = (f"task={task}",), f"finetune-{task}"
+    return [
+        Step(name=trained, stage="finetune", task=task, words=words, reads=("pretrain", "init_from")),
+        Step(
+            name=f"evaluate-{task}",
+            stage="evaluate",
+            task=task,
+            words=words,
+            reads=(trained, "bundle"),
+            follows=(trained, OF_THE_ROWS),
+        ),
+        Step(name=f"register-{task}", stage="register", task=task, reads=(trained, "bundle")),
+    ]
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    if not tasks:
+        raise ConfigError("tasks is empty", f"some of {', '.join(TASKS)}", "leave it out for all of them")
+    for task in tasks:
+        if task not in TASKS:
+            raise ConfigError(f"tasks has {task}", f"some of {', '.join(TASKS)}", 'give TASKS="classify qa"')
+    if len(set(tasks)) < len(tasks):
+        raise ConfigError(f"tasks has one twice: {', '.join(tasks)}", "each once", 'give TASKS="classify qa"')
+
+
+def _with(step: Step, overrides: Sequence[Override], steps: Sequence[Step]) -> Step:
+    """The step with what is meant for it; what it follows comes first, so that its own wins."""
+    words: list[str] = []
+    if step.follows is not None:
+        name, keys = step.follows
+        followed = next(other for other in steps if other.name == name)
+        words += [one.word for one in overrides if one.top in keys and _is_for(one, followed)]
+    words += [one.word for one in overrides if _is_for(one, step) and one.word not in words]
+    return replace(step, words=(*step.words, *words))
+
+
+def _is_for(override: Override, step: Step) -> bool:
+    if override.top not in keys_used(step.stage):
+        return False
+    if override.address is not None:
+        return override.address in step.addresses
+    return step.task is None or override.top not in OF_THE_BACKBONE

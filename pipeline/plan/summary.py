@@ -1,0 +1,157 @@
+"""What a pipeline ends with: a table of its steps, where to look at them, what to do next."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import report
+from pipeline.compare.facts import read_measurement
+from pipeline.plan.registrations import REGISTRATION
+from pipeline.run_folder import RunFolder
+from pipeline.stages.result import StageResult
+from pipeline.tasks.finetuning import Score
+from pipeline.tracking.links import charts_url
+from pipeline.tracking.spool import Progress
+
+#: Files of a run's folder that hold its numbers, the first that is there counts.
+METRICS = ("bundles/best/metrics.json", "metrics.json")
+#: What is said of a run that trained no task: the first of these that is there.
+HEADLINES = ("val/bits_per_byte", "val/accuracy", "val/loss", "val/bytes_per_token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A step that is done.
+
+    Args:
+        run: its run.
+        how: `kept`, `ran`, or `went on` from a checkpoint.
+        seconds: what it took now.
+        newest: the newest run that was finished before.
+    """
+
+    run: RunFolder
+    how: str
+    seconds: float | None = None
+    newest: RunFolder | None = None
+
+    @property
+    def ran(self) -> bool:
+        """Whether it was not kept."""
+        return self.how != "kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineResult(StageResult):
+    """The outcome of a pipeline; `pipeline_id` is None where nothing ran."""
+
+    pipeline_id: str | None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+
+def result_of(done: Mapping[str, Done], pipeline_id: str | None) -> PipelineResult:
+    """The steps as plain values."""
+    n_ran = sum(one.ran for one in done.values())
+    steps = [
+        {
+            "step": name,
+            "run": one.run.name,
+            "how": one.how,
+            "seconds": one.seconds,
+            "metrics": {key: score.value for key, score in headline(one.run).items()},
+        }
+        for name, one in done.items()
+    ]
+    counts = {"steps": float(len(done)), "ran": float(n_ran), "kept": float(len(done) - n_ran)}
+    return PipelineResult(stage="pipeline", metrics=counts, pipeline_id=pipeline_id, steps=steps)
+
+
+def summarise(done: Mapping[str, Done], pipeline_id: str | None) -> None:
+    """Table, address in MLflow, next commands."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("step", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("metrics", no_wrap=True)
+    for name, one in done.items():
+        table.add_row(name, Text(one.run.name), _took(one), _in_words(one.run))
+    n_ran = sum(one.ran for one in done.values())
+    ran = f"{n_ran} of {len(done)} steps ran" if n_ran else "nothing to do: identical inputs"
+    report.panel(f"{pipeline_id}: {ran}" if pipeline_id else ran, table)
+    _say_next(done)
+    _say_address([one.run for one in done.values()])
+
+
+def _took(one: Done) -> Text:
+    if one.seconds is None:
+        return Text(one.how, style="dim")
+    return Text(f"{one.how} {one.seconds:,.0f}", style="bold")
+
+
+def headline(run: RunFolder) -> dict[str, Score]:
+    """The task's own metric with its interval; of a run without a task what there is."""
+    measured = read_measurement(run.path)
+    if measured is not None and measured.metric in measured.metrics:
+        return {str(measured.metric): measured.metrics[str(measured.metric)]}
+    for name in METRICS:
+        values = _json(run.path / name)
+        if key := next((key for key in HEADLINES if key in values), None):
+            return {key.rpartition("/")[2]: Score(value=values[key])}
+    return {}
+
+
+def _in_words(run: RunFolder) -> str:
+    registered = _json(run.path / REGISTRATION)
+    if registered:
+        return f"{registered['model']} version {registered['version']}"
+    return ", ".join(f"{name.replace('_', ' ')} {_score(score)}" for name, score in headline(run).items())
+
+
+def _score(score: Score) -> str:
+    value = f"{score.value:,.0f}" if score.value.is_integer() and score.value > 1 else f"{score.value:.4f}"
+    return value if score.low is None else f"{value} ({score.low:.4f} to {score.high:.4f})"
+
+
+def _say_next(done: Mapping[str, Done]) -> None:
+    """The commands that fit what has come out."""
+    commands = Table(show_header=False, box=None, pad_edge=False)
+    again = [one for one in done.values() if one.run.is_of("finetune") and one.ran and one.newest]
+    if again:
+        task = (again[0].run.record.choices or {})["task"]
+        compare = f'make compare RUNS="last:2:finetune:{task}"'
+        commands.add_row(Text(compare, style="bold"), "what the change was worth")
+    trained = [one for one in done.values() if one.run.is_of("finetune")]
+    last = trained[-1] if trained else done["pretrain"]
+    rows = {
+        f"make lineage MODEL={last.run.name}": "from this model back to the bytes",
+        "make why STAGE=pretrain": "what would make a step run again",
+        "make ui": "see the runs in MLflow",
+    }
+    for command, purpose in rows.items():
+        commands.add_row(Text(command, style="bold"), purpose)
+    report.panel("Next", commands)
+
+
+def _say_address(runs: list[RunFolder]) -> None:
+    """The page of these runs, of those in the same store and experiment as the first that is in any."""
+    known = [Progress.load(run.path / "tracking") for run in runs]
+    known = [one for one in known if one.run_id and one.uri and one.experiment_id]
+    if not known:
+        return
+    first = known[0]
+    same = [one for one in known if (one.uri, one.experiment_id) == (first.uri, first.experiment_id)]
+    address = charts_url(str(first.uri), str(first.experiment_id), [str(one.run_id) for one in same])
+    # On a line of its own, whole: a frame would cut it.
+    report.console().print(f"These runs in MLflow (make ui): {address}", soft_wrap=True)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none."""
+    if not file.is_file():
+        return {}
+    return dict(json.loads(file.read_text(encoding="utf-8")))

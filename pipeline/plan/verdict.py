@@ -1,0 +1,139 @@
+"""Whether a step has to run, and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline import build, bundle
+from pipeline.config import check as check_signatures
+from pipeline.plan.finished import damage, newest_finished, runs_of, with_inputs
+from pipeline.plan.inputs import (
+    BUNDLE,
+    ROWS,
+    cheap_inputs,
+    differences,
+    inputs_of,
+    inputs_of_registration,
+)
+from pipeline.plan.registrations import Registry
+from pipeline.plan.steps import Step
+from pipeline.registry import name_for
+from pipeline.run_folder import RunFolder
+from pipeline.tracking.connection import store_of
+
+#: Differences that a reason names; `make why` shows all.
+_NAMED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is to be done about a step.
+
+    Args:
+        step: which.
+        found: the finished run that is kept; None: the step has to run.
+        reason: why it is kept, or has to run.
+        inputs: what it would be made from now; empty where that needs a bundle that was never made.
+        newest: its newest finished run.
+        candidates: all its runs, newest first.
+        waits_for: the step that has to run first.
+    """
+
+    step: Step
+    found: RunFolder | None
+    reason: str
+    inputs: Mapping[str, str]
+    newest: RunFolder | None
+    candidates: Sequence[RunFolder]
+    waits_for: str | None = None
+
+    @property
+    def changed(self) -> dict[str, tuple[str, str]]:
+        """Inputs that differ from those of the newest finished run, as far as they are known yet."""
+        if self.newest is None or not self.inputs:
+            return {}
+        found = differences(self.newest.record.inputs or {}, self.inputs)
+        return {name: pair for name, pair in found.items() if name != BUNDLE or self.waits_for is None}
+
+
+def judge(
+    step: Step,
+    config: DictConfig,
+    parent: Verdict | None,
+    *,
+    runs: Sequence[RunFolder],
+    registry: Registry,
+) -> Verdict:
+    """Compare the step's inputs with those of its finished runs.
+
+    Args:
+        step: which.
+        config: its configuration, unchecked.
+        parent: what is to be done about the step that it reads from.
+        runs: all runs, newest first.
+        registry: what is registered.
+
+    Raises:
+        ConfigError, DataError: the configuration is wrong, or there is no such corpus.
+    """
+    candidates = runs_of(step, runs, config.choices.task, _model_of(step, config))
+    made = None if parent is None else parent.found or parent.newest
+    used = best_of(made) if made is not None and bundle.is_finished(best_of(made)) else None
+    known = parent is None or used is not None
+    inputs = inputs_now(step, config, used, candidates) if known else {}
+    verdict = partial(
+        Verdict, step=step, inputs=inputs, newest=newest_finished(candidates), candidates=candidates
+    )
+    if parent is not None and parent.found is None:
+        name = parent.step.name
+        return verdict(found=None, reason=f"{name} runs first", waits_for=name)
+    harmed = None
+    for run in with_inputs(candidates, inputs):
+        problem = damage(run) or registry.problem_of(run)
+        if problem is None:
+            return verdict(found=run, reason="nothing to do: identical inputs")
+        harmed = harmed or f"runs again: {problem}"
+    return verdict(found=None, reason=harmed or _reason(newest_finished(candidates), inputs))
+
+
+def best_of(run: RunFolder) -> Path:
+    """The bundle that the next step reads."""
+    return run.bundles / "best"
+
+
+def inputs_now(
+    step: Step, config: DictConfig, used: Path | None, candidates: Sequence[RunFolder]
+) -> dict[str, str]:
+    """The step's inputs as they are now, with the bundle that it would read."""
+    if used is not None and step.stage == "register":
+        store = store_of(build.construct(config.tracking)).public_uri
+        model = _model_of(step, config) or ""
+        return inputs_of_registration(used, model=model, alias=config.alias, store=store)
+    cheap = cheap_inputs(config, used=used)
+    known = any((run.record.inputs or {}).items() >= cheap.items() for run in candidates)
+    if not known:
+        check_signatures(config)  # a finished run of the same configuration has had it checked
+    return inputs_of(config, used=used)
+
+
+def _model_of(step: Step, config: DictConfig) -> str | None:
+    return (config.model_name or name_for(step.task or "")) if "model_name" in config else None
+
+
+def _reason(newest: RunFolder | None, inputs: Mapping[str, str]) -> str:
+    if newest is None:
+        return "runs for the first time"
+    changed = differences(newest.record.inputs or {}, inputs)
+    named = [in_words(name, pair) for name, pair in list(changed.items())[:_NAMED]]
+    more = len(changed) - len(named)
+    return f"runs again: {', '.join(named)}{f', and {more} more' if more else ''}"
+
+
+def in_words(name: str, pair: tuple[str, str]) -> str:
+    """One difference: short values whole, of hashes that they are others."""
+    if name in (ROWS, BUNDLE) or name.startswith("code "):
+        return f"{name} changed"
+    return f"{name} {pair[0]} -> {pair[1]}"

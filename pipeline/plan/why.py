@@ -1,0 +1,103 @@
+"""`make why`: which inputs of a step differ from those of its newest finished run."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import report
+from pipeline.plan.finished import unfinished_with
+from pipeline.plan.request import Request, find_step, read_request
+from pipeline.plan.run import judge_all, registry_of
+from pipeline.plan.verdict import Verdict
+from pipeline.stages.result import StageResult
+from pipeline.tracking.redaction import Redactor
+
+#: Characters of a value that the table shows; the end of a path or a number tells more than its beginning.
+_SHOWN = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhyResult(StageResult):
+    """Why steps would run: name of each -> its reason, and input -> (old value, new value)."""
+
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+
+
+def explain(words: Sequence[str]) -> WhyResult:
+    """Say of one step which of its inputs differ, or of all steps which would run.
+
+    Raises:
+        ConfigError: there is no such step, or no step reads what is typed.
+    """
+    request = read_request("why", words)
+    wanted = None if request.own.step is None else find_step(request, request.own.step)
+    verdicts = judge_all(request, registry_of(request))
+    chain = list(verdicts.values()) if wanted is None else _chain(verdicts, wanted.name)
+    if wanted is None:
+        report.page(_overview(request, chain))
+    else:
+        report.page(Group(*_blocks(chain)))
+    differ = {verdict.step.name: verdict.changed for verdict in chain if verdict.changed}
+    reasons = {verdict.step.name: verdict.reason for verdict in chain}
+    return WhyResult(stage="why", reasons=reasons, differences=differ)
+
+
+def _chain(verdicts: Mapping[str, Verdict], name: str) -> list[Verdict]:
+    """The step after those that have to run before it."""
+    verdict = verdicts[name]
+    before = [] if verdict.waits_for is None else _chain(verdicts, verdict.waits_for)
+    return [*before, verdict]
+
+
+def _overview(request: Request, verdicts: Sequence[Verdict]) -> Table:
+    table = Table("step", "make pipeline would", "because", box=None, pad_edge=False, header_style="dim")
+    for verdict in verdicts:
+        reason = verdict.reason if verdict.found is None else f"{verdict.found.name} has its inputs"
+        does = Text("run it", style="bold") if verdict.found is None else Text("keep it", style="dim")
+        table.add_row(verdict.step.name, does, Text(reason))
+    return table
+
+
+def _blocks(chain: Sequence[Verdict]) -> list[Text | Table]:
+    """What there is to say of each, one below the other."""
+    blocks: list[Text | Table] = []
+    for verdict in chain:
+        blocks.append(Text(_sentence(verdict)))
+        if verdict.found is None and verdict.changed:
+            blocks.append(_table(verdict))
+        blocks.append(Text())
+    return blocks[:-1]
+
+
+def _sentence(verdict: Verdict) -> str:
+    name, newest = verdict.step.name, verdict.newest
+    if verdict.found is not None:
+        return f"{name}: nothing differs: {verdict.found.name} has these inputs, and make pipeline keeps it"
+    unfinished = unfinished_with(verdict.candidates, verdict.inputs)
+    goes_on = "" if unfinished is None else f"; {unfinished.name} was begun with these inputs and goes on"
+    first = "" if verdict.waits_for is None else f"{verdict.waits_for} has to run first; "
+    if newest is None:
+        return f"{name}: {first}it has never been run to its end{goes_on}"
+    if not verdict.changed:
+        own = "nothing else differs" if first else verdict.reason
+        return f"{name}: {first}{own}{goes_on}"
+    which = "besides, these inputs differ" if first else "these inputs differ"
+    return f"{name}: {first}{which} from those of {newest.name}{goes_on}"
+
+
+def _table(verdict: Verdict) -> Table:
+    redact = Redactor(os.environ)
+    run = verdict.newest.name if verdict.newest else ""
+    table = Table("input", f"in {run}", "now", box=None, pad_edge=False, header_style="dim", padding=(0, 2))
+    for name, pair in verdict.changed.items():
+        table.add_row(name, *(Text(_short(str(redact.value(name, value)))) for value in pair))
+    return table
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"

@@ -1,0 +1,103 @@
+"""What a run records of itself, and where in its folder it keeps things."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+#: The input that says a run was begun with others: it is then made from neither alone.
+BEGAN_WITH = "began with other inputs"
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """What `run.json` holds.
+
+    Args:
+        name: that of the folder too.
+        stage: what made it.
+        config_hash: of the configuration less `NOT_IDENTITY`.
+        created: when, in ISO 8601.
+        status: RUNNING, FINISHED, FAILED or KILLED; RUNNING also of a process that died unseen.
+        choices: the option of each group.
+        inputs: what it is made from, by name (`pipeline.plan.inputs`); None where nobody recorded it.
+        made: file of the folder -> sha256 of what others read of it.
+        pipeline_id: the pipeline that it is a step of.
+    """
+
+    name: str
+    stage: str
+    config_hash: str
+    created: str
+    status: str = "RUNNING"
+    choices: dict[str, str] | None = None
+    inputs: dict[str, str] | None = None
+    made: dict[str, str] | None = None
+    pipeline_id: str | None = None
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time."""
+
+    def __init__(self, path: Path, record: RunRecord, *, resumed: bool = False) -> None:
+        self.path = path
+        self.record = record
+        self.resumed = resumed
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its folder's name too."""
+        return self.record.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints for resuming lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def bundles(self) -> Path:
+        """Where the finished bundles `best` and `last` lie."""
+        return self.path / "bundles"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint that a resumed run starts from."""
+        return self.checkpoints / "last.ckpt"
+
+    def is_of(self, stage: str, task: str | None = None) -> bool:
+        """Whether it is a run of this stage and, if one is given, of this task."""
+        choices = self.record.choices or {}
+        return self.record.stage == stage and task in (None, choices.get("task"))
+
+    def keep(self, *files: Path) -> None:
+        """Record files of the folder by their hash: who uses them later can tell whether they are whole."""
+        hashes = {str(file.relative_to(self.path)): sha256_of(file) for file in files}
+        self.write(made={**(self.record.made or {}), **hashes})
+
+    def write(self, **changes: Any) -> None:
+        """Change the record and write it atomically."""
+        for key, value in changes.items():
+            setattr(self.record, key, value)
+        draft = self.path / ".run.json.draft"
+        draft.write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
+        os.replace(draft, self.path / "run.json")
+
+
+def sha256_of(file: Path) -> str:
+    """The hash of a file, as `sha256sum` prints it."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def with_its_beginning(run: RunFolder, inputs: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The inputs; of a run that goes on with others than it began with, this is one of them."""
+    if inputs is None:
+        return None
+    before = run.record.inputs
+    if not run.resumed or before is None or before == dict(inputs):
+        return dict(inputs)
+    began = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:12]
+    return {**inputs, BEGAN_WITH: before.get(BEGAN_WITH, began)}

@@ -1,0 +1,279 @@
+"""Runs the trials of a sweep: starts them, looks at their validations, stops bad ones, takes the results."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import chain, count
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pipeline.errors import ConfigError, Stopped, UserError
+from pipeline.sweep import study as studies
+from pipeline.sweep.launch import Job, Launcher, Work, quoted
+from pipeline.sweep.naming import run_name
+from pipeline.sweep.options import SweepOptions
+from pipeline.sweep.plan import Plan
+from pipeline.sweep.watch import Validations, can_resume, outcome
+
+#: Keys of what is kept of a trial beside Optuna's own.
+RUN, HANDLE, REASON, SECONDS, TWIN = "run", "handle", "reason", "seconds", "same_as"
+
+
+class Audience(Protocol):
+    """Who is told how the sweep goes."""
+
+    def began(self, trial: Trial, values: dict[str, str], *, resumed: bool) -> None:
+        """A trial has begun."""
+
+    def looked(self, running: int) -> None:
+        """Some time has passed."""
+
+    def ended(self, trial: FrozenTrial) -> None:
+        """A trial has ended."""
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A trial at work."""
+
+    trial: Trial
+    job: Job
+    folder: Path
+    log: Path
+    slot: int
+    validations: Validations
+    since: float = field(default_factory=time.monotonic)
+    reported: set[int] = field(default_factory=set)
+    is_pruned: bool = False
+
+
+class Driver:
+    """Runs what is left of a plan.
+
+    Args:
+        study: what is known of the trials.
+        plan: what is to be done.
+        options: how.
+        launcher: where.
+        sweep: the sweep's folder; its name is the tag that ties the trials.
+        audience: who is told.
+        look_every_s: how long it rests between two looks at the trials.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        plan: Plan,
+        options: SweepOptions,
+        *,
+        launcher: Launcher,
+        sweep: Path,
+        audience: Audience,
+        look_every_s: float = 0.2,
+    ) -> None:
+        self._study, self._plan, self._options = study, plan, options
+        self._launcher, self._sweep, self._audience = launcher, sweep, audience
+        self._look_every_s = look_every_s
+        self._running: list[Running] = []
+        self._waiting = studies.interrupted(study)
+        self._signal: int | None = None
+        (sweep / "trials").mkdir(exist_ok=True)
+
+    def run(self) -> None:
+        """Run all trials to their ends.
+
+        Raises:
+            ConfigError: no trial has the metric.
+            Stopped: a signal came; the trials have saved, and can be resumed.
+        """
+        with self._listening():
+            try:
+                while self._fill() or self._running:
+                    if self._signal is not None:
+                        raise Stopped(self._signal)
+                    self._look()
+                    self._audience.looked(len(self._running))
+                    time.sleep(self._look_every_s)
+            finally:
+                self._stop_all()
+
+    def _fill(self) -> bool:
+        """Start trials in the free slots; whether there may be more to start."""
+        while len(self._running) < self._options.n_parallel and self._signal is None:
+            resumed = bool(self._waiting)
+            trial = (
+                self._waiting.pop(0)
+                if resumed
+                else studies.next_trial(self._study, self._plan, self._options)
+            )
+            if trial is None:
+                return False
+            self._begin(trial, resumed=resumed)
+        return True
+
+    def _begin(self, trial: Trial, *, resumed: bool) -> None:
+        """Start a trial, unless its values are impossible, have been tried, or are done already."""
+        values = studies.values_of(trial, self._plan)
+        self._audience.began(trial, values, resumed=resumed)
+        if (twin := studies.twin(self._study, trial)) is not None:
+            trial.set_user_attr(TWIN, twin.number)
+            self._tell(trial, TrialState.COMPLETE, twin.value)
+            return
+        try:
+            runs_dir = Path(self._plan.compose(values).runs_dir)
+        except UserError as error:
+            trial.set_user_attr(REASON, str(error))
+            self._tell(trial, TrialState.FAIL)
+            return
+        self._running.append(self._at_work(trial, runs_dir) or self._started(trial, values, runs_dir))
+
+    def _at_work(self, trial: Trial, runs_dir: Path) -> Running | None:
+        """A trial that a killed sweep left behind: still at work, or done meanwhile."""
+        name, handle = trial.user_attrs.get(RUN), trial.user_attrs.get(HANDLE)
+        job = self._launcher.find(handle) if handle else None
+        if name is None or job is None:
+            return None
+        folder = runs_dir / name
+        if not job.is_running() and outcome(folder, self._log(trial), None).state != "done":
+            return None
+        return self._running_at(trial, job, folder, self._free_slot())
+
+    def _started(self, trial: Trial, values: dict[str, str], runs_dir: Path) -> Running:
+        """Start its process: at its last checkpoint, where there is one."""
+        name = self._name(trial, values, runs_dir)
+        trial.set_user_attr(RUN, name)
+        slot, folder, log = self._free_slot(), runs_dir / name, self._log(trial)
+        words = [*self._plan.words(values), *self._ties(trial), f"name={quoted(name)}"]
+        work = Work(stage=self._plan.stage, words=words, folder=folder, log=log)
+        job = self._launcher.launch(work, slot=slot)
+        trial.set_user_attr(HANDLE, job.handle)
+        return self._running_at(trial, job, folder, slot)
+
+    def _running_at(self, trial: Trial, job: Job, folder: Path, slot: int) -> Running:
+        return Running(
+            trial=trial,
+            job=job,
+            folder=folder,
+            log=self._log(trial),
+            slot=slot,
+            validations=Validations(folder),
+            reported=set(self._study.trials[trial.number].intermediate_values),
+        )
+
+    def _name(self, trial: Trial, values: dict[str, str], runs_dir: Path) -> str:
+        """The run to go on with, or a name that no run has."""
+        known = trial.user_attrs.get(RUN)
+        if known is not None and can_resume(runs_dir / known):
+            return str(known)
+        name = run_name(self._sweep.name, trial.number, values)
+        taken = (f"{name}-{attempt}" for attempt in count(2))
+        return next(each for each in chain([name], taken) if not (runs_dir / each).exists())
+
+    def _ties(self, trial: Trial) -> list[str]:
+        """The tags by which MLflow tells the trials of this sweep."""
+        tags = {"sweep_id": quoted(self._sweep.name), "sweep_trial": quoted(str(trial.number))}
+        return [f"++tracking.tags.{key}={value}" for key, value in tags.items()]
+
+    def _log(self, trial: Trial) -> Path:
+        return self._sweep / "trials" / f"{trial.number:03d}.log"
+
+    def _free_slot(self) -> int:
+        return min(set(range(self._options.n_parallel)) - {each.slot for each in self._running})
+
+    def _look(self) -> None:
+        """Take note of new validations and of trials that have ended."""
+        for each in list(self._running):
+            has_ended = not each.job.is_running()
+            self._report(each)
+            if has_ended:
+                self._running.remove(each)
+                self._take(each)
+
+    def _report(self, each: Running) -> None:
+        """Tell Optuna the new validations, and stop the trial where they are bad."""
+        metric = self._plan.metric
+        for step, values in each.validations.new():
+            if metric.startswith("val/") and metric not in values:
+                raise self._no_such_metric(values)
+            if metric in values and step not in each.reported:
+                each.reported.add(step)
+                each.trial.report(values[metric], step)
+                self._prune(each)
+
+    def _prune(self, each: Running) -> None:
+        if not each.is_pruned and each.trial.should_prune():
+            each.is_pruned = True
+            each.job.stop()
+
+    def _no_such_metric(self, found: Iterable[str]) -> ConfigError:
+        names = [name for name in sorted(found) if not name.endswith(("_low", "_high"))]
+        close = get_close_matches(self._plan.metric, names, n=1)
+        return ConfigError(
+            f"sweep.metric={self._plan.metric}: the trials have no such metric",
+            f"one of {', '.join(names)}",
+            f"did you mean {close[0]}?" if close else "give one of these, or leave sweep.metric out",
+        )
+
+    def _take(self, each: Running) -> None:
+        """What came of a trial that has ended."""
+        end = outcome(each.folder, each.log, each.job.exit_code)
+        each.trial.set_user_attr(SECONDS, round(time.monotonic() - each.since, 1))
+        if end.state == "done":
+            if self._plan.metric not in end.metrics:
+                raise self._no_such_metric(end.metrics)
+            self._take_value(each, end.metrics[self._plan.metric])
+        elif each.is_pruned and end.state == "stopped":
+            self._tell(each.trial, TrialState.PRUNED)
+        else:
+            each.trial.set_user_attr(REASON, end.reason)
+            self._tell(each.trial, TrialState.FAIL)
+
+    def _take_value(self, each: Running, value: float) -> None:
+        if math.isfinite(value):
+            self._tell(each.trial, TrialState.COMPLETE, value)
+            return
+        each.trial.set_user_attr(REASON, f"{self._plan.metric} is {value}")
+        self._tell(each.trial, TrialState.FAIL)
+
+    def _tell(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+        self._audience.ended(self._study.tell(trial, value, state=state))
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Keep a first signal for the next look, so that no record is cut; a second one raises at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread only
+            return
+
+        def answer(number: int, frame: FrameType | None) -> None:
+            if self._signal is not None:
+                raise Stopped(number)
+            self._signal = number
+
+        previous = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _stop_all(self) -> None:
+        """End what runs: each finishes its step and saves; when told a second time, at once."""
+        for each in self._running:
+            each.job.stop()
+        try:
+            while any(each.job.is_running() for each in self._running):
+                time.sleep(self._look_every_s)
+        except Stopped:
+            for each in self._running:
+                each.job.kill()
+            raise

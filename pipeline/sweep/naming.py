@@ -1,0 +1,42 @@
+"""How the values of a trial are shown, and what its run is called."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.runs import MAX_NAME_LENGTH
+
+#: Letters that need quotes in a shell or in Hydra's grammar, or that no folder may have.
+_AWKWARD = str.maketrans(dict.fromkeys("/\\\"'`$ ,=:;()[]{}<>|&*?!#~\t\n", "_"))
+
+
+def run_name(sweep: str, number: int, values: Mapping[str, str]) -> str:
+    """A name that tells a trial from its siblings, and can be typed without quotes."""
+    changed = "+".join(f"{key}-{value}" for key, value in short_values(values).items())
+    ending = f"-{number:02d}-{changed}".translate(_AWKWARD)
+    return f"{sweep[: MAX_NAME_LENGTH // 2]}{ending}"[:MAX_NAME_LENGTH].rstrip("+-._")
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Key -> as few of its last parts as tell it from the others."""
+    found = {}
+    for key in keys:
+        parts = key.lstrip("+~").split(".")
+        for n in range(1, len(parts) + 1):
+            short = ".".join(parts[-n:])
+            if sum(other.lstrip("+~") == short or other.endswith(f".{short}") for other in keys) <= 1:
+                break
+        found[key] = short
+    return found
+
+
+def short_values(values: Mapping[str, str]) -> dict[str, str]:
+    """The values of a trial as they are shown: short keys, numbers of four digits."""
+    names = short_keys(list(values))
+    return {names[key]: _short_number(value) for key, value in values.items()}
+
+
+def _short_number(word: str) -> str:
+    try:
+        number = float(word)
+    except ValueError:
+        return word
+    return word if len(word) <= 6 else f"{number:.4g}"

@@ -1,0 +1,177 @@
+"""What a sweep will do: the stage, the keys, the trials, and the metric that decides."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+from omegaconf import DictConfig
+
+from pipeline import build
+from pipeline.compare.comparison import ACROSS_TOKENIZERS, DECIDING, lower_is_better
+from pipeline.config import compose, groups
+from pipeline.errors import ConfigError, UserError
+from pipeline.sweep.options import DEFAULT_TRIALS, SweepOptions
+from pipeline.sweep.space import Swept, combinations, examples, read_words
+from pipeline.tasks.finetuning import FinetuneTask
+
+Direction = Literal["minimize", "maximize"]
+
+#: The stages that train, each with what builds its task and refuses any other.
+TASK_OF: Mapping[str, Callable[[DictConfig], Any]] = {
+    "pretrain": build.pretraining_task,
+    "finetune": build.finetuning_task,
+}
+#: Combinations that are tried before the first trial, to find one that composes.
+MAX_EXAMPLES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep before its first trial.
+
+    Args:
+        target: the stage as typed, for example finetune-classify.
+        stage: the stage itself.
+        fixed: words that every trial gets.
+        swept: the keys that differ.
+        n_trials: how many trials there will be.
+        grid: the values of each trial of a grid, in order; None where they are drawn.
+        metric: what decides.
+        direction: which way it is better.
+    """
+
+    target: str
+    stage: str
+    fixed: list[str]
+    swept: list[Swept]
+    n_trials: int
+    grid: list[dict[str, str]] | None
+    metric: str
+    direction: Direction
+
+    def words(self, values: Mapping[str, str]) -> list[str]:
+        """All words of a trial."""
+        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+
+    def typed(self, values: Mapping[str, str]) -> list[str]:
+        """The words of a trial less the task, which the Make target says."""
+        return [
+            word for word in self.words(values) if f"{self.stage}-{word.removeprefix('task=')}" != self.target
+        ]
+
+    def compose(self, values: Mapping[str, str]) -> DictConfig:
+        """The configuration of a trial, checked as far as that goes without reading data.
+
+        Raises:
+            UserError: the values are impossible.
+        """
+        config = compose(self.stage, self.words(values))
+        TASK_OF[self.stage](config)
+        build.check_values(config)
+        return config
+
+
+def make_plan(options: SweepOptions, words: Sequence[str]) -> Plan:
+    """Read what the trials are given, and decide what is not said.
+
+    Raises:
+        ConfigError: an unknown stage, no swept key, ranges in a grid, or no combination that composes.
+    """
+    stage, task = _stage_of(options.stage)
+    is_grid = options.sampler == "grid"
+    fixed, swept = read_words([*task, *words], listed=is_grid)
+    grid = combinations(swept) if is_grid else None
+    n_trials = len(grid) if grid is not None else options.trials or DEFAULT_TRIALS
+    draft = Plan(
+        target=options.stage,
+        stage=stage,
+        fixed=fixed,
+        swept=swept,
+        n_trials=n_trials,
+        grid=grid,
+        metric="",
+        direction="minimize",
+    )
+    metric, direction = _what_decides(options, draft, _example(draft))
+    return replace(draft, metric=metric, direction=direction)
+
+
+def _stage_of(target: str) -> tuple[str, list[str]]:
+    """The stage, and the word of its task, of what stands behind `make`."""
+    stage, dash, task = target.partition("-")
+    if stage in TASK_OF and (task in groups()["task"] or not dash):
+        return stage, [f"task={task}"] if task else []
+    known = [*TASK_OF, *(f"{stage}-{task}" for stage in TASK_OF for task in _tasks(stage))]
+    close = difflib.get_close_matches(target, known, n=1)
+    raise ConfigError(
+        f"sweep.stage={target} cannot be swept",
+        f"a stage that trains: {', '.join(known)}",
+        f"did you mean STAGE={close[0]}?" if close else "give STAGE=pretrain",
+    )
+
+
+def _tasks(stage: str) -> list[str]:
+    """The tasks that a stage trains."""
+    names = []
+    for name in groups()["task"]:
+        try:
+            TASK_OF[stage](compose("show-data", [f"task={name}"]))
+        except ConfigError:
+            continue
+        names.append(name)
+    return names
+
+
+def _example(plan: Plan) -> DictConfig:
+    """The configuration of one trial that can be run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    first: UserError | None = None
+    for values in islice(examples(plan.swept), MAX_EXAMPLES):
+        try:
+            return plan.compose(values)
+        except UserError as error:
+            first = first or error
+    if first is None:
+        raise ConfigError("nothing to sweep", "at least one combination", "give a key several values")
+    raise ConfigError(f"no trial can be run: {first.problem}", first.expected, first.remedy) from first
+
+
+def _what_decides(options: SweepOptions, plan: Plan, config: DictConfig) -> tuple[str, Direction]:
+    """The metric that is asked for, or that of the task's best weights, and its direction."""
+    if options.metric is not None:
+        lower = lower_is_better(options.metric)
+        return options.metric, options.direction or ("minimize" if lower else "maximize")
+    keys = {key.key.lstrip("+~").split(".")[0] for key in plan.swept}
+    if "task" in keys:
+        raise ConfigError(
+            "task is swept, and the metrics of different tasks do not compare",
+            "a metric that all trials have",
+            "give sweep.metric=NAME, or sweep one task at a time",
+        )
+    task = TASK_OF[plan.stage](config)
+    if isinstance(task, FinetuneTask):
+        own: Direction = "maximize" if task.higher_is_better else "minimize"
+        return f"val/{task.metric}", options.direction or own
+    differ = bool(keys & {"tokenizer", "tokenizer_text_bytes"})
+    return (ACROSS_TOKENIZERS if differ else DECIDING)[0], options.direction or "minimize"
+
+
+def identity(options: SweepOptions, plan: Plan) -> dict[str, Any]:
+    """What a sweep began with, and goes on with."""
+    return {
+        **{key: getattr(options, key) for key in ("stage", "sampler", "seed")},
+        "keys": {key.key: key.text for key in plan.swept},
+        "words": sorted(word for word in plan.fixed if not _says_how(word)),
+        "metric": plan.metric,
+        "direction": plan.direction,
+    }
+
+
+def _says_how(word: str) -> bool:
+    """Whether a word says where a run is kept, not what it is."""
+    return word.lstrip("+~").split("=")[0].split(".")[0] in ("runs_dir", "cache_dir", "tracking")

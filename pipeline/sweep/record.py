@@ -1,0 +1,73 @@
+"""What a sweep records of itself in its folder, and the sweep that RESUME goes on with."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RunError
+from pipeline.runs import RunFolder, list_runs
+
+RECORD = "sweep.json"
+
+
+def write_record(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Record what a sweep begins with."""
+    draft = folder / f".{RECORD}.draft"
+    draft.write_text(json.dumps(identity, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, folder / RECORD)
+
+
+def find_sweep(runs_dir: Path, resume: bool | str, identity: Mapping[str, Any]) -> RunFolder:
+    """The sweep of that name, or the newest unfinished one that began as this one does.
+
+    A finished one is found too: it may get more trials.
+
+    Raises:
+        RunError: there is none, or it began with something else.
+    """
+    sweeps = [run for run in list_runs(runs_dir) if (run.path / RECORD).exists()]
+    if isinstance(resume, str):
+        found = [run for run in sweeps if resume.rstrip("/") in (run.name, str(run.path))]
+    else:
+        same = [run for run in sweeps if not _differences(run, identity)]
+        unfinished = [run for run in sweeps if run.record.status != "FINISHED"]
+        found = [*(run for run in same if run in unfinished), *same, *unfinished]
+    if not found:
+        what = f"called '{resume}'" if isinstance(resume, str) else "to resume"
+        known = ", ".join(run.name for run in sweeps[:5]) or "none"
+        raise RunError(
+            f"no sweep {what} in {runs_dir}",
+            f"one that was begun (there are: {known})",
+            "name one with RESUME=name, or begin one without RESUME",
+        )
+    _check_same(found[0], identity)
+    return RunFolder(found[0].path, found[0].record, resumed=True)
+
+
+def _check_same(run: RunFolder, identity: Mapping[str, Any]) -> None:
+    differences = _differences(run, identity)
+    if differences:
+        key, (before, now) = next(iter(differences.items()))
+        name = "" if key in ("keys", "words") else f"{key}="
+        raise RunError(
+            f"{run.path} began with {name}{before}, not {now}",
+            "the same stage, keys, values and sampler as at its beginning",
+            f"give them as they were (see {run.path / RECORD}), or begin a new sweep without RESUME",
+        )
+
+
+def _differences(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Name -> what it began with and what is given now."""
+    began = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
+    return {
+        key: (_told(began.get(key)), _told(now)) for key, now in identity.items() if began.get(key) != now
+    }
+
+
+def _told(value: Any) -> str:
+    """As the user types it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={text}" for key, text in value.items())
+    return " ".join(value) or "(none)" if isinstance(value, list) else str(value)

@@ -1,0 +1,180 @@
+"""The swept keys of a command line, read by Hydra's own grammar, as distributions of Optuna."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    Glob,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Transformer,
+)
+from hydra.errors import HydraException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from pipeline.config import groups
+from pipeline.errors import ConfigError
+
+LOG = "log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """A key with several values.
+
+    Args:
+        key: as typed.
+        text: its values, as typed.
+        distribution: what is drawn from.
+        values: all of them, as words, where they can be listed.
+    """
+
+    key: str
+    text: str
+    distribution: BaseDistribution
+    values: list[str] | None
+
+    @property
+    def ends(self) -> list[str]:
+        """Values to try whether anything composes: all that can be listed, or the first and the last."""
+        if self.values is not None:
+            return self.values
+        if not isinstance(self.distribution, FloatDistribution | IntDistribution):
+            raise TypeError(f"{self.distribution} is no range")
+        return [word_of(self.distribution.low), word_of(self.distribution.high)]
+
+
+def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[Swept]]:
+    """The words with one value, and the swept keys; `listed`: every value has to be known (a grid).
+
+    Raises:
+        ConfigError: nothing is swept, a key is swept twice, or a word is none, or its values cannot be listed
+            or drawn.
+    """
+    fixed: list[str] = []
+    swept: dict[str, Swept] = {}
+    for override in _parsed(words):
+        if not override.is_sweep_override():
+            fixed.append(str(override.input_line))
+        elif override.get_key_element() in swept:
+            raise ConfigError(f"{override.get_key_element()} is swept twice", "each key once", "give it once")
+        else:
+            swept[override.get_key_element()] = _swept(override, listed=listed)
+    if not swept:
+        raise ConfigError(
+            "nothing to sweep: no key has more than one value",
+            'at least one list or range, for example ARGS="optimizer.matrix_lr=1e-3,4e-3 size=nano,tiny"',
+            "give a key several values",
+        )
+    return fixed, list(swept.values())
+
+
+def _parsed(words: Sequence[str]) -> list[Override]:
+    try:
+        return list(OverridesParser.create().parse_overrides(list(words)))
+    except HydraException as error:
+        raise ConfigError(
+            str(error).strip().split("\n")[0],
+            "key=value, key=a,b,c or key=interval(low,high)",
+            "quote values that hold spaces or brackets",
+        ) from error
+
+
+def combinations(swept: Sequence[Swept]) -> list[dict[str, str]]:
+    """Every combination of listed values, in the order typed: the last key changes first."""
+    lists = [key.values or [] for key in swept]
+    return [dict(zip([key.key for key in swept], values, strict=True)) for values in product(*lists)]
+
+
+def examples(swept: Sequence[Swept]) -> Iterator[dict[str, str]]:
+    """Combinations to try: first some in which each value of a list and each end of a range is there."""
+    names, ends = [key.key for key in swept], [key.ends for key in swept]
+    for i in range(max(map(len, ends))):
+        yield dict(zip(names, [each[i % len(each)] for each in ends], strict=True))
+    for values in product(*ends):
+        yield dict(zip(names, values, strict=True))
+
+
+def words_of(params: Mapping[str, Any], swept: Sequence[Swept]) -> dict[str, str]:
+    """Drawn parameters as words, in the order typed."""
+    return {key.key: word_of(params[key.key]) for key in swept}
+
+
+def word_of(value: Any) -> str:
+    """A value as it is typed, to the last digit."""
+    return value if isinstance(value, str) else repr(value)
+
+
+def _swept(override: Override, *, listed: bool) -> Swept:
+    key, text, value = override.get_key_element(), override.get_value_string(), override._value
+    _check_tags(key, getattr(value, "tags", set()))
+    values = _values(override, value)
+    if values is not None and not values:
+        raise ConfigError(f"{key}={text} holds no value", "at least one", f"correct {key}")
+    if listed and values is None:
+        raise ConfigError(
+            f"{key}={text} has no end of values, and sweep.sampler=grid takes every one",
+            "a list such as 1e-4,3e-4 or a range such as range(1,5)",
+            "give a list, or choose sweep.sampler=random or sweep.sampler=optuna",
+        )
+    try:
+        distribution = _distribution(value, values, listed=listed)
+    except ValueError as error:
+        raise ConfigError(
+            f"{key}={text}: {str(error).rstrip('.')}", "a range from low to high", f"correct {key}"
+        ) from error
+    return Swept(key=key, text=text, distribution=distribution, values=values)
+
+
+def _check_tags(key: str, tags: set[str]) -> None:
+    if unknown := sorted(tags - {LOG}):
+        raise ConfigError(
+            f"{key}: the tag {unknown[0]} means nothing here", "tag(log, ...)", f"leave out {unknown[0]}"
+        )
+
+
+def _values(override: Override, value: Any) -> list[str] | None:
+    """All values as words; None of an interval."""
+    if isinstance(value, IntervalSweep):
+        return None
+    if isinstance(value, Glob):
+        return list(value.filter(groups().get(override.key_or_group, [])))
+    if isinstance(value, RangeSweep):  # 0.1 + 0.1 + 0.1 is 0.30000000000000004
+        return [word_of(_rounded(each)) for each in override.sweep_iterator()]
+    return list(dict.fromkeys(map(str, override.sweep_iterator(transformer=Transformer.str))))
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.12g}") if isinstance(value, float) else value
+
+
+def _distribution(value: Any, values: list[str] | None, *, listed: bool) -> BaseDistribution:
+    """A range is drawn from by its numbers; a list, and anything of a grid, by its words.
+
+    Raises:
+        ValueError: of Optuna, for a range that is none.
+    """
+    if isinstance(value, IntervalSweep):
+        low, high, log = value.start, value.end, LOG in value.tags
+        if all(isinstance(end, int) for end in (low, high)):  # int(interval(1,8))
+            return IntDistribution(int(low or 0), int(high or 0), log=log)
+        return FloatDistribution(float(low or 0.0), float(high or 0.0), log=log)
+    if isinstance(value, RangeSweep) and values and not listed and float(value.step) > 0:
+        log = LOG in value.tags
+        if isinstance(value.start, int) and isinstance(value.step, int):
+            return IntDistribution(int(values[0]), int(values[-1]), log=log, step=value.step)
+        step = None if log else float(value.step)
+        return FloatDistribution(float(values[0]), float(values[-1]), log=log, step=step)
+    if isinstance(value, ChoiceSweep | Glob | RangeSweep) and values is not None:
+        return CategoricalDistribution(values)
+    raise ValueError(f"{value} is no list and no range")

@@ -1,0 +1,113 @@
+"""The record of a sweep's trials: Optuna's study, in a journal in the sweep's folder.
+
+All samplers share it. A grid is queued whole, in the order typed: so the plan is what happens, and what a
+killed sweep has not run is what is still queued. (Optuna's GridSampler shuffles, and cannot be asked trial by
+trial: it stops the study from within the last one.)
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from pipeline.sweep.options import SweepOptions
+from pipeline.sweep.plan import Plan
+from pipeline.sweep.space import words_of
+
+JOURNAL = "study.jsonl"
+_NAME = "sweep"
+#: Trials that TPE draws at random before it knows enough to choose (Optuna's own number).
+FIRST_AT_RANDOM = 10
+
+
+def open_study(folder: Path, plan: Plan, options: SweepOptions) -> Study:
+    """The study in `folder`, made where there is none. The caller holds the folder's lock."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file = folder / JOURNAL
+    is_new = not file.exists()
+    _mend(file)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(file))),
+        study_name=_NAME,
+        direction=plan.direction,
+        pruner=MedianPruner(n_startup_trials=options.prune_after) if options.prunes else NopPruner(),
+        load_if_exists=not is_new,
+    )
+    queued = len(study.trials)  # fewer than the grid, if a kill came between two of them
+    for values in (plan.grid or [])[queued:]:
+        study.enqueue_trial(values)
+    return study
+
+
+def _mend(file: Path) -> None:
+    """Take away what a killed process left: half a line at the end, and Optuna's lock."""
+    file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
+    if file.exists() and not (text := file.read_bytes()).endswith(b"\n"):
+        file.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def next_trial(study: Study, plan: Plan, options: SweepOptions) -> Trial | None:
+    """The next trial of the plan; None when all have begun."""
+    n_begun = sum(trial.state != TrialState.WAITING for trial in study.trials)
+    if n_begun >= plan.n_trials:
+        return None
+    study.sampler = _sampler(options, n_begun)
+    return study.ask({key.key: key.distribution for key in plan.swept})
+
+
+def _sampler(options: SweepOptions, number: int) -> BaseSampler:
+    """One for each trial, seeded by its number: a resumed sweep draws what an undisturbed one would."""
+    seed = int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0])
+    if options.sampler == "optuna":
+        return TPESampler(n_startup_trials=FIRST_AT_RANDOM, seed=seed, constant_liar=options.n_parallel > 1)
+    return RandomSampler(seed=seed)
+
+
+def interrupted(study: Study) -> list[Trial]:
+    """Trials that had begun and had not ended when the sweep did."""
+    return [
+        Trial(study, trial._trial_id)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    ]
+
+
+def n_ended(study: Study) -> int:
+    """Trials that need no more work."""
+    return sum(trial.state.is_finished() for trial in study.trials)
+
+
+def values_of(trial: Trial | FrozenTrial, plan: Plan) -> dict[str, str]:
+    """What the trial changes, as words."""
+    return words_of(trial.params, plan.swept)
+
+
+def twin(study: Study, trial: Trial) -> FrozenTrial | None:
+    """A finished trial with the same values: a run is a function of its configuration, so is its result."""
+    return next(
+        (
+            other
+            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if other.params == trial.params
+        ),
+        None,
+    )
+
+
+def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The best first; then those that were stopped, failed or are not done."""
+    sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
+    order: Mapping[Any, int] = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
+
+    def place(trial: FrozenTrial) -> tuple[int, float, int]:
+        value = sign * trial.value if trial.value is not None else float("inf")
+        return order.get(trial.state, 3), value, trial.number
+
+    return sorted(trials, key=place)

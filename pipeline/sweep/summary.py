@@ -1,0 +1,120 @@
+"""The run of MLflow that stands for a whole sweep: the best trial, the table, the picture, the addresses."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline import build, report
+from pipeline.config import to_plain
+from pipeline.errors import TrackingError
+from pipeline.runs import RunFolder
+from pipeline.sweep.picture import draw
+from pipeline.sweep.plan import Plan
+from pipeline.sweep.results import Result, as_csv, as_markdown, best_of, command_of
+from pipeline.tracking import Run, RunCard, TrackingOptions, start_run, sync
+from pipeline.tracking.links import tagged_url
+from pipeline.tracking.spool import POINTS, Progress, Spool, lane_file
+
+TABLE, NOTE, PICTURE = "trials.csv", "trials.md", "trials.png"
+TAG = "sweep_id"
+
+
+def begin_summary(config: DictConfig, run: RunFolder, plan: Plan) -> Run:
+    """Begin the sweep's own run in MLflow, or go on with it."""
+    options: TrackingOptions = replace(build.construct(config.tracking), system_metrics=False)
+    card = RunCard(
+        stage=config.stage.name,
+        name=run.name,
+        config={
+            **to_plain(config),
+            "words": list(plan.fixed),
+            "keys": {key.key: key.text for key in plan.swept},
+        },
+        seed=config.sweep.get("seed"),
+        tags={TAG: run.name, "swept": plan.target, "metric": plan.metric},
+    )
+    return start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd())
+
+
+def trials_url(folder: Path) -> str | None:
+    """The trials in MLflow, side by side; None where the store is not known (yet)."""
+    progress = Progress.load(folder / "tracking")
+    if not progress.uri or not progress.experiment_id:
+        return None
+    return tagged_url(progress.uri, progress.experiment_id, TAG, folder.name)
+
+
+def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | None) -> None:
+    """A point for each trial: its value, and the best until then."""
+    values = {} if result.value is None or result.state != "done" else {"trial/value": result.value}
+    if best is not None and best.value is not None:
+        values["trial/best"] = best.value
+    if values:
+        tracked.log_metrics(values, n_ended)
+
+
+def write_results(folder: Path, found: Sequence[Result], plan: Plan) -> list[Path]:
+    """The table and the picture in the sweep's folder, as far as there is something to show."""
+    (folder / TABLE).write_text(as_csv(found, plan.metric), encoding="utf-8")
+    (folder / NOTE).write_text(_page(folder, found, plan), encoding="utf-8")
+    has_picture = draw(found, plan, folder / PICTURE)
+    return [folder / TABLE, folder / NOTE, *([folder / PICTURE] if has_picture else [])]
+
+
+def mark_pruned(found: Sequence[Result], runs_dir: Path) -> None:
+    """Tell MLflow which trials were pruned: their runs say KILLED, as those of Ctrl-C do."""
+    for one in found:
+        folder = runs_dir / str(one.run)
+        if one.state == "pruned" and lane_file(folder / "tracking", POINTS).exists():
+            points = Spool(lane_file(folder / "tracking", POINTS))
+            points.append({"kind": "tags", "tags": {"sweep_state": "pruned"}})
+            points.close()
+            try:
+                sync(folder, environ=os.environ)
+            except TrackingError as error:
+                report.say(
+                    "Note", f"`make sync` tells MLflow later that {one.run} was pruned: {error.problem}"
+                )
+
+
+def end_summary(tracked: Run, folder: Path, found: Sequence[Result], plan: Plan) -> None:
+    """Record what came of the sweep: the best trial's values and metric, files, description."""
+    best = best_of(found)
+    mark_pruned(found, folder.parent)
+    for file in write_results(folder, found, plan):
+        tracked.log_file(file, file.name)
+    tracked.wait_until_known()
+    tracked.describe(_page(folder, found, plan))
+    if best is None:
+        tracked.end("FAILED")
+        return
+    tracked.set_tags(
+        {
+            "best_run": best.run,
+            "best_trial": best.number,
+            **{f"best.{key}": value for key, value in best.values.items()},
+        }
+    )
+    counts = {
+        state: float(sum(one.state == state for one in found)) for state in ("done", "pruned", "failed")
+    }
+    tracked.end("FINISHED", {plan.metric: best.value or 0.0, **counts})
+
+
+def _page(folder: Path, found: Sequence[Result], plan: Plan) -> str:
+    """The sweep in Markdown, for somebody who has seen nothing of it."""
+    best = best_of(found)
+    way = "lowest" if plan.direction == "minimize" else "highest"
+    keys = ", ".join(f"`{key.key}={key.text}`" for key in plan.swept)
+    parts = [
+        f"**Sweep of {plan.target}**: {len(found)} trials over {keys}; the {way} {plan.metric} is the best."
+    ]
+    if best is not None:
+        parts.append(f"Best: **{plan.metric} {best.value:.4f}** with {best.changed} (run `{best.run}`).")
+        parts.append(f"```\n{command_of(best, plan)}\n```")
+    if (address := trials_url(folder)) is not None:
+        parts.append(f"[The trials side by side]({address})")
+    return "\n\n".join([*parts, as_markdown(found, plan.metric)])

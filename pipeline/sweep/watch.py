@@ -1,0 +1,83 @@
+"""What the run folder of a trial tells: its validations while it runs, and how it ended."""
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.bundle import is_finished
+from pipeline.tracking.spool import POINTS, lane_file, read_records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended.
+
+    Args:
+        state: done, failed, or stopped by a signal.
+        metrics: of its best bundle, if it is done.
+        reason: why not, in a line.
+    """
+
+    state: Literal["done", "failed", "stopped"]
+    metrics: dict[str, float]
+    reason: str | None = None
+
+
+class Validations:
+    """The validations of a run, read as its spool grows; there are none of a run that is not tracked."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = lane_file(folder / "tracking", POINTS)
+        self._offset = 0
+
+    def new(self) -> list[tuple[int, dict[str, float]]]:
+        """The step and the metrics of each one since the last look."""
+        found = []
+        for record, offset in read_records(self._file, self._offset):
+            self._offset = offset
+            if record is not None and record["kind"] == "metrics":
+                values = {name: value for name, value in record["values"].items() if name.startswith("val/")}
+                if values:
+                    found.append((int(record["step"]), values))
+        return found
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether the run has a checkpoint to go on from."""
+    return (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def outcome(folder: Path, log: Path, exit_code: int | None) -> Outcome:
+    """How the run in `folder` ended; `exit_code` is None where nobody waited for its process."""
+    best = folder / "bundles" / "best"
+    status = _status(folder)
+    if status == "FINISHED" and is_finished(best):
+        metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
+        return Outcome(state="done", metrics=metrics)
+    if status == "KILLED" or exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return Outcome(state="stopped", metrics={}, reason="stopped by a signal from outside")
+    return Outcome(state="failed", metrics={}, reason=_reason(log, exit_code))
+
+
+def _status(folder: Path) -> str | None:
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # it has not come so far
+    return record.get("status")
+
+
+def _reason(log: Path, exit_code: int | None) -> str:
+    """The line that says why, as the process said it; else what became of the process."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if told:
+        return told[-1]
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        memory = ", which the system sends where memory runs out" if -exit_code == signal.SIGKILL else ""
+        return f"killed by {name}{memory}"
+    return lines[-1] if lines else "ended without a word"

@@ -1,0 +1,138 @@
+"""What a store's refusal means to a person: a line that says what is wrong, and what to do."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.tracking.options import Store
+from pipeline.tracking.redaction import without_credentials
+
+_MOST_CHARS = 300
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a store did not take something.
+
+    Args:
+        text: what is wrong, with the store's name.
+        expected: what was expected of the store.
+        remedy: what a person can do; "" where we know nothing.
+        lasting: nothing changes it within seconds, so that waiting for it is idle.
+    """
+
+    text: str
+    expected: str
+    remedy: str
+    lasting: bool = False
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    problem: str
+    expected: str
+    remedy: str
+    lasting: bool = False
+
+
+def explain(error: Exception, store: Store) -> Problem:
+    """What an error of MLflow, of a database or of the disk says, in plain words."""
+    where = store.sqlite_file or store.public_uri
+    lines = [without_credentials(line)[:_MOST_CHARS] for line in str(error).splitlines()]
+    for sign, meaning in (*_schema(str(error)), *_KNOWN):
+        telling = next((line for line in lines if re.search(sign, line)), None)
+        if telling is not None:
+            detail = telling.split(". ")[0].rstrip(".")
+            said = f"{where} {meaning.problem} ({detail})"
+            return Problem(said, meaning.expected, meaning.remedy, meaning.lasting)
+    return Problem(f"{where}: {first_line(error)}", "a request that MLflow accepts", "")
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line, without the credentials that an address in it may hold."""
+    text = str(error).strip() or type(error).__name__
+    return without_credentials(text.splitlines()[0])[:_MOST_CHARS]
+
+
+def _schema(text: str) -> list[tuple[str, _Meaning]]:
+    """Whether a store of another schema is older or newer than the installed MLflow."""
+    found = re.search(r"database schema \(found version (\w+)", text)
+    if found is None:
+        return []
+    import mlflow
+
+    known = (Path(mlflow.__file__).parent / "store/db_migrations/versions").glob(f"{found[1]}_*.py")
+    return [("database schema", _OLDER if any(known) else _NEWER)]
+
+
+_NEWER = _Meaning(
+    "was written by a newer version of MLflow",
+    "a store of the installed version",
+    "install that version of MLflow, or choose another store with tracking.uri",
+    lasting=True,
+)
+_OLDER = _Meaning(
+    "was written by an older version of MLflow",
+    "a store of the installed version",
+    "copy it to a safe place and run `mlflow db upgrade`",
+    lasting=True,
+)
+_SIGN_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+#: What an error says -> what that means; the first that fits counts.
+_KNOWN = (
+    (
+        "error code 401|UNAUTHENTICATED",
+        _Meaning("does not accept this user and password", "ones that it knows", _SIGN_IN, lasting=True),
+    ),
+    (
+        "error code 403|PERMISSION_DENIED",
+        _Meaning("does not let this user do that", "a user who may write", _SIGN_IN, lasting=True),
+    ),
+    (
+        "password authentication failed|no password supplied",
+        _Meaning(
+            "does not accept this user and password",
+            "ones that it knows",
+            "put the right ones into tracking.uri or MLFLOW_TRACKING_URI",
+            lasting=True,
+        ),
+    ),
+    (
+        "error code 5",
+        _Meaning("answers with an error", "a server that is well", "look at the server's own log"),
+    ),
+    (
+        "API request|connection to server|Connection refused|could not connect",
+        _Meaning("does not answer", "a server that runs", "start it"),
+    ),
+    (
+        "database is locked",
+        _Meaning(
+            "is locked by another process",
+            "a database that can be written",
+            "wait until that process has ended",
+        ),
+    ),
+    (
+        "readonly database|attempt to write a readonly",
+        _Meaning("cannot be written", "a database that can be written", "correct its permissions"),
+    ),
+    (
+        "unable to open database|Permission denied",
+        _Meaning("cannot be opened", "a file that can be read", "correct its permissions"),
+    ),
+    (
+        "database or disk is full|No space left|Disk quota",
+        _Meaning("is on a full disk", "free space", "make room"),
+    ),
+    (
+        "not a database|malformed",
+        _Meaning(
+            "is no database, or a damaged one",
+            "an MLflow store",
+            "restore it from a copy, or move it away",
+            lasting=True,
+        ),
+    ),
+)

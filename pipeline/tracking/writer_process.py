@@ -1,0 +1,100 @@
+"""The writer as seen from training: started, ended within a limit, and what it left unsent."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.tracking.spool import Progress, count_unsent
+
+logger = logging.getLogger(__name__)
+
+
+class WriterProcess:
+    """The process that sends a run's spool. It outlives a killed training long enough to record its end."""
+
+    def __init__(
+        self, folder: Path, session: str, store_uri: str, *, system_metrics: bool, environ: Mapping[str, str]
+    ) -> None:
+        self._folder = folder
+        root = str(Path(__file__).parent.parent.parent)
+        environment = {
+            **environ,
+            "PRELUDE_TRACKING_STORE": store_uri,
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")])),
+        }
+        command = [sys.executable, "-m", "pipeline.tracking.writer", str(folder), session]
+        command += ["--parent", str(os.getpid())]
+        command += ["--system-metrics"] if system_metrics else []
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with (folder / "writer.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the training; the writer has its end to record
+                )
+        except OSError as error:
+            logger.warning("tracking: the writer cannot start (%s); `make sync` sends the run later", error)
+
+    def kill(self) -> None:
+        """End it at once; what it has not sent stays in the spool."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def finish(self, wait_s: float) -> None:
+        """Tell it that the run has ended, give it `wait_s` to send the rest, and say what is left."""
+        if self._process is not None and self._process.stdin is not None:
+            asked = time.time()
+            try:
+                self._process.stdin.close()  # wakes the writer
+                self._process.wait(wait_s)
+            except subprocess.TimeoutExpired:
+                if self._is_getting_on(asked):
+                    self._say_it_goes_on()
+                    return
+                self.kill()
+            except KeyboardInterrupt:
+                self._process.kill()
+                raise
+        self._say_what_is_left()
+
+    def _is_getting_on(self, since: float) -> bool:
+        """Whether the store took something since then: it is slow, not away."""
+        try:
+            taken = (self._folder / "progress.json").stat().st_mtime > since
+        except FileNotFoundError:
+            return False
+        return taken and Progress.load(self._folder).problem is None
+
+    def _say_it_goes_on(self) -> None:
+        logger.warning(
+            "tracking: MLflow is slow; %d records are still being sent in the background, for a minute; "
+            "what is left then, `make sync` sends",
+            count_unsent(self._folder, Progress.load(self._folder)),
+        )
+
+    def _say_what_is_left(self) -> None:
+        progress = Progress.load(self._folder)
+        if unsent := count_unsent(self._folder, progress):
+            logger.warning(
+                "tracking: %d records have not reached MLflow: %s; they are kept in %s; %s`make sync`",
+                unsent,
+                progress.problem or f"no answer in time, see {self._folder / 'writer.log'}",
+                self._folder,
+                f"{progress.remedy}, then " if progress.remedy else "run ",
+            )
+        if progress.refused:
+            logger.warning(
+                "tracking: MLflow refused %d records, the first because of: %s (all in %s)",
+                len(progress.refused),
+                progress.refused[0],
+                self._folder / "progress.json",
+            )
