@@ -3,17 +3,17 @@
     python -m benchmarks.tracking_overhead
     python -m benchmarks.tracking_overhead --steps 40 --turns 20 --overrides "size=small"
 
-One training on random rows, whose tracking is switched on and off in turns of some steps: on, its metrics go to
-the spool, and a writer process beside it sends them to a SQLite store and samples the machine; off, nothing is
-logged and the writer is stopped (SIGSTOP). On and off follow each other within seconds, so that what else the
-machine does meets both alike, and a ratio is taken within each turn.
-
+One training on random rows, whose tracking is switched on and off in turns of some steps: on, its metrics go
+One training on random rows, whose tracking is switched on and off in turns of some steps: on, its metrics
+go to the spool, and a writer process beside it sends them to a SQLite store and samples the machine; off,
+nothing is logged and the writer is stopped (SIGSTOP). On and off follow each other within seconds, so that
+what else the machine does meets both alike, and a ratio is taken within each turn.
 Given are, with the 95 % interval of the median over the turns (bootstrap): `step`, the ratio of median step
 times, and `cpu`, that of the processor time which the training process took. Two figures that no other load
 touches: `call_share`, the part of the tracked steps' time that training spent in calls of tracking; and
 `writer_share`, the processor time of the writer by the time of the tracked steps, in cores, which is what a
-step can lose where no core is free. `writer_start_cpu_s` is what a writer takes once, to import MLflow. `load`
-is the machine's load when it began and when it ended: above the number of cores, others were at work too.
+step can lose where no core is free. `writer_start_cpu_s` is what a writer takes once, to import MLflow.
+`load` is the machine's load when it began and when it ended: above the number of cores, others were at work.
 
 One line of JSON on standard output. OMP_NUM_THREADS sets the threads.
 """

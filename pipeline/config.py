@@ -113,8 +113,7 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
     forced = [_forced(override) for override in parsed]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            words = [f"stage={stage}", *_choices_with_bundle(stage, parsed), *forced]
-            config = hydra.compose("run", words, return_hydra_config=True)
+            config = hydra.compose("run", [f"stage={stage}", *forced], return_hydra_config=True)
         choices = {
             group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group
         }
@@ -162,12 +161,8 @@ def _title_of(file: Path) -> str:
 
 def keys_used(stage: str) -> list[str]:
     """The groups and keys that a stage reads."""
-    return list(_stage_node(stage).uses)
-
-
-def _stage_node(stage: str) -> Any:
     node = OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml")
-    return OmegaConf.select(node, "stage", default=node)
+    return list(OmegaConf.select(node, "stage", default=node).uses)
 
 
 def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
@@ -212,15 +207,6 @@ def _check_start(stage: str, overrides: Sequence[Override]) -> None:
                 "model and tokenizer from the bundle, as they are",
                 f"leave out {key}, or {remedy}",
             )
-
-
-def _choices_with_bundle(stage: str, overrides: Sequence[Override]) -> list[str]:
-    """What a stage chooses where it starts from a bundle, of the groups that are not given."""
-    given = {override.key_or_group: override.value() for override in overrides}
-    if given.get("init_from") == NOTHING:
-        return []
-    chosen = _stage_node(stage).get("from_bundle", {})
-    return [f"{group}={option}" for group, option in chosen.items() if group not in given]
 
 
 def check(config: DictConfig) -> None:
