@@ -3,7 +3,6 @@
     python -m benchmarks.tracking_overhead
     python -m benchmarks.tracking_overhead --steps 40 --turns 20 --overrides "size=small"
 
-One training on random rows, whose tracking is switched on and off in turns of some steps: on, its metrics go
 One training on random rows, whose tracking is switched on and off in turns of some steps: on, its metrics
 go to the spool, and a writer process beside it sends them to a SQLite store and samples the machine; off,
 nothing is logged and the writer is stopped (SIGSTOP). On and off follow each other within seconds, so that
