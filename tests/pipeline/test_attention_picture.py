@@ -91,6 +91,6 @@ def test_an_untracked_run_and_a_model_without_attention_have_none(tokenizer: Tok
     log_attention(Run(), model(Decoder, tokenizer), tokenizer, batch, show_text=True)
     run, without = Recorder(), model(Decoder, tokenizer)
     without.backbone.stack = nn.Identity()
-    without.backbone.forward = lambda batch: batch["input_ids"]  # type: ignore[method-assign]
+    without.backbone.forward = lambda batch: batch["input_ids"][..., None].float()  # type: ignore[method-assign]
     log_attention(run, without, tokenizer, batch, show_text=True)
     assert run.files == {}

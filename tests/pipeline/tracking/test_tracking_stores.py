@@ -39,7 +39,6 @@ class Tracked:
     """Two trainings and the store that they were tracked in."""
 
     kind: str
-    uri: str
     folder: Path
     client: Any
     talk: str
@@ -78,10 +77,12 @@ def tracked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         for key, value in settings.items():
             patch.setenv(key, value)
         uri = settings.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        client: Any = open_client(resolve_store(uri, project_folder=folder, environ={}))
+        store = resolve_store(uri, project_folder=folder, environ={})
+        patch.setenv("MLFLOW_TRACKING_URI", store.uri)
+        client: Any = open_client(store)
         for name in ("first", "second"):  # a server that hashes a password for each request is slow
             wait_until_sent(folder / "runs" / name, uri)
-        yield Tracked(request.param, client.tracking_uri, folder, client, first.stderr + second.stderr)
+        yield Tracked(request.param, folder, client, first.stderr + second.stderr)
         if uri.startswith(("sqlite:", "postgresql")):
             client._tracking_client.store._dispose_engine()
 
@@ -174,9 +175,7 @@ def test_no_secret_of_the_environment_reaches_the_store(tracked: Tracked, tmp_pa
             assert SECRET not in f"{model.params} {model.tags}"
             held = tmp_path / name / kind
             held.mkdir()
-            for file in tracked.client.list_logged_model_artifacts(model.model_id):
-                place = f"models:/{model.model_id}/{Path(file.path).name}"
-                mlflow.artifacts.download_artifacts(place, dst_path=str(held), tracking_uri=tracked.uri)
+            mlflow.artifacts.download_artifacts(f"models:/{model.model_id}", dst_path=str(held))
     kept = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"model.safetensors", "config.yaml", "attention.png"} <= {file.name for file in kept}
     assert [file for file in kept if SECRET.encode() in file.read_bytes()] == []
