@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.tracking.options import Store
 from pipeline.tracking.redaction import without_credentials
 
-_MOST_CHARS = 300
+_MOST_CHARS, _MOST_SHOWN = 300, 160
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,19 @@ class _Meaning:
 def explain(error: Exception, store: Store) -> Problem:
     """What an error of MLflow, of a database or of the disk says, in plain words."""
     where = store.sqlite_file or store.public_uri
-    lines = [without_credentials(line)[:_MOST_CHARS] for line in str(error).splitlines()]
+    lines = [without_credentials(line) for line in str(error).splitlines()]
     for sign, meaning in (*_schema(str(error)), *_KNOWN):
         telling = next((line for line in lines if re.search(sign, line)), None)
         if telling is not None:
-            detail = telling.split(". ")[0].rstrip(".")
-            said = f"{where} {meaning.problem} ({detail})"
+            said = f"{where} {meaning.problem} ({_shortened(telling)})"
             return Problem(said, meaning.expected, meaning.remedy, meaning.lasting)
     return Problem(f"{where}: {first_line(error)}", "a request that MLflow accepts", "")
+
+
+def _shortened(line: str) -> str:
+    """An error's first sentence, as much of it as a person reads; all of it is in the writer's log."""
+    sentence = line.split(". ", maxsplit=1)[0].rstrip(".")
+    return sentence if len(sentence) <= _MOST_SHOWN else f"{sentence[: _MOST_SHOWN - 1]}…"
 
 
 def first_line(error: Exception) -> str:
@@ -99,7 +104,7 @@ _KNOWN = (
         ),
     ),
     (
-        "error code 5",
+        r"error code 5|too many \d+ error responses",
         _Meaning("answers with an error", "a server that is well", "look at the server's own log"),
     ),
     (

@@ -151,6 +151,7 @@ def test_sync_of_a_store_that_takes_nothing_ends_with_its_remedy(
          "does not let this user", True),
         ("API request to endpoint /x failed with error code 503 != 200. Response: ''", "an error", False),
         ("API request to http://h failed with exception HTTPConnectionPool", "does not answer", False),
+        ("API request to http://h failed with exception (too many 500 error responses)", "an error", False),
         ("(psycopg2.OperationalError) FATAL:  password authentication failed for user", "password", True),
         ("(psycopg2.OperationalError) connection to server at 1, failed: refused", "does not answer", False),
         ("[Errno 28] No space left on device", "full disk", False),

@@ -13,7 +13,7 @@ import pytest
 from pipeline import bundle
 from pipeline.__main__ import main
 from pipeline.tracking.options import Store
-from tests.pipeline.made_bundles import make_bundle, make_evaluation, make_run
+from tests.pipeline.made_bundles import finish, make_bundle, make_evaluation, make_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -82,7 +82,7 @@ def test_a_bundle_whose_run_was_not_tracked_is_logged_once_when_it_is_registered
     trained("a")
     silent = make_bundle(tmp_path / "runs/silent", metrics={"test/accuracy": 0.75})
     (silent / "config.yaml").write_text("choices: {task: classify}\nsecrets: {api_key: abc}\n")
-    bundle.write_done(silent)
+    finish(silent)
     assert call(capsys, "register", "bundle=silent")[:2] == (0, "prelude-classify/1")
     assert call(capsys, "register", "bundle=silent", "model_name=other")[:2] == (0, "other/1")
     version, other = (client.get_model_version(name, "1") for name in ("prelude-classify", "other"))
