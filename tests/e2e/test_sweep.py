@@ -147,11 +147,15 @@ def test_optuna_prunes_trials_by_their_validations_several_at_once(run: Call) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_trials_are_handed_over_to_submitit(run: Call) -> None:
+def test_trials_are_handed_over_to_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+    monkeypatch.chdir(tmp_path)
     cluster = ("sweep.launcher=submitit_local", "sweep.slurm.timeout_min=10", "sweep.slurm.partition=any")
-    done = run("sweep", *FEW, "seed=1,2", "optimizer=muon,sgd", *cluster, "tracking=off")
-    assert done.code == 0, done.err
+    words = ("sweep", *FEW, "seed=1,2", "optimizer=muon,sgd", *cluster, "tracking=off", "--json")
+    command = [sys.executable, "-m", "pipeline", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["metrics"]
     assert [row["state"] for row in rows()] == ["done", "done", "failed", "failed"]
     assert list(Path("runs/mine/jobs").glob("*/*_result.pkl"))
 
