@@ -157,7 +157,7 @@ check: $(VENV)/.installed-dev ## Lint and types
 	@$(BIN)/mypy
 
 .PHONY: test
-test: $(VENV)/.installed-dev ## The quick tests (about two minutes); all of them: make test-all
+test: $(VENV)/.installed-dev ## The quick tests (a few minutes); all of them: make test-all
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
 
 .PHONY: test-all
