@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from omegaconf import DictConfig
@@ -113,14 +113,7 @@ def _make(
     _run(place, verdict, verdicts, unfinished, identity)
     seconds = time.monotonic() - began
     made = _run_made(step, config, verdict, request, identity.pipeline_id)
-    verdicts[step.name] = Verdict(
-        step=step,
-        found=made,
-        reason=verdict.reason,
-        inputs=verdict.inputs,
-        newest=verdict.newest,
-        candidates=verdict.candidates,
-    )
+    verdicts[step.name] = replace(verdict, found=made)
     how = "ran" if unfinished is None else "went on"
     return Done(run=made, how=how, seconds=seconds, newest=verdict.newest)
 
