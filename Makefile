@@ -169,7 +169,7 @@ browser: $(VENV)/.installed-dev ## Have Chromium for the tests of pages: the sys
 	@$(BIN)/python -m scripts.browser
 
 .PHONY: screenshots
-screenshots: $(VENV)/.installed-dev ## Take the pictures in docs/ anew (about four minutes)
+screenshots: $(VENV)/.installed-dev ## Take the pictures in docs/ anew
 	@$(BIN)/python -m scripts.screenshots
 
 .PHONY: clean
