@@ -152,7 +152,8 @@ def test_trials_are_handed_over_to_submitit(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     cluster = ("sweep.launcher=submitit_local", "sweep.slurm.timeout_min=10", "sweep.slurm.partition=any")
     words = ("sweep", *FEW, "seed=1,2", "optimizer=muon,sgd", *cluster, "tracking=off", "--json")
-    # In a process of its own: submitit's import closes logging's handlers, and absl's closes pytest's stderr then.
+    # In a process of its own: submitit's import closes logging's handlers,
+    # and absl's would close pytest's stderr with it.
     command = [sys.executable, "-m", "pipeline", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
