@@ -131,7 +131,7 @@ why: $(VENV)/.installed ## Why a step of the pipeline would run again: STAGE=fin
 	@$(PIPELINE) why $(call option,step=STAGE) $(tasks) $(OPTIONS) $(ARGS)
 
 .PHONY: sweep
-sweep: $(VENV)/.installed ## Try many settings: STAGE=pretrain ARGS="optimizer.matrix_lr=1e-3,4e-3"
+sweep: $(VENV)/.installed ## Try many settings: STAGE=pretrain ARGS="optimizer.lr=1e-3,4e-3"
 	@$(PIPELINE) sweep $(call option,sweep.stage=STAGE) $(OPTIONS) $(ranges)
 
 .PHONY: show-config

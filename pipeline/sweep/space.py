@@ -73,7 +73,7 @@ def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[S
     if not swept:
         raise ConfigError(
             "nothing to sweep: no key has more than one value",
-            'at least one list or range, for example ARGS="optimizer.matrix_lr=1e-3,4e-3 size=nano,tiny"',
+            'at least one list or range, for example ARGS="optimizer.lr=1e-3,4e-3 size=nano,tiny"',
             "give a key several values",
         )
     return fixed, list(swept.values())

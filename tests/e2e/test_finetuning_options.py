@@ -91,7 +91,7 @@ def test_lower_layers_learn_slower_where_that_is_asked_for(tune: Tune, monkeypat
     assert tune("optimizer=adamw", "optimizer.layer_decay=0.5").code == 0
     rates = {group["name"]: group["initial_lr"] for group in built[0].param_groups}
     assert rates["matrices/03"] == 2 * rates["matrices/02"] == 4 * rates["matrices/01"]
-    assert rates["embeddings/00"] == AdamW().embedding_lr / 8
+    assert rates["embeddings/00"] == AdamW().rates["embeddings"] / 8
     refused = tune("optimizer.layer_decay=2.0", "name=other")
     assert refused.code == 2
     assert "layer_decay is 2.0; expected more than 0 and at most 1" in refused.error
@@ -151,7 +151,7 @@ def test_training_ends_when_the_score_of_the_task_no_longer_rises(
 
 
 def test_the_score_of_the_task_is_that_of_the_averaged_weights_which_are_saved(tune: Tune) -> None:
-    done = tune("trainer.ema_decay=0.999", "trainer.max_steps=10", "optimizer.matrix_lr=0.5")
+    done = tune("trainer.ema_decay=0.999", "trainer.max_steps=10", "optimizer.lr=0.5")
     assert done.code == 0, done.err
     bundle = load_bundle(Path("runs/mine/bundles/best"))
     rows = held_out()

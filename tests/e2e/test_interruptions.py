@@ -248,7 +248,7 @@ def test_two_runs_that_start_together_share_the_cache_and_both_finish(tmp_path: 
     [
         (["trainer.max_steps=100000"], "pretrain causal_lm: step", signal.SIGINT, "KILLED"),
         (["trainer.max_steps=100000"], "Corpus", signal.SIGTERM, "KILLED"),
-        (["optimizer.matrix_lr=nan"], "error:", None, "FAILED"),
+        (["optimizer.lr=nan"], "error:", None, "FAILED"),
     ],
 )
 def test_mlflow_knows_how_a_run_ended(

@@ -114,7 +114,7 @@ def test_a_step_that_fails_ends_the_pipeline_and_leaves_the_others_finished(run:
         "pipeline",
         *ONE_TASK,
         "evaluate-classify.data.n_test_rows=1",
-        "finetune.optimizer.matrix_lr=nan",
+        "finetune.optimizer.lr=nan",
     )
     assert outcome.code == 2
     assert "step 3/4 finetune-classify failed with exit code 2" in outcome.err.splitlines()[-1]

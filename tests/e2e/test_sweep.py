@@ -39,9 +39,9 @@ def rows() -> list[dict[str, str]]:
 def test_a_grid_with_an_impossible_value_and_one_that_diverges_names_the_best_and_is_in_mlflow(
     run: Call,
 ) -> None:
-    done = run("sweep", *FEW, "optimizer.matrix_lr=0.004,fast,nan", "optimizer=muon,sgd")
+    done = run("sweep", *FEW, "optimizer.lr=0.004,fast,nan", "optimizer=muon,sgd")
     assert done.code == 0, done.err
-    table = {(row["optimizer.matrix_lr"], row["optimizer"]): row for row in rows()}
+    table = {(row["optimizer.lr"], row["optimizer"]): row for row in rows()}
     assert {key: row["state"] for key, row in table.items() if key[1] == "muon"} == {
         ("0.004", "muon"): "done", ("fast", "muon"): "failed", ("nan", "muon"): "failed",
     }  # fmt: skip
@@ -74,9 +74,9 @@ def assert_siblings_are_tied_in_mlflow(best: str) -> None:
 def test_a_sweep_of_which_all_trials_fail_ends_with_code_2_and_the_first_reason(
     run: Call, tmp_path: Path
 ) -> None:
-    refused = run("sweep", "optimizer.lr=1e-4,3e-4", "tracking=off")
+    refused = run("sweep", "optimizer.rate=1e-4,3e-4", "tracking=off")
     assert refused.code == 2
-    assert "optimizer.lr: Muon takes no such key" in refused.error
+    assert "optimizer.rate: Muon takes no such key" in refused.error
     assert not (tmp_path / "runs").exists()
 
 
@@ -134,7 +134,7 @@ def test_optuna_prunes_trials_by_their_validations_several_at_once(run: Call) ->
     few = (*FEW, "trainer.max_steps=60", "trainer.val_every_steps=5", "sweep.parallel=2")
     words = (
         *few,
-        "optimizer.matrix_lr=choice(0.01,1e-7)",
+        "optimizer.lr=choice(0.01,1e-7)",
         "optimizer.embedding_lr=tag(log,interval(1e-7,2e-1))",
     )
     done = run("sweep", *words, "sweep.sampler=optuna", "sweep.trials=5", "sweep.prune_after=1")

@@ -93,7 +93,7 @@ def test_a_tied_weight_is_counted_once_and_as_an_embedding_even_if_a_matrix_come
 def test_groups_have_names_rates_and_decay_on_matrices_only(builder: Builder) -> None:
     groups = builder.build(make_model()).param_groups
     assert [group["name"] for group in groups] == ["matrices", "embeddings", "scalars"]
-    assert [g["lr"] for g in groups] == [builder.matrix_lr, builder.embedding_lr, builder.scalar_lr]
+    assert [g["lr"] for g in groups] == list(builder.rates.values())
     assert [g["weight_decay"] for g in groups] == [builder.weight_decay, 0.0, 0.0]
 
 
@@ -115,7 +115,7 @@ def test_a_model_with_nothing_to_train_is_refused(builder: Builder) -> None:
 
 
 def test_adamw_takes_the_steps_of_torchs_plain_adamw() -> None:
-    builder = AdamW(matrix_lr=0.01, embedding_lr=0.02, scalar_lr=0.03)
+    builder = AdamW(lr=0.01, embedding_lr=0.02, scalar_lr=0.03)
     ours, reference = make_model(), make_model()
     train(ours, builder.build(ours), batches(5))
     groups = parameter_groups(reference)
@@ -137,11 +137,11 @@ def test_muon_takes_the_steps_of_torchs_muon_and_of_plain_adamw_beside_it() -> N
     train(ours, Muon().build(ours), batches(5))
     groups = parameter_groups(reference)
     muon = torch.optim.Muon(
-        groups["matrices"], lr=Muon().matrix_lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+        groups["matrices"], lr=Muon().lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
     )
     rest = [
-        {"params": groups["embeddings"], "lr": Muon().embedding_lr},
-        {"params": groups["scalars"], "lr": Muon().scalar_lr},
+        {"params": groups["embeddings"], "lr": Muon().rates["embeddings"]},
+        {"params": groups["scalars"], "lr": Muon().rates["scalars"]},
     ]
     adamw = torch.optim.AdamW(rest, weight_decay=0.0, betas=(0.9, 0.95), foreach=False)
     for ids in batches(5):
@@ -289,7 +289,7 @@ def test_lightning_trains_with_accumulation_and_clipping_as_a_plain_loop_does(bu
     torch.testing.assert_close(weights(lit.model), weights(plain))
 
 
-@pytest.mark.parametrize("builder", [AdamW(matrix_lr=0.02), Muon(matrix_lr=0.02)], ids=["adamw", "muon"])
+@pytest.mark.parametrize("builder", [AdamW(lr=0.02), Muon(lr=0.02)], ids=["adamw", "muon"])
 def test_a_batch_is_learned_by_heart(builder: Builder) -> None:
     model, (ids,) = make_model(), batches(1)
     first = loss_of(model, ids).item()
@@ -325,14 +325,14 @@ def test_with_layer_decay_every_depth_has_its_own_rate_and_every_parameter_one_g
         *(f"scalars/0{depth}" for depth in (1, 2, 3, 4)),
     ]
     assert [groups[f"matrices/0{d}"][:2] for d in (1, 2, 3)] == [
-        (pytest.approx(builder.matrix_lr * 0.5 ** (4 - d)), builder.weight_decay) for d in (1, 2, 3)
+        (pytest.approx(builder.lr * 0.5 ** (4 - d)), builder.weight_decay) for d in (1, 2, 3)
     ]
     assert groups["embeddings/00"] == (
-        pytest.approx(builder.embedding_lr / 16),
+        pytest.approx(builder.rates["embeddings"] / 16),
         0.0,
         ["backbone.embedding.weight", "backbone.position.embedding.weight"],
     )
-    assert groups["scalars/04"] == (builder.scalar_lr, 0.0, ["head.bias"])
+    assert groups["scalars/04"] == (builder.rates["scalars"], 0.0, ["head.bias"])
     assert "backbone.stack.norm.weight" in groups["scalars/03"][2]
     assert sorted(name for _, _, members in groups.values() for name in members) == sorted(names.values())
 
@@ -366,6 +366,20 @@ def test_an_impossible_layer_decay_is_refused(builder: type[Builder], layer_deca
         ValueError, match=rf"layer_decay is {layer_decay}; expected more than 0 and at most 1"
     ):
         builder(layer_decay=layer_decay)
+
+
+@pytest.mark.parametrize("builder", [AdamW, Muon])
+def test_one_rate_moves_all_three_and_each_can_be_given(builder: type[Builder]) -> None:
+    assert builder(lr=0.004).rates == {"matrices": 0.004, "embeddings": 0.05, "scalars": 0.01}
+    assert builder(lr=0.001).rates["embeddings"] == 0.0125
+    given = builder(lr=0.1, embedding_lr=0.0, scalar_lr=0.2)
+    assert given.rates == {"matrices": 0.1, "embeddings": 0.0, "scalars": 0.2}
+
+
+@pytest.mark.parametrize("name", ["lr", "embedding_lr", "scalar_lr"])
+def test_a_negative_learning_rate_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is -0\.1; expected 0 or more"):
+        Muon(**{name: -0.1})
 
 
 def test_layer_decay_needs_a_model_whose_layers_are_known() -> None:

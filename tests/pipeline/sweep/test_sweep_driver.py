@@ -112,16 +112,16 @@ def test_several_trials_run_at_once_each_in_a_place_of_its_own() -> None:
 )
 def test_drawn_trials_are_the_same_in_a_sweep_that_was_cut_and_resumed(sampler: str, trials: int) -> None:
     def script(work: Work) -> Script:
-        return Script(losses=[abs(float(value_of(work, "optimizer.matrix_lr")) - 0.003)])
+        return Script(losses=[abs(float(value_of(work, "optimizer.lr")) - 0.003)])
 
-    words = ("optimizer.matrix_lr=tag(log, interval(1e-4,1e-1))", "size=nano,tiny")
+    words = ("optimizer.lr=tag(log, interval(1e-4,1e-1))", "size=nano,tiny")
     options = {"sampler": sampler, "prune": False}
     whole = run_sweep(script, *words, folder=Path("runs/whole"), trials=trials, **options)
     run_sweep(script, *words, folder=Path("runs/cut"), trials=2, **options)
     resumed = run_sweep(script, *words, folder=Path("runs/cut"), trials=trials, **options)
     assert [one.values for one in resumed.by_number()] == [one.values for one in whole.by_number()]
-    assert len({one.values["optimizer.matrix_lr"] for one in whole.results}) == trials
-    assert all(1e-4 <= float(one.values["optimizer.matrix_lr"]) <= 1e-1 for one in whole.results)
+    assert len({one.values["optimizer.lr"] for one in whole.results}) == trials
+    assert all(1e-4 <= float(one.values["optimizer.lr"]) <= 1e-1 for one in whole.results)
 
 
 def test_a_setting_that_was_drawn_before_is_not_trained_twice() -> None:

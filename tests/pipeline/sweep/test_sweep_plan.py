@@ -72,17 +72,17 @@ def test_a_grid_has_every_combination_and_no_number_of_trials() -> None:
 
 
 def test_keys_are_shown_by_as_few_parts_as_tell_them_apart() -> None:
-    keys = ["optimizer.matrix_lr", "data.columns.text", "cleaning.text", "size"]
-    assert list(short_keys(keys).values()) == ["matrix_lr", "columns.text", "cleaning.text", "size"]
-    assert short_values({"optimizer.matrix_lr": "0.00031622776601683794", "seed": "7"}) == {
-        "matrix_lr": "0.0003162",
+    keys = ["optimizer.lr", "data.columns.text", "cleaning.text", "size"]
+    assert list(short_keys(keys).values()) == ["lr", "columns.text", "cleaning.text", "size"]
+    assert short_values({"optimizer.lr": "0.00031622776601683794", "seed": "7"}) == {
+        "lr": "0.0003162",
         "seed": "7",
     }
 
 
 def test_a_trial_is_named_by_what_it_changes_in_letters_that_need_no_quotes() -> None:
-    name = run_name("sweep-1", 3, {"optimizer.matrix_lr": "0.001", "data.train": "'my poems/a,b.txt'"})
-    assert name.startswith("sweep-1-03-matrix_lr-0.001+train-")
+    name = run_name("sweep-1", 3, {"optimizer.lr": "0.001", "data.train": "'my poems/a,b.txt'"})
+    assert name.startswith("sweep-1-03-lr-0.001+train-")
     assert not set(name) & set(" /,'\"=$")
     long = run_name("a sweep of a very long name, longer than any", 12, {"size": "x" * 80})
     assert len(long) <= MAX_NAME_LENGTH

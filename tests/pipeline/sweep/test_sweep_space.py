@@ -11,7 +11,7 @@ from pipeline.sweep.space import combinations, examples, read_words, word_of
 @pytest.mark.parametrize(
     ("typed", "values"),
     [
-        ("optimizer.matrix_lr=1e-4,3e-4", ["0.0001", "0.0003"]),
+        ("optimizer.lr=1e-4,3e-4", ["0.0001", "0.0003"]),
         ("size=tiny,small", ["tiny", "small"]),
         ("dropout=null,0.1", ["null", "0.1"]),
         ("seed=range(1,4)", ["1", "2", "3"]),
@@ -38,7 +38,7 @@ def test_a_glob_stands_for_the_options_of_its_group() -> None:
     ("typed", "distribution"),
     [
         ("dropout=interval(0,0.5)", FloatDistribution(0.0, 0.5)),
-        ("optimizer.matrix_lr=tag(log, interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
+        ("optimizer.lr=tag(log, interval(1e-4,1e-2))", FloatDistribution(1e-4, 1e-2, log=True)),
         ("trainer.batch_size=int(interval(4,64))", IntDistribution(4, 64)),
         ("trainer.batch_size=range(8,33,8)", IntDistribution(8, 32, step=8)),
         ("trainer.batch_size=tag(log, range(1,9))", IntDistribution(1, 8, log=True)),
@@ -57,7 +57,7 @@ def test_a_range_is_drawn_from_by_its_numbers(typed: str, distribution: object) 
         (["seed=1,2", "seed=3,4"], True, "seed is swept twice"),
         (["dropout=interval(0,0.5)"], True, "choose sweep.sampler=random"),
         (["dropout=interval(0.5,0.1)"], False, "dropout=interval(0.5,0.1)"),
-        (["optimizer.matrix_lr=tag(log, interval(0,1))"], False, "optimizer.matrix_lr=tag(log"),
+        (["optimizer.lr=tag(log, interval(0,1))"], False, "optimizer.lr=tag(log"),
         (["seed=tag(later, choice(1,2))"], True, "the tag later means nothing here"),
         (["size=glob(z*)"], True, "holds no value"),
         (["seed=1,2", "nonsense"], True, "nonsense"),
