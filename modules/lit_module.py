@@ -5,7 +5,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -85,7 +84,6 @@ class LitModule(L.LightningModule):
             names = ", ".join(map(str, metrics))
             raise ValueError(f"the objective measures {names}; expected a 'loss' too; add it to metrics()")
         self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
         # Of each forward pass since train/loss was logged last.
         self._nats: list[Tensor] = []
         self._n_tokens: list[int] = []
@@ -146,15 +144,11 @@ class LitModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over the whole validation set."""
-        self._log_metrics(self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add `batch` to the test metrics."""
-        self.objective.update(self.test_metrics, self.model, batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics over the whole test set."""
-        self._log_metrics(self.test_metrics)
+        # The values are over all processes already; sync_dist only tells Lightning so.
+        self.log_dict(self.val_metrics.compute(), sync_dist=True)
+        # Lightning's own x axis is one step behind; a value named `step` replaces it.
+        self.log("step", float(self.trainer.global_step), sync_dist=True)
+        self.val_metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was summed since the last logging, so that a resumed run logs the same numbers."""
@@ -177,11 +171,3 @@ class LitModule(L.LightningModule):
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         return totals
-
-    def _log_metrics(self, metrics: MetricCollection) -> None:
-        # The values are over all processes already; sync_dist only tells Lightning so.
-        self.log_dict(metrics.compute(), sync_dist=True)
-        if self.trainer.state.fn is TrainerFn.FITTING:
-            # Lightning's own x axis is one step behind; a value named `step` replaces it.
-            self.log("step", float(self.trainer.global_step), sync_dist=True)
-        metrics.reset()

@@ -13,16 +13,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from modules.losses import CHUNK_TOKENS, IGNORE_INDEX, labelled_positions
 
 
 class TokenScores(NamedTuple):
-    """Sums over the labelled positions of one batch, on its device."""
+    """Sums over the labelled positions of one batch, and of each of its rows, on its device."""
 
     nats: Float[Tensor, ""]
     n_tokens: int
     n_correct: Int[Tensor, ""]
+    row_nats: Float[Tensor, " B"]
 
 
 @torch.no_grad()
@@ -39,15 +41,27 @@ def token_scores(
     Arguments are those of `modules.losses.token_loss`. A label counts as correct when it is the argmax.
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
-    nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    losses: list[Tensor] = []
     n_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     for chunk, chunk_targets in zip(
         torch.split(rows, chunk_tokens), torch.split(targets, chunk_tokens), strict=True
     ):
         logits = head(chunk).float()
-        nats += F.cross_entropy(logits, chunk_targets, ignore_index=IGNORE_INDEX, reduction="sum")
+        losses.append(F.cross_entropy(logits, chunk_targets, ignore_index=IGNORE_INDEX, reduction="none"))
         n_correct += (logits.argmax(-1) == chunk_targets).sum()
-    return TokenScores(nats, n_tokens, n_correct)
+    row_nats = _row_sums(torch.cat(losses), labels, label_index)
+    return TokenScores(row_nats.sum(), n_tokens, n_correct, row_nats)
+
+
+def _row_sums(
+    losses: Float[Tensor, " R"], labels: Int[Tensor, "B T"], label_index: Int[Tensor, " M"] | None
+) -> Float[Tensor, " B"]:
+    """The losses of each row's labels summed; those beyond the M labels are padding."""
+    n_rows, length = labels.shape
+    if label_index is None:
+        return losses.view(n_rows, length).sum(1)
+    sums = torch.zeros(n_rows, dtype=losses.dtype, device=losses.device)
+    return sums.index_add(0, label_index // length, losses[: label_index.numel()])
 
 
 class MeanLoss(Metric):
@@ -88,6 +102,29 @@ class Perplexity(TokenLoss):
     def compute(self) -> Float[Tensor, ""]:
         """Perplexity; not a number when there was no label."""
         return super().compute().exp()
+
+
+class RowLoss(Metric):
+    """What each row costs: its nats and its labelled tokens, in the order in which rows came."""
+
+    full_state_update = False
+    is_differentiable = False
+    nats: list[Tensor]
+    n_tokens: list[Tensor]
+
+    def __init__(self, **metric_options: Any) -> None:
+        super().__init__(**metric_options)
+        self.add_state("nats", [], dist_reduce_fx="cat")
+        self.add_state("n_tokens", [], dist_reduce_fx="cat")
+
+    def update(self, row_nats: Float[Tensor, " B"], labels: Int[Tensor, "B T"]) -> None:
+        """Add the rows of one batch."""
+        self.nats.append(row_nats)
+        self.n_tokens.append((labels != IGNORE_INDEX).sum(1))
+
+    def compute(self) -> Float[Tensor, "N 2"]:
+        """Nats and labelled tokens of each row."""
+        return torch.stack((dim_zero_cat(self.nats), dim_zero_cat(self.n_tokens).float()), dim=1)
 
 
 class BitsPerByte(Metric):

@@ -54,13 +54,18 @@ class Evaluation:
         ]
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """Values, and where there are intervals their ends as `NAME_low` and `NAME_high`."""
-        values: dict[str, float] = {}
-        for name, score in self.scores.items():
-            values[f"{prefix}/{name}"] = score.value
-            if score.low is not None and score.high is not None:
-                values[f"{prefix}/{name}_low"], values[f"{prefix}/{name}_high"] = score.low, score.high
-        return values
+        """Values, and the ends of intervals, as they are recorded."""
+        return recorded(self.scores, prefix)
+
+
+def recorded(scores: Mapping[str, Score], prefix: str) -> dict[str, float]:
+    """Values, and where there are intervals their ends as `NAME_low` and `NAME_high`."""
+    values: dict[str, float] = {}
+    for name, score in scores.items():
+        values[f"{prefix}/{name}"] = score.value
+        if score.low is not None and score.high is not None:
+            values[f"{prefix}/{name}_low"], values[f"{prefix}/{name}_high"] = score.low, score.high
+    return values
 
 
 def evaluate_rows(
@@ -116,15 +121,6 @@ def save_evaluation(folder: Path, evaluation: Evaluation, *, corpus: str, split:
         "rows": [row_digest(row) for row in evaluation.rows],
         "row_scores": scores.tolist(),
     }
-    write_whole(folder / EVALUATION, json.dumps(record))
-
-
-def save_metrics(
-    folder: Path, metrics: Mapping[str, float], *, task: object, corpus: str, split: str
-) -> None:
-    """Keep in a run's folder what a language model scored, on all rows together."""
-    values = {name.partition("/")[2] or name: {"value": value} for name, value in metrics.items()}
-    record = {"task": type(task).__name__, "corpus": corpus, "split": split, "metrics": values}
     write_whole(folder / EVALUATION, json.dumps(record))
 
 

@@ -99,7 +99,7 @@ def build_trainer(
 
     from pipeline.checkpoint import AtomicCheckpointIO
 
-    _quieten_lightning()
+    quieten_lightning()
     on_gpu = uses_gpu(options)
     return L.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -124,10 +124,14 @@ def build_trainer(
     )
 
 
-def _quieten_lightning() -> None:
-    """Lightning tells which hardware it found, and advertises; our stages say the former themselves."""
+def quieten_lightning() -> None:
+    """Lightning tells which hardware it found, advertises, and advises `srun` where Slurm is there.
+
+    Our stages say the former themselves.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available")
     # A resumed run may have another time budget, or none.
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks")
     # lightning 2.6.6 with torch 2.13

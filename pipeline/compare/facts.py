@@ -34,11 +34,12 @@ _SAMPLE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What each row scored; without rows for a language model."""
+    """What each row scored; `prefix` is what the metrics are recorded under."""
 
     task: str
     corpus: str
     split: str
+    prefix: str
     metric: str | None
     higher_is_better: bool
     row_metric: str | None
@@ -127,6 +128,7 @@ def read_measurement(folder: Path) -> Measurement | None:
             task=record["task"],
             corpus=record["corpus"],
             split=record["split"],
+            prefix=record.get("prefix", "test"),
             metric=record.get("metric"),
             higher_is_better=record.get("higher_is_better", True),
             row_metric=record.get("row_metric"),
@@ -206,8 +208,8 @@ def _metrics(run: RunFolder, measurement: Measurement | None, history: History) 
         for key, value in values.items()
         if key not in ends
     }
-    for name, score in (measurement.metrics if measurement else {}).items():
-        found[f"test/{name}"] = score
+    if measurement is not None:
+        found |= {f"{measurement.prefix}/{name}": score for name, score in measurement.metrics.items()}
     return found
 
 

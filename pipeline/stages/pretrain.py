@@ -21,7 +21,9 @@ from modules.model import Model
 from pipeline import build, report
 from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
+from pipeline.checkpoint import Checkpoints
 from pipeline.config import to_plain
+from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.tokenizers import edge_to, maker_of
 from pipeline.runs import RunFolder, open_run
@@ -30,7 +32,7 @@ from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, describe_device
-from pipeline.training import BundleParts, Training, corpus_record, export, track, train
+from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
 
 #: Validation texts that masked and denoising models show their work on.
 N_TEXTS = 3
@@ -67,7 +69,12 @@ def pretrain(config: DictConfig) -> StageResult:
         parts = _prepare(config, start, tracked)
         options = options.for_rows(len(parts.train_rows))
         checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
-        bundle = export(config, run, tracked, checkpoints, _bundle_parts(config, parts, start))
+        evaluation = _evaluate(options, parts, checkpoints)
+        evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="val")
+        bundle_parts = _bundle_parts(config, parts, start)
+        bundle = export(
+            config, run, tracked, checkpoints, bundle_parts, best_metrics=evaluation.metrics("val")
+        )
         samples = _samples(config, parts, bundle.model)
         _log_samples(config, tracked, samples, "samples/best.md")
         log_attention(
@@ -143,6 +150,12 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
         samples=partial(_samples, config, parts, parts.model),
         show=show,
     )
+
+
+def _evaluate(options: TrainerOptions, parts: Parts, checkpoints: Checkpoints) -> LanguageEvaluation:
+    """The best weights on all validation rows, row by row."""
+    load_weights(parts.model, checkpoints.best_path)
+    return evaluate_language_model(parts.task, parts.model, parts.tokenizer, parts.validation_rows, options)
 
 
 def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:

@@ -56,7 +56,7 @@ def assert_it_is_in_mlflow(folder: Path) -> None:
     compared = [Progress.load(Path("runs") / name / "tracking").run_id for name in ("first", "second")]
     assert tags["compared_run_ids"] == ",".join(map(str, compared))
     assert tags["stage"] == "compare"
-    assert "validation loss" in tags["verdict"]
+    assert "nats per token" in tags["verdict"]
     assert [file.path for file in client.list_artifacts(str(progress.run_id)) if "compare" in file.path]
     client._tracking_client.store._dispose_engine()
 

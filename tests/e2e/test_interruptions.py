@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from modules.lit_module import LitModule
+from modules.metrics import RowLoss
 from pipeline import build, bundle
 from pipeline.bundle import is_finished, load_bundle
 from pipeline.callbacks.seeding import StepSeed
@@ -133,7 +134,7 @@ def test_a_signal_in_an_evaluation_ends_it_with_the_code_of_the_signal(
     pretrain, run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert pretrain("trainer.max_steps=1").code == 0
-    monkeypatch.setattr(LitModule, "test_step", signalled(signal.SIGINT, LitModule.test_step))
+    monkeypatch.setattr(RowLoss, "update", signalled(signal.SIGINT, RowLoss.update))
     stopped = run("evaluate", "data=files", "data.train=my.txt", "tracking=off", "name=measured")
     assert stopped.code == 130
     assert stopped.error == "error: stopped by Ctrl-C; nothing is left half written"

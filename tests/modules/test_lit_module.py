@@ -98,18 +98,6 @@ def test_validation_values_stand_at_the_optimizer_step_they_belong_to(tmp_path: 
     assert {name for _, name, _ in recorder.points if name in ("step", "val/step")} == set()
 
 
-def test_test_metrics_are_over_the_whole_set(tmp_path: Path) -> None:
-    training = ToyTraining(folder=tmp_path)
-    module, data = training.module(), training.data()
-    data.test_dataloader = data.val_dataloader
-    values = training.trainer().test(module, datamodule=data, verbose=False)[0]
-    module.eval()
-    with torch.no_grad():
-        sums = [ToyObjective().loss(module.model, batch) for batch in data.val_dataloader()]
-    expected = sum(nats.item() for nats, _ in sums) / sum(n_tokens for _, n_tokens in sums)
-    assert values == {"test/loss": pytest.approx(expected)}
-
-
 def test_a_batch_without_labels_has_a_loss_of_zero(tmp_path: Path) -> None:
     class NoLabels(ToyObjective):
         def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:

@@ -16,7 +16,15 @@ from torchmetrics import MetricCollection
 
 from modules.heads import LMHead
 from modules.losses import IGNORE_INDEX
-from modules.metrics import BitsPerByte, MeanLoss, Perplexity, TokenAccuracy, TokenLoss, token_scores
+from modules.metrics import (
+    BitsPerByte,
+    MeanLoss,
+    Perplexity,
+    RowLoss,
+    TokenAccuracy,
+    TokenLoss,
+    token_scores,
+)
 
 D, V = 8, 13
 TOKEN_BYTES = torch.tensor([5, 0, 1, 1, 2, 3, 1, 4, 1, 2, 7, 1, 3])
@@ -104,7 +112,7 @@ def test_perplexity_is_that_of_torchmetrics() -> None:
     head, metric = make_head(), Perplexity()
     reference = torchmetrics.text.Perplexity(ignore_index=IGNORE_INDEX)
     for hidden, labels in UNEQUAL:
-        nats, n_tokens, _ = token_scores(hidden, head, labels)
+        nats, n_tokens, *_ = token_scores(hidden, head, labels)
         metric.update(nats, n_tokens)
         with torch.no_grad():
             reference.update(head(hidden), labels)
@@ -121,6 +129,20 @@ def test_scores_do_not_depend_on_chunks_or_on_the_index(chunk_tokens: int, with_
     assert scores.n_tokens == (labels != IGNORE_INDEX).sum()
     torch.testing.assert_close(scores.nats / scores.n_tokens, expected["loss"])
     torch.testing.assert_close(scores.n_correct / scores.n_tokens, expected["accuracy"])
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_the_loss_of_each_row_is_that_of_the_row_alone(with_index: bool) -> None:
+    head, metric = make_head(), RowLoss()
+    for hidden, labels in UNEQUAL:
+        index = (labels.flatten() != IGNORE_INDEX).nonzero().flatten() if with_index else None
+        metric.update(token_scores(hidden, head, labels, index, chunk_tokens=4).row_nats, labels)
+    alone = [
+        token_scores(hidden[i : i + 1], head, labels[i : i + 1])[:2]
+        for hidden, labels in UNEQUAL
+        for i in range(len(labels))
+    ]
+    torch.testing.assert_close(metric.compute(), torch.tensor(alone))
 
 
 def test_scores_never_hold_the_logits_of_more_than_one_chunk() -> None:

@@ -1,14 +1,12 @@
 """What an evaluation leaves behind for comparisons."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.compare.facts import read_measurement
-from pipeline.evaluation import Evaluation, row_digest, save_evaluation, save_metrics
-from pipeline.tasks.causal_lm import CausalLM
+from pipeline.evaluation import Evaluation, row_digest, save_evaluation
 from pipeline.tasks.finetuning import Prediction
 from pipeline.tasks.qa import ExtractiveQA
 
@@ -46,13 +44,3 @@ def test_a_rows_digest_is_of_its_content_not_of_its_order() -> None:
     assert row_digest({"a": 1, "b": "ä"}) == row_digest({"b": "ä", "a": 1})
     assert row_digest({"a": 1}) != row_digest({"a": 2})
     assert row_digest({"a": "\ud800"})
-
-
-def test_a_language_models_numbers_are_kept_without_rows(tmp_path: Path) -> None:
-    save_metrics(tmp_path, {"test/loss": 2.0, "optimum": 1.0}, task=CausalLM(), corpus="poem", split="test")
-    measured = read_measurement(tmp_path)
-    assert measured is not None
-    assert measured.task == "CausalLM"
-    assert {name: score.value for name, score in measured.metrics.items()} == {"loss": 2.0, "optimum": 1.0}
-    assert measured.rows == []
-    assert json.loads((tmp_path / "evaluation.json").read_text())["split"] == "test"
