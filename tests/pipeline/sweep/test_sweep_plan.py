@@ -45,7 +45,7 @@ def test_a_metric_that_is_asked_for_decides_in_its_own_direction_or_the_one_give
         (["seed=1,2"], {"stage": "finetune-clasify"}, "did you mean STAGE=finetune-classify?"),
         (["seed=1,2"], {"stage": "evaluate"}, "sweep.stage=evaluate cannot be swept"),
         (["seed=1,2"], {"stage": "finetune-causal_lm"}, "learns from raw text"),
-        (["optimizer.lr=1e-3,4e-3"], {}, "no trial can be run: optimizer.lr: Muon takes no such key"),
+        (["optimizer.rate=1e-3,4e-3"], {}, "no trial can be run: optimizer.rate: Muon takes no such key"),
         (["fix=true,false"], {}, "no trial can be run: fix: pretrain takes no such key"),
         (["seed=1,2", "sizee=nano"], {}, "did you mean size?"),
         (["task=causal_lm,masked_lm"], {}, "give sweep.metric=NAME"),
