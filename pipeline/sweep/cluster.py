@@ -1,6 +1,8 @@
 """Trials as jobs of a cluster, handed over by submitit, the library under Hydra's submitit launcher."""
 
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ import psutil
 from pipeline.errors import ConfigError, RunError
 from pipeline.sweep.launch import Job, Work, import_path
 from pipeline.sweep.options import SlurmOptions
+from pipeline.sweep.watch import can_resume
 
 if TYPE_CHECKING:
     import submitit
@@ -31,11 +34,17 @@ class TrialCommand:
 
     def __call__(self) -> int:
         """Run the command to its end; returns its exit code."""
-        # A trial starts the processes that it needs; with these Lightning would leave that to srun.
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        folder = self._work.folder
+        if folder.exists() and not can_resume(folder):  # its time was over before it could save anything
+            shutil.rmtree(folder)
         with self._work.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._work.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ
+                self._work.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environ(),
+                preexec_fn=_ignore_warning,  # noqa: PLW1509 - this process has no threads
             )
         try:
             while (code := self._process.poll()) is None:
@@ -54,6 +63,22 @@ class TrialCommand:
             process.terminate()
             process.wait()
         return submitit.helpers.DelayedSubmission(TrialCommand(self._work))
+
+
+def _environ() -> dict[str, str]:
+    """The job's environment, with as many threads as it was given cores.
+
+    A trial starts the processes that it needs: with what Slurm tells, Lightning would leave that to srun.
+    """
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    if (cores := os.environ.get("SLURM_CPUS_ON_NODE")) is not None:
+        environ.setdefault("OMP_NUM_THREADS", cores)
+    return environ
+
+
+def _ignore_warning() -> None:
+    """Slurm warns every process of a job; only submitit's is to hear it, which then lets the trial save."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 class Cluster:
