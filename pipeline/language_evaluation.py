@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -50,11 +49,14 @@ class LanguageEvaluation:
     @cached_property
     def scores(self) -> dict[str, Score]:
         """The metrics; loss and perplexity with their intervals over rows."""
-        loss = statistic_score(self._mean_losses, len(self.rows))
         scores = {name: Score(value=value) for name, value in self.values.items()}
-        for name, of_loss in (("loss", float), ("perplexity", math.exp)):
-            if loss.low is not None and loss.high is not None:
-                scores[name] = replace(scores[name], low=of_loss(loss.low), high=of_loss(loss.high))
+        if self.rows:
+            loss = statistic_score(self._mean_losses, len(self.rows))
+            ends = np.array([loss.low, loss.high], np.float64)
+            with np.errstate(over="ignore"):  # the perplexity of a model that knows nothing may be infinite
+                intervals = {"loss": ends, "perplexity": np.exp(ends)}
+            for name, (low, high) in intervals.items():
+                scores[name] = replace(scores[name], low=float(low), high=float(high))
         return scores
 
     def _mean_losses(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

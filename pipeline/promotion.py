@@ -14,6 +14,8 @@ from pipeline.registry import Version
 from pipeline.runs import RunFolder
 from pipeline.tasks.finetuning import FinetuneTask, Score
 
+_EVALUATE = "`make evaluate-TASK BUNDLE=... DATA=...` (`make evaluate` for a pretrained model)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -25,10 +27,15 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The metric that decides for a task."""
+    """The metric that decides for a task; `prefix` is what bundles record it under."""
 
     metric: str
     higher_is_better: bool
+    prefix: str = "test"
+
+
+#: Of a pretrained model.
+LOWEST_LOSS = Goal(metric="loss", higher_is_better=False, prefix="val")
 
 
 def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
@@ -47,8 +54,8 @@ def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
     if ours and theirs:
         raise RunError(
             f"{challenger.title} and {champion.title} were measured on different rows",
-            "an evaluation of both on one corpus",
-            "run `make evaluate-TASK BUNDLE=... DATA=...` for each, then try again",
+            "an evaluation of both on one corpus; of pretrained models, with one tokenizer too",
+            f"run {_EVALUATE} for each, then try again",
         )
     return _by_intervals(challenger, champion, goal)
 
@@ -56,11 +63,7 @@ def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
 def _goal(folder: Path) -> Goal:
     task = build.construct(_json(folder / "task.json"))
     if not isinstance(task, FinetuneTask):
-        raise RunError(
-            f"{folder} is a pretrained model, whose loss has no interval",
-            "a fine-tuned model",
-            "compare by `make compare`; name one champion with `make register ALIAS=champion`",
-        )
+        return LOWEST_LOSS
     return Goal(metric=task.metric, higher_is_better=task.higher_is_better)
 
 
@@ -94,12 +97,12 @@ def _signed(difference: Difference) -> str:
 
 def _by_intervals(challenger: Version, champion: Version, goal: Goal) -> Verdict:
     """Better where the two intervals do not touch."""
-    new, old = (_recorded(version, goal.metric) for version in (challenger, champion))
+    new, old = (_recorded(version, f"{goal.prefix}/{goal.metric}") for version in (challenger, champion))
     if new.low is None or new.high is None or old.low is None or old.high is None:
         raise RunError(
             f"{goal.metric} of {challenger.title} or {champion.title} has no interval",
             "an evaluation of both on one corpus",
-            "run `make evaluate-TASK BUNDLE=... DATA=...` for each, then try again",
+            f"run {_EVALUATE} for each, then try again",
         )
     is_better = new.low > old.high if goal.higher_is_better else new.high < old.low
     return Verdict(
@@ -107,15 +110,14 @@ def _by_intervals(challenger: Version, champion: Version, goal: Goal) -> Verdict
     )
 
 
-def _recorded(version: Version, metric: str) -> Score:
+def _recorded(version: Version, name: str) -> Score:
     """The metric that the bundle was saved with."""
     values = _json(version.folder / "metrics.json")
-    name = f"test/{metric}"
     if name not in values:
         raise RunError(
             f"{version.title} has no {name}",
             f"a bundle with {name}",
-            "fine-tune again, or register another",
+            "train again, or register another",
         )
     return Score(value=values[name], low=values.get(f"{name}_low"), high=values.get(f"{name}_high"))
 
