@@ -69,7 +69,9 @@ def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, 
     rows = list(corpus.validation if corpus.test is None else corpus.test)
     task.check(rows, "test")
     _log_rows(tracked, corpus, cache_key(corpus=corpus.fingerprint, split="test"))
-    evaluation = evaluate_rows(task, bundle.model, bundle.tokenizer, rows, batch_size=options.batch_size)
+    evaluation = evaluate_rows(
+        task, bundle.model, bundle.tokenizer, rows, batch_size=options.answer_batch_size
+    )
     log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
     return evaluation
 

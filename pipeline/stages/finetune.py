@@ -186,7 +186,9 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
         seed=config.seed,
         num_workers=options.num_workers,
     )
-    predict = partial(task.quick().predict, parts.model, parts.tokenizer, batch_size=options.batch_size)
+    predict = partial(
+        task.quick().predict, parts.model, parts.tokenizer, batch_size=options.answer_batch_size
+    )
 
     def measure() -> dict[str, float]:
         some = held_out[: options.score_rows]
@@ -217,7 +219,7 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
 def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
     """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, batch_size = parts.model.to(device).eval(), options.batch_size
+    model, batch_size = parts.model.to(device).eval(), options.answer_batch_size
     task, held_out = parts.task, parts.rows["validation"]
     if task.needs_tuning(held_out):
         answers = task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)

@@ -36,7 +36,7 @@ def predict(config: DictConfig) -> StageResult:
     columns = Columns(task.inputs, tuple(name for name in kept if name not in task.inputs))
     rows = list(read_rows(source, names, columns))
     report.say("Rows", f"{len(rows):,} of {source}")
-    batch_size = build.construct(config.trainer).batch_size
+    batch_size = build.construct(config.trainer).answer_batch_size
     answers = task.predict(bundle.model, bundle.tokenizer, rows, batch_size=batch_size)
     lines = (json.dumps(as_record(*pair), ensure_ascii=False) for pair in zip(rows, answers, strict=True))
     write_whole(target, "".join(f"{line}\n" for line in lines))

@@ -154,8 +154,11 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
 
 def _evaluate(options: TrainerOptions, parts: Parts, checkpoints: Checkpoints) -> LanguageEvaluation:
     """The best weights on all validation rows, row by row."""
-    load_weights(parts.model, checkpoints.best_path)
-    return evaluate_language_model(parts.task, parts.model, parts.tokenizer, parts.validation_rows, options)
+    model = parts.model
+    load_weights(model, checkpoints.best_path)
+    evaluation = evaluate_language_model(parts.task, model, parts.tokenizer, parts.validation_rows, options)
+    model.cpu()
+    return evaluation
 
 
 def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
