@@ -50,7 +50,9 @@ class Switch:
 
     def __init__(self, run: "TimedRun") -> None:
         self._run = run
-        (self._writer,) = psutil.Process().children()
+        (self._writer,) = (
+            child for child in psutil.Process().children() if "pipeline.tracking.writer" in child.cmdline()
+        )
         self.start_cpu_s = self.cpu_s
 
     @property

@@ -100,6 +100,9 @@ def evaluate_language_model(
     metrics = objective.metrics()
     metrics.add_metrics({"rows": RowLoss()})
     metrics.to(fabric.device)
+    for metric in metrics.values():
+        # The other processes of the training have no part in this, and may have gone.
+        metric.distributed_available_fn = lambda: False
     with torch.inference_mode(), fabric.autocast():
         for batch in _batches(task, tokenizer, rows, options.batch_size):
             objective.update(metrics, model, fabric.to_device(batch))

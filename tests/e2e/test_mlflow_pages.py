@@ -241,7 +241,7 @@ def test_the_page_of_compare_needs_no_network_and_fits_a_screen_and_a_phone(
     page.on("console", lambda message: said.append(message.text))
     address = (store.folder / "runs/positions/compare.html").as_uri()
     page.goto(address)
-    expect(page.locator(".verdict")).to_contain_text("validation loss")
+    expect(page.locator(".verdict")).to_contain_text("nats per token")
     for title in ("Metrics", "Learning curves", "Cost", "What was set differently", "Samples"):
         expect(page.get_by_role("heading", name=title)).to_be_visible()
     assert page.locator("svg path").count() > 10

@@ -49,7 +49,7 @@ def test_slurms_warning_does_not_end_the_trial_which_saves_when_it_is_asked_to(
     job = threading.Thread(target=lambda: codes.append(TrialCommand(work)()))
     job.start()
     wait_for(lambda: work.log.exists() and "began" in work.log.read_text())
-    (process,) = psutil.Process().children()
+    (process,) = (child for child in psutil.Process().children() if TRIAL in child.cmdline())
     os.kill(process.pid, signal.SIGUSR2)
     time.sleep(0.2)
     assert job.is_alive()
