@@ -158,11 +158,11 @@ check: $(VENV)/.installed-dev ## Lint and types
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## The quick tests (a few minutes); all of them: make test-all
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## Every test, slow ones too
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: browser
 browser: $(VENV)/.installed-dev ## Have Chromium for the tests of pages: the system's, or Playwright's own
