@@ -16,6 +16,7 @@ from pipeline.bundle import is_finished
 from pipeline.compare.curves import SECONDS, TOKENS, Floats, History
 from pipeline.evaluation import EVALUATION
 from pipeline.runs import RunFolder
+from pipeline.settings import without_training
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.redaction import Redactor, flatten
@@ -97,7 +98,7 @@ def read_facts(run: RunFolder) -> RunFacts:
     """Read all that is known of a run."""
     history = History.read(run.path)
     bundle = _bundle_of(run, history)
-    config = _config(run)
+    config = _config(run, bundle)
     measurement = read_measurement(run.path)
     metrics = _metrics(run, measurement, history)
     return RunFacts(
@@ -148,14 +149,21 @@ def _read_json(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _config(run: RunFolder) -> dict[str, Any]:
-    """The resolved configuration, without secrets."""
+def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
+    """The resolved configuration, without secrets; what is not typed of a bundle's task is as in training."""
+    config = without_training(_read_yaml(run.path / "config.yaml"))
+    if "bundle" in config and (trained := _read_yaml(bundle / "config.yaml").get("task")):
+        config["task"] = {**trained, **(config.get("task") or {})}
+    return dict(Redactor(os.environ).value("", config))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a file; empty where there is none."""
     try:
-        text = (run.path / "config.yaml").read_text(encoding="utf-8")
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError):
+        text = file.read_text(encoding="utf-8")
+        return dict(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {})
+    except (OSError, yaml.YAMLError, ValueError, TypeError):
         return {}
-    return dict(Redactor(os.environ).value("", found or {}))
 
 
 def _bundle_of(run: RunFolder, history: History) -> Path:

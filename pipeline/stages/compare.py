@@ -12,10 +12,11 @@ from pipeline.compare.facts import RunFacts, read_facts
 from pipeline.compare.select import FORMS, select_runs
 from pipeline.compare.terminal import show
 from pipeline.compare.verdict import verdict
-from pipeline.config import to_plain
+from pipeline.compare.wording import metric_words, score_words
 from pipeline.errors import ConfigError
 from pipeline.output import check_writable, write_whole
 from pipeline.runs import RunFolder, open_run
+from pipeline.settings import with_defaults
 from pipeline.stages.result import StageResult
 from pipeline.tracking import Run, RunCard, start_run
 from pipeline.tracking.links import compare_url
@@ -57,7 +58,7 @@ def _track(
     card = RunCard(
         stage=config.stage.name,
         name=run.name,
-        config=to_plain(config),
+        config=with_defaults(config),
         seed=config.seed,
         tags=_ties(comparison),
     )
@@ -65,6 +66,7 @@ def _track(
     results = _results(comparison)
     with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
         tracked.log_file(page, PAGE)
+        tracked.describe(_about(comparison))
         tracked.end("FINISHED", results)
     return tracked, results
 
@@ -102,6 +104,18 @@ def _ties(comparison: Comparison) -> dict[str, str]:
         "best_run": comparison.runs[comparison.order[0]].name,
         "verdict": verdict(comparison),
     }
+
+
+def _about(comparison: Comparison) -> str:
+    """The verdict and the runs, the best first, in Markdown."""
+    metric = comparison.metric
+    lines = [f"{verdict(comparison)}\n", f"| run | what it is | {metric_words(metric) if metric else ''} |"]
+    lines.append("|---|---|---|")
+    for place in comparison.order:
+        run = comparison.runs[place]
+        score = score_words(comparison.metrics[metric][place]) if metric else ""
+        lines.append(f"| {run.name.replace('|', '/')} | {run.title} | {score} |")
+    return "\n".join(lines)
 
 
 def _results(comparison: Comparison) -> dict[str, float]:

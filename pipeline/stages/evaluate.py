@@ -18,6 +18,7 @@ from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_m
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
 from pipeline.stages.result import StageResult
+from pipeline.start import with_measured
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, describe_device
@@ -32,6 +33,7 @@ def evaluate(config: DictConfig) -> StageResult:
     options: TrainerOptions = build.construct(config.trainer)
     bundle = load_asked(config)
     inputs = inputs_of(config, used=bundle.folder)
+    config = with_measured(config, bundle.folder)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         tracked.use_bundle(bundle.folder)
@@ -46,6 +48,7 @@ def evaluate(config: DictConfig) -> StageResult:
             metrics, samples = evaluation.metrics("test") | optimum, []
             evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="test")
         run.keep(run.path / EVALUATION)
+        tracked.describe(_about(config, bundle, len(evaluation.rows)))
         tracked.log_metrics(metrics, int(bundle.provenance["step"]))
         tracked.end("FINISHED", metrics)
         rows = f"{len(evaluation.rows):,} of {config.choices.data}"
@@ -59,6 +62,14 @@ def evaluate(config: DictConfig) -> StageResult:
             address=tracked.url,
         )
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=metrics)
+
+
+def _about(config: DictConfig, bundle: Bundle, n_rows: int) -> str:
+    """What was measured on what, in Markdown."""
+    model = f"{type(bundle.task).__name__} on {type(bundle.model.backbone).__name__}"
+    made = f"run `{bundle.provenance['run']}`, step {bundle.provenance['step']:,}"
+    rows = f"{n_rows:,} held-out rows of {config.choices.data}"
+    return f"The bundle `{report.short(bundle.folder)}` ({model}; {made}), measured on {rows}."
 
 
 def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run) -> Evaluation:
