@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -44,15 +45,19 @@ def compare(config: DictConfig) -> StageResult:
         from pipeline.compare.page import render_page  # charts take a second to import; the answer stands
 
         page = Path(config.output) if config.output else run.path / PAGE
-        write_whole(page, render_page(comparison, mlflow_url=address, at=datetime.now().astimezone()))
+        render = partial(render_page, comparison, mlflow_url=address, at=datetime.now().astimezone())
+        shown = render()
+        write_whole(page, shown)
         report.say("Page", report.short(page.absolute()))
         _say_address(comparison.runs, address)
-        tracked, results = _track(config, run, comparison, page)
+        may_show_text = all(facts.may_show_text for facts in comparison.runs)
+        recorded = shown if may_show_text else render(show_text=False)
+        tracked, results = _track(config, run, comparison, recorded)
     return StageResult(stage="compare", run_id=tracked.run_id, metrics=results, output=[str(page)])
 
 
 def _track(
-    config: DictConfig, run: RunFolder, comparison: Comparison, page: Path
+    config: DictConfig, run: RunFolder, comparison: Comparison, page: str
 ) -> tuple[Run, dict[str, float]]:
     """Record the page as a small run of its own, tied by tags to the runs that it is about."""
     card = RunCard(
@@ -65,7 +70,7 @@ def _track(
     options = build.construct(config.tracking)
     results = _results(comparison)
     with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
-        tracked.log_file(page, PAGE)
+        tracked.log_text(page, PAGE)
         tracked.describe(_about(comparison))
         tracked.end("FINISHED", results)
     return tracked, results

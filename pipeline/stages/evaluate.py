@@ -16,7 +16,7 @@ from pipeline.evaluation import (
 from pipeline.finetuned import asked_task, load_asked
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.plan.inputs import inputs_of
-from pipeline.runs import open_run
+from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.start import with_measured
 from pipeline.tasks.finetuning import FinetuneTask
@@ -40,7 +40,7 @@ def evaluate(config: DictConfig) -> StageResult:
         report.say("Run", f"{report.short(run.path)}, {describe_device(options)}")
         evaluation: Evaluation | LanguageEvaluation
         if isinstance(bundle.task, FinetuneTask):
-            evaluation = _evaluate_task(config, options, bundle, tracked)
+            evaluation = _evaluate_task(config, options, bundle, run, tracked)
             metrics, samples = evaluation.metrics("test"), evaluation.samples
             save_evaluation(run.path, evaluation, corpus=config.choices.data, split="test")
         else:
@@ -72,7 +72,9 @@ def _about(config: DictConfig, bundle: Bundle, n_rows: int) -> str:
     return f"The bundle `{report.short(bundle.folder)}` ({model}; {made}), measured on {rows}."
 
 
-def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run) -> Evaluation:
+def _evaluate_task(
+    config: DictConfig, options: TrainerOptions, bundle: Bundle, run: RunFolder, tracked: Run
+) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
     corpus = build.construct(config.data).load(task.columns)
@@ -83,7 +85,7 @@ def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, 
     evaluation = evaluate_rows(
         task, bundle.model, bundle.tokenizer, rows, batch_size=options.answer_batch_size
     )
-    log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
+    log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
     return evaluation
 
 

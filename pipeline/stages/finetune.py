@@ -90,7 +90,7 @@ def finetune(config: DictConfig) -> StageResult:
         tracked.log_metrics(metrics, step)
         split = "test" if "test" in parts.rows else "validation"
         save_evaluation(run.path, evaluation, corpus=config.choices.data, split=split)
-        log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
+        log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
         bundle_parts = _bundle_parts(parts, start)
         bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
         first = parts.task.collate(parts.features["validation"].take([0]))
