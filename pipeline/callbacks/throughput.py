@@ -1,5 +1,6 @@
 """How fast training goes, and how far it is, on the one x axis: the optimizer step."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,16 +12,18 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from modules.lit_module import LitModule
-from pipeline.callbacks.flops import count_training_flops, peak_flops_per_s
+from modules.model import Model
+from pipeline.callbacks.flops import TrainingFlops, count_tokens, count_training_flops, peak_flops_per_s
 from pipeline.callbacks.limits import TrainingClock
 from pipeline.callbacks.steps import ends_optimizer_step, is_logging_step
 
 
 class Throughput(Callback):
-    """Logs tokens_seen, epoch, wall_s, train/tokens_per_second and train/mfu at logging steps.
+    """Logs how far training is and how fast it goes, at logging steps.
 
-    A token is a position of `input_ids` that is not padding; if the batch has `segment_ids`, 0 is padding.
-    Validations and checkpoints do not count in tokens_per_second, but in wall_s.
+    They are tokens_seen, training_flops, epoch, wall_s, train/tokens_per_second and train/mfu. A token is a
+    position of `input_ids` or `decoder_input_ids` that is not padding. Validations and checkpoints do not
+    count in tokens_per_second, but in wall_s.
 
     Args:
         rows_per_epoch: rows of the training set; None leaves `epoch` out (a stream has none).
@@ -31,7 +34,10 @@ class Throughput(Callback):
         self._clock = TrainingClock()
         self._tokens_seen = 0
         self._rows_seen = 0
-        self._fresh_tokens: int | Tensor = 0  # of this process, not yet in _tokens_seen
+        self._flops: TrainingFlops | None = None
+        self._flops_spent = 0.0
+        # Tokens and FLOPs of this process that are not yet counted above: exact up to 2 ** 53.
+        self._fresh = torch.zeros(2, dtype=torch.float64)
         self._sum_over_processes: Callable[[Tensor], Tensor] | None = None
         self._peak_flops_per_s: float | None = None
         self._step_flops = 0.0
@@ -44,6 +50,9 @@ class Throughput(Callback):
         """Start the clock."""
         self._clock.start()
         self._peak_flops_per_s = peak_flops_per_s(trainer, pl_module.device)
+        self._fresh = self._fresh.to(pl_module.device)
+        if isinstance(pl_module.model, Model):
+            self._flops = TrainingFlops(pl_module.model)
         if trainer.world_size > 1:
             self._sum_over_processes = partial(trainer.strategy.reduce, reduce_op="sum")
 
@@ -66,10 +75,11 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         """Count the batch, and log at logging steps; only then is a device waited for."""
-        ids, segments = batch["input_ids"], batch.get("segment_ids")
-        n_tokens = ids.numel() if segments is None else segments.count_nonzero()
-        self._fresh_tokens = self._fresh_tokens + n_tokens
-        self._rows_seen += len(ids) * trainer.world_size
+        n_tokens = count_tokens(batch)
+        self._fresh[0] += n_tokens["read"] + n_tokens.get("decoded", 0)
+        if self._flops is not None:
+            self._fresh[1] += self._flops.of(n_tokens)
+        self._rows_seen += len(batch["input_ids"]) * trainer.world_size
         if not ends_optimizer_step(trainer, batch_idx):
             return
         self._interval_steps += 1
@@ -91,11 +101,17 @@ class Throughput(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What was counted so far, by all processes."""
         self._count_fresh()
-        return {"tokens_seen": self._tokens_seen, "rows_seen": self._rows_seen, **self._clock.state_dict()}
+        return {
+            "tokens_seen": self._tokens_seen,
+            "flops_spent": self._flops_spent,
+            "rows_seen": self._rows_seen,
+            **self._clock.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on."""
         self._tokens_seen, self._rows_seen = state_dict["tokens_seen"], state_dict["rows_seen"]
+        self._flops_spent = state_dict.get("flops_spent", math.nan)  # older checkpoints have not counted them
         self._interval_tokens_from = self._tokens_seen
         self._clock.load_state_dict(state_dict)
 
@@ -105,11 +121,11 @@ class Throughput(Callback):
             self._running_since = None
 
     def _count_fresh(self) -> None:
-        fresh = torch.as_tensor(self._fresh_tokens)
-        if self._sum_over_processes is not None:
-            fresh = self._sum_over_processes(fresh)
-        self._tokens_seen += int(fresh)
-        self._fresh_tokens = 0
+        fresh = self._fresh if self._sum_over_processes is None else self._sum_over_processes(self._fresh)
+        tokens, flops = fresh.tolist()
+        self._tokens_seen += int(tokens)
+        self._flops_spent += flops
+        self._fresh = torch.zeros_like(self._fresh)
 
     def _measure(self) -> dict[str, float]:
         """The values of the interval that ends now; begins the next one."""
@@ -121,6 +137,8 @@ class Throughput(Callback):
             "wall_s": self._clock.elapsed_s,
             "train/tokens_per_second": (self._tokens_seen - self._interval_tokens_from) / seconds,
         }
+        if self._flops is not None:
+            values["training_flops"] = self._flops_spent
         if self._rows_per_epoch:
             values["epoch"] = self._rows_seen / self._rows_per_epoch
         if self._peak_flops_per_s is not None:

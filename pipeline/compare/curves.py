@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.tracking.figures import Curve, read_curves
-from pipeline.tracking.spool import POINTS, SYSTEM, lane_file
+from pipeline.tracking.spool import POINTS, lane_file
 
 Floats = npt.NDArray[np.float64]
 
@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float64]
 MOST_POINTS = 300
 TOKENS = "tokens_seen"
 SECONDS = "wall_s"
+FLOPS = "training_flops"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +24,16 @@ class History:
     """All numbers that a run logged, by metric: (step, value) in order."""
 
     points: Mapping[str, Curve]
-    system: Mapping[str, Curve]
 
     @classmethod
     def read(cls, run_folder: Path) -> "History":
         """From the spool; empty for a run that was not tracked."""
-        folder = run_folder / "tracking"
-        return cls(
-            points=read_curves(lane_file(folder, POINTS)), system=read_curves(lane_file(folder, SYSTEM))
-        )
+        return cls(points=read_curves(lane_file(run_folder / "tracking", POINTS)))
 
     def last(self, metric: str) -> float | None:
         """The last value of a metric."""
         curve = self.points.get(metric)
         return curve[-1][1] if curve else None
-
-    def highest(self, metric: str) -> float | None:
-        """The highest sample of the machine."""
-        return max((value for _, value in self.system.get(metric, ())), default=None)
 
     def curve(self, metric: str, over: str) -> tuple[Floats, Floats] | None:
         """A metric over another one that grows with the steps; None where either is not known."""

@@ -13,7 +13,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from pipeline.bundle import is_finished
-from pipeline.compare.curves import SECONDS, TOKENS, Floats, History
+from pipeline.compare.curves import FLOPS, SECONDS, TOKENS, Floats, History
 from pipeline.evaluation import EVALUATION, SAMPLES
 from pipeline.runs import RunFolder
 from pipeline.settings import without_training
@@ -22,9 +22,6 @@ from pipeline.tasks.finetuning import Score
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records
 
-#: Forward and backward pass cost this many operations for each parameter and token.
-#: Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
-FLOPS_PER_PARAMETER_AND_TOKEN = 6
 #: Samples that a run has recorded, since texts of its corpus may be shown.
 SHOWN_SAMPLES = ("test.md", "best.md")
 
@@ -56,15 +53,9 @@ class Cost:
     seconds: float | None
     tokens: float | None
     parameters: int | None
+    flops: float | None
     peak_bytes: float | None
     peak_gpu_bytes: float | None
-
-    @property
-    def flops(self) -> float | None:
-        """Estimated, not measured."""
-        if not self.parameters or not self.tokens:
-            return None
-        return FLOPS_PER_PARAMETER_AND_TOKEN * self.parameters * self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,19 +216,14 @@ def _metrics(run: RunFolder, measurement: Measurement | None, history: History) 
 
 def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
     seconds, tokens = history.last(SECONDS), history.last(TOKENS)
-    memory = history.highest("system/trainer_memory_megabytes")
-    gpus = [
-        history.highest(key)
-        for key in history.system
-        if re.fullmatch(r"system/gpu_\d+_memory_usage_megabytes", key)
-    ]
-    known = [value for value in gpus if value is not None]
+    memory, gpu = (history.last(f"system/{key}_megabytes") for key in ("peak_memory", "peak_gpu_memory"))
     return Cost(
         seconds=seconds if seconds is not None else _lived_s(run.path),
         tokens=tokens,
         parameters=_count_parameters(bundle / "model.safetensors"),
+        flops=history.last(FLOPS),
         peak_bytes=None if memory is None else memory * 1e6,
-        peak_gpu_bytes=max(known) * 1e6 if known else None,
+        peak_gpu_bytes=None if gpu is None else gpu * 1e6,
     )
 
 

@@ -57,7 +57,7 @@ def cost_table(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
         "seconds": [duration(cost.seconds) for cost in costs],
         "tokens": [large(cost.tokens) for cost in costs],
         "parameters": [large(cost.parameters) for cost in costs],
-        "FLOPs (estimate: 6 × parameters × tokens)": [large(cost.flops) for cost in costs],
+        "FLOPs of training (products with weights)": [large(cost.flops) for cost in costs],
         "peak memory of the process": [large(cost.peak_bytes, "B") for cost in costs],
         "peak memory of the GPU": [large(cost.peak_gpu_bytes, "B") for cost in costs],
     }

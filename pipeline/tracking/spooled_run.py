@@ -23,6 +23,7 @@ from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
 from pipeline.tracking.spool import FILES, POINTS, Progress, Spool, lane_file, now_ms
+from pipeline.tracking.system import peak_memory
 from pipeline.tracking.writer_process import WriterProcess
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,7 @@ class SpooledRun(Run):
             return
         self._ended = True
         results = dict(results or {})
+        self.log_metrics(peak_memory(), 0)
         if results:
             # At step 0 MLflow draws a bar for each run, which is how ends are compared.
             self.log_metrics({f"final/{key}": value for key, value in without_ends(results).items()}, 0)

@@ -1,7 +1,10 @@
 """Samples of the machine, under the names that MLflow's system page shows."""
 
+import resource
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 
@@ -59,6 +62,25 @@ class SystemSampler:
         except (OSError, subprocess.TimeoutExpired):
             return {}
         return parse_nvidia_smi(done.stdout) if done.returncode == 0 else {}
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process has had at once, and PyTorch in it on its GPU; keys as of samples."""
+    found = {"peak_memory_megabytes": _peak_bytes() / 1e6}
+    torch = sys.modules.get("torch")  # who has not imported it has nothing on a GPU
+    if torch is not None and torch.cuda.is_initialized():
+        found["peak_gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
+    return {f"system/{key}": round(value, 2) for key, value in found.items()}
+
+
+def _peak_bytes() -> float:
+    """Linux begins `ru_maxrss` with what the process had that started this one, hence its own mark."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except FileNotFoundError:
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
+    (peak,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * float(peak.split()[1])
 
 
 def parse_nvidia_smi(text: str) -> dict[str, float]:

@@ -83,6 +83,8 @@ def test_a_run_tells_its_configuration_its_bundle_and_no_text(classified: Call) 
     assert done.code == 0, done.err
     page = Path("runs/judged/compare.html").read_text()
     assert "text number" in page
+    for row in ("FLOPs of training (products with weights)", "peak memory of the process"):
+        assert row in page
     of_all = in_mlflow("judged")["compare.html"].read_text()
     assert "text number" not in of_all
     assert "Left out here: texts of plain, typed and measured" in of_all

@@ -1,5 +1,6 @@
 """The page: whole, by itself, and nothing in it that a run's texts could turn into code."""
 
+import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -157,14 +158,18 @@ def test_samples_are_read_as_they_were_kept(runs: Path, sample: Sample) -> None:
     assert read_facts(run).samples == [sample, sample]
 
 
-def test_cost_is_estimated_from_parameters_and_tokens(runs: Path) -> None:
+def test_cost_is_what_the_run_has_counted(runs: Path) -> None:
+    points = runs / "a" / "tracking" / "points.jsonl"
+    values = {"training_flops": 2e9, "system/peak_memory_megabytes": 300.0}
+    line = json.dumps({"kind": "metrics", "time_ms": 9, "step": 5, "values": values})
+    points.write_text(f"{points.read_text()}{line}\n")
     save_file(
         {"w": np.zeros((10, 30), np.float32)}, str(runs / "a" / "bundles" / "best" / "model.safetensors")
     )
     facts = [read_facts(run) for run in select_runs(["a", "b"], runs)]
     assert facts[0].cost.parameters == 300
-    assert facts[0].cost.flops == 6 * 300 * 500
-    assert facts[1].cost.flops is None
+    assert (facts[0].cost.flops, facts[0].cost.peak_bytes) == (2e9, 3e8)
+    assert (facts[1].cost.flops, facts[1].cost.peak_bytes) == (None, None)
     assert cost_table(facts)["seconds"] == ["2.5 s", "2.5 s"]
 
 
