@@ -177,13 +177,27 @@ def test_the_page_of_a_run_says_what_it_was_with_what_and_how_well(
     expect(page.get_by_text(re.compile("Registered models")).first).to_be_attached()
 
 
-def test_a_run_has_its_configuration_and_its_pictures(page: "api.Page", ui: str, store: Store) -> None:
+def test_a_run_has_its_configuration(page: "api.Page", ui: str, store: Store) -> None:
     visit(page, ui, store.address("wishes").replace("?", "/artifacts?"))
     page.get_by_text("config.yaml").click()
     expect(page.get_by_text("init_from: runs/rotary/bundles/best")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("wishes", "confusion_matrix"),
+        ("wishes", "learning_curves"),
+        ("wishes", "attention"),
+        ("rotary", "learning_curves"),
+        ("rotary", "attention"),
+    ],
+)
+def test_a_run_has_its_pictures(page: "api.Page", ui: str, store: Store, run: str, name: str) -> None:
+    visit(page, ui, store.address(run).replace("?", "/artifacts?"))
     page.get_by_text("plots", exact=True).click()
-    page.get_by_text("confusion_matrix.png").click()
-    picture = page.locator("img[src*=confusion_matrix], img[src^=blob]").first
+    page.get_by_text(f"{name}.png").click()
+    picture = page.locator(f"img[src*={name}], img[src^=blob]").first
     expect(picture).to_be_visible()
     page.wait_for_function(
         "image => image.complete && image.naturalWidth > 300", arg=picture.element_handle()
