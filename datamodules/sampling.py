@@ -1,9 +1,13 @@
 """Which rows stand in which batch: a function of (seed, position), so that any batch can be sought."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+
+#: Share of the rows that a curriculum begins with.
+SHORTEST = 0.2
 
 
 class ResumableBatchSampler:
@@ -85,11 +89,19 @@ class LengthBucketSampler(ResumableBatchSampler):
     that do not fill a step with rows of their own epoch, at its two ends, stay in the permutation's order:
     the one step that holds the end of an epoch and the start of the next is of mixed lengths.
 
+    With `curriculum_steps` the stream begins with so many steps of its own: in their first half the shortest
+    fifth of the rows is drawn from, then more and more, at last all. What short rows teach (who is meant, what
+    belongs together) is learnt much sooner from them alone.
+
     Args:
         lengths: length (N,) of each row, in whatever unit.
+        curriculum_steps: steps before the first epoch; 0: none.
 
     Raises:
-        ValueError: as `ResumableBatchSampler`; `pool_steps` below 1.
+        ValueError: as `ResumableBatchSampler`; `pool_steps` below 1, `curriculum_steps` below 0.
+
+    Source: Bengio et al. 2009, "Curriculum Learning", section 5; Platanios et al. 2019, "Competence-based
+    Curriculum Learning for Neural Machine Translation", section 3 (length as difficulty).
     """
 
     def __init__(
@@ -102,11 +114,17 @@ class LengthBucketSampler(ResumableBatchSampler):
         world_size: int = 1,
         start_batch: int = 0,
         pool_steps: int = 50,
+        curriculum_steps: int = 0,
     ) -> None:
         self.lengths = np.asarray(lengths)
-        if pool_steps < 1:
-            raise ValueError(f"pool_steps={pool_steps}; expected at least 1")
+        if pool_steps < 1 or curriculum_steps < 0:
+            raise ValueError(
+                f"pool_steps={pool_steps}, curriculum_steps={curriculum_steps}; "
+                "expected at least 1, and not below 0"
+            )
         self.pool_steps = pool_steps
+        self.curriculum_steps = curriculum_steps
+        self._shortest_first = np.argsort(self.lengths, kind="stable")
         super().__init__(
             len(self.lengths),
             batch_size=batch_size,
@@ -115,6 +133,15 @@ class LengthBucketSampler(ResumableBatchSampler):
             world_size=world_size,
             start_batch=start_batch,
         )
+
+    def keys(self, batch: int) -> npt.NDArray[np.int64]:
+        """The keys (batch_size,) of this rank's batch number `batch`; those of the curriculum are of epoch 0."""
+        if batch >= self.curriculum_steps:
+            return super().keys(batch - self.curriculum_steps)
+        share = max(SHORTEST, SHORTEST + (1 - SHORTEST) * (2 * batch / self.curriculum_steps - 1))
+        drawn = np.random.default_rng((self.seed, batch * self.world_size + self.rank, 2))
+        places = drawn.integers(math.ceil(share * self.n_rows), size=self.batch_size)
+        return self._shortest_first[places].astype(np.int64)
 
     def _ordered(self, epoch: int) -> npt.NDArray[np.integer]:
         rows = super()._ordered(epoch)

@@ -43,6 +43,7 @@ class TrainerOptions:
         val_every_steps: null: five times a run.
         val_rows: validate on the first so many rows; null: on all.
         score_rows: fine-tuned models answer the first so many rows at a validation; null: all.
+        curriculum: fine-tuning begins with the shortest rows, and goes on to all within this share of the steps.
         checkpoint_every_steps: null: at each validation.
         devices: how many; auto: all GPUs, or one CPU process.
         strategy: how several devices work together; auto takes ddp, data-parallel training.
@@ -62,6 +63,7 @@ class TrainerOptions:
     val_every_steps: Count | None = None
     val_rows: Count | None = None
     score_rows: Count | None = 400
+    curriculum: Annotated[float, Field(ge=0, le=1)] = 0.0
     checkpoint_every_steps: Count | None = None
     log_every_steps: Count = 10
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -80,6 +82,11 @@ class TrainerOptions:
     def answer_batch_size(self) -> int:
         """Rows answered at a time: without gradients, four times as many as in training find room."""
         return 4 * self.batch_size
+
+    @property
+    def curriculum_batches(self) -> int:
+        """Forward passes of one device before all rows are drawn from alike."""
+        return int(self.curriculum * self.max_steps) * self.accumulate
 
     @property
     def val_interval_steps(self) -> int:

@@ -200,6 +200,7 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
         batch_size=options.batch_size,
         seed=config.seed,
         num_workers=options.num_workers,
+        curriculum_batches=options.curriculum_batches,
     )
     predict = partial(
         task.quick().predict, parts.model, parts.tokenizer, batch_size=options.answer_batch_size

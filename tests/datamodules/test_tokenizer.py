@@ -156,6 +156,13 @@ def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
     return [word.decode() for word in words]
 
 
+def test_no_token_joins_chinese_characters_so_that_a_part_of_a_phrase_can_be_pointed_at() -> None:
+    text = "他在石桥上，她在石桥上。"
+    for kind in (ByteLevelBPE(340), WordPiece(600), Unigram(340)):
+        _, starts, ends = kind.train([text] * 100 + TEXTS).encode_with_offsets(text)
+        assert max(ends - starts) == 1
+
+
 def test_training_again_gives_the_same_tokenizer_even_in_another_process(tokenizer: Tokenizer) -> None:
     kind = next(kind for kind in KINDS.values() if kind.train(TEXTS).digest == tokenizer.digest)
     code = f"""
