@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from pipeline import build, report
 from pipeline.config import keys_used
 from pipeline.errors import RunError, RunInterrupted
+from pipeline.grammar import quoted
 from pipeline.plan.execution import StepProcess
 from pipeline.plan.finished import runs_of, unfinished_with, with_inputs
 from pipeline.plan.registrations import Registry
@@ -154,12 +155,6 @@ def _run(
         raise RunError(
             f"step {place.title} {_ended(code)}", "what it says above", f"put that right and {again}"
         )
-
-
-def quoted(text: str) -> str:
-    """A text as a value for Hydra, whatever is in it."""
-    escaped = text.replace("'", "\\'").replace("${", "\\${")
-    return f"'{escaped}'"
 
 
 def _ended(code: int) -> str:

@@ -5,8 +5,8 @@ import pytest
 from pipeline import build
 from pipeline.config import compose, groups
 from pipeline.errors import ConfigError
+from pipeline.grammar import quoted
 from pipeline.plan.execution import StepProcess
-from pipeline.plan.run import quoted
 from pipeline.plan.steps import TASKS, plan
 from pipeline.tasks.finetuning import FinetuneTask
 
