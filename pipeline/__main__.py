@@ -92,14 +92,16 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
 
 def _show_config(overrides: Sequence[str]) -> int:
-    """Print the configuration of a stage: `stage=NAME`, or pretrain."""
+    """Print the configuration of a stage, defaults too: `stage=NAME`, or pretrain."""
     from omegaconf import OmegaConf
 
     from pipeline.config import compose
+    from pipeline.settings import with_defaults
 
     stages = [override.removeprefix("stage=") for override in overrides if override.startswith("stage=")]
     others = [override for override in overrides if not override.startswith("stage=")]
-    print(OmegaConf.to_yaml(compose(stages[-1] if stages else "pretrain", others)), end="")
+    config = compose(stages[-1] if stages else "pretrain", others)
+    print(OmegaConf.to_yaml(OmegaConf.create(with_defaults(config))), end="")
     return 0
 
 

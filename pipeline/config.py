@@ -1,11 +1,10 @@
 """Compose the configuration with Hydra, check it against class signatures, resolve it and freeze it."""
 
 import difflib
-import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,12 +128,6 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
         del config[name]
     OmegaConf.set_readonly(config, True)
     return config
-
-
-def config_hash(config: DictConfig, *, without: Iterable[str] = ()) -> str:
-    """Sha256 of the resolved configuration as canonical JSON, less the top-level keys in `without`."""
-    plain = {key: value for key, value in to_plain(config).items() if key not in set(without)}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def to_plain(config: Any) -> Any:

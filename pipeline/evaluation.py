@@ -22,8 +22,9 @@ from pipeline.tracking import Run
 N_SAMPLES = 5
 N_ERRORS = 50
 
-#: The file of a run's folder that says how each row was answered.
+#: Files of a run's folder: how each row was answered; and with their texts, some answers and the worst ones.
 EVALUATION = "evaluation.json"
+SAMPLES, ERRORS = "samples.md", "errors.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +43,12 @@ class Evaluation:
         return [self.task.sample(row, prediction) for row, prediction in pairs]
 
     @property
-    def errors(self) -> list[tuple[int, Sample, float]]:
-        """The worst answers: number of the row, answer and its score, the surest mistakes first."""
+    def worst(self) -> list[tuple[int, float]]:
+        """The worst answers: number of the row, from 0, and its score; the surest mistakes first."""
         quality = self.task.row_scores(self.predictions, self.rows)
         sure = np.array([prediction.confidence or 0.0 for prediction in self.predictions])
         worst = np.lexsort((-sure, quality))[:N_ERRORS]
-        return [
-            (int(i), self.task.sample(self.rows[i], self.predictions[i]), float(quality[i]))
-            for i in worst
-            if quality[i] < 1
-        ]
+        return [(int(i), float(quality[i])) for i in worst if quality[i] < 1]
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Values, and the ends of intervals, as they are recorded."""
@@ -77,27 +74,53 @@ def evaluate_rows(
     return Evaluation(task=task, rows=rows, predictions=predictions, scores=scores)
 
 
-def log_evaluation(tracked: Run, evaluation: Evaluation, *, show_text: bool) -> None:
-    """Record plots, notes on the metrics and, where text may be shown, samples and errors."""
+def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_text: bool) -> None:
+    """Record plots, notes, samples and errors; texts stay in the run's `folder` unless they may be shown."""
     notes = evaluation.task.notes(evaluation.predictions, evaluation.rows)
     tracked.set_tags({f"metric.{name}": note for name, note in notes.items()})
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as drafts:
         for name, figure in evaluation.task.figures(evaluation.predictions, evaluation.rows).items():
-            file = Path(folder) / f"{name}.png"
+            file = Path(drafts) / f"{name}.png"
             figure.savefig(file, dpi=150, bbox_inches="tight")
             tracked.log_file(file, f"plots/{name}.png")
+    keep_samples(tracked, evaluation.samples, folder, "samples/test.md", show_text=show_text)
+    write_whole(folder / ERRORS, errors_markdown(evaluation, show_text=True))
+    tracked.log_text(errors_markdown(evaluation, show_text=show_text), ERRORS)
+
+
+def keep_samples(
+    tracked: Run, samples: Sequence[Sample], folder: Path, artifact: str, *, show_text: bool
+) -> None:
+    """Keep samples in the run's `folder` and, where their texts may be shown, record them."""
+    text = report.samples_markdown(samples)
+    write_whole(folder / SAMPLES, text)
     if show_text:
-        tracked.log_text(report.samples_markdown(evaluation.samples), "samples/test.md")
-        tracked.log_text(errors_markdown(evaluation.errors), "errors.md")
+        tracked.log_text(text, artifact)
 
 
-def errors_markdown(errors: Sequence[tuple[int, Sample, float]]) -> str:
-    """The worst answers as a table."""
-    lines = ["| row | score | given | made | truth |", "|---:|---:|---|---|---|"]
-    for number, sample, quality in errors:
-        cells = (_cell(text) for text in (sample.given, sample.output, sample.truth or ""))
-        lines.append(f"| {number} | {quality:.3f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def errors_markdown(evaluation: Evaluation, *, show_text: bool) -> str:
+    """The worst answers as a table; without texts of the corpus, names of classes are left."""
+    lines = [_error(evaluation, *one, show_text=show_text) for one in evaluation.worst]
+    if not lines:
+        return "Every row was answered rightly.\n"
+    table = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
+    about = "Rows are counted from 0."
+    if not show_text:
+        about += f" Their texts are in `{ERRORS}` of the run's folder alone (log_corpus_text=false)."
+    return "\n".join([about, "", *(f"| {' | '.join(cells)} |" for cells in table)]) + "\n"
+
+
+def _error(evaluation: Evaluation, number: int, score: float, *, show_text: bool) -> dict[str, str]:
+    """One line of the table, by column."""
+    task, row, prediction = evaluation.task, evaluation.rows[number], evaluation.predictions[number]
+    sure = "" if prediction.confidence is None else f"{prediction.confidence:.3f}"
+    line = {"row": str(number), "score": f"{score:.3f}", "confidence": sure}
+    if show_text:
+        sample = task.sample(row, prediction)
+        line |= {"given": sample.given, "made": sample.output, "truth": sample.truth or ""}
+    elif (labels := task.labels(row, prediction)) is not None:
+        line |= dict(zip(("made", "truth"), labels, strict=True))
+    return {column: _cell(text) for column, text in line.items()}
 
 
 def _cell(text: str) -> str:

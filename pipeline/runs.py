@@ -1,7 +1,7 @@
 """Run folders: where one run of a stage keeps what it writes, who is using it, and how it ended.
 
 runs/NAME/
-  config.yaml      the resolved configuration
+  config.yaml      the resolved configuration, with all defaults
   run.json         stage, status, hash of the configuration, options chosen, inputs, hashes of what it made
   checkpoints/     last.ckpt and best.ckpt, for resuming only
   bundles/         best and last, for use
@@ -20,9 +20,10 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle, processes
-from pipeline.config import config_hash, to_plain
+from pipeline.config import to_plain
 from pipeline.errors import BundleError, ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.run_folder import RunFolder, RunRecord, with_its_beginning
+from pipeline.settings import config_hash, with_defaults
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -91,7 +92,7 @@ def open_run(
     run = found
     with _locked(run):
         try:
-            OmegaConf.save(config, run.path / "config.yaml")
+            OmegaConf.save(OmegaConf.create(with_defaults(config)), run.path / "config.yaml")
             run.write(
                 status="RUNNING",
                 config_hash=config_hash(config, without=NOT_IDENTITY),
@@ -273,9 +274,10 @@ def _find_unfinished(config: DictConfig, runs_dir: Path, resume: bool | str) -> 
 
 def _check_fixed(config: DictConfig, run: RunFolder) -> None:
     """Refuse to resume a run with another model or other data: its checkpoint would not fit."""
-    began = OmegaConf.load(run.path / "config.yaml")
+    recorded = OmegaConf.create(to_plain(OmegaConf.load(run.path / "config.yaml")))
+    began, asked = (OmegaConf.create(with_defaults(each)) for each in (recorded, config))
     for key in FIXED:
-        before, now = (to_plain(OmegaConf.select(each, key)) for each in (began, config))
+        before, now = (to_plain(OmegaConf.select(each, key)) for each in (began, asked))
         if before != now:
             raise RunError(
                 f"{run.path} began with {key}={_brief(before)}, not {_brief(now)}",

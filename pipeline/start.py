@@ -128,6 +128,17 @@ def with_dropout(config: DictConfig) -> DictConfig:
     return _frozen({**plain, "model": _dropped(plain["model"], config.dropout)})
 
 
+def with_measured(config: DictConfig, folder: Path) -> DictConfig:
+    """The configuration with the folder of the bundle that is read: `latest` is another one later."""
+    return _frozen({**to_plain(config), "bundle": str(folder)})
+
+
+def with_head(config: DictConfig, head: Mapping[str, Any]) -> DictConfig:
+    """The configuration with a task's own head in place of the one that its backbone was pretrained with."""
+    plain = to_plain(config)
+    return _frozen({**plain, "model": {**plain["model"], "head": dict(head)}})
+
+
 def _frozen(plain: Mapping[str, Any]) -> DictConfig:
     made = OmegaConf.create(dict(plain))
     OmegaConf.set_readonly(made, True)

@@ -25,11 +25,11 @@ from pipeline.callbacks.samples import Samples
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
-from pipeline.config import config_hash, to_plain
 from pipeline.errors import RunInterrupted
 from pipeline.plan.ties import pipeline_tag
 from pipeline.progress import ProgressBar
 from pipeline.runs import NOT_IDENTITY, RunFolder
+from pipeline.settings import config_hash, filled, with_defaults, without_training
 from pipeline.tasks.base import Sample
 from pipeline.tracking import Run, RunCard, start_run
 from pipeline.tracking.logger import TrackingLogger
@@ -81,7 +81,7 @@ def track(config: DictConfig, run: RunFolder, **tags: str) -> Run:
     card = RunCard(
         stage=config.stage.name,
         name=run.name,
-        config=to_plain(config),
+        config=without_training(with_defaults(config)),
         seed=config.seed,
         tags={key: str(value) for key, value in config.choices.items() if value is not None}
         | pipeline_tag(config)
@@ -195,9 +195,9 @@ def export(
             run.bundles / name,
             model=parts.model,
             tokenizer=parts.tokenizer,
-            model_config=parts.model_config,
-            task_config=parts.task_config,
-            config=redactor.value("", to_plain(config)),
+            model_config=filled(parts.model_config, "model"),
+            task_config=filled(parts.task_config, "task"),
+            config=redactor.value("", with_defaults(config)),
             provenance=redactor.value(
                 "", {**parts.provenance, **_origin(config, run, tracked), "step": step}
             ),

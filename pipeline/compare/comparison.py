@@ -134,7 +134,9 @@ def _differing(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _group(key: str) -> str:
-    return key.partition(".")[0]
+    """What a stage knows or does not; of the trainer's options, one that trains nothing knows some."""
+    group = key.partition(".")[0]
+    return key if group == "trainer" else group
 
 
 def _table(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

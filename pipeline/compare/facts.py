@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.bundle import is_finished
 from pipeline.compare.curves import SECONDS, TOKENS, Floats, History
-from pipeline.evaluation import EVALUATION
+from pipeline.evaluation import EVALUATION, SAMPLES
 from pipeline.runs import RunFolder
+from pipeline.settings import without_training
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.redaction import Redactor, flatten
@@ -24,8 +25,8 @@ from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_rec
 #: Forward and backward pass cost this many operations for each parameter and token.
 #: Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
-#: Texts that a run has kept, the last first.
-SAMPLE_FILES = ("test.md", "best.md")
+#: Samples that a run has recorded, since texts of its corpus may be shown.
+SHOWN_SAMPLES = ("test.md", "best.md")
 
 _SAMPLE = re.compile(
     r"Given: (?P<given>.*?)\n\nMade: (?P<output>.*?)(?:\n\nTruth: (?P<truth>.*))?", re.DOTALL
@@ -84,6 +85,7 @@ class RunFacts:
     cost: Cost
     provenance: Mapping[str, str]
     samples: list[Sample]
+    may_show_text: bool
     tracked: Progress
     notes: list[str] = field(default_factory=list)
 
@@ -97,7 +99,7 @@ def read_facts(run: RunFolder) -> RunFacts:
     """Read all that is known of a run."""
     history = History.read(run.path)
     bundle = _bundle_of(run, history)
-    config = _config(run)
+    config = _config(run, bundle)
     measurement = read_measurement(run.path)
     metrics = _metrics(run, measurement, history)
     return RunFacts(
@@ -115,6 +117,7 @@ def read_facts(run: RunFolder) -> RunFacts:
         cost=_cost(run, bundle, history),
         provenance=_provenance(run, bundle),
         samples=_samples(run),
+        may_show_text=bool(config.get("log_corpus_text")) or bool(_shown_samples(run)),
         tracked=Progress.load(run.path / "tracking"),
         notes=_notes(run, bundle, metrics, history, is_measured=measurement is not None),
     )
@@ -148,14 +151,21 @@ def _read_json(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _config(run: RunFolder) -> dict[str, Any]:
-    """The resolved configuration, without secrets."""
+def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
+    """The resolved configuration, without secrets; what is not typed of a bundle's task is as in training."""
+    config = without_training(_read_yaml(run.path / "config.yaml"))
+    if "bundle" in config and (trained := _read_yaml(bundle / "config.yaml").get("task")):
+        config["task"] = {**trained, **(config.get("task") or {})}
+    return dict(Redactor(os.environ).value("", config))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a file; empty where there is none."""
     try:
-        text = (run.path / "config.yaml").read_text(encoding="utf-8")
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError):
+        text = file.read_text(encoding="utf-8")
+        return dict(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {})
+    except (OSError, yaml.YAMLError, ValueError, TypeError):
         return {}
-    return dict(Redactor(os.environ).value("", found or {}))
 
 
 def _bundle_of(run: RunFolder, history: History) -> Path:
@@ -271,13 +281,19 @@ def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
 
 
 def _samples(run: RunFolder) -> list[Sample]:
-    """Texts that the run wrote, as far as its corpus allowed them to be kept."""
-    folder = run.path / "tracking" / FILES / "samples"
-    file = next((folder / name for name in SAMPLE_FILES if (folder / name).is_file()), None)
+    """Texts that the run wrote."""
+    file = next((file for file in (run.path / SAMPLES, *_shown_samples(run)) if file.is_file()), None)
     if file is None:
         return []
-    blocks = re.split(r"^## \d+\n\n", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    text = Redactor(os.environ).text(file.read_text(encoding="utf-8"))
+    blocks = re.split(r"^## \d+\n\n", text, flags=re.MULTILINE)[1:]
     return [_sample(block.strip()) for block in blocks]
+
+
+def _shown_samples(run: RunFolder) -> list[Path]:
+    """The samples that the run has recorded, the last first."""
+    folder = run.path / "tracking" / FILES / "samples"
+    return [file for name in SHOWN_SAMPLES if (file := folder / name).is_file()]
 
 
 def _sample(block: str) -> Sample:

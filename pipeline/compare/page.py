@@ -13,7 +13,7 @@ from pipeline.compare.comparison import Comparison
 from pipeline.compare.facts import RunFacts
 from pipeline.compare.tables import cost_table, difference_table, metric_table
 from pipeline.compare.verdict import verdict
-from pipeline.compare.wording import ABSENT, LETTERS, metric_words
+from pipeline.compare.wording import ABSENT, LETTERS, list_words, metric_words
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 
@@ -25,8 +25,10 @@ MOST_INTERVALS = 4
 MOST_CHARS = 600
 
 
-def render_page(comparison: Comparison, *, mlflow_url: str | None, at: datetime) -> str:
-    """The whole page."""
+def render_page(
+    comparison: Comparison, *, mlflow_url: str | None, at: datetime, show_text: bool = True
+) -> str:
+    """The whole page; without `show_text` the samples are left out, which may be text of a corpus."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -48,7 +50,8 @@ def render_page(comparison: Comparison, *, mlflow_url: str | None, at: datetime)
         curves=draw_curves(comparison.runs, CURVES),
         cost=cost_table(comparison.runs),
         settings=comparison.settings,
-        samples=_samples(comparison.runs),
+        samples=_samples(comparison.runs) if show_text else [],
+        without_samples=_without_samples(comparison.runs, show_text=show_text),
         provenance={key: (values, len(set(values)) > 1) for key, values in comparison.provenance.items()},
         mlflow_url=mlflow_url,
         absent=ABSENT,
@@ -95,6 +98,18 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _without_samples(runs: Sequence[RunFacts], *, show_text: bool) -> str:
+    """Whose samples are not on the page, and why."""
+    if not show_text:
+        names = list_words([run.name for run in runs if not run.may_show_text])
+        return (
+            f"Left out here: texts of {names} stay in their run folders (log_corpus_text=false). "
+            "The page that `make compare` has written shows them."
+        )
+    names = list_words([run.name for run in runs if not run.samples])
+    return f"Of {names} no samples were kept." if names else ""
 
 
 def _cell(sample: Sample | None, *, is_same: bool) -> str:

@@ -21,8 +21,8 @@ ROOMS = ("datamodules", "modules", "pipeline")
 WITHOUT_EFFECT = (
     *("datamodules.errors", "modules.interpret", "pipeline.attention_picture", "pipeline.config"),
     *("pipeline.errors", "pipeline.plan", "pipeline.progress"),
-    *("pipeline.report", "pipeline.run_folder", "pipeline.runs", "pipeline.stages.result"),
-    "pipeline.tracking",
+    *("pipeline.report", "pipeline.run_folder", "pipeline.runs", "pipeline.settings"),
+    *("pipeline.stages.result", "pipeline.tracking"),
 )
 #: A package whose modules count and whose own file only lists them.
 LIST_OF_MODULES = "pipeline.stages"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -12,10 +13,11 @@ from pipeline.compare.facts import RunFacts, read_facts
 from pipeline.compare.select import FORMS, select_runs
 from pipeline.compare.terminal import show
 from pipeline.compare.verdict import verdict
-from pipeline.config import to_plain
+from pipeline.compare.wording import metric_words, score_words
 from pipeline.errors import ConfigError
 from pipeline.output import check_writable, write_whole
 from pipeline.runs import RunFolder, open_run
+from pipeline.settings import with_defaults
 from pipeline.stages.result import StageResult
 from pipeline.tracking import Run, RunCard, start_run
 from pipeline.tracking.links import compare_url
@@ -43,28 +45,33 @@ def compare(config: DictConfig) -> StageResult:
         from pipeline.compare.page import render_page  # charts take a second to import; the answer stands
 
         page = Path(config.output) if config.output else run.path / PAGE
-        write_whole(page, render_page(comparison, mlflow_url=address, at=datetime.now().astimezone()))
+        render = partial(render_page, comparison, mlflow_url=address, at=datetime.now().astimezone())
+        shown = render()
+        write_whole(page, shown)
         report.say("Page", report.short(page.absolute()))
         _say_address(comparison.runs, address)
-        tracked, results = _track(config, run, comparison, page)
+        may_show_text = all(facts.may_show_text for facts in comparison.runs)
+        recorded = shown if may_show_text else render(show_text=False)
+        tracked, results = _track(config, run, comparison, recorded)
     return StageResult(stage="compare", run_id=tracked.run_id, metrics=results, output=[str(page)])
 
 
 def _track(
-    config: DictConfig, run: RunFolder, comparison: Comparison, page: Path
+    config: DictConfig, run: RunFolder, comparison: Comparison, page: str
 ) -> tuple[Run, dict[str, float]]:
     """Record the page as a small run of its own, tied by tags to the runs that it is about."""
     card = RunCard(
         stage=config.stage.name,
         name=run.name,
-        config=to_plain(config),
+        config=with_defaults(config),
         seed=config.seed,
         tags=_ties(comparison),
     )
     options = build.construct(config.tracking)
     results = _results(comparison)
     with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
-        tracked.log_file(page, PAGE)
+        tracked.log_text(page, PAGE)
+        tracked.describe(_about(comparison))
         tracked.end("FINISHED", results)
     return tracked, results
 
@@ -102,6 +109,18 @@ def _ties(comparison: Comparison) -> dict[str, str]:
         "best_run": comparison.runs[comparison.order[0]].name,
         "verdict": verdict(comparison),
     }
+
+
+def _about(comparison: Comparison) -> str:
+    """The verdict and the runs, the best first, in Markdown."""
+    metric = comparison.metric
+    lines = [f"{verdict(comparison)}\n", f"| run | what it is | {metric_words(metric) if metric else ''} |"]
+    lines.append("|---|---|---|")
+    for place in comparison.order:
+        run = comparison.runs[place]
+        score = score_words(comparison.metrics[metric][place]) if metric else ""
+        lines.append(f"| {run.name.replace('|', '/')} | {run.title} | {score} |")
+    return "\n".join(lines)
 
 
 def _results(comparison: Comparison) -> dict[str, float]:

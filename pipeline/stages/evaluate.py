@@ -16,8 +16,9 @@ from pipeline.evaluation import (
 from pipeline.finetuned import asked_task, load_asked
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.plan.inputs import inputs_of
-from pipeline.runs import open_run
+from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
+from pipeline.start import with_measured
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, describe_device
@@ -32,13 +33,14 @@ def evaluate(config: DictConfig) -> StageResult:
     options: TrainerOptions = build.construct(config.trainer)
     bundle = load_asked(config)
     inputs = inputs_of(config, used=bundle.folder)
+    config = with_measured(config, bundle.folder)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         tracked.use_bundle(bundle.folder)
         report.say("Run", f"{report.short(run.path)}, {describe_device(options)}")
         evaluation: Evaluation | LanguageEvaluation
         if isinstance(bundle.task, FinetuneTask):
-            evaluation = _evaluate_task(config, options, bundle, tracked)
+            evaluation = _evaluate_task(config, options, bundle, run, tracked)
             metrics, samples = evaluation.metrics("test"), evaluation.samples
             save_evaluation(run.path, evaluation, corpus=config.choices.data, split="test")
         else:
@@ -46,6 +48,7 @@ def evaluate(config: DictConfig) -> StageResult:
             metrics, samples = evaluation.metrics("test") | optimum, []
             evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="test")
         run.keep(run.path / EVALUATION)
+        tracked.describe(_about(config, bundle, len(evaluation.rows)))
         tracked.log_metrics(metrics, int(bundle.provenance["step"]))
         tracked.end("FINISHED", metrics)
         rows = f"{len(evaluation.rows):,} of {config.choices.data}"
@@ -61,7 +64,17 @@ def evaluate(config: DictConfig) -> StageResult:
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=metrics)
 
 
-def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run) -> Evaluation:
+def _about(config: DictConfig, bundle: Bundle, n_rows: int) -> str:
+    """What was measured on what, in Markdown."""
+    model = f"{type(bundle.task).__name__} on {type(bundle.model.backbone).__name__}"
+    made = f"run `{bundle.provenance['run']}`, step {bundle.provenance['step']:,}"
+    rows = f"{n_rows:,} held-out rows of {config.choices.data}"
+    return f"The bundle `{report.short(bundle.folder)}` ({model}; {made}), measured on {rows}."
+
+
+def _evaluate_task(
+    config: DictConfig, options: TrainerOptions, bundle: Bundle, run: RunFolder, tracked: Run
+) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
     corpus = build.construct(config.data).load(task.columns)
@@ -72,7 +85,7 @@ def _evaluate_task(config: DictConfig, options: TrainerOptions, bundle: Bundle, 
     evaluation = evaluate_rows(
         task, bundle.model, bundle.tokenizer, rows, batch_size=options.answer_batch_size
     )
-    log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
+    log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
     return evaluation
 
 

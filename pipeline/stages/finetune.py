@@ -29,7 +29,15 @@ from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
 from pipeline.stages.finetune_summary import summarise
 from pipeline.stages.result import StageResult
-from pipeline.start import arranged, describe_start, find_start, load_start, with_bundle, with_dropout
+from pipeline.start import (
+    arranged,
+    describe_start,
+    find_start,
+    load_start,
+    with_bundle,
+    with_dropout,
+    with_head,
+)
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row, all_texts
 from pipeline.tracking import DatasetRecord, Run
@@ -69,6 +77,7 @@ def finetune(config: DictConfig) -> StageResult:
     inputs = inputs_of(config, used=folder)
     config = with_dropout(config) if start is None else with_bundle(config, start)
     labelled = read_labelled(config, task)
+    config = with_head(config, _head(config, labelled.task, start))
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
@@ -81,7 +90,7 @@ def finetune(config: DictConfig) -> StageResult:
         tracked.log_metrics(metrics, step)
         split = "test" if "test" in parts.rows else "validation"
         save_evaluation(run.path, evaluation, corpus=config.choices.data, split=split)
-        log_evaluation(tracked, evaluation, show_text=config.log_corpus_text)
+        log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
         bundle_parts = _bundle_parts(parts, start)
         bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
         first = parts.task.collate(parts.features["validation"].take([0]))
@@ -91,6 +100,14 @@ def finetune(config: DictConfig) -> StageResult:
     return StageResult(
         stage="finetune", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
     )
+
+
+def _head(config: DictConfig, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:
+    """The node of the task's head, with what the present one has for it; no memory is taken."""
+    with torch.device("meta"):
+        nothing = partial(build.construct, config.model.backbone, vocab_size=1)
+        backbone = nothing() if start is None else start.model.backbone
+    return build.head_node(task.head(backbone), to_plain(config.model.head))
 
 
 def read_labelled(config: DictConfig, task: FinetuneTask) -> Labelled:
@@ -160,8 +177,6 @@ def _build_model(
         text = all_texts(task, corpus.train)
         tokenizer = build.build_tokenizer(config, corpus, text, columns=columns)
         backbone = build.construct(node["backbone"], vocab_size=tokenizer.vocab_size)
-    head = task.head(backbone)
-    node["head"] = build.head_node(head, node["head"])
     model = Model(backbone, build.build_head(node["head"], backbone))
     initialize(model if start is None else model.head, node["init"])
     if start is not None and node["head"] == start.model_config["head"]:

@@ -11,6 +11,7 @@ from pipeline.bundle import Bundle, is_finished
 from pipeline.config import NOTHING, to_plain
 from pipeline.evaluation import Evaluation
 from pipeline.runs import RunFolder, list_runs
+from pipeline.settings import with_defaults
 from pipeline.tracking import Run
 
 #: Two runs with these in common differ in their start alone.
@@ -64,10 +65,10 @@ def gain_over_nothing(
 
 
 def _differs_in_start(config: DictConfig, other: RunFolder) -> bool:
-    theirs = OmegaConf.load(other.path / "config.yaml")
+    ours, theirs = OmegaConf.create(with_defaults(config)), OmegaConf.load(other.path / "config.yaml")
     if _plain(theirs, "init_from") != NOTHING:
         return False
-    return all(_plain(config, key) == _plain(theirs, key) for key in SAME)
+    return all(_plain(ours, key) == _plain(theirs, key) for key in SAME)
 
 
 def _plain(config: Any, key: str) -> Any:

@@ -23,6 +23,7 @@ from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import to_plain
+from pipeline.evaluation import keep_samples
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.tokenizers import edge_to, maker_of
@@ -76,7 +77,7 @@ def pretrain(config: DictConfig) -> StageResult:
             config, run, tracked, checkpoints, bundle_parts, best_metrics=evaluation.metrics("val")
         )
         samples = _samples(config, parts, bundle.model)
-        _log_samples(config, tracked, samples, "samples/best.md")
+        keep_samples(tracked, samples, run.path, "samples/best.md", show_text=_may_be_shown(config, samples))
         log_attention(
             tracked, bundle.model, parts.tokenizer, _first_batch(parts), show_text=config.log_corpus_text
         )
@@ -140,7 +141,8 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
     )
 
     def show(step: int, samples: list[Sample]) -> None:
-        _log_samples(config, tracked, samples, f"samples/step-{step:06d}.md")
+        if _may_be_shown(config, samples):
+            tracked.log_text(report.samples_markdown(samples), f"samples/step-{step:06d}.md")
 
     return Training(
         model=parts.model,
@@ -176,10 +178,9 @@ def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
     )
 
 
-def _log_samples(config: DictConfig, tracked: Run, samples: list[Sample], artifact: str) -> None:
-    """Record samples; those that show the corpus only where the corpus allows it."""
-    if config.log_corpus_text or all(sample.truth is None for sample in samples):
-        tracked.log_text(report.samples_markdown(samples), artifact)
+def _may_be_shown(config: DictConfig, samples: list[Sample]) -> bool:
+    """Whether samples show nothing of the corpus, or may."""
+    return config.log_corpus_text or all(sample.truth is None for sample in samples)
 
 
 def _first_batch(parts: Parts) -> dict[str, torch.Tensor]:

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from datamodules.corpus import texts
 from pipeline import build, report
-from pipeline.config import to_plain
 from pipeline.output import write_whole
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.ties import pipeline_tag
 from pipeline.runs import open_run
+from pipeline.settings import with_defaults
 from pipeline.stages.result import StageResult
 from pipeline.tracking import DatasetRecord, RunCard, start_run
 
@@ -29,7 +29,7 @@ def train_tokenizer(config: DictConfig) -> StageResult:
         card = RunCard(
             stage="tokenizer",
             name=run.name,
-            config=to_plain(config),
+            config=with_defaults(config),
             seed=config.seed,
             tags=pipeline_tag(config),
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pipeline import build, report
-from pipeline.config import to_plain
 from pipeline.errors import TrackingError
 from pipeline.runs import RunFolder
+from pipeline.settings import with_defaults
 from pipeline.sweep.picture import draw
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.results import Result, as_csv, as_markdown, best_of, command_of
@@ -29,7 +29,7 @@ def begin_summary(config: DictConfig, run: RunFolder, plan: Plan) -> Run:
         stage=config.stage.name,
         name=run.name,
         config={
-            **to_plain(config),
+            **with_defaults(config),
             "words": list(plan.fixed),
             "keys": {key.key: key.text for key in plan.swept},
         },

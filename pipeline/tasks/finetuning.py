@@ -148,6 +148,10 @@ class FinetuneTask(ABC):
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """A prediction beside its row, and beside the truth where the row has it."""
 
+    def labels(self, row: Row, prediction: Prediction) -> tuple[str, str] | None:
+        """The label given and the true one, where both are names of classes and so no text of the corpus."""
+        return None
+
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
         """Plots by file name without ending, for people who would rather look than read."""
         return {}

@@ -9,8 +9,8 @@ from pipeline.tracking.redaction import flatten
 #: The settings a reader looks for first, by the last part of their key, in this order.
 _SETTINGS = (
     "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len", "vocab_size", "dropout",
-    "lr", "weight_decay", "batch_size", "accumulate_grad_batches", "max_steps", "max_tokens", "max_time",
-    "precision", "seed", "init_from",
+    "lr", "weight_decay", "batch_size", "accumulate", "max_steps", "max_epochs", "time_budget_s",
+    "precision", "seed", "init_from", "bundle",
 )  # fmt: skip
 _MAX_ROWS = 24
 

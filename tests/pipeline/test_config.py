@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import build, config
-from pipeline.config import CONFIGS, compose, config_hash, groups
+from pipeline.config import CONFIGS, compose, groups
 from pipeline.errors import ConfigError
+from pipeline.settings import config_hash
 
 ROOT = Path(__file__).parent.parent.parent
 FINETUNED = ("classify", "qa", "translate", "summarize", "chat")

@@ -205,15 +205,19 @@ class TextClassification(FinetuneTask):
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """The beginning of the text, the label and how sure it is, and the true label."""
-        names = self._table.names
-        places = [self._table.place(one) for one in labels_of(row.get("label"))]
-        truth = ", ".join(names[place] for place in places if place is not None)
+        made, truth = self.labels(row, prediction)
         sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
         return Sample(
             given=_shortened(" / ".join(self.texts(row))),
-            output=f"{prediction.text or 'no label'}{sure}",
-            truth=None if row.get("label") is None else truth or "no label",
+            output=f"{made}{sure}",
+            truth=None if row.get("label") is None else truth,
         )
+
+    def labels(self, row: Row, prediction: Prediction) -> tuple[str, str]:
+        """Names of labels; several are joined by commas."""
+        places = [self._table.place(one) for one in labels_of(row.get("label"))]
+        truth = ", ".join(self._table.names[place] for place in places if place is not None)
+        return prediction.text or "no label", truth or "no label"
 
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
         """`confusion_matrix` and `reliability`, of one label a row."""

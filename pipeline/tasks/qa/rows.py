@@ -5,8 +5,9 @@ from typing import Any
 
 from datamodules.errors import DataError
 
-#: Characters of a text that an error shows.
+#: Characters of a text that an error shows, and of a context that people see around its answer.
 _SHOWN = 40
+_AROUND = 300
 _FORM = '{"text": [...], "answer_start": [...]}, both empty where there is no answer'
 
 Row = Mapping[str, Any]
@@ -34,6 +35,14 @@ def check_rows(rows: Sequence[Row], split: str) -> None:
 def references(row: Row) -> list[str]:
     """The texts of a row's answers; none where the question has no answer."""
     return list(row["answers"]["text"])
+
+
+def excerpt(row: Row) -> str:
+    """What stands in the context around the first true answer; its beginning where there is none."""
+    context, starts = row["context"], (row.get("answers") or {}).get("answer_start") or [0]
+    first = max(0, min(starts[0] - _AROUND // 2, len(context) - _AROUND))
+    before, after = ("…" if cut else "" for cut in (first > 0, first + _AROUND < len(context)))
+    return f"{before}{' '.join(context[first : first + _AROUND].split())}{after}"
 
 
 def _text(row: Row, column: str, where: str) -> str:

@@ -18,7 +18,7 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
 from pipeline.tasks.inference import batch_outputs, padded_inputs
 from pipeline.tasks.qa import squad
-from pipeline.tasks.qa.rows import check_rows, references
+from pipeline.tasks.qa.rows import check_rows, excerpt, references
 from pipeline.tasks.qa.spans import Candidates, Span, probabilities, propose
 from pipeline.tasks.qa.windows import Passage, Window, windows
 from pipeline.tasks.scoring import mean_score
@@ -185,12 +185,13 @@ class ExtractiveQA(FinetuneTask):
         return replace(self, null_threshold=threshold)
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """The question, the answer and how sure it is, and the first true answer."""
+        """The question and its context, the answer and how sure it is, and the first true answer."""
         sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
         truth = None
         if row.get("answers") is not None:
             truth = next(iter(references(row)), "no answer")
-        return Sample(given=row["question"], output=f"{prediction.text or 'no answer'}{sure}", truth=truth)
+        given = f"{row['question']} [{excerpt(row)}]"
+        return Sample(given=given, output=f"{prediction.text or 'no answer'}{sure}", truth=truth)
 
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """The context and the question; each is the last one's where nothing is typed."""

@@ -99,6 +99,41 @@ def test_samples_of_the_same_text_stand_side_by_side_and_are_no_code(runs: Path)
     assert page.text.count("百合") == 1
 
 
+def test_the_page_for_all_has_no_samples_where_one_corpus_may_not_be_shown(runs: Path) -> None:
+    (runs / "a" / "samples.md").write_text(samples_markdown([Sample(given="secret", output="x", truth="x")]))
+    keep_samples(runs / "b", Sample(given="secret", output="y", truth="x"))
+    facts = [read_facts(run) for run in select_runs(["a", "b"], runs)]
+    assert [run.may_show_text for run in facts] == [False, True]
+    own, of_all = (
+        render_page(compare_runs(facts), mlflow_url=None, at=AT, show_text=show) for show in (True, False)
+    )
+    assert "given: secret" in own
+    assert "secret" not in of_all
+    assert "Left out here: texts of a stay in their run folders" in of_all
+
+
+def test_a_run_whose_corpus_may_be_shown_is_known_by_its_configuration(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", config={"log_corpus_text": True})
+    make_run(tmp_path, "b", config={"log_corpus_text": False})
+    facts = [read_facts(run) for run in select_runs(["a", "b"], tmp_path)]
+    assert [run.may_show_text for run in facts] == [True, False]
+
+
+def test_the_page_says_whose_samples_are_missing(runs: Path) -> None:
+    assert "Of a and b no samples were kept." in page_of(runs, "a", "b")[1].text
+    keep_samples(runs / "a", Sample(given="Who?", output="Anna", truth="Ida"))
+    _, page = page_of(runs, "a", "b")
+    assert "Of b no samples were kept." in page.text
+    assert "Anna" in page.text
+
+
+def test_secrets_of_local_samples_are_on_no_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
+    text = samples_markdown([Sample(given="Who?", output="very-secret-value", truth="x")])
+    (runs / "a" / "samples.md").write_text(text)
+    assert "very-secret-value" not in page_of(runs, "a", "b")[0]
+
+
 def test_samples_that_go_on_from_a_prompt_are_shown_whole(runs: Path) -> None:
     keep_samples(runs / "a", Sample(given="Once", output=" upon a time", goes_on=True))
     keep_samples(runs / "b", Sample(given="There", output=" was a bell", goes_on=True))

@@ -11,7 +11,7 @@ from pipeline.compare.facts import read_facts
 from pipeline.compare.select import select_runs
 from pipeline.compare.verdict import verdict
 from pipeline.errors import RunError
-from tests.pipeline.compare.folders import make_run
+from tests.pipeline.compare.folders import TASKS, make_run
 
 GOOD = [1.0] * 70 + [0.0] * 30
 POOR = [1.0] * 50 + [0.0] * 50
@@ -118,6 +118,27 @@ def test_only_settings_that_differ_are_shown_by_dotted_key(tmp_path: Path) -> No
     make_run(tmp_path, "a", config={"optimizer": {"lr": 0.1, "beta": 1}, "name": "a", "cache_dir": "x"})
     make_run(tmp_path, "b", config={"optimizer": {"lr": 0.2, "beta": 1}, "name": "b", "cache_dir": "y"})
     assert compared(tmp_path, "a", "b").settings == {"optimizer.lr": ["0.1", "0.2"]}
+
+
+def test_of_an_evaluation_options_of_training_are_no_difference_and_those_it_reads_are(
+    tmp_path: Path,
+) -> None:
+    trainer = {"_target_": "pipeline.trainer.TrainerOptions", "batch_size": 16, "accumulate": 1}
+    make_run(tmp_path, "a", config={"optimizer": {"lr": 0.1}, "trainer": {**trainer, "max_steps": 20}})
+    other = {**trainer, "max_steps": 600, "batch_size": 4}
+    make_run(tmp_path, "b", stage="evaluate", config={"trainer": other})
+    assert compared(tmp_path, "a", "b").settings == {"trainer.batch_size": ["16", "4"]}
+
+
+def test_an_evaluation_has_the_options_of_its_bundle_where_none_are_typed(tmp_path: Path) -> None:
+    task = {"_target_": TASKS["qa"], "n_best": 20, "stride": 64}
+    trained = make_run(tmp_path, "a", task="qa", config={"task": task, "optimizer": {"lr": 0.1}})
+    for name, typed in (("b", {}), ("c", {"n_best": 5})):
+        config = {"bundle": "a", "task": {"_target_": TASKS["qa"], **typed}}
+        folder = make_run(tmp_path, name, task="qa", stage="evaluate", config=config)
+        (folder / "bundles" / "best" / "config.yaml").write_text((trained / "config.yaml").read_text())
+    assert compared(tmp_path, "a", "b").settings == {}
+    assert compared(tmp_path, "b", "c").settings == {"task.n_best": ["20", "5"]}
 
 
 def test_groups_that_only_one_stage_knows_are_no_difference(tmp_path: Path) -> None:

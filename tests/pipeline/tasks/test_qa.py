@@ -288,12 +288,30 @@ def test_questions_without_answer_are_learnt_from_the_training_rows() -> None:
     assert ExtractiveQA().fitted([*ROWS, NONE]).unanswerable
 
 
-def test_a_sample_shows_the_question_the_answer_and_the_first_truth() -> None:
+def test_a_sample_shows_the_question_with_its_context_the_answer_and_the_first_truth() -> None:
     sample = ExtractiveQA().sample(ROWS[0], Prediction(text="Ann", confidence=0.5))
-    assert (sample.given, sample.output, sample.truth) == ("lamp?", "Ann (0.50)", "Ann")
+    given = "lamp? [Ann has the lamp, Bob has the key.]"
+    assert (sample.given, sample.output, sample.truth) == (given, "Ann (0.50)", "Ann")
     sample = ExtractiveQA().sample(NONE, Prediction(text=""))
     assert (sample.output, sample.truth) == ("no answer", "no answer")
     assert ExtractiveQA().sample({"context": "c", "question": "q"}, Prediction(text="")).truth is None
+
+
+@pytest.mark.parametrize(
+    ("answer_start", "begins", "ends"),
+    [([0], "a0 a1", "…"), ([1400], "…", "…"), ([], "a0", "…"), ([2880], "…", "a599")],
+)
+def test_of_a_long_context_a_sample_shows_what_stands_around_the_answer(
+    answer_start: list[int], begins: str, ends: str
+) -> None:
+    context = " ".join(f"a{i}" for i in range(600))
+    answers = {"answer_start": answer_start, "text": [context[i : i + 3] for i in answer_start]}
+    row = {"context": context, "question": "q?", "answers": answers}
+    given = ExtractiveQA().sample(row, Prediction(text="")).given
+    assert given.startswith(f"q? [{begins}")
+    assert given.endswith(f"{ends}]")
+    assert len(given) < 320
+    assert all(text in given for text in answers["text"])
 
 
 def test_at_the_terminal_the_context_stays_until_another_is_typed() -> None:
