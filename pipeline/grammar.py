@@ -1,7 +1,10 @@
 """What the user typed, read by Hydra's own grammar, which knows no letters beyond ASCII outside of quotes."""
 
+import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -11,6 +14,10 @@ from pipeline.errors import ConfigError
 
 #: What Hydra's grammar reads as itself after a backslash.
 _ESCAPED = r"\\([\\()\[\]{}:=,\s])"
+
+#: A text that needs no quotes, and those of this form that mean something else without them.
+_PLAIN = re.compile(r"[A-Za-z_/][\w./\-]*", re.ASCII)
+_CONSTANTS = ("null", "true", "false", "inf", "nan")
 
 
 def read_overrides(words: Sequence[str], *, expected: str = "key=value") -> list[Override]:
@@ -25,6 +32,25 @@ def read_overrides(words: Sequence[str], *, expected: str = "key=value") -> list
 def quoted(text: str) -> str:
     """A text as a value that stands for itself, whatever is in it."""
     return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
+
+
+def typed(value: Any) -> str:
+    """A plain value as a user types it."""
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _CONSTANTS else quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{typed(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(typed, value)) + "]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def as_args(words: Sequence[str]) -> str:
+    """Words as the ARGS of a `make` command: within double quotes of a shell; make reads $ as its own."""
+    text = shlex.join(words)
+    for letter in '\\"`':
+        text = text.replace(letter, f"\\{letter}")
+    return 'ARGS="' + text.replace("$", "\\$\\$") + '"'
 
 
 def _read(word: str, expected: str) -> Override:
