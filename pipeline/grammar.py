@@ -60,7 +60,7 @@ def _read(word: str, expected: str) -> Override:
         return OverridesParser.create().parse_override(_with_quotes(word))
     except HydraException as error:
         raise ConfigError(
-            f"'{word}' cannot be read", expected, "quote values that hold spaces or brackets"
+            f"'{word}' cannot be read", expected, "quote values that hold spaces, quotes or brackets"
         ) from error
 
 
