@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.grammar import read_overrides
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -107,7 +107,7 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: for an unknown group, option or top-level key.
     """
-    parsed = _parse(overrides)
+    parsed = read_overrides(overrides)
     check_overrides(stage, parsed)
     forced = [_forced(override) for override in parsed]
     try:
@@ -294,20 +294,6 @@ def _parameters(owner: Any) -> dict[str, tuple[Any, bool]]:
         name: (hints.get(name, Any), parameter.default is parameter.empty)
         for name, parameter in inspect.signature(owner).parameters.items()
     }
-
-
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise ConfigError(
-                f"'{override}' is not an override", "key=value", "for example trainer.max_steps=500"
-            )
-    try:
-        return list(OverridesParser.create().parse_overrides(list(overrides)))
-    except HydraException as error:
-        raise ConfigError(
-            _first_line(error), "key=value", "quote values that hold spaces or brackets"
-        ) from error
 
 
 def _forced(override: Override) -> str:

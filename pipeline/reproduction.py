@@ -12,8 +12,8 @@ from pipeline import bundle
 from pipeline.compare.facts import read_measurement
 from pipeline.config import check, to_plain
 from pipeline.errors import RunError
-from pipeline.evaluation import EVALUATION
-from pipeline.runs import MAX_NAME_LENGTH, RunFolder, list_runs
+from pipeline.evaluation import EVALUATION, recorded
+from pipeline.runs import MAX_NAME_LENGTH, RunFolder, list_runs, made_bundle
 
 #: Metrics of the machine, not of the model.
 OF_THE_MACHINE = ("tokens_per_second", "mfu", "wall_s", "seconds")
@@ -81,10 +81,10 @@ def recorded_config(run: RunFolder) -> DictConfig:
 
 
 def read_outcome(run: RunFolder) -> Outcome:
-    """What the run left; of one without a bundle, what it measured.
+    """What the run left; of one without a bundle, what it measured; nothing where that is gone too.
 
     Raises:
-        RunError: it left no numbers.
+        RunError: it never had numbers.
     """
     folder = run.bundles / "best"
     if bundle.is_finished(folder):
@@ -93,13 +93,13 @@ def read_outcome(run: RunFolder) -> Outcome:
         origin = _origin(json.loads((folder / "provenance.json").read_text(encoding="utf-8")))
         return Outcome(metrics=_of_the_model(values), weights=weights, origin=origin)
     measurement = read_measurement(run.path)
-    if measurement is None:
+    if measurement is None and not made_bundle(run):
         raise RunError(
             f"{run.path} has neither a bundle nor an evaluation",
             "a run that measured something: pretrain, finetune or evaluate",
             "name another with RUN=name",
         )
-    values = {name: score.value for name, score in measurement.metrics.items()}
+    values = {} if measurement is None else recorded(measurement.metrics, measurement.prefix)
     return Outcome(metrics=_of_the_model(values), weights=None, origin={})
 
 
@@ -120,6 +120,14 @@ def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
         "token rows": str(provenance.get("train_rows", "none")),
         "bundle it started from": str(parent.get("digest", "none")),
     }
+
+
+def changed_metrics(before: Outcome, now: Outcome) -> dict[str, tuple[Any, Any]]:
+    """Metrics that are not the same; of a run whose bundle is gone, among those that it still has."""
+    there = now.metrics
+    if before.weights is None:
+        there = {name: value for name, value in there.items() if name in before.metrics}
+    return differences(before.metrics, there)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -32,6 +32,7 @@ __all__ = [
     "RunRecord",
     "find_bundle",
     "list_runs",
+    "made_bundle",
     "open_run",
 ]
 
@@ -154,10 +155,29 @@ def find_bundle(spec: str, runs_dir: Path, *, stage: str = "pretrain", task: str
     expected = f"a bundle's folder, or the name of a finished run ({known})"
     for folder in candidates:
         if (folder / "model.json").exists() or (folder.parent.parent / "run.json").exists():
-            raise BundleError(
-                f"{folder} is not a finished bundle", expected, "let it finish with RESUME=1, or name another"
-            )
+            raise _no_finished(folder, expected)
     raise BundleError(f"no bundle '{spec}'", expected, "name one of these, or run `make pretrain` first")
+
+
+def made_bundle(run: RunFolder) -> bool:
+    """Whether the run ended with a bundle, wherever that is now."""
+    return f"bundles/best/{bundle.DONE}" in (run.record.made or {})
+
+
+def _no_finished(folder: Path, expected: str) -> BundleError:
+    """What to do about a folder without a bundle: its run may go on, or makes none, or it is gone."""
+    path = folder.parent.parent
+    run = next((run for run in list_runs(path.parent) if run.path == path), None)
+    problem = f"{folder} is not a finished bundle"
+    if run is None or run.record.status != "FINISHED":
+        return BundleError(problem, expected, "let it finish with RESUME=1, or name another")
+    if not made_bundle(run):
+        return BundleError(f"{problem}: a run of {run.record.stage} makes none", expected, "name another")
+    return BundleError(
+        f"{problem}: its run is finished, and what that made is gone or not whole",
+        expected,
+        f"make it again with `make reproduce RUN={run.name}`, or name another",
+    )
 
 
 def _create(config: DictConfig, runs_dir: Path, label: str) -> RunFolder:

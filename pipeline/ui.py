@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from urllib.parse import quote
 from pipeline.errors import TrackingError
 from pipeline.tracking.links import charts_url, home_url
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
+from pipeline.tracking.problems import explain
 from pipeline.tracking.store import create_sqlite, quieten_mlflow
 
 HOST = "127.0.0.1"
@@ -26,6 +28,8 @@ DEFAULT_PORT = 5000
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 10.0
 _LAST_PORT = 65_535
+#: Time, level and module before what a server says.
+_LOG_PREFIX = re.compile(r"^[\d/]+ [\d:]+ [A-Z]+ [\w.]+: ", re.MULTILINE)
 
 
 def serve_ui(
@@ -98,7 +102,7 @@ def running_server(
         try:
             if not _answers(server, port):
                 talk.seek(0)
-                raise _did_not_start(talk.read().decode(errors="replace"))
+                raise _did_not_start(talk.read().decode(errors="replace"), store)
             yield server
         finally:
             _stop(server)
@@ -133,7 +137,10 @@ def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
     return False
 
 
-def _did_not_start(talk: str) -> TrackingError:
+def _did_not_start(talk: str, store: Store) -> TrackingError:
+    problem = explain(RuntimeError(_LOG_PREFIX.sub("", talk)), store)
+    if problem.remedy:
+        return TrackingError(problem.text, problem.expected, problem.remedy)
     lines = talk.strip().splitlines()
     return TrackingError(
         f"MLflow's server did not start: {lines[-1] if lines else 'no answer'}",

@@ -1,6 +1,7 @@
 """The Makefile: what a user types arrives in the configuration as it was typed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,6 +50,23 @@ def test_make_alone_prints_every_documented_target_and_makes_nothing(
     printed = re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)
     assert printed == [target.replace("%", "TASK") for target in DOCUMENTED]
     assert [file.name for file in bare_folder.iterdir()] == ["Makefile"]
+
+
+@pytest.mark.parametrize(("ci", "goes_on"), [("true", False), ("", True)])
+def test_ci_ends_where_there_is_no_browser_and_a_person_goes_on_without(
+    tmp_path: Path, ci: str, goes_on: bool
+) -> None:
+    """The script as it is, with a `make` that says what it is called for and has no browser."""
+    for folder in (".ci", "bin"):
+        (tmp_path / folder).mkdir()
+    script = shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    make = tmp_path / "bin" / "make"
+    make.write_text('#!/bin/sh\necho "make $1"\n[ "$1" != browser ]\n')
+    make.chmod(0o755)
+    environ = {"PATH": f"{make.parent}:{os.environ['PATH']}", "CI": ci}
+    done = subprocess.run([script], env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == ("make test-all" in done.stdout) == goes_on
+    assert "no Chromium" in (done.stdout if goes_on else done.stderr)
 
 
 def test_help_fits_in_a_hundred_columns() -> None:

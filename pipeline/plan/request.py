@@ -11,7 +11,7 @@ from pipeline import build
 from pipeline.config import compose, compose_unchecked, keys_used
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override
-from pipeline.plan.steps import TASKS, Step, plan
+from pipeline.plan.steps import REGISTER, TASKS, Step, plan
 from pipeline.tracking import TrackingOptions
 
 
@@ -52,8 +52,8 @@ def read_request(stage: str, words: Sequence[str]) -> Request:
     configs = _composed(steps)
     last = configs[steps[-1].name]
     tracks = bool(last.tracking.get("enabled", TrackingOptions().enabled)) if "tracking" in last else True
-    if not tracks and any(step.stage == "register" for step in steps):
-        steps = [step for step in steps if step.stage != "register"]
+    if not tracks and any(step.stage == REGISTER for step in steps):
+        steps = [step for step in steps if step.stage != REGISTER]
     return Request(own=config, steps=steps, configs=configs, without_registry=not tracks)
 
 

@@ -11,17 +11,20 @@ from omegaconf import DictConfig
 from pipeline import build, report
 from pipeline.config import keys_used
 from pipeline.errors import RunError, RunInterrupted
+from pipeline.grammar import quoted
 from pipeline.plan.execution import StepProcess
 from pipeline.plan.finished import runs_of, unfinished_with, with_inputs
 from pipeline.plan.registrations import Registry
 from pipeline.plan.request import Request, check, read_request
-from pipeline.plan.steps import Step
+from pipeline.plan.steps import REGISTER, Step
 from pipeline.plan.summary import Done, PipelineResult, result_of, summarise
 from pipeline.plan.ties import PIPELINE_ID, tie
 from pipeline.plan.verdict import Verdict, judge
 from pipeline.run_folder import RunFolder
 from pipeline.runs import list_runs
 from pipeline.tracking.connection import store_of
+
+AGAIN = "run the same command again: finished steps are kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
 
     Raises:
         ConfigError: what the user typed is wrong; nothing has run.
-        RunError: a step failed, and has said why; what was finished before is kept.
+        RunError: a step failed, and has said why; what was finished before is kept. A registration that fails
+            ends nothing: the others are tried, and the error comes last.
         RunInterrupted: a signal stopped a step.
     """
     request = read_request("pipeline", words)
@@ -61,16 +65,19 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
         check(request)
     stamp = f"{datetime.now().astimezone():%m%d-%H%M%S}"
     identity = Identity(pipeline_id=request.own.pipeline_id or f"pipeline-{stamp}", stamp=stamp)
-    done: dict[str, Done] = {}
-    for number, step in enumerate(request.steps, start=1):
-        place = Place(number=number, of=len(request.steps), step=step)
-        done[step.name] = _make(place, request, verdicts, registry, identity)
+    done, failed = _make_all(request, verdicts, registry, identity)
     ran = [one for one in done.values() if one.ran]
     if ran:
         tie((one.run for one in done.values() if not one.ran), identity.pipeline_id)
     pipeline_id = identity.pipeline_id if ran else None
-    summarise(done, pipeline_id)
+    summarise(done, pipeline_id, failed=failed)
     _say_what_was_left_out(request, registry)
+    if failed:
+        raise RunError(
+            f"{', '.join(failed)} failed, and all other steps are done",
+            "what is said above",
+            f"put that right and {AGAIN}",
+        )
     return result_of(done, pipeline_id)
 
 
@@ -86,10 +93,29 @@ def judge_all(request: Request, registry: Registry) -> dict[str, Verdict]:
 
 def registry_of(request: Request) -> Registry:
     """The registry that the pipeline registers in, if it does."""
-    registering = [step for step in request.steps if step.stage == "register"]
+    registering = [step for step in request.steps if step.stage == REGISTER]
     if not registering:
         return Registry(None)
     return Registry(store_of(build.construct(request.configs[registering[0].name].tracking)))
+
+
+def _make_all(
+    request: Request, verdicts: dict[str, Verdict], registry: Registry, identity: Identity
+) -> tuple[dict[str, Done], list[str]]:
+    """The steps that are done, and the names of registrations that failed."""
+    done: dict[str, Done] = {}
+    failed: list[str] = []
+    for number, step in enumerate(request.steps, start=1):
+        place = Place(number=number, of=len(request.steps), step=step)
+        try:
+            done[step.name] = _make(place, request, verdicts, registry, identity)
+        except RunInterrupted:
+            raise
+        except RunError:
+            if step.stage != REGISTER:
+                raise
+            failed.append(step.name)  # its process has said why
+    return done, failed
 
 
 def _make(
@@ -140,26 +166,19 @@ def _run(
         words.append(f"resume={quoted(unfinished.name)}")
     process = StepProcess(step.stage, words)
     code = process.run()
-    again = "run the same command again: finished steps are kept"
     if process.stopped_by is not None:
         name = "Ctrl-C" if process.stopped_by == signal.SIGINT else signal.Signals(process.stopped_by).name
         saved = ", and an unfinished training goes on from its checkpoint" if _resumes(step) else ""
         raise RunInterrupted(
             f"the pipeline was stopped by {name} in step {place.title}",
             "to run to its end",
-            f"{again}{saved}",
+            f"{AGAIN}{saved}",
             process.stopped_by,
         )
     if code:
         raise RunError(
-            f"step {place.title} {_ended(code)}", "what it says above", f"put that right and {again}"
+            f"step {place.title} {_ended(code)}", "what it says above", f"put that right and {AGAIN}"
         )
-
-
-def quoted(text: str) -> str:
-    """A text as a value for Hydra, whatever is in it."""
-    escaped = text.replace("'", "\\'").replace("${", "\\${")
-    return f"'{escaped}'"
 
 
 def _ended(code: int) -> str:

@@ -13,6 +13,8 @@ TASKS = ("classify", "qa", "translate", "summarize", "chat")
 OF_THE_BACKBONE = ("task", "data", "init_from", *BUNDLE_KEYS)
 #: What an evaluation measures on is what the fine-tuning had.
 OF_THE_ROWS = ("data", "log_corpus_text")
+#: The stage of the last steps, of which none stands on another.
+REGISTER = "register"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ def plan(tasks: Sequence[str], overrides: Sequence[str]) -> list[Step]:
     """
     _check_tasks(tasks)
     steps = _backbone_steps() + [step for task in tasks for step in _steps_of(task)]
+    steps += [_registration_of(task) for task in tasks]  # last: they alone need a store that answers
     given = [Override.read(word, [word for step in steps for word in step.addresses]) for word in overrides]
     for override in given:
         refuse_what_the_pipeline_gives(override, steps)
@@ -71,7 +74,7 @@ def _backbone_steps() -> list[Step]:
 
 
 def _steps_of(task: str) -> list[Step]:
-    words, trained = (f"task={task}",), f"finetune-{task}"
+    words, trained = (f"task={task}",), _trained(task)
     return [
         Step(name=trained, stage="finetune", task=task, words=words, reads=("pretrain", "init_from")),
         Step(
@@ -82,8 +85,15 @@ def _steps_of(task: str) -> list[Step]:
             reads=(trained, "bundle"),
             follows=(trained, OF_THE_ROWS),
         ),
-        Step(name=f"register-{task}", stage="register", task=task, reads=(trained, "bundle")),
     ]
+
+
+def _registration_of(task: str) -> Step:
+    return Step(name=f"register-{task}", stage=REGISTER, task=task, reads=(_trained(task), "bundle"))
+
+
+def _trained(task: str) -> str:
+    return f"finetune-{task}"
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:

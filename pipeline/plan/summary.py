@@ -1,7 +1,7 @@
 """What a pipeline ends with: a table of its steps, where to look at them, what to do next."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def result_of(done: Mapping[str, Done], pipeline_id: str | None) -> PipelineResu
     return PipelineResult(stage="pipeline", metrics=counts, pipeline_id=pipeline_id, steps=steps)
 
 
-def summarise(done: Mapping[str, Done], pipeline_id: str | None) -> None:
+def summarise(done: Mapping[str, Done], pipeline_id: str | None, *, failed: Sequence[str] = ()) -> None:
     """Table, address in MLflow, next commands."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("step", no_wrap=True)
@@ -80,8 +80,12 @@ def summarise(done: Mapping[str, Done], pipeline_id: str | None) -> None:
     table.add_column("metrics", no_wrap=True)
     for name, one in done.items():
         table.add_row(name, Text(one.run.name), _took(one), _in_words(one.run))
+    for name in failed:
+        table.add_row(name, "", Text("failed", style="bold"), "")
     n_ran = sum(one.ran for one in done.values())
-    ran = f"{n_ran} of {len(done)} steps ran" if n_ran else "nothing to do: identical inputs"
+    ran = "nothing to do: identical inputs"
+    if n_ran or failed:
+        ran = f"{n_ran} of {len(done) + len(failed)} steps ran"
     report.panel(f"{pipeline_id}: {ran}" if pipeline_id else ran, table)
     _say_next(done)
     _say_address([one.run for one in done.values()])

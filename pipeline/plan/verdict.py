@@ -19,7 +19,7 @@ from pipeline.plan.inputs import (
     inputs_of_registration,
 )
 from pipeline.plan.registrations import Registry
-from pipeline.plan.steps import Step
+from pipeline.plan.steps import REGISTER, Step
 from pipeline.registry import name_for
 from pipeline.run_folder import RunFolder
 from pipeline.tracking.connection import store_of
@@ -108,7 +108,7 @@ def inputs_now(
     step: Step, config: DictConfig, used: Path | None, candidates: Sequence[RunFolder]
 ) -> dict[str, str]:
     """The step's inputs as they are now, with the bundle that it would read."""
-    if used is not None and step.stage == "register":
+    if used is not None and step.stage == REGISTER:
         store = store_of(build.construct(config.tracking)).public_uri
         model = _model_of(step, config) or ""
         return inputs_of_registration(used, model=model, alias=config.alias, store=store)

@@ -9,7 +9,14 @@ from rich.text import Text
 
 from pipeline import report
 from pipeline.errors import ConfigError
-from pipeline.reproduction import Outcome, differences, find_run, read_outcome, recorded_config
+from pipeline.reproduction import (
+    Outcome,
+    changed_metrics,
+    differences,
+    find_run,
+    read_outcome,
+    recorded_config,
+)
 from pipeline.runs import RunFolder, list_runs
 from pipeline.stages.result import StageResult
 
@@ -32,7 +39,7 @@ def reproduce(config: DictConfig) -> StageResult:
     result = find_stage(run.record.stage)(recorded)
     again = _newest(run, recorded.name)
     now = read_outcome(again)
-    changed = differences(before.metrics, now.metrics)
+    changed = changed_metrics(before, now)
     _say(run, again, before, now, changed)
     return StageResult(
         stage="reproduce",
@@ -54,6 +61,11 @@ def _say(
     now: Outcome,
     changed: Mapping[str, tuple[float | None, float | None]],
 ) -> None:
+    if not before.metrics:
+        report.say(
+            "Made again", f"{again.name}; the numbers of {run.name} are gone: nothing to compare it with"
+        )
+        return
     if not changed:
         same = before.weights is not None and before.weights == now.weights
         weights = "; the weights too, bit for bit" if same else ""

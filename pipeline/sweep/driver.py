@@ -17,8 +17,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.errors import ConfigError, Stopped, UserError
+from pipeline.grammar import quoted
 from pipeline.sweep import study as studies
-from pipeline.sweep.launch import Job, Launcher, Work, quoted
+from pipeline.sweep.launch import Job, Launcher, Work
 from pipeline.sweep.naming import run_name
 from pipeline.sweep.options import SweepOptions
 from pipeline.sweep.plan import Plan

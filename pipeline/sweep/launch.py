@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
-from hydra.core.override_parser.types import Quote, QuotedString
 
+from pipeline.grammar import quoted
 from pipeline.sweep.watch import can_resume
 
 #: The folder that `python -m pipeline` is imported from.
@@ -69,11 +69,6 @@ class Work:
         """The command, which goes on with the run where there is a checkpoint of it."""
         resume = [f"resume={quoted(self.folder.name)}"] if can_resume(self.folder) else []
         return [sys.executable, "-m", "pipeline", self.stage, *self.words, *resume, "--json"]
-
-
-def quoted(text: str) -> str:
-    """A text as Hydra's grammar takes it, whatever is in it."""
-    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
 
 
 def import_path(environ: Mapping[str, str]) -> str:

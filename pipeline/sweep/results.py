@@ -2,13 +2,13 @@
 
 import csv
 import io
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.grammar import as_args
 from pipeline.sweep.driver import REASON, RUN, SECONDS, TWIN
 from pipeline.sweep.naming import short_values
 from pipeline.sweep.plan import Plan
@@ -73,15 +73,7 @@ def best_of(found: Sequence[Result]) -> Result | None:
 
 def command_of(result: Result, plan: Plan) -> str:
     """What to type to run a trial again."""
-    words = shlex.join(plan.typed(result.values))
-    return f"make {plan.target} ARGS={_in_double_quotes(words)}"
-
-
-def _in_double_quotes(text: str) -> str:
-    """A text within double quotes of a shell; of make too, which reads $ as its own."""
-    for letter in '\\"`':
-        text = text.replace(letter, f"\\{letter}")
-    return '"' + text.replace("$", "\\$\\$") + '"'
+    return f"make {plan.target} {as_args(plan.typed(result.values))}"
 
 
 def as_csv(found: Sequence[Result], metric: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     Glob,
@@ -14,7 +13,6 @@ from hydra.core.override_parser.types import (
     RangeSweep,
     Transformer,
 )
-from hydra.errors import HydraException
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -24,8 +22,10 @@ from optuna.distributions import (
 
 from pipeline.config import groups
 from pipeline.errors import ConfigError
+from pipeline.grammar import read_overrides
 
 LOG = "log"
+EXPECTED = "key=value, key=a,b,c or key=interval(low,high)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[S
     """
     fixed: list[str] = []
     swept: dict[str, Swept] = {}
-    for override in _parsed(words):
+    for override in read_overrides(words, expected=EXPECTED):
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
         elif override.get_key_element() in swept:
@@ -77,17 +77,6 @@ def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[S
             "give a key several values",
         )
     return fixed, list(swept.values())
-
-
-def _parsed(words: Sequence[str]) -> list[Override]:
-    try:
-        return list(OverridesParser.create().parse_overrides(list(words)))
-    except HydraException as error:
-        raise ConfigError(
-            str(error).strip().split("\n")[0],
-            "key=value, key=a,b,c or key=interval(low,high)",
-            "quote values that hold spaces or brackets",
-        ) from error
 
 
 def combinations(swept: Sequence[Swept]) -> list[dict[str, str]]:

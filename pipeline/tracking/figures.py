@@ -12,10 +12,12 @@ Curve = list[tuple[int, float]]
 
 #: The picture's name among a run's artifacts.
 LEARNING_CURVES = "plots/learning_curves.png"
+#: The metric without which there is nothing to draw.
+TRAINED = "train/loss"
 _LOSS, _BITS = "loss (nats per token)", "bits per byte"
 #: Panel title -> curve label -> metric.
 _PANELS = {
-    _LOSS: {"train": "train/loss", "validation": "val/loss"},
+    _LOSS: {"train": TRAINED, "validation": "val/loss"},
     _BITS: {"train": "train/bits_per_byte", "validation": "val/bits_per_byte"},
 }
 #: What says the same as a panel that is there, or is no quality of the model.
@@ -31,7 +33,7 @@ _TOKENS = ("tokens_seen", "train/tokens_seen")
 def draw_learning_curves(points: Path, picture: Path) -> bool:
     """Draw the losses, and what else was validated, over tokens; False where nothing was trained."""
     curves = read_curves(points)
-    if "train/loss" not in curves:
+    if TRAINED not in curves:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

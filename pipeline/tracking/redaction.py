@@ -7,15 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 REDACTED = "<redacted>"
-#: Keys of this form hold a secret whatever their value is.
+#: Keys of this form hold a secret whatever their value is; with a prefix too, as in PGPASSWORD.
 _SECRET_KEY = re.compile(
-    r"(^|[_.\-])(password|passwd|pwd|secrets?|credentials?|api_?key|access_?key|private_?key|secret_?key|auth)"
-    r"([_.\-]|$)",
+    r"(password|passwd|passphrase|secret|api_?key)s?([_.\-]|$)"
+    r"|(^|[_.\-])(pwd|credentials?|(access|private|secret)_?keys?|auth)([_.\-]|$)",
     re.IGNORECASE,
 )
+#: In capitals, as variables of the environment are called.
+_SECRET_VARIABLE = re.compile(r"(^|_)(KEY|PASS|PAT|CONNECTION_STRING)$")
 #: `token` is also the field's word for a piece of text: only a text under a key that ends so is a secret.
-_TOKEN_KEY = re.compile(r"(^|[_.\-])token$", re.IGNORECASE)
-_SPECIAL_TOKEN_KEY = re.compile(r"(pad|bos|eos|unk|mask|sep|cls|special|start|end)_token$", re.IGNORECASE)
+_TOKEN_KEY = re.compile(r"token(s?)$", re.IGNORECASE)
+_SPECIAL_TOKEN_KEY = re.compile(
+    r"(pad|bos|eos|unk|mask|sep|cls|special|start|end|per)_tokens?$", re.IGNORECASE
+)
+#: What stands under `max_tokens`, and under `added_tokens`.
+_COUNT_OR_MARK = re.compile(r"[\d.,eE+\-]+|null|<.*>|\[.*\]")
+#: Where a word begins in camelCase.
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET_VALUE = re.compile(
     r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[A-Za-z0-9_\-]{16,}"
     r"|AKIA[0-9A-Z]{16}|xox[abprs]-[A-Za-z0-9\-]{10,}|eyJ[\w\-]{10,}\.[\w\-]{10,}\.[\w\-]{5,}"
@@ -97,9 +105,15 @@ def is_secret_key(key: str, value: Any) -> bool:
     """Whether a key of this name, with such a value, holds a secret."""
     if value is None or isinstance(value, bool) or value == "":
         return False
+    if _SECRET_VARIABLE.search(key):
+        return True
+    key = _HUMP.sub("_", key)
     if _SECRET_KEY.search(key):
         return True
-    return isinstance(value, str) and bool(_TOKEN_KEY.search(key)) and not _SPECIAL_TOKEN_KEY.search(key)
+    token = _TOKEN_KEY.search(key)
+    if token is None or not isinstance(value, str) or _SPECIAL_TOKEN_KEY.search(key):
+        return False
+    return not (token[1] and _COUNT_OR_MARK.fullmatch(value))
 
 
 def flatten(config: Mapping[str, Any], *, max_chars: int = 500) -> dict[str, str]:

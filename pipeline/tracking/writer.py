@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pipeline.tracking.figures import TRAINED
 from pipeline.tracking.options import Store
 from pipeline.tracking.problems import Problem, explain, first_line
 from pipeline.tracking.replay import Replay
@@ -54,7 +55,7 @@ class Writer:
         self._pause_s = 0.0
         self._next_try = 0.0
         self._scanned, self._last_step, self._last_session = 0, 0, session
-        self._ended = False
+        self._ended = self._has_curves = False
 
     def run(self) -> None:
         """Until the run's end has been sent, or its training is gone and the time for a last word is over."""
@@ -82,6 +83,7 @@ class Writer:
                 continue
             if record["kind"] == "metrics":
                 self._last_step = max(self._last_step, record["step"])
+                self._has_curves = self._has_curves or TRAINED in record["values"]
             elif record["kind"] == "start":
                 self._last_session = record["session"]
             elif record["kind"] == "end" and record["session"] == self._session:
@@ -114,8 +116,8 @@ class Writer:
         try:
             self._replay.drain(deadline=min(give_up, time.monotonic() + _SAMPLE_EVERY_S))
             self._pause_s, self._lasting_problem = 0.0, False
-            # Imported while training goes on, so that the end of the run need not wait for it.
-            importlib.import_module("matplotlib.figure")
+            if self._has_curves:  # imported while training goes on: its end need not wait for it
+                importlib.import_module("matplotlib.figure")
         except Exception as error:  # whatever it is: say it, keep the spool, try again
             print(f"{time.strftime('%F %T')} {type(error).__name__}: {first_line(error)}", file=sys.stderr)
             self._note(explain(error, self._store))

@@ -75,11 +75,12 @@ class WriterProcess:
         return taken and Progress.load(self._folder).problem is None
 
     def _say_it_goes_on(self) -> None:
-        logger.warning(
-            "tracking: MLflow is slow; %d records are still being sent in the background, for a minute; "
-            "what is left then, `make sync` sends",
-            count_unsent(self._folder, Progress.load(self._folder)),
-        )
+        if unsent := count_unsent(self._folder, Progress.load(self._folder)):
+            logger.warning(
+                "tracking: MLflow is slow; %d records are still being sent in the background, for a minute; "
+                "what is left then, `make sync` sends",
+                unsent,
+            )
 
     def _say_what_is_left(self) -> None:
         progress = Progress.load(self._folder)

@@ -1,6 +1,8 @@
 """Every yaml of configs/data for fine-tuning: it composes, and its places in the mirror are right."""
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ MIRRORED = {
     "summarize": ("samsum", "dialogsum", "aeslc", "scitldr"),
     "chat": ("sgd", "chatterbot", "chatterbot_zh"),
 }
-ON_THE_HUB_ONLY = ("imdb", "opus_books", "cnn_dailymail", "daily_dialog")
+ON_THE_HUB_ONLY = ("imdb", "opus_books", "opus100_en_zh", "cnn_dailymail", "daily_dialog")
 REAL = os.environ.get("PRELUDE_DATA", "")
 
 
@@ -53,6 +55,17 @@ def test_a_mixture_is_composed_of_other_yaml_files() -> None:
         "reviews": "Mirror",
     }
     assert mixture.weights == {"sentences": 1, "reviews": 1}
+
+
+def test_pairs_of_english_and_chinese_are_read_from_each_split(tmp_path: Path) -> None:
+    """From a folder that is laid out as the data set on the hub is."""
+    for split in ("train", "validation", "test"):
+        pair = {"translation": {"en": f"the {split}", "zh": f"一次 {split}"}}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(pair) + "\n")
+    there = (f"data.path={tmp_path}", "data.config_name=null", "data.mirror=null")
+    corpus = source_of("opus100_en_zh", *there).load(COLUMNS["translate"])
+    for split, rows in (("train", corpus.train), ("validation", corpus.validation), ("test", corpus.test)):
+        assert list(rows) == [{"source": f"the {split}", "target": f"一次 {split}"}]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.bundle import load_bundle
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction, Row, Score
+from tests.commands import pipeline_words
 from tests.e2e.conftest import QUICK, Outcome, files
 
 Tune = Callable[..., Outcome]
@@ -55,6 +57,26 @@ def interrupted(function: Callable[..., Any], *, at_call: int) -> Callable[..., 
         return function(*arguments, **options)
 
     return call
+
+
+@pytest.mark.slow
+def test_the_gain_over_nothing_is_told_once_the_command_for_it_was_run(tune: Tune, run: Tune) -> None:
+    """The bundle is a Decoder, and without one a classifier is an Encoder: these are not compared."""
+    assert tune("init_from=none", "tokenizer=bytes", "trainer.max_steps=3", "name=encoder").code == 0
+    first = tune("trainer.max_steps=3").err
+    assert "gain over nothing" not in first
+    (line,) = [line for line in first.splitlines() if "INIT=none" in line]
+    command = line.removeprefix("Next").partition("  trains the same")[0].strip()
+    assert "model.backbone._target_=modules.transformer.Decoder" in command
+    stage, *words = pipeline_words(shlex.split(command)[1:]) or []
+    assert run(stage, *words, "tracking=off", "name=nothing").code == 0
+    again = tune("trainer.max_steps=3", "name=again")
+    assert "INIT=none" not in again.err
+    before, after = (
+        record(name, "bundles/best/metrics.json")["test/accuracy"] for name in ("nothing", "again")
+    )
+    told = f"{after - before:+.4f} accuracy (from nothing {before:.4f}, nothing)"
+    assert told in " ".join(again.err.split())
 
 
 @pytest.mark.slow

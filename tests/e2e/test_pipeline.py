@@ -148,6 +148,21 @@ def test_runs_of_a_pipeline_are_siblings_in_mlflow_and_registered_once(run: Call
     assert "has no version of this bundle any more" in " ".join(gone.err.split())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_the_end(run: Call) -> None:
+    away = ("tracking.uri=http://127.0.0.1:9", "tracking.system_metrics=false", "tracking.end_wait_s=0")
+    outcome = run("pipeline", "tasks=[classify,qa]", *SMALL, *away)
+    assert outcome.code == 2
+    last = "error: register-classify, register-qa failed, and all other steps are done; expected what is said"
+    assert outcome.err.splitlines()[-1].startswith(last)
+    assert outcome.err.count("error: http://127.0.0.1:9 does not answer") == 2
+    assert "6 of 8 steps ran" in outcome.err
+    ended = [(one.record.stage, one.record.status) for one in reversed(list_runs(Path("runs")))]
+    trained = ("tokenizer", "pretrain", "finetune", "evaluate", "finetune", "evaluate")
+    assert ended == [*((stage, "FINISHED") for stage in trained), *[("register", "FAILED")] * 2]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

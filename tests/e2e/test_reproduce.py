@@ -1,6 +1,7 @@
 """A run made again from what is recorded comes out the same, and what it started from is recorded."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def test_a_continued_pretraining_records_its_parent_and_is_reproduced_to_the_las
     assert "corpus" in changed.err.split("Why it may differ")[1]
     assert main(["lineage", "bundle=second", "tracking=off"]) == 0
     assert "≠ source" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_whose_bundle_is_gone_is_made_again_and_compared_by_what_it_still_has(
+    run: Callable[..., Outcome], text_file: Path
+) -> None:
+    assert run("pretrain", *FILES, *QUICK, "name=lost").code == 0
+    shutil.rmtree("runs/lost/bundles/best")
+    gone = "its run is finished, and what that made is gone or not whole"
+    assert gone in run("evaluate", "data=files", "data.train=poem.txt", "bundle=lost").error
+    measured = run("reproduce", "run=lost")
+    assert measured.result["metrics"]["different"] == 0
+    assert measured.result["metrics"]["compared"] > 3
+    assert "to the last digit" in " ".join(measured.err.split())
+    Path("runs/lost/evaluation.json").unlink()
+    alone = run("reproduce", "run=lost")
+    assert alone.result["metrics"] == {"compared": 0, "different": 0}
+    assert "nothing to compare it with" in " ".join(alone.err.split())
+    assert "None" not in alone.err
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,11 @@ def test_a_word_without_an_equals_sign_is_not_an_override() -> None:
     assert refusal("small").startswith("'small' is not an override; expected key=value")
 
 
+def test_a_path_in_chinese_and_a_name_with_umlauts_are_typed_without_quotes() -> None:
+    found = compose("pretrain", ["data=files", "data.train=数据.csv", "name=größe"])
+    assert (found.data.train, found.name) == ("数据.csv", "größe")
+
+
 def test_a_class_that_cannot_be_imported_is_named() -> None:
     assert refusal("optimizer._target_=modules.optim.Adan").startswith("optimizer._target_: cannot import")
 

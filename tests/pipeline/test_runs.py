@@ -110,9 +110,24 @@ def test_a_bundle_is_found_by_name_by_run_folder_and_by_its_own_folder(config: D
 
 
 def test_an_unfinished_bundle_and_an_unknown_one_are_told_apart(config: DictConfig) -> None:
-    with open_run(config, label="x") as run:
-        pass
-    with pytest.raises(BundleError, match="is not a finished bundle"):
+    run = die_with_a_checkpoint(config)
+    with pytest.raises(BundleError, match=r"is not a finished bundle; .* let it finish with RESUME=1"):
         find_bundle(run.name, Path(config.runs_dir))
     with pytest.raises(BundleError, match="no bundle 'nowhere'"):
         find_bundle("nowhere", Path(config.runs_dir))
+
+
+def test_a_finished_run_is_not_to_be_resumed_for_its_bundle(config: DictConfig) -> None:
+    """Where it made one it can be made again, and where it makes none there is nothing to wait for."""
+    with open_run(config, label="trained") as trained:
+        folder = finish(trained.bundles / "best")
+        trained.keep(folder / bundle.DONE)
+    (folder / bundle.DONE).unlink()
+    again = f"gone or not whole; .*; make it again with `make reproduce RUN={trained.name}`"
+    for spec in (trained.name, str(trained.path), str(folder)):
+        with pytest.raises(BundleError, match=again):
+            find_bundle(spec, Path(config.runs_dir))
+    with open_run(config, label="other") as other:
+        pass
+    with pytest.raises(BundleError, match=r"a run of pretrain makes none; .*; name another"):
+        find_bundle(other.name, Path(config.runs_dir))

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pipeline.sweep.launch import Processes, ProcessJob, quoted, share
+from pipeline.sweep.launch import Processes, ProcessJob, share
 
 SLEEPER = [sys.executable, "-S", "-c", "import signal, sys; print('ready', flush=True); signal.pause()"]
 
@@ -77,9 +76,3 @@ def test_threads_are_shared_out_unless_the_user_has_set_them() -> None:
     cores = len(os.sched_getaffinity(0))
     assert share(0, 2, {"CUDA_VISIBLE_DEVICES": ""}) == {"OMP_NUM_THREADS": str(max(1, cores // 2))}
     assert share(0, 10 * cores, {"CUDA_VISIBLE_DEVICES": ""}) == {"OMP_NUM_THREADS": "1"}
-
-
-@pytest.mark.parametrize("text", ["a b", "it's", "50% of ${seed}", "x=y,z", "在"])
-def test_a_text_arrives_through_hydras_grammar_letter_for_letter(text: str) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"name={quoted(text)}"])
-    assert str(override.value()).replace("\\${", "${") == text

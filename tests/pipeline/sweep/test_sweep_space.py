@@ -20,6 +20,7 @@ from pipeline.sweep.space import combinations, examples, read_words, word_of
         ("trainer.compile=true,false", ["True", "False"]),
         ("prompts=[a,b],[c]", ["[a,b]", "[c]"]),
         ("seed=1,1,2", ["1", "2"]),
+        ("data.train=数据.csv,b.csv", ["'数据.csv'", "b.csv"]),
     ],
 )
 def test_a_list_is_its_values_as_they_are_typed(typed: str, values: list[str]) -> None:

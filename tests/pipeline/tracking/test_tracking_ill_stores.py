@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.tracking_proxy import free_port
 from pipeline.__main__ import main
-from pipeline.tracking import Run
+from pipeline.errors import TrackingError
+from pipeline.tracking import Run, TrackingOptions
 from pipeline.tracking.options import Store
 from pipeline.tracking.problems import explain
+from pipeline.ui import serve_ui
 from tests.pipeline.tracking.whole_trainings import ROOT, assert_all_there, environ, wait_until_sent
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -65,6 +68,20 @@ def test_a_store_of_another_schema_is_told_at_once_and_takes_all_when_it_is_put_
     set_revision(store, before)
     wait_until_sent(tmp_path / "run")
     assert_all_there(client, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_pages_of_a_store_of_another_schema_are_refused_as_a_registration_is(
+    store: Store, tmp_path: Path
+) -> None:
+    set_revision(store, "ffffffffffff")
+    options = TrackingOptions(uri=store.uri)
+    with pytest.raises(TrackingError) as caught:
+        serve_ui(options, project_folder=tmp_path, port=free_port(), environ=os.environ)
+    said = str(caught.value)
+    assert said.startswith(f"{store.sqlite_file} was written by a newer version of MLflow (Detected ")
+    assert said.endswith("or choose another store with tracking.uri")
+    assert "\n" not in said
 
 
 @pytest.mark.slow

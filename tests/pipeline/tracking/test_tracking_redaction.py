@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.config import compose_unchecked, groups, to_plain
+from pipeline.plan.steps import TASKS
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 from pipeline.tracking.redaction import REDACTED, Redactor, flatten, without_credentials
 
@@ -32,6 +34,59 @@ def test_the_fields_own_tokens_are_no_secrets() -> None:
         "n_token": 3,
     }
     assert Redactor({}).value("", config) == config
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "PGPASSWORD",
+            "dbPassword",
+            "passwords",
+            "passphrase",
+            "ssh_passphrase",
+            "clientSecret",
+            "secretKey",
+        ),
+        *("authToken", "accessToken", "access_tokens", "hf_tokens", "hftoken", "OPENAI_API_TOKEN"),
+        *("openaiApiKey", "apikeys", "OPENAI_KEY", "ENCRYPTION_KEY", "privateKeys", "AWS_SECRET_ACCESS_KEY"),
+        *("DB_PASS", "RABBITMQ_DEFAULT_PASS", "GITHUB_PAT", "AZURE_STORAGE_CONNECTION_STRING"),
+    ],
+)
+def test_a_secret_is_known_by_any_common_form_of_its_key(key: str) -> None:
+    assert Redactor({}).value(key, "swordfish") == REDACTED
+    assert Redactor({}).value(key, ["swordfish"]) in (REDACTED, [REDACTED])
+    assert Redactor({}).text(f"{key}=swordfish") == f"{key}={REDACTED}"
+    assert Redactor({key: "swordfish"}).text("it is swordfish") == f"it is {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("tokenizer", "bpe"), ("tokenizer.kind", "bpe"), ("special_tokens", "user"), ("sep_token", "</s>")],
+        *[("max_question_tokens", "64"), ("mean_span_tokens", "3.5"), ("max_new_tokens", "null")],
+        *[("added_tokens", "<user>"), ("bytes_per_token", "3.9"), ("train_tokens", "1e9")],
+        *[
+            ("key", "name"),
+            ("monkey", "x"),
+            ("keys", "a"),
+            ("author", "ann"),
+            ("passage", "x"),
+            ("pass", "2"),
+        ],
+        *[("MAX_PATH", "x"), ("KEYBOARD", "x"), ("PATH", "x"), ("compass", "x"), ("secretary", "x")],
+    ],
+)
+def test_a_key_that_only_looks_like_a_secret_keeps_its_value(key: str, value: str) -> None:
+    assert Redactor({}).value(key, value) == value
+    assert Redactor({}).text(f"{key}={value}") == f"{key}={value}"
+
+
+def test_no_key_of_a_configuration_is_taken_for_a_secret() -> None:
+    tasks = [("finetune" if name in TASKS else "pretrain", f"task={name}") for name in groups()["task"]]
+    for stage, task in tasks:
+        config = to_plain(compose_unchecked(stage, [task]))
+        assert Redactor({}).value("", config) == config
 
 
 def test_credentials_in_an_address_are_taken_out_and_the_address_stays() -> None:

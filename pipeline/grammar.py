@@ -1,0 +1,79 @@
+"""What the user typed, read by Hydra's own grammar, which knows no letters beyond ASCII outside of quotes."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from pipeline.errors import ConfigError
+
+#: What Hydra's grammar reads as itself after a backslash.
+_ESCAPED = r"\\([\\()\[\]{}:=,\s])"
+
+#: A text that needs no quotes, and those of this form that mean something else without them.
+_PLAIN = re.compile(r"[A-Za-z_/][\w./\-]*", re.ASCII)
+_CONSTANTS = ("null", "true", "false", "inf", "nan")
+
+
+def read_overrides(words: Sequence[str], *, expected: str = "key=value") -> list[Override]:
+    """The words as overrides.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    return [_read(word, expected) for word in words]
+
+
+def quoted(text: str) -> str:
+    """A text as a value that stands for itself, whatever is in it."""
+    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
+
+
+def typed(value: Any) -> str:
+    """A plain value as a user types it."""
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _CONSTANTS else quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{typed(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(typed, value)) + "]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def as_args(words: Sequence[str]) -> str:
+    """Words as the ARGS of a `make` command: within double quotes of a shell; make reads $ as its own."""
+    text = shlex.join(words)
+    for letter in '\\"`':
+        text = text.replace(letter, f"\\{letter}")
+    return 'ARGS="' + text.replace("$", "\\$\\$") + '"'
+
+
+def _read(word: str, expected: str) -> Override:
+    if "=" not in word or word.startswith("="):
+        raise ConfigError(f"'{word}' is not an override", expected, "for example trainer.max_steps=500")
+    try:
+        return OverridesParser.create().parse_override(_with_quotes(word))
+    except HydraException as error:
+        raise ConfigError(
+            f"'{word}' cannot be read", expected, "quote values that hold spaces, quotes or brackets"
+        ) from error
+
+
+def _with_quotes(word: str) -> str:
+    """The word with quotes around the pieces of its value that Hydra reads with them only: 数据.csv,b.csv."""
+    key, _, value = word.partition("=")
+    if value.isascii() or any(sign in value for sign in ("'", '"', "${")):
+        return word
+    between = "[](){},=" + (":" if "{" in value else "")
+    inner, outer = rf"(?:{_ESCAPED}|[^{re.escape(between)}])", rf"(?:{_ESCAPED}|[^{re.escape(between)}\s])"
+    return f"{key}={re.sub(f'{outer}(?:{inner}*{outer})?', _piece, value)}"
+
+
+def _piece(found: re.Match[str]) -> str:
+    text = found[0]
+    return text if text.isascii() else quoted(re.sub(_ESCAPED, r"\1", text))
