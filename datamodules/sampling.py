@@ -90,8 +90,8 @@ class LengthBucketSampler(ResumableBatchSampler):
     the one step that holds the end of an epoch and the start of the next is of mixed lengths.
 
     With `curriculum_steps` the stream begins with so many steps of its own: in their first half the shortest
-    fifth of the rows is drawn from, then more and more, at last all. What short rows teach (who is meant, what
-    belongs together) is learnt much sooner from them alone.
+    fifth of the rows is drawn from, then more and more, at last all. What short rows teach (who is meant,
+    what belongs together) is learnt much sooner from them alone.
 
     Args:
         lengths: length (N,) of each row, in whatever unit.
@@ -135,7 +135,7 @@ class LengthBucketSampler(ResumableBatchSampler):
         )
 
     def keys(self, batch: int) -> npt.NDArray[np.int64]:
-        """The keys (batch_size,) of this rank's batch number `batch`; those of the curriculum are of epoch 0."""
+        """The keys (batch_size,) of this rank's batch number `batch`; the curriculum's are of epoch 0."""
         if batch >= self.curriculum_steps:
             return super().keys(batch - self.curriculum_steps)
         share = max(SHORTEST, SHORTEST + (1 - SHORTEST) * (2 * batch / self.curriculum_steps - 1))

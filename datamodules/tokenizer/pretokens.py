@@ -8,8 +8,8 @@ from tokenizers import Regex, pre_tokenizers
 _RUN = 64
 
 # GPT-2's pattern with five changes, each for a reason:
-# every Chinese character stands alone, as in BERT's vocabulary, for nothing marks where words end: else "at the
-# bridge" becomes one token, and an answer that is a part of it cannot be pointed at;
+# every Chinese character stands alone, as in BERT's vocabulary, for nothing marks where words end: else "at
+# the bridge" becomes one token, and an answer that is a part of it cannot be pointed at;
 # marks stay with their letters (a decomposed e + accent, Indic vowels), GPT-2's \p{L}+ tears them off;
 # every digit stands alone, so that numbers have one form and no vocabulary is spent on years;
 # line ends are their own tokens, so that a line's first word is not glued to the break before it;

@@ -148,7 +148,14 @@ def test_a_curriculum_that_goes_on_anywhere_is_the_same_and_its_ranks_draw_apart
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"pool_steps": 0}, {"curriculum_steps": -1}, {"batch_size": 0}, {"rank": 2, "world_size": 2}, {"seed": -1}]
+    "wrong",
+    [
+        {"pool_steps": 0},
+        {"curriculum_steps": -1},
+        {"batch_size": 0},
+        {"rank": 2, "world_size": 2},
+        {"seed": -1},
+    ],
 )
 def test_values_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
