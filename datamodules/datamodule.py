@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.collate import Batch, RowBatch
 from datamodules.features import Feature, Features
-from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, sequential_batches
+from datamodules.sampling import Curriculum, LengthBucketSampler, ResumableBatchSampler, sequential_batches
 
 Collate = Callable[[RowBatch], Batch]
 Keys = npt.NDArray[np.int64]
@@ -214,7 +214,7 @@ class FinetuneDataModule(_ResumableDataModule):
         validation: examples to validate on; the longest come first, so that what does not fit in memory
             shows at once.
         collate: makes a batch of some examples; it pads them.
-        curriculum_batches: batches of each rank at the beginning that grow from the shortest examples to all.
+        curriculum: where training begins with the easiest examples.
 
     Raises:
         ValueError: a size below 1.
@@ -229,10 +229,10 @@ class FinetuneDataModule(_ResumableDataModule):
         batch_size: int,
         seed: int,
         num_workers: int = 0,
-        curriculum_batches: int = 0,
+        curriculum: Curriculum | None = None,
     ) -> None:
         super().__init__(num_workers=num_workers)
-        self.curriculum_batches = curriculum_batches
+        self.curriculum = curriculum
         self.train = train
         self.validation = validation
         self.collate = collate
@@ -256,7 +256,7 @@ class FinetuneDataModule(_ResumableDataModule):
             rank=rank,
             world_size=world_size,
             start_batch=self.batches_done,
-            curriculum_steps=self.curriculum_batches,
+            curriculum=self.curriculum,
         )
         return BatchLoader(_Examples(self.train), sampler, **self._options(self.collate))
 
