@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from datamodules.cache import cache_key
 from datamodules.corpus import Corpus
 from datamodules.datamodule import FinetuneDataModule
-from datamodules.sampling import Curriculum
 from datamodules.features import Features
+from datamodules.sampling import Curriculum
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
