@@ -50,7 +50,7 @@ def test_one_causal_bundle_feeds_every_task_and_each_can_be_evaluated(
 def test_a_bundle_of_another_task_or_arrangement_is_refused_with_what_can_serve(
     run: Call, pretrained: str
 ) -> None:
-    assert run("pretrain", "task=masked_lm", *QUICK, *STORY, "name=reader").code == 0
+    assert run("pretrain", "task=masked_lm", *QUICK, *STORY, "tokenizer=bytes", "name=reader").code == 0
     refused = run("finetune", "task=translate", *QUICK, "init_from=reader")
     assert refused.code == 2
     assert "holds an Encoder" in refused.error
