@@ -214,7 +214,7 @@ class FinetuneDataModule(_ResumableDataModule):
         validation: examples to validate on; the longest come first, so that what does not fit in memory
             shows at once.
         collate: makes a batch of some examples; it pads them.
-        curriculum: where training begins with the easiest examples.
+        curriculum_batches: batches of each rank at the beginning that go from the shortest examples to all.
 
     Raises:
         ValueError: a size below 1.
@@ -229,10 +229,10 @@ class FinetuneDataModule(_ResumableDataModule):
         batch_size: int,
         seed: int,
         num_workers: int = 0,
-        curriculum: Curriculum | None = None,
+        curriculum_batches: int = 0,
     ) -> None:
         super().__init__(num_workers=num_workers)
-        self.curriculum = curriculum
+        self.curriculum_batches = curriculum_batches
         self.train = train
         self.validation = validation
         self.collate = collate
@@ -256,7 +256,7 @@ class FinetuneDataModule(_ResumableDataModule):
             rank=rank,
             world_size=world_size,
             start_batch=self.batches_done,
-            curriculum=self.curriculum,
+            curriculum=Curriculum(self.train.lengths, steps=self.curriculum_batches),
         )
         return BatchLoader(_Examples(self.train), sampler, **self._options(self.collate))
 

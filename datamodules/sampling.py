@@ -17,7 +17,7 @@ class Curriculum:
 
     Args:
         difficulty: of each row (N,), in whatever unit, such as the length of its text.
-        steps: how many steps; a step is one batch of every rank.
+        steps: how many steps, or none; a step is one batch of every rank.
 
     Source: Bengio et al. 2009, "Curriculum Learning", section 5; Platanios et al. 2019, "Competence-based
     Curriculum Learning for Neural Machine Translation", section 3 (length as difficulty).

@@ -43,7 +43,7 @@ class TrainerOptions:
         val_every_steps: null: five times a run.
         val_rows: validate on the first so many rows; null: on all.
         score_rows: fine-tuned models answer the first so many rows at a validation; null: all.
-        curriculum: share of the steps in which fine-tuning goes from the shortest texts to all.
+        curriculum: share of the steps in which fine-tuning goes from the shortest rows to all.
         checkpoint_every_steps: null: at each validation.
         devices: how many; auto: all GPUs, or one CPU process.
         strategy: how several devices work together; auto takes ddp, data-parallel training.

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -14,7 +13,6 @@ from datamodules.cache import cache_key
 from datamodules.corpus import Corpus
 from datamodules.datamodule import FinetuneDataModule
 from datamodules.features import Features
-from datamodules.sampling import Curriculum
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
@@ -202,7 +200,7 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
         batch_size=options.batch_size,
         seed=config.seed,
         num_workers=options.num_workers,
-        curriculum=_curriculum(options, parts),
+        curriculum_batches=options.curriculum_batches,
     )
     predict = partial(
         task.quick().predict, parts.model, parts.tokenizer, batch_size=options.answer_batch_size
@@ -232,16 +230,6 @@ def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked
         mode="max" if task.higher_is_better else "min",
         callbacks=[TaskMetrics(measure), *freezing.callbacks(parts.model)],
     )
-
-
-def _curriculum(options: TrainerOptions, parts: Parts) -> Curriculum | None:
-    """From short texts to all; in bytes, which compare languages better than tokens do."""
-    if not options.curriculum_batches:
-        return None
-    train = parts.features["train"]
-    n_bytes = np.cumsum(parts.tokenizer.token_bytes[train.flat["input_ids"]])
-    ends = n_bytes[train.offsets["input_ids"][1:] - 1]
-    return Curriculum(np.diff(ends, prepend=0), steps=options.curriculum_batches)
 
 
 def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
