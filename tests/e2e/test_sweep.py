@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,12 @@ def test_optuna_prunes_trials_by_their_validations_several_at_once(run: Call) ->
     assert states[0] == "done"
 
 
+def apart(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # Submitit's import closes logging's handlers, and absl's would close pytest's stderr with it.
+    command = [sys.executable, "-m", "pipeline", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_trials_are_handed_over_to_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,22 +158,22 @@ def test_trials_are_handed_over_to_submitit(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     cluster = ("sweep.launcher=submitit_local", "sweep.slurm.timeout_min=10", "sweep.slurm.partition=any")
     words = ("sweep", *FEW, "seed=1,2", "optimizer=muon,sgd", *cluster, "tracking=off", "--json")
-    # In a process of its own: submitit's import closes logging's handlers,
-    # and absl's would close pytest's stderr with it.
-    command = [sys.executable, "-m", "pipeline", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = apart(words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["metrics"]
     assert [row["state"] for row in rows()] == ["done", "done", "failed", "failed"]
     assert list(Path("runs/mine/jobs").glob("*/*_result.pkl"))
 
 
-def test_without_slurm_the_hand_over_is_refused_before_anything_is_made(run: Call, tmp_path: Path) -> None:
+def test_without_slurm_the_hand_over_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if any((Path(folder) / "srun").exists() for folder in os.environ["PATH"].split(os.pathsep)):
         pytest.skip("Slurm is here")
-    refused = run("sweep", "seed=1,2", "sweep.launcher=slurm", "tracking=off")
-    assert refused.code == 2
-    assert "there is no Slurm here" in refused.error
+    monkeypatch.chdir(tmp_path)
+    refused = apart(("sweep", "seed=1,2", "sweep.launcher=slurm", "tracking=off"))
+    assert refused.returncode == 2
+    assert "there is no Slurm here" in refused.stderr
     assert not (tmp_path / "runs").exists()
 
 
