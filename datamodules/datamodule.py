@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.collate import Batch, RowBatch
 from datamodules.features import Feature, Features
-from datamodules.sampling import Curriculum, LengthBucketSampler, ResumableBatchSampler, sequential_batches
+from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, sequential_batches
 
 Collate = Callable[[RowBatch], Batch]
 Keys = npt.NDArray[np.int64]
@@ -256,7 +256,7 @@ class FinetuneDataModule(_ResumableDataModule):
             rank=rank,
             world_size=world_size,
             start_batch=self.batches_done,
-            curriculum=Curriculum(self.train.lengths, steps=self.curriculum_batches),
+            curriculum_steps=self.curriculum_batches,
         )
         return BatchLoader(_Examples(self.train), sampler, **self._options(self.collate))
 

@@ -7,30 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: Share of the rows that a curriculum begins with.
-EASIEST = 0.2
-
-
-class Curriculum:
-    """Steps that go from the easiest rows to all: what these teach is learnt much sooner from them alone.
-
-    In their first half the easiest fifth is drawn from, then evenly more, at last all rows.
-
-    Args:
-        difficulty: of each row (N,), in whatever unit, such as the length of its text.
-        steps: how many steps, or none; a step is one batch of every rank.
-
-    Source: Bengio et al. 2009, "Curriculum Learning", section 5; Platanios et al. 2019, "Competence-based
-    Curriculum Learning for Neural Machine Translation", section 3 (length as difficulty).
-    """
-
-    def __init__(self, difficulty: npt.ArrayLike, *, steps: int) -> None:
-        self.steps = steps
-        self._easiest_first = np.argsort(np.asarray(difficulty), kind="stable").astype(np.int64)
-
-    def draw(self, step: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Rows (n,) of a step."""
-        share = max(EASIEST, EASIEST + (1 - EASIEST) * (2 * step / self.steps - 1))
-        return self._easiest_first[random.integers(math.ceil(share * len(self._easiest_first)), size=n)]
+SHORTEST = 0.2
 
 
 class ResumableBatchSampler:
@@ -112,12 +89,18 @@ class LengthBucketSampler(ResumableBatchSampler):
     that do not fill a step with rows of their own epoch, at its two ends, stay in the permutation's order:
     the one step that holds the end of an epoch and the start of the next is of mixed lengths.
 
+    With `curriculum_steps` so many steps of another kind come before the first epoch: in their first half they
+    draw from the shortest fifth of the rows, then from evenly more, at last from all. What short rows teach is
+    learnt much sooner from them alone.
+
     Args:
         lengths: length (N,) of each row, in whatever unit.
-        curriculum: steps of another kind before the first epoch.
 
     Raises:
-        ValueError: as `ResumableBatchSampler`; `pool_steps` below 1.
+        ValueError: as `ResumableBatchSampler`; `pool_steps` below 1 or `curriculum_steps` below 0.
+
+    Source: Bengio et al. 2009, "Curriculum Learning", section 5; Platanios et al. 2019, "Competence-based
+    Curriculum Learning for Neural Machine Translation", section 3 (length as difficulty).
     """
 
     def __init__(
@@ -130,13 +113,16 @@ class LengthBucketSampler(ResumableBatchSampler):
         world_size: int = 1,
         start_batch: int = 0,
         pool_steps: int = 50,
-        curriculum: Curriculum | None = None,
+        curriculum_steps: int = 0,
     ) -> None:
         self.lengths = np.asarray(lengths)
         if pool_steps < 1:
             raise ValueError(f"pool_steps={pool_steps}; expected at least 1")
+        if curriculum_steps < 0:
+            raise ValueError(f"curriculum_steps={curriculum_steps}; expected 0 or more")
         self.pool_steps = pool_steps
-        self.curriculum = curriculum
+        self.curriculum_steps = curriculum_steps
+        self._shortest_first = np.argsort(self.lengths, kind="stable")
         super().__init__(
             len(self.lengths),
             batch_size=batch_size,
@@ -148,12 +134,12 @@ class LengthBucketSampler(ResumableBatchSampler):
 
     def keys(self, batch: int) -> npt.NDArray[np.int64]:
         """The keys (batch_size,) of this rank's batch number `batch`; the curriculum's are of epoch 0."""
-        if self.curriculum is None:
-            return super().keys(batch)
-        if batch >= self.curriculum.steps:
-            return super().keys(batch - self.curriculum.steps)
+        if batch >= self.curriculum_steps:
+            return super().keys(batch - self.curriculum_steps)
+        share = max(SHORTEST, SHORTEST + (1 - SHORTEST) * (2 * batch / self.curriculum_steps - 1))
         random = np.random.default_rng((self.seed, batch * self.world_size + self.rank, 2))
-        return self.curriculum.draw(batch, self.batch_size, random)
+        places = random.integers(math.ceil(share * self.n_rows), size=self.batch_size)
+        return self._shortest_first[places]
 
     def _ordered(self, epoch: int) -> npt.NDArray[np.integer]:
         rows = super()._ordered(epoch)
