@@ -89,9 +89,9 @@ class LengthBucketSampler(ResumableBatchSampler):
     that do not fill a step with rows of their own epoch, at its two ends, stay in the permutation's order:
     the one step that holds the end of an epoch and the start of the next is of mixed lengths.
 
-    With `curriculum_steps` so many steps of another kind come before the first epoch: in their first half they
-    draw from the shortest fifth of the rows, then from evenly more, at last from all. What short rows teach is
-    learnt much sooner from them alone.
+    With `curriculum_steps` so many steps of another kind come before the first epoch: in their first half
+    they draw from the shortest fifth of the rows, then from evenly more, at last from all. What short rows
+    teach is learnt much sooner from them alone.
 
     Args:
         lengths: length (N,) of each row, in whatever unit.

@@ -151,6 +151,7 @@ def test_a_curriculum_that_goes_on_anywhere_is_the_same_and_its_ranks_draw_apart
     "wrong",
     [
         {"pool_steps": 0},
+        {"curriculum_steps": -1},
         {"batch_size": 0},
         {"rank": 2, "world_size": 2},
         {"seed": -1},
