@@ -18,6 +18,7 @@ from pipeline.bundle import load_bundle
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction, Row, Score
+from pipeline.trainer import TrainerOptions
 from tests.commands import pipeline_words
 from tests.e2e.conftest import QUICK, Outcome, files
 
@@ -128,6 +129,18 @@ def test_epochs_become_steps_over_the_rows_that_there_are(tune: Tune) -> None:
     assert checkpoint["global_step"] == -(-n_rows * 3 // 2 // 4)
 
 
+def test_a_curriculum_changes_what_is_learnt_and_its_share_is_of_the_steps(tune: Tune) -> None:
+    for name, words in {"plain": (), "short": ("trainer.curriculum=0.5",)}.items():
+        done = tune(f"name={name}", *words)
+        assert done.code == 0, done.err
+    plain, short = weights("plain"), weights("short")
+    assert any(not torch.equal(plain[name], short[name]) for name in plain)
+    assert TrainerOptions(max_steps=30, accumulate=2, curriculum=0.5).curriculum_batches == 30
+    refused = tune("trainer.curriculum=1.5")
+    assert refused.code == 2
+    assert "trainer.curriculum" in refused.error
+
+
 class Scores:
     """Stands in for the task's score at each validation of a training: one value after another."""
 
@@ -223,6 +236,7 @@ def test_another_dropout_is_in_the_bundle_and_in_what_is_recorded(tune: Tune) ->
     "words",
     [
         (),
+        ("trainer.curriculum=0.6",),
         ("freezing.frozen=backbone", "freezing.unfreeze_every_steps=3"),
         ("optimizer.layer_decay=0.8", "dropout=0.1", "trainer.ema_decay=0.9"),
     ],
