@@ -32,7 +32,7 @@ def test_what_only_the_data_can_tell_is_left_out_and_what_a_factory_makes_is_not
 def test_a_default_that_is_typed_makes_no_other_configuration() -> None:
     plain, typed = (
         compose("pretrain", []),
-        compose("pretrain", ["optimizer.lr=0.004", "trainer.batch_size=16"]),
+        compose("pretrain", ["optimizer.lr=0.004", "trainer.accumulate=1"]),
     )
     assert with_defaults(plain) == with_defaults(typed)
     assert config_hash(plain) == config_hash(typed)
@@ -62,7 +62,7 @@ def test_a_stage_that_trains_nothing_is_recorded_without_options_of_training() -
 def test_show_config_shows_every_key_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show-config", "optimizer.beta1=0.8"]) == 0
     shown: Any = OmegaConf.create(capsys.readouterr().out)
-    assert (shown.optimizer.lr, shown.optimizer.beta1, shown.trainer.batch_size) == (0.004, 0.8, 16)
+    assert (shown.optimizer.lr, shown.optimizer.beta1, shown.trainer.accumulate) == (0.004, 0.8, 1)
 
 
 def test_filled_goes_through_nodes_without_a_class() -> None:
