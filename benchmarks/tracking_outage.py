@@ -10,7 +10,8 @@ the server is well again, and what is left in the spool is sent as `make sync` d
 
 For each fault: `total` and `step`, the ratio of whole training times and of median step times to the
 undisturbed run of the turn (median, lowest, highest); `cpu`, that of the processor time of the training
-process; `longest_step_ms` and `longest_call_ms`, the longest step and the longest that a step waited for
+process; `call_share`, the share of the training time that its steps waited for tracking, which the noise of the
+machine does not touch; `longest_step_ms` and `longest_call_ms`, the longest step and the longest that a step waited for
 tracking; `end_s`, how long the end of the run took; `n_left`, the records left for `make sync`; and
 `equal`, whether the store then had each point of the spool once, at its own step and time, and the same
 losses at the same steps as the undisturbed run. `load` is the machine's load when it began and when it ended.
@@ -137,6 +138,7 @@ def figures(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
         "total": spread([sum(a.steps.wall_s) / sum(b.steps.wall_s) for a, b in pairs]),
         "step": spread([median(a.steps.wall_s) / median(b.steps.wall_s) for a, b in pairs]),
         "cpu": spread([sum(a.steps.cpu_s) / sum(b.steps.cpu_s) for a, b in pairs]),
+        "call_share": spread([sum(a.calls_s) / sum(a.steps.wall_s) for a, _ in pairs]),
         "longest_step_ms": round(1000 * max(max(a.steps.wall_s) for a, _ in pairs)),
         "longest_call_ms": round(1000 * max(max(a.calls_s) for a, _ in pairs), 2),
         "end_s": round(max(a.end_s for a, _ in pairs), 1),
@@ -147,7 +149,7 @@ def figures(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, lowest and highest."""
-    return {"median": round(median(values), 4), "low": round(min(values), 4), "high": round(max(values), 4)}
+    return {"median": round(median(values), 5), "low": round(min(values), 5), "high": round(max(values), 5)}
 
 
 def run(fault: str, overrides: Sequence[str], *, n_steps: int, pause_s: float) -> Outcome:

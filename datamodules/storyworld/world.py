@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSION = "1"
 """Changes when any story of any seed changes: it is part of every seed and fingerprint."""
 
-VIEWS_VERSION = "3"
+VIEWS_VERSION = "4"
 """Changes when a row of a view changes but no story: it is part of the fingerprints of all but `story`."""
 
 _N_TEST_ROWS = 1_000

@@ -40,6 +40,7 @@ def test_after_every_outage_all_points_are_there(capsys: pytest.CaptureFixture[s
     for fault, found in faults.items():
         assert found["equal"], fault
         assert found["longest_call_ms"] < 100
+        assert 0 < found["call_share"]["high"] < 0.02
         assert found["end_s"] < 10
     assert faults["500s"]["n_left"] > 0
 

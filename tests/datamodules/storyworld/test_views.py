@@ -1,11 +1,13 @@
+from collections import Counter
 from random import Random
 from typing import Any
 
 import pytest
 
-from datamodules.storyworld import StoryWorld
+from datamodules.storyworld import StoryWorld, lexicon_en
 from datamodules.storyworld.language import CODES, Code
-from datamodules.storyworld.views import N_PEOPLE, Tale, View, _place_of, questions
+from datamodules.storyworld.views import N_PEOPLE, Tale, View, _place_of, classify, questions
+from tests.datamodules.storyworld.test_plot import replay
 
 VIEWS: tuple[View, ...] = ("story", "classify", "qa", "translate", "summarize", "chat")
 
@@ -67,10 +69,20 @@ def test_the_wanted_share_of_questions_has_no_answer_and_asks_for_an_absent_thin
         assert row["answers"] == {"text": [], "answer_start": []}
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_the_label_is_who_has_the_thing_of_the_wish_at_last(code: Code) -> None:
+    world = StoryWorld(languages={code: 1.0})
+    for seed in range(200):
+        tale = world._tale(Random(seed))
+        wished = next(line.values["T"] for line in tale.body if line.kind.startswith("wish_"))
+        holder, _ = replay(tale.body)
+        assert classify(tale)["label"] == lexicon_en.NAMES[holder[wished]]
+
+
 def test_labels_are_balanced() -> None:
-    labels = [row["label"] for row in StoryWorld(3000, view="classify").rows("train")]
-    assert set(labels) == {"fulfilled", "unfulfilled"}
-    assert abs(labels.count("fulfilled") / len(labels) - 0.5) < 0.04
+    counts = Counter(row["label"] for row in StoryWorld(3000, view="classify").rows("train"))
+    assert set(counts) == set(lexicon_en.NAMES)
+    assert max(abs(n / 3000 - 1 / 16) for n in counts.values()) < 0.02
 
 
 def test_the_text_to_classify_does_not_contain_the_ending() -> None:
@@ -90,7 +102,7 @@ def test_the_text_to_classify_begins_the_story_of_the_same_row() -> None:
 
 
 @pytest.mark.slow
-def test_a_bag_of_words_cannot_classify() -> None:
+def test_a_bag_of_words_guesses_among_the_three_people_of_a_story() -> None:
     pytest.importorskip("sklearn")
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -101,7 +113,7 @@ def test_a_bag_of_words_cannot_classify() -> None:
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
     model.fit([row["text"] for row in train], [row["label"] for row in train])
     accuracy = model.score([row["text"] for row in validation], [row["label"] for row in validation])
-    assert accuracy < 0.54
+    assert accuracy < 0.6
 
 
 @pytest.mark.parametrize("target", ["de", "zh"])
