@@ -55,7 +55,7 @@ def story(tale: Tale) -> Row:
 
 
 def classify(tale: Tale) -> Row:
-    """The story without its ending; the label is who has the wished-for thing at last, by the English name."""
+    """The story without its ending; the label is the English name of who has the wished-for thing at last."""
     state = tale.outcome
     label = language("en").word("person", state.people[state.held[state.main]], "name")
     return {"text": tale.language.tell(tale.body), "label": label, "language": tale.language.code}
