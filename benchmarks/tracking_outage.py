@@ -14,7 +14,8 @@ process; `call_share`, the share of the training time that its steps waited for 
 the machine does not touch; `longest_step_ms` and `longest_call_ms`, the longest step and the longest that a
 step waited for tracking; `end_s`, how long the end of the run took; `n_left`, the records left for
 `make sync`; and `equal`, whether the store then had each point of the spool once, at its own step and time,
-and the same losses at the same steps as the undisturbed run. `load` is the machine's load when it began and when it ended.
+and the same losses at the same steps as the undisturbed run. `load` is the machine's load when it began and
+when it ended.
 
 One line of JSON on standard output. OMP_NUM_THREADS sets the threads.
 """
