@@ -12,7 +12,7 @@ from tests.e2e.conftest import Outcome
 
 Call = Callable[..., Outcome]
 QUICK = ("debug=quick", "tracking.system_metrics=false")
-STORY = ("data.n_train_rows=60", "data.n_validation_rows=12")
+STORY = ("data.n_train_rows=200", "data.n_validation_rows=12")
 SMALL = ("tokenizer.vocab_size=600", "size.max_seq_len=256")
 
 

@@ -11,7 +11,7 @@ from tests.e2e.conftest import QUICK, Outcome, files, labelled
 
 Call = Callable[..., Outcome]
 TASKS = ("classify", "qa", "translate", "summarize", "chat")
-STORY = ("data.n_train_rows=60", "data.n_validation_rows=12")
+STORY = ("data.n_train_rows=200", "data.n_validation_rows=12")
 FEW = (*STORY, "data.n_test_rows=12")
 #: A model that has learnt nothing would write until it may no longer.
 SHORT = {

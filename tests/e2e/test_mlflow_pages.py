@@ -32,7 +32,7 @@ DEADLINE_MS = 30_000
 PRINTED = "http://127.0.0.1:5000"
 QUICK = ("debug=quick", "tracking.end_wait_s=60")
 SMALL = ("tokenizer.vocab_size=600", "data.n_train_rows=60", "data.n_validation_rows=12")
-FEW = ("data.n_train_rows=60", "data.n_validation_rows=12", "data.n_test_rows=40")
+FEW = ("data.n_train_rows=200", "data.n_validation_rows=12", "data.n_test_rows=40")
 COMMANDS = {
     "rotary": ("pretrain", *QUICK, *SMALL, "name=rotary", "trainer.max_steps=150"),
     "learned": ("pretrain", *QUICK, *SMALL, "name=learned", "position=learned"),

@@ -25,7 +25,7 @@ Call = Callable[..., Outcome]
 SMALL = (
     *("debug=quick", "tokenizer.vocab_size=600", "size.max_seq_len=256", "trainer.max_steps=4"),
     *("data.n_train_rows=60", "data.n_validation_rows=12", "finetune.trainer.score_rows=4"),
-    *("finetune.data.n_train_rows=60", "finetune.data.n_validation_rows=12", "finetune.data.n_test_rows=20"),
+    *("finetune.data.n_train_rows=200", "finetune.data.n_validation_rows=12", "finetune.data.n_test_rows=20"),
 )
 ONE_TASK = ("tasks=[classify]", *SMALL, "tracking=off")
 STEPS = ["tokenizer", "pretrain", "finetune-classify", "evaluate-classify"]
