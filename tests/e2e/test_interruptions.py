@@ -221,7 +221,7 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, run) -> None:
     assert command.end() == -signal.SIGKILL
     assert status(tmp_path) == "RUNNING"
     # killed between the two, the best may be of a later step than the last
-    step = 1 + max(int(load_step(saved)) for saved in checkpoint.parent.glob("*.ckpt"))
+    step = 1 + max(load_step(saved) for saved in checkpoint.parent.glob("*.ckpt"))
     resumed = run(*LONG, "tracking=off", "resume=mine", f"trainer.max_steps={step}")
     assert resumed.code == 0, resumed.err
     assert load_bundle(Path(resumed.result["bundle"])).provenance["step"] <= step
