@@ -175,7 +175,8 @@ class EncoderDecoder(Transformer):
     """A decoder that also looks at an encoder's output: for text to text.
 
     Encoder and decoder share the positions and, with `tied_embeddings`, the embedding (section 3.4 of the
-    source); without, the decoder has one of its own, for languages that have few tokens in common.
+    source); without, the decoder has one of its own, for languages that have few tokens in common. So it has
+    with `target_vocab_size`: the decoder's tokens are then those of another vocabulary.
 
     Source: Vaswani et al. 2017, section 3.1 and figure 1.
     """
@@ -190,9 +191,12 @@ class EncoderDecoder(Transformer):
         position: Position,
         n_encoder_layers: int | None = None,
         tied_embeddings: bool = True,
+        target_vocab_size: int | None = None,
     ) -> None:
         super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
-        self.target_embedding = None if tied_embeddings else nn.Embedding(vocab_size, layer.d_model)
+        shared = tied_embeddings and target_vocab_size is None
+        n_targets = vocab_size if target_vocab_size is None else target_vocab_size
+        self.target_embedding = None if shared else nn.Embedding(n_targets, layer.d_model)
         self.encoder = Stack(layer, n_layers if n_encoder_layers is None else n_encoder_layers)
         self.decoder = Stack(layer, n_layers, cross=True)
 

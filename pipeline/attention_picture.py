@@ -46,7 +46,8 @@ def log_attention(tracked: Run, model: Model, tokenizer: Tokenizer, batch: Batch
         model.hidden(start)
     if not (weights := recorder.last_layer()):
         return
-    tokens = {name: tokenizer.decode_tokens(ids[0].tolist()) for name, ids in start.items()}
+    sides = {"input_ids": tokenizer, "decoder_input_ids": tokenizer.target}
+    tokens = {name: sides[name].decode_tokens(ids[0].tolist()) for name, ids in start.items()}
     figure = draw_attention(weights, tokens if show_text else {})
     with TemporaryDirectory() as folder:
         file = Path(folder) / "attention.png"

@@ -222,9 +222,19 @@ def build_validation_rows(
 
 def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
     """A model with its first weights."""
-    model = _assemble(model_config, vocab_size=tokenizer.vocab_size)
+    backbone = build_backbone(model_config["backbone"], tokenizer)
+    model = Model(backbone, build_head(model_config["head"], backbone))
     initialize(model, model_config["init"])
     return model
+
+
+def build_backbone(node: Mapping[str, Any], tokenizer: Tokenizer) -> Transformer:
+    """The backbone that `node` describes, for the tokenizer's vocabulary, or its two."""
+    sizes = {"vocab_size": tokenizer.vocab_size}
+    if tokenizer.has_own_target:
+        sizes["target_vocab_size"] = tokenizer.target.vocab_size
+    backbone: Transformer = construct(node, **sizes)
+    return backbone
 
 
 def interruptibly(work: Callable[[], T]) -> T:
@@ -267,11 +277,6 @@ def head_node(head: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, 
     """The task's head with those options of the `present` one that it takes too, such as a soft cap."""
     taken = inspect.signature(target_of(head["_target_"], "model.head")).parameters
     return {**{key: value for key, value in present.items() if key in taken}, **head}
-
-
-def _assemble(model_config: Mapping[str, Any], *, vocab_size: int) -> Model:
-    backbone = construct(model_config["backbone"], vocab_size=vocab_size)
-    return Model(backbone, build_head(model_config["head"], backbone))
 
 
 def _rows(

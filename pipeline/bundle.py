@@ -3,6 +3,7 @@
 model.safetensors   weights (tied tensors once)
 model.json          how to build the backbone and its head
 tokenizer.json      the tokenizer, as the `tokenizers` library reads it
+target_tokenizer.json  that of what is written, only where it is another one
 task.json           the task and its options
 config.yaml         the whole configuration of the run
 provenance.json     where it came from: hashes, code, parent, seed
@@ -187,7 +188,7 @@ def read_done(folder: Path) -> dict[str, str]:
         )
     try:
         done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        return {name: str(done[name]) for name in FILES}
+        return {name: str(done[name]) for name in (*FILES, *done)}
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"{folder / DONE} is damaged",

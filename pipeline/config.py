@@ -29,7 +29,9 @@ BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
 NOTHING = "none"
 
 #: Parameters that only the data can tell; `pipeline.build` gives them, a yaml never does.
-LATE_PARAMETERS = frozenset({"model.backbone.vocab_size", "model.head.embedding"})
+LATE_PARAMETERS = frozenset(
+    {"model.backbone.vocab_size", "model.backbone.target_vocab_size", "model.head.embedding"}
+)
 
 
 @dataclass(kw_only=True)

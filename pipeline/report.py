@@ -12,6 +12,7 @@ from rich.text import Text
 from datamodules.cache import TokenRows
 from datamodules.corpus import Corpus
 from datamodules.features import Features
+from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline import processes
 from pipeline.tasks.base import Sample
@@ -159,10 +160,18 @@ def describe_features(train: Features, validation: Features) -> str:
 def describe_model(model: Model) -> str:
     """The arrangement and its size."""
     backbone = model.backbone
-    embedding = backbone.embedding.weight.numel()
+    embedding = sum(table.weight.numel() for table in {backbone.embedding, backbone.output_embedding})
     total = sum(weight.numel() for weight in model.parameters())
     kind = type(backbone).__name__
     return f"{kind}, {count(total - embedding)} parameters + {count(embedding)} in the embedding"
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> str:
+    """How many tokens there are, of each side where there are two, and which ones."""
+    sizes = f"{tokenizer.vocab_size:,} tokens"
+    if tokenizer.has_own_target:
+        sizes += f" to read, {tokenizer.target.vocab_size:,} to write"
+    return f"{sizes}, {tokenizer.digest[:12]}"
 
 
 def count(number: float) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from modules.transformer import Transformer
+from modules.transformer import EncoderDecoder, Transformer
 from pipeline import build, bundle, report
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import BUNDLE_KEYS, NOTHING, target_of, to_plain
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ConfigError
 from pipeline.runs import RunFolder, find_bundle, list_runs
+from pipeline.tasks.finetuning import FinetuneTask
 
 #: The newest bundle that fits, as is taken where none is named.
 LATEST = "latest"
@@ -86,6 +87,28 @@ def load_start(config: DictConfig, folder: Path) -> Bundle:
     if config.get("dropout") is None:
         return start
     return _rebuilt(start, _dropped(start.model_config, config.dropout))
+
+
+def check_vocabularies(config: DictConfig, task: FinetuneTask, start: Bundle | None) -> None:
+    """Refuse two vocabularies where the model has room for one.
+
+    Raises:
+        ConfigError: the bundle has one vocabulary, or the backbone is no encoder-decoder.
+    """
+    if len(task.vocabularies) == 1:
+        return
+    if start is not None and not start.tokenizer.has_own_target:
+        raise ConfigError(
+            f"task.separate_vocabularies=true, and {start.folder} has one vocabulary for both sides",
+            "a start from nothing",
+            "use INIT=none, or leave it out",
+        )
+    if start is None and target_of(config.model.backbone._target_, "model.backbone") is not EncoderDecoder:
+        raise ConfigError(
+            "task.separate_vocabularies=true, and the backbone has one embedding for all it reads and writes",
+            "model.backbone._target_=modules.transformer.EncoderDecoder",
+            "give that, or leave out task.separate_vocabularies",
+        )
 
 
 def arranged(start: Bundle, kind: type[Transformer]) -> Bundle:

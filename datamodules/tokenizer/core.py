@@ -35,6 +35,9 @@ class Tokenizer:
 
     Build one with a trainer (`ByteLevelBPE`, `WordPiece`, `Unigram`, `Bytes`), `from_file` or `from_json`.
     Special tokens typed by a user ("<pad>") are plain text here: `encode` never gives a special id.
+
+    `target` is the tokenizer of what is written; it is this one, unless `with_target` gave another: text to
+    text may have a vocabulary for each side.
     """
 
     pad_id = SPECIAL_TOKENS.index("<pad>")
@@ -45,13 +48,14 @@ class Tokenizer:
     sep_id = SPECIAL_TOKENS.index("<sep>")
     cls_id = SPECIAL_TOKENS.index("<cls>")
 
-    def __init__(self, engine: tokenizers.Tokenizer) -> None:
+    def __init__(self, engine: tokenizers.Tokenizer, target: "Tokenizer | None" = None) -> None:
         """Wrap an engine whose vocabulary begins with the special tokens.
 
         Raises:
             TokenizerError: the engine is not one that this program made.
         """
         self._engine = engine
+        self.target: Tokenizer = self if target is None else target
         # Not part of the saved file: "<pad>" in a text must stay five characters.
         self._engine.encode_special_tokens = True
         self._pieces, self.word_starts = _read_vocabulary(engine)
@@ -80,7 +84,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Load a saved `tokenizer.json`.
+        """Load a saved `tokenizer.json`, with the `target_tokenizer.json` beside it where there is one.
 
         Raises:
             TokenizerError: there is no such file, or it is not a tokenizer of this program.
@@ -91,11 +95,22 @@ class Tokenizer:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise TokenizerError(f"tokenizer file {path}: {reason}", _OURS, "check the path") from error
         try:
-            return cls.from_json(text)
+            tokenizer = cls.from_json(text)
         except TokenizerError as error:
             raise TokenizerError(
                 f"tokenizer file {path}: {error.problem}", error.expected, error.remedy
             ) from error
+        beside = _target_file(Path(path))
+        return tokenizer.with_target(cls.from_file(beside)) if beside.exists() else tokenizer
+
+    def with_target(self, target: "Tokenizer") -> Self:
+        """The same tokenizer for what is read, and another one for what is written."""
+        return type(self)(self._engine, target)
+
+    @property
+    def has_own_target(self) -> bool:
+        """Whether what is written has another vocabulary than what is read."""
+        return self.target is not self
 
     def to_json(self) -> str:
         """Give the text of the `tokenizer.json`; the same tokenizer always gives the same text."""
@@ -104,6 +119,8 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json` atomically: `path` holds the old file or the whole new one, never a part.
 
+        A target of its own becomes the file `target_tokenizer.json` beside it.
+
         Raises:
             TokenizerError: the folder cannot be written.
         """
@@ -111,6 +128,8 @@ class Tokenizer:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_atomically(path, self.to_json().encode())
+            if self.has_own_target:
+                _write_atomically(_target_file(path), self.target.to_json().encode())
         except OSError as error:
             raise TokenizerError(
                 f"tokenizer file {path} cannot be written: {error.strerror}",
@@ -122,6 +141,8 @@ class Tokenizer:
     def digest(self) -> str:
         """Sha256 of the canonical JSON: equal digests mean equal ids for every text."""
         canonical = json.dumps(json.loads(self._engine.to_str()), sort_keys=True, separators=(",", ":"))
+        if self.has_own_target:
+            canonical += self.target.digest
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -224,9 +245,18 @@ class Tokenizer:
             )
         return checked
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
+    def __reduce__(self) -> tuple[Any, tuple[str, "Tokenizer | None"]]:
         """Pickle as JSON, so that workers get `<pad>` in a text as plain text too."""
-        return type(self).from_json, (self._engine.to_str(),)
+        return _unpickled, (self._engine.to_str(), self.target if self.has_own_target else None)
+
+
+def _unpickled(text: str, target: Tokenizer | None) -> Tokenizer:
+    tokenizer = Tokenizer.from_json(text)
+    return tokenizer if target is None else tokenizer.with_target(target)
+
+
+def _target_file(path: Path) -> Path:
+    return path.with_name(f"target_{path.name}")
 
 
 def check_text(text: str, number: int = 0) -> None:

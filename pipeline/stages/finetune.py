@@ -31,6 +31,7 @@ from pipeline.stages.finetune_summary import summarise
 from pipeline.stages.result import StageResult
 from pipeline.start import (
     arranged,
+    check_vocabularies,
     describe_start,
     find_start,
     load_start,
@@ -39,7 +40,7 @@ from pipeline.start import (
     with_head,
 )
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import FinetuneTask, Row, all_texts
+from pipeline.tasks.finetuning import FinetuneTask, Row
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, describe_device
 from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
@@ -72,6 +73,7 @@ def finetune(config: DictConfig) -> StageResult:
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
     report.say("Start", describe_start(start, config.init_from))
+    check_vocabularies(config, task, start)
     if start is not None:
         start = arranged(start, task.arrangement(type(start.model.backbone)))
     inputs = inputs_of(config, used=folder)
@@ -132,7 +134,7 @@ def _prepare(config: DictConfig, labelled: Labelled, start: Bundle | None, track
         tracked.use_bundle(start.folder)
     torch.manual_seed(config.seed)
     tokenizer, model, model_config = _build_model(config, task, corpus, start)
-    report.say("Tokenizer", f"{tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}")
+    report.say("Tokenizer", report.describe_tokenizer(tokenizer))
     report.say("Model", report.describe_model(model))
     features = {
         split: _features(task, rows[split], tokenizer, model.backbone) for split in ("train", "validation")
@@ -173,15 +175,24 @@ def _build_model(
     if start is not None:
         tokenizer, backbone = start.tokenizer, start.model.backbone
     else:
-        columns = (*task.inputs, *task.truths)
-        text = all_texts(task, corpus.train)
-        tokenizer = build.build_tokenizer(config, corpus, text, columns=columns)
-        backbone = build.construct(node["backbone"], vocab_size=tokenizer.vocab_size)
+        tokenizer = _new_tokenizer(config, task, corpus)
+        backbone = build.build_backbone(node["backbone"], tokenizer)
     model = Model(backbone, build.build_head(node["head"], backbone))
     initialize(model if start is None else model.head, node["init"])
     if start is not None and node["head"] == start.model_config["head"]:
         model.head.load_state_dict(start.model.head.state_dict())
     return tokenizer, model.train(), node
+
+
+def _new_tokenizer(config: DictConfig, task: FinetuneTask, corpus: Corpus) -> Tokenizer:
+    """One for all texts of the task, or one for what is read with one for what is written."""
+    read, *written = (
+        build.build_tokenizer(
+            config, corpus, (text for row in corpus.train for text in texts(row)), columns=columns
+        )
+        for columns, texts in task.vocabularies.items()
+    )
+    return read.with_target(*written) if written else read
 
 
 def _features(

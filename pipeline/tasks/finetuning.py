@@ -6,7 +6,7 @@ no files, no optimizer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -96,6 +96,11 @@ class FinetuneTask(ABC):
     def texts(self, row: Row) -> list[str]:
         """All texts of a row: what a tokenizer is trained on when there is no pretrained one."""
 
+    @property
+    def vocabularies(self) -> dict[tuple[str, ...], Callable[[Row], list[str]]]:
+        """One for all columns, or one for each side: the columns of each, and their texts in a row."""
+        return {(*self.inputs, *self.truths): self.texts}
+
     @abstractmethod
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
         """The row as training examples (one, or several windows); never longer than the backbone reads."""
@@ -162,8 +167,3 @@ class FinetuneTask(ABC):
 
     #: What a person at the terminal is asked for; an empty answer repeats the last one.
     questions: ClassVar[tuple[str, ...]]
-
-
-def all_texts(task: FinetuneTask, rows: Iterable[Row]) -> Iterable[str]:
-    """Every text of every row."""
-    return (text for row in rows for text in task.texts(row))

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Self
@@ -34,6 +34,8 @@ class TextToText(WritingTask):
         beams: unfinished answers that are followed at once; 1 is greedy.
         length_penalty: more prefers longer answers; 1 compares means over tokens.
         max_target_tokens: the longest target, its end included.
+        separate_vocabularies: train a tokenizer for the sources and another for the targets, each with an
+            embedding of its own; only from nothing, and on an encoder-decoder.
 
     Source: Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks"; Liu et al. 2018,
     "Generating Wikipedia by Summarizing Long Sequences", section 4.2.3 (decoder only).
@@ -43,6 +45,7 @@ class TextToText(WritingTask):
     beams: Annotated[int, Field(ge=1)] = 4
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
     max_target_tokens: Annotated[int, Field(ge=1)] = 128
+    separate_vocabularies: bool = False
 
     backbones: ClassVar[tuple[type[Transformer], ...]] = (EncoderDecoder, Decoder)
     questions: ClassVar[tuple[str, ...]] = ("text",)
@@ -72,13 +75,20 @@ class TextToText(WritingTask):
         """The source and its targets."""
         return [self.source(row), *self.targets(row)]
 
+    @property
+    def vocabularies(self) -> dict[tuple[str, ...], Callable[[Row], list[str]]]:
+        """One for both sides, or one for each."""
+        if not self.separate_vocabularies:
+            return super().vocabularies
+        return {self.inputs: lambda row: [self.source(row)], self.truths: self.targets}
+
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
         """One example for each target of the row."""
         layout, limit = layout_of(backbone), backbone.max_seq_len
-        source, *targets = (ids.astype(np.int64) for ids in tokenizer.encode_batch(self.texts(row)))
+        source = tokenizer.encode(self.source(row)).astype(np.int64)
         features = []
-        for target in targets:
-            answer = np.append(target, tokenizer.eos_id)[: self.max_target_tokens]
+        for target in tokenizer.target.encode_batch(self.targets(row)):
+            answer = np.append(target.astype(np.int64), tokenizer.eos_id)[: self.max_target_tokens]
             reserve = min(len(answer), max(limit // 2, 1))
             prompt = layout.prompt(source, limit=limit, reserve=reserve)
             answer = answer[: layout.room(len(prompt), limit=limit)]
@@ -112,7 +122,7 @@ class TextToText(WritingTask):
         write = partial(self._write, model, tokenizer)
         answers = room.answers(prompt, len(rows), write, batch_size=batch_size)
         return [
-            Prediction(text=tokenizer.decode(answer.ids).strip(), confidence=answer.confidence)
+            Prediction(text=tokenizer.target.decode(answer.ids).strip(), confidence=answer.confidence)
             for answer in answers
         ]
 

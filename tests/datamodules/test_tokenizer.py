@@ -187,6 +187,20 @@ def test_saving_and_loading_keeps_ids_and_digest(tokenizer: Tokenizer, tmp_path:
     assert TokenizerFile(str(path)).describe() == {"kind": "TokenizerFile", "digest": tokenizer.digest}
 
 
+def test_what_is_written_can_have_a_vocabulary_of_its_own(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert tokenizer.target is tokenizer
+    assert not tokenizer.has_own_target
+    other = ByteLevelBPE(vocab_size=380).train(TEXTS)
+    pair = tokenizer.with_target(other)
+    pair.save(tmp_path / "tokenizer.json")
+    for copy in (Tokenizer.from_file(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(pair))):
+        assert copy.has_own_target
+        assert copy.digest == pair.digest
+        np.testing.assert_array_equal(copy.encode("the fox"), tokenizer.encode("the fox"))
+        np.testing.assert_array_equal(copy.target.encode("the fox"), other.encode("the fox"))
+    assert len({tokenizer.digest, pair.digest, other.digest, other.with_target(tokenizer).digest}) == 4
+
+
 def test_a_pickled_tokenizer_still_reads_special_tokens_as_text(tokenizer: Tokenizer) -> None:
     copy = pickle.loads(pickle.dumps(tokenizer))
     np.testing.assert_array_equal(copy.encode("<pad> fox"), tokenizer.encode("<pad> fox"))

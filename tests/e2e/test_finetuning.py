@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bundle import load_bundle
 from tests.e2e.conftest import QUICK, Outcome, files, labelled
 
 Call = Callable[..., Outcome]
@@ -79,6 +80,29 @@ def test_rows_of_a_file_are_learnt_predicted_and_asked(
     done = run("try", "task=classify")
     assert done.code == 0, done.err
     assert done.out.count("sure)") == 2
+
+
+@pytest.mark.slow
+def test_two_vocabularies_are_kept_from_training_to_answers_and_further_training(
+    run: Call, tmp_path: Path
+) -> None:
+    words = ("task=translate", *QUICK, *FEW, *SHORT["translate"], "tokenizer.vocab_size=500")
+    done = run("finetune", *words, "init_from=none", "name=mine", "task.separate_vocabularies=true")
+    assert done.code == 0, done.err
+    assert "500 tokens to read, 500 to write" in done.err
+    tested = {key: value for key, value in done.result["metrics"].items() if key.startswith("test/")}
+    bundle = load_bundle(Path("runs/mine/bundles/best"))
+    assert bundle.tokenizer.has_own_target
+    again = run("evaluate", "task=translate", "tracking=off", *FEW, "trainer.batch_size=4")
+    assert again.code == 0, again.err
+    assert again.result["metrics"] == pytest.approx(tested, abs=1e-4)
+    further = run("finetune", *words[:-1], "init_from=mine", "name=further")
+    assert further.code == 0, further.err
+    assert load_bundle(Path("runs/further/bundles/best")).tokenizer.digest == bundle.tokenizer.digest
+    (tmp_path / "runs/further/bundles/best/target_tokenizer.json").unlink()
+    refused = run("evaluate", "task=translate", "tracking=off", *FEW, "bundle=further")
+    assert refused.code == 2
+    assert "target_tokenizer.json is not the file that was saved" in refused.error
 
 
 def test_fine_tuning_needs_a_bundle_or_nothing(run: Call) -> None:

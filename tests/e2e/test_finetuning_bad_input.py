@@ -94,6 +94,27 @@ def test_one_class_only_is_refused(run: Call, tmp_path: Path) -> None:
     assert runs(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        ((), "has one vocabulary for both sides; expected a start from nothing; use INIT=none"),
+        (
+            (*NOTHING, "model.backbone._target_=modules.transformer.Decoder"),
+            "one embedding for all it reads and writes; expected model.backbone._target_=",
+        ),
+    ],
+)
+def test_two_vocabularies_where_there_is_room_for_one_are_refused(
+    start: tuple[str, ...], says: str, run: Call, small_bundle: Path
+) -> None:
+    train = rows_file(small_bundle / "pairs.jsonl", pairs({}))
+    words = ("task.separate_vocabularies=true", "data=files", f"data.train={train}")
+    refused = run("finetune", "task=translate", *QUICK, *start, *words)
+    assert refused.code == 2
+    assert says in refused.error
+    assert runs(small_bundle) == ["base"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "long"),

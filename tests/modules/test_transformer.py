@@ -354,6 +354,14 @@ def test_a_decoder_can_have_an_embedding_of_its_own(build, ids):
     assert not torch.allclose(apart(batch), tied(batch))
 
 
+def test_a_decoder_can_have_a_vocabulary_of_its_own(build, ids):
+    model = build(EncoderDecoder, target_vocab_size=5)
+    assert model.output_embedding.weight.shape == (5, model.d_model)
+    assert model.embedding.weight.shape[0] > 5
+    hidden = model({"input_ids": ids(2, 7), "decoder_input_ids": ids(2, 4) % 5})
+    assert hidden.shape == (2, 4, model.d_model)
+
+
 # --- sizes, types, devices
 
 

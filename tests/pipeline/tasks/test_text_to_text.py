@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.errors import DataError
+from datamodules.tokenizer import ByteLevelBPE
 from modules.layers import LayerSpec
 from modules.positions import Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder
@@ -58,6 +59,25 @@ def test_an_encoder_reads_the_source_and_a_decoder_the_target_after_its_beginnin
     (feature,) = TRANSLATION.features(ROWS[0], TOKENIZER, writer(EncoderDecoder).backbone)
     assert read(feature) == "<bos>de: a red hat<eos>"
     assert TOKENIZER.decode(feature["decoder_input_ids"], keep_special=True) == "<bos>ein roter Hut"
+
+
+def test_source_and_target_are_read_and_written_in_their_own_vocabularies() -> None:
+    written = ByteLevelBPE(vocab_size=305).train(["ein roter Hut"] * 3)
+    pair = TOKENIZER.with_target(written)
+    (feature,) = TRANSLATION.features(ROWS[0], pair, writer(EncoderDecoder).backbone)
+    assert read(feature) == "<bos>de: a red hat<eos>"
+    assert feature["labels"].tolist() == [*written.encode("ein roter Hut"), written.eos_id]
+
+
+def test_texts_are_divided_between_the_vocabularies() -> None:
+    (columns,) = TRANSLATION.vocabularies
+    assert columns == ("source", "target")
+    assert TRANSLATION.vocabularies[columns](ROWS[0]) == ["de: a red hat", "ein roter Hut"]
+    apart = replace(TRANSLATION, separate_vocabularies=True).vocabularies
+    assert {columns: texts(ROWS[0]) for columns, texts in apart.items()} == {
+        ("source",): ["de: a red hat"],
+        ("target",): ["ein roter Hut"],
+    }
 
 
 def test_a_decoder_reads_source_and_target_and_foretells_each_token_of_the_target() -> None:
