@@ -1,14 +1,16 @@
 """Encoder, Decoder, EncoderDecoder: three short arrangements of one stack of layers.
 
 All take a batch of integer tensors and give hidden states. Keys of a batch: `input_ids` (B, T); optional are
-`segment_ids` (documents of a packed row: 1, 2, ...; 0 is padding) or `attention_mask` (0 is padding), and
-`position_ids` (else counted within each segment); for EncoderDecoder the same with `decoder_` before them.
+`segment_ids` (documents of a packed row: 1, 2, ...; 0 is padding) or `attention_mask` (0 is padding),
+`position_ids` (else counted within each segment), and `token_type_ids` (what is said of each token; 0 is
+nothing); for EncoderDecoder the same with `decoder_` before them, without types.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ class _Tokens:
     ids: Int[Tensor, "B T"]
     segment_ids: Int[Tensor, "B T"] | None
     position_ids: Int[Tensor, "#B T"]
+    type_ids: Int[Tensor, "B T"] | None
     packed: bool
 
     @classmethod
@@ -43,7 +46,7 @@ class _Tokens:
             cache.append(segment_ids, position_ids)
         elif position_ids is None:
             position_ids = _position_ids(ids, segment_ids)
-        return cls(ids, segment_ids, position_ids, packed)
+        return cls(ids, segment_ids, position_ids, batch.get(prefix + "token_type_ids"), packed)
 
     def self_mask(self, position: Position, *, causal: bool, cache: KVCache | None = None) -> Mask:
         if cache is not None and self.segment_ids is not None:
@@ -91,19 +94,36 @@ class Stack(nn.Module):
 
 
 class Transformer(nn.Module):
-    """What the three arrangements share: embedding, positions, and the sizes that others ask for."""
+    """What the three arrangements share: embedding, positions, and the sizes that others ask for.
 
-    def __init__(self, vocab_size: int, *, max_seq_len: int, layer: LayerSpec, position: Position) -> None:
+    With `n_token_types` a token's type (1, 2, ...) is added to its embedding (Devlin et al. 2019, "BERT",
+    figure 2: the segment embeddings); type 0 adds nothing, and at first none does.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        max_seq_len: int,
+        layer: LayerSpec,
+        position: Position,
+        n_token_types: int = 0,
+    ) -> None:
         super().__init__()
-        for name, value in (("vocab_size", vocab_size), ("max_seq_len", max_seq_len)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1; give a positive number")
+        for name, value, least in (
+            ("vocab_size", vocab_size, 1),
+            ("max_seq_len", max_seq_len, 1),
+            ("n_token_types", n_token_types, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}; give such a number")
         position.check(d_model=layer.d_model, n_heads=layer.n_heads)
         check_length(max_seq_len, position)
         self.d_model = layer.d_model
         self.max_seq_len = max_seq_len
         self.head_size = layer.head_size
         self.embedding = nn.Embedding(vocab_size, layer.d_model)
+        self.type_embedding = nn.Embedding(n_token_types, layer.d_model) if n_token_types else None
         self.position = position
         self.dropout = nn.Dropout(layer.dropout) if layer.dropout else nn.Identity()
 
@@ -113,9 +133,13 @@ class Transformer(nn.Module):
         return self.embedding
 
     def _embed(self, tokens: _Tokens, embedding: nn.Embedding) -> Float[Tensor, "B T D"]:
-        """Embeddings and positions; dropout on their sum (Vaswani et al. 2017, section 5.4)."""
-        x: Tensor = self.dropout(self.position.embed(embedding(tokens.ids), tokens.position_ids))
-        return x
+        """Embeddings, positions and types; dropout on their sum (Vaswani et al. 2017, section 5.4)."""
+        x = self.position.embed(embedding(tokens.ids), tokens.position_ids)
+        if self.type_embedding is not None and tokens.type_ids is not None:
+            nothing_first = F.pad(self.type_embedding.weight, (0, 0, 1, 0))
+            x = x + F.embedding(tokens.type_ids, nothing_first)
+        dropped: Tensor = self.dropout(x)
+        return dropped
 
     def _rotation(self, tokens: _Tokens) -> Rotation | None:
         return self.position.rotation(tokens.position_ids, self.head_size)
@@ -128,9 +152,18 @@ class Encoder(Transformer):
     """
 
     def __init__(
-        self, vocab_size: int, *, n_layers: int, max_seq_len: int, layer: LayerSpec, position: Position
+        self,
+        vocab_size: int,
+        *,
+        n_layers: int,
+        max_seq_len: int,
+        layer: LayerSpec,
+        position: Position,
+        n_token_types: int = 0,
     ) -> None:
-        super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
+        super().__init__(
+            vocab_size, max_seq_len=max_seq_len, layer=layer, position=position, n_token_types=n_token_types
+        )
         self.stack = Stack(layer, n_layers)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B T D"]:
@@ -150,9 +183,18 @@ class Decoder(Transformer):
     """
 
     def __init__(
-        self, vocab_size: int, *, n_layers: int, max_seq_len: int, layer: LayerSpec, position: Position
+        self,
+        vocab_size: int,
+        *,
+        n_layers: int,
+        max_seq_len: int,
+        layer: LayerSpec,
+        position: Position,
+        n_token_types: int = 0,
     ) -> None:
-        super().__init__(vocab_size, max_seq_len=max_seq_len, layer=layer, position=position)
+        super().__init__(
+            vocab_size, max_seq_len=max_seq_len, layer=layer, position=position, n_token_types=n_token_types
+        )
         self.stack = Stack(layer, n_layers)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:

@@ -89,21 +89,21 @@ def load_start(config: DictConfig, folder: Path) -> Bundle:
     return _rebuilt(start, _dropped(start.model_config, config.dropout))
 
 
-def check_vocabularies(config: DictConfig, task: FinetuneTask, start: Bundle | None) -> None:
-    """Refuse two vocabularies where the model has room for one.
+def check_new_backbone(config: DictConfig, task: FinetuneTask) -> None:
+    """Refuse an arrangement that cannot serve a task from nothing.
 
     Raises:
-        ConfigError: the bundle has one vocabulary, or the backbone is no encoder-decoder.
+        ConfigError: which it is, and which can.
     """
-    if len(task.vocabularies) == 1:
-        return
-    if start is not None and not start.tokenizer.has_own_target:
+    kind = target_of(config.model.backbone._target_, "model.backbone")
+    if kind not in task.backbones:
+        names = " or ".join(able.__name__ for able in task.backbones)
         raise ConfigError(
-            f"task.separate_vocabularies=true, and {start.folder} has one vocabulary for both sides",
-            "a start from nothing",
-            "use INIT=none, or leave it out",
+            f"model.backbone._target_ is {_article(kind.__name__)}, which this task cannot stand on",
+            _article(names),
+            "leave it out, or name one of these",
         )
-    if start is None and target_of(config.model.backbone._target_, "model.backbone") is not EncoderDecoder:
+    if len(task.vocabularies) > 1 and kind is not EncoderDecoder:
         raise ConfigError(
             "task.separate_vocabularies=true, and the backbone has one embedding for all it reads and writes",
             "model.backbone._target_=modules.transformer.EncoderDecoder",
@@ -111,19 +111,34 @@ def check_vocabularies(config: DictConfig, task: FinetuneTask, start: Bundle | N
         )
 
 
-def arranged(start: Bundle, kind: type[Transformer]) -> Bundle:
-    """The bundle with its backbone in another arrangement that has the same weights."""
-    if type(start.model.backbone) is kind:
+def check_vocabularies(task: FinetuneTask, start: Bundle) -> None:
+    """Refuse two vocabularies where the bundle has one.
+
+    Raises:
+        ConfigError: what to do.
+    """
+    if len(task.vocabularies) > 1 and not start.tokenizer.has_own_target:
+        raise ConfigError(
+            f"task.separate_vocabularies=true, and {start.folder} has one vocabulary for both sides",
+            "a start from nothing",
+            "use INIT=none, or leave it out",
+        )
+
+
+def arranged(start: Bundle, kind: type[Transformer], options: Mapping[str, Any]) -> Bundle:
+    """The bundle with its backbone in another arrangement of the same weights, and with some options."""
+    present = start.model_config["backbone"]
+    backbone = {**present, "_target_": f"{kind.__module__}.{kind.__qualname__}", **options}
+    if backbone == present:
         return start
-    backbone = {**start.model_config["backbone"], "_target_": f"{kind.__module__}.{kind.__qualname__}"}
     return _rebuilt(start, {**start.model_config, "backbone": backbone})
 
 
 def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
-    """The bundle with its weights in a model of another configuration."""
+    """The bundle with its weights in a model of another configuration; what it lacks has its first values."""
     with torch.random.fork_rng(devices=[]):
         model = build.build_model(model_config, start.tokenizer)
-    model.load_state_dict(start.model.state_dict())
+    model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
     return replace(start, model=model.eval(), model_config=model_config)
 
 
@@ -143,12 +158,13 @@ def with_bundle(config: DictConfig, start: Bundle) -> DictConfig:
     return _frozen({**plain, "choices": {**plain["choices"], **choices}})
 
 
-def with_dropout(config: DictConfig) -> DictConfig:
-    """The configuration of a start from nothing, with `dropout` in its model, where it is given."""
-    if config.dropout is None:
-        return config
+def for_nothing(config: DictConfig, options: Mapping[str, Any]) -> DictConfig:
+    """The configuration of a start from nothing: its backbone has the options, and `dropout` if given."""
     plain = to_plain(config)
-    return _frozen({**plain, "model": _dropped(plain["model"], config.dropout)})
+    model = {**plain["model"], "backbone": {**plain["model"]["backbone"], **options}}
+    if config.dropout is not None:
+        model = _dropped(model, config.dropout)
+    return _frozen({**plain, "model": model})
 
 
 def with_measured(config: DictConfig, folder: Path) -> DictConfig:

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,6 +145,18 @@ class Tokenizer:
         if self.has_own_target:
             canonical += self.target.digest
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @cached_property
+    def folded_ids(self) -> npt.NDArray[np.int64]:
+        """One number (V,) for tokens that differ in case and spaces alone; 0 without a letter or digit."""
+        numbers: dict[str, int] = {}
+        texts = (piece.decode("utf-8", "ignore").strip().casefold() for piece in self._pieces)
+        return np.array(
+            [
+                numbers.setdefault(text, len(numbers) + 1) if any(map(str.isalnum, text)) else 0
+                for text in texts
+            ]
+        )
 
     @property
     def special_ids(self) -> list[int]:

@@ -31,12 +31,13 @@ from pipeline.stages.finetune_summary import summarise
 from pipeline.stages.result import StageResult
 from pipeline.start import (
     arranged,
+    check_new_backbone,
     check_vocabularies,
     describe_start,
     find_start,
+    for_nothing,
     load_start,
     with_bundle,
-    with_dropout,
     with_head,
 )
 from pipeline.tasks.base import Sample
@@ -73,11 +74,13 @@ def finetune(config: DictConfig) -> StageResult:
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
     report.say("Start", describe_start(start, config.init_from))
-    check_vocabularies(config, task, start)
-    if start is not None:
-        start = arranged(start, task.arrangement(type(start.model.backbone)))
+    if start is None:
+        check_new_backbone(config, task)
+    else:
+        check_vocabularies(task, start)
+        start = arranged(start, task.arrangement(type(start.model.backbone)), task.backbone_options)
     inputs = inputs_of(config, used=folder)
-    config = with_dropout(config) if start is None else with_bundle(config, start)
+    config = for_nothing(config, task.backbone_options) if start is None else with_bundle(config, start)
     labelled = read_labelled(config, task)
     config = with_head(config, _head(config, labelled.task, start))
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"

@@ -76,6 +76,11 @@ class FinetuneTask(ABC):
         return backbone
 
     @property
+    def backbone_options(self) -> dict[str, Any]:
+        """Options of the backbone that the task needs, whatever it was pretrained with."""
+        return {}
+
+    @property
     def columns(self) -> Columns:
         """What is read of a corpus."""
         return Columns((*self.inputs, *self.truths), self.optional)

@@ -156,6 +156,19 @@ def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
     return [word.decode() for word in words]
 
 
+def test_tokens_that_differ_in_case_and_spaces_alone_are_folded(tokenizer: Tokenizer) -> None:
+    numbers: dict[str, set[int]] = {}
+    for token in range(tokenizer.vocab_size):
+        text = tokenizer.decode([token], keep_special=True).strip().casefold()
+        if "\ufffd" not in text:
+            numbers.setdefault(text, set()).add(int(tokenizer.folded_ids[token]))
+    assert all(len(same) == 1 for same in numbers.values())
+    assert numbers["?"] == {0}
+    assert numbers["t"] != {0}
+    words = [same for text, same in numbers.items() if any(map(str.isalnum, text))]
+    assert len(set().union(*words)) == len(words)
+
+
 def test_no_token_joins_chinese_characters_so_that_a_part_of_a_phrase_can_be_pointed_at() -> None:
     text = "他在石桥上，她在石桥上。"
     for kind in (ByteLevelBPE(340), WordPiece(600), Unigram(340)):

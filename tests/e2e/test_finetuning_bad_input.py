@@ -94,6 +94,14 @@ def test_one_class_only_is_refused(run: Call, tmp_path: Path) -> None:
     assert runs(tmp_path) == []
 
 
+def test_an_arrangement_that_cannot_serve_is_refused_from_nothing_too(run: Call, tmp_path: Path) -> None:
+    backbone = "model.backbone._target_=modules.transformer.EncoderDecoder"
+    refused = run("finetune", "task=qa", *QUICK, *NOTHING, backbone)
+    assert refused.code == 2
+    assert "is an EncoderDecoder, which this task cannot stand on; expected an Encoder or" in refused.error
+    assert runs(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("start", "says"),
     [

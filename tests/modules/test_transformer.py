@@ -362,6 +362,34 @@ def test_a_decoder_can_have_a_vocabulary_of_its_own(build, ids):
     assert hidden.shape == (2, 4, model.d_model)
 
 
+@pytest.mark.parametrize("kind", [Encoder, Decoder])
+def test_the_type_of_a_token_is_added_to_its_embedding(build, ids, kind):
+    model = build(kind, n_token_types=2)
+    plain = build(kind)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "type_embedding.weight"})
+    batch = {"input_ids": ids(2, 5)}
+    types = torch.tensor([[0, 1, 2, 0, 1]]).expand(2, 5)
+    table = torch.cat([torch.zeros(1, model.d_model), model.type_embedding.weight])
+    model.dropout = AddsTypes(table[types])
+    with_types = model(batch)
+    model.dropout = torch.nn.Identity()
+    torch.testing.assert_close(model({**batch, "token_type_ids": types}), with_types)
+    torch.testing.assert_close(model({**batch, "token_type_ids": 0 * types}), plain(batch))
+    torch.testing.assert_close(model(batch), plain(batch))
+    assert not torch.allclose(with_types, plain(batch))
+
+
+class AddsTypes(torch.nn.Module):
+    """Adds what it was given to what it is given."""
+
+    def __init__(self, added):
+        super().__init__()
+        self.added = added
+
+    def forward(self, x):
+        return x + self.added
+
+
 # --- sizes, types, devices
 
 

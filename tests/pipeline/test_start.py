@@ -16,7 +16,7 @@ from pipeline import build
 from pipeline.bundle import save_bundle
 from pipeline.config import compose, to_plain
 from pipeline.errors import BundleError
-from pipeline.start import arranged, describe_start, find_start, load_start, with_bundle, with_dropout
+from pipeline.start import arranged, describe_start, find_start, for_nothing, load_start, with_bundle
 
 READERS, WRITERS = (Encoder, Decoder), (EncoderDecoder, Decoder)
 Pretrained = Callable[..., Path]
@@ -152,7 +152,7 @@ def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follow
 ) -> None:
     config = compose("finetune", ["task=qa"])
     start = load_start(config, pretrained("causal_lm", "base"))
-    made = arranged(start, Encoder)
+    made = arranged(start, Encoder, {})
     assert isinstance(made.model.backbone, Encoder)
     assert with_bundle(config, made).model.backbone._target_ == "modules.transformer.Encoder"
     for name, weight in start.model.state_dict().items():
@@ -165,15 +165,30 @@ def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follow
 
     assert torch.equal(first_state(start.model, first), first_state(start.model, second))
     assert not torch.equal(first_state(made.model, first), first_state(made.model, second))
-    assert arranged(start, Decoder) is start
+    assert arranged(start, Decoder, {}) is start
+
+
+def test_types_of_tokens_are_added_to_a_bundle_that_has_none_and_change_nothing_at_first(
+    pretrained: Pretrained,
+) -> None:
+    start = load_start(compose("finetune", ["task=qa"]), pretrained("masked_lm", "base"))
+    made = arranged(start, Encoder, {"n_token_types": 1})
+    batch = {"input_ids": torch.tensor([[1, 2, 3, 4]]), "token_type_ids": torch.tensor([[0, 1, 0, 1]])}
+    assert torch.equal(made.model.backbone(batch), start.model.backbone(batch))
+    assert made.model_config["backbone"]["n_token_types"] == 1
+    made.model.backbone.type_embedding.weight.data.add_(1.0)
+    assert not torch.equal(made.model.backbone(batch), start.model.backbone(batch))
+    again = arranged(made, Encoder, {"n_token_types": 1})
+    assert again is made
 
 
 def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:
     config = compose("finetune", ["task=classify", "init_from=none", "dropout=0.25"])
     assert config.model.backbone.layer.dropout == 0.0
-    assert with_dropout(config).model.backbone.layer.dropout == 0.25
+    assert for_nothing(config, {}).model.backbone.layer.dropout == 0.25
     without = compose("finetune", ["task=classify", "init_from=none"])
-    assert with_dropout(without) == without
+    assert for_nothing(without, {}) == without
+    assert for_nothing(without, {"n_token_types": 1}).model.backbone.n_token_types == 1
 
 
 def test_a_tokenizer_file_beside_a_bundle_must_be_the_tokenizer_of_the_bundle(

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from datamodules.collate import Batch
+from datamodules.features import pad
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
@@ -45,13 +46,15 @@ class ExtractiveQA(FinetuneTask):
         n_best: answers that are kept for each window, and given in `details`.
         null_threshold: by how much no answer must outscore the best answer to be given; None: chosen for the
             best F1 on validation rows, where questions without an answer are among them; 0 until then.
+        mark_question_words: tell the model of each token of the context whether the question has it too.
         both_directions: read a bundle's decoder as an encoder, with the same weights: the answer may stand
             before the words that tell that it is one.
         unanswerable: whether a question may have no answer; learnt of the training rows.
         dropout: of the hidden states before the head.
 
-    Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3; BehnamGhader et al. 2024, "LLM2Vec", section 2.1
-    (a decoder's weights with attention in both directions).
+    Sources: Devlin et al. 2019, "BERT", sections 4.2 and 4.3; Chen et al. 2017, "Reading Wikipedia to Answer
+    Open-Domain Questions", section 3.2 (marked words); BehnamGhader et al. 2024, "LLM2Vec", section 2.1 (a
+    decoder's weights with attention in both directions).
     """
 
     stride: Annotated[int, Field(ge=0)] = 64
@@ -59,6 +62,7 @@ class ExtractiveQA(FinetuneTask):
     max_answer_tokens: Annotated[int, Field(ge=1)] = 30
     n_best: Annotated[int, Field(ge=1)] = 20
     null_threshold: float | None = None
+    mark_question_words: bool = True
     both_directions: bool = True
     unanswerable: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -72,6 +76,11 @@ class ExtractiveQA(FinetuneTask):
     def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
         """An encoder, unless one direction is asked for."""
         return Encoder if self.both_directions else backbone
+
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """One type of tokens, of those that the question has."""
+        return {"n_token_types": 1} if self.mark_question_words else {}
 
     def fitted(self, rows: Sequence[Row]) -> Self:
         """Learn whether there are questions without an answer."""
@@ -99,7 +108,7 @@ class ExtractiveQA(FinetuneTask):
         return made
 
     def collate(self, features: Sequence[Feature]) -> Batch:
-        """`input_ids` (B, T); `passage_mask` (B, T), where may be pointed to; `answer_span` (B, 2)."""
+        """`input_ids`, `token_type_ids` (B, T); `passage_mask` (B, T): the choices; `answer_span` (B, 2)."""
         spans = np.stack([feature["answer_span"] for feature in features])
         return _collate_inputs(features) | {"answer_span": torch.from_numpy(spans)}
 
@@ -204,6 +213,7 @@ class ExtractiveQA(FinetuneTask):
         return windows(
             tokenizer.encode(row["question"]),
             passage,
+            tokenizer.folded_ids,
             limit=backbone.max_seq_len,
             stride=self.stride,
             max_question_tokens=self.max_question_tokens,
@@ -256,7 +266,8 @@ def _passage(context: str, tokenizer: Tokenizer) -> Passage:
 
 
 def _as_feature(window: Window) -> Feature:
-    return {"input_ids": window.ids, "passage_start": np.array([window.passage_start], np.int64)}
+    start = np.array([window.passage_start], np.int64)
+    return {"input_ids": window.ids, "token_type_ids": window.types, "passage_start": start}
 
 
 def _collate_inputs(features: Sequence[Feature]) -> Batch:
@@ -265,4 +276,7 @@ def _collate_inputs(features: Sequence[Feature]) -> Batch:
     places = np.arange(batch["input_ids"].shape[1])
     starts = np.array([feature["passage_start"][0] for feature in features])[:, None]
     lengths = np.array([len(row) for row in ids])[:, None]
-    return batch | {"passage_mask": torch.from_numpy((places >= starts) & (places < lengths))}
+    return batch | {
+        "token_type_ids": torch.from_numpy(pad([feature["token_type_ids"] for feature in features], value=0)),
+        "passage_mask": torch.from_numpy((places >= starts) & (places < lengths)),
+    }

@@ -48,11 +48,13 @@ class Window:
 
     Args:
         ids: token ids (T,); the last one is `<eos>`, which stands for no answer.
+        types: 1 (T,) for tokens of the passage that the question has too, else 0.
         passage_start: where in `ids` the part of the passage begins.
         first_token: which token of the passage stands there.
     """
 
     ids: Ints
+    types: Ints
     passage_start: int
     first_token: int
 
@@ -72,6 +74,7 @@ class Window:
 def windows(
     question: npt.NDArray[np.integer],
     passage: Passage,
+    folded_ids: npt.NDArray[np.integer],
     *,
     limit: int,
     stride: int,
@@ -82,18 +85,24 @@ def windows(
     Args:
         question: its token ids; what is beyond `max_question_tokens`, or half of the room, is left out.
         passage: the context.
+        folded_ids: which tokens count as the same, as `Tokenizer.folded_ids`.
         limit: tokens of a window at most.
         stride: tokens that neighbouring windows share; at most half of a window's room for the passage.
         max_question_tokens: tokens of the question at most.
 
-    Source: Devlin et al. 2019, "BERT", `run_squad.py` (there the stride is what windows do not share).
+    Sources: Devlin et al. 2019, "BERT", `run_squad.py` (there the stride is what windows do not share); Chen
+    et al. 2017, "Reading Wikipedia to Answer Open-Domain Questions", section 3.2 (exact match).
     """
     asked = question[: min(max_question_tokens, (limit - 3) // 2)]
     room = limit - 3 - len(asked)
     step = room - min(stride, room // 2)
+    words = folded_ids[asked]
+    same = np.isin(folded_ids[passage.ids], words[words > 0])
     made = []
     for first in range(0, max(len(passage.ids) - room, 0) + step, step):
         part = passage.ids[first : first + room]
         ids = np.concatenate(([Tokenizer.bos_id], asked, [Tokenizer.sep_id], part, [Tokenizer.eos_id]))
-        made.append(Window(ids.astype(np.int64), passage_start=len(asked) + 2, first_token=first))
+        types = np.zeros(len(ids), np.int64)
+        types[len(asked) + 2 : -1] = same[first : first + room]
+        made.append(Window(ids.astype(np.int64), types, passage_start=len(asked) + 2, first_token=first))
     return made
