@@ -3,7 +3,6 @@
 default (ours: every matrix small by its width; attention copies what it looks at, feed-forward is silent)
     *norm.weight                         1
     *.bias                               0
-    *type_embedding.weight               0
     *.out_proj.weight                    the transpose of its v_proj.weight, such that both together halve
     *.down_proj.weight                   0
     *.weight                             normal, sqrt(2 / (5 * fan_in))
@@ -16,7 +15,6 @@ default (ours: every matrix small by its width; attention copies what it looks a
 gpt2
     *norm.weight                         1
     *.bias                               0
-    *type_embedding.weight               0
     *.out_proj.weight *.down_proj.weight normal, 0.02 / sqrt(2 * n_layers)
     *.weight                             normal, 0.02
   Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
@@ -24,7 +22,6 @@ gpt2
 xavier (the tutorial's)
     *norm.weight                         1
     *.bias                               0
-    *type_embedding.weight               0
     *embedding.weight                    normal, 1 / sqrt(d_model)
     *.weight                             uniform, +-sqrt(6 / (fan_in + fan_out))
   Sources: Glorot and Bengio 2010, equation 16; the embedding's so that times sqrt(d_model) it has size 1.
@@ -77,25 +74,21 @@ def _xavier(weight: Tensor, n_layers: int) -> None:
     nn.init.xavier_uniform_(weight)
 
 
-_EVERYWHERE: tuple[tuple[str, Law], ...] = (
-    ("*norm.weight", _ones),
-    ("*bias", _zeros),
-    ("*type_embedding.weight", _zeros),
-)
+_SCALARS: tuple[tuple[str, Law], ...] = (("*norm.weight", _ones), ("*bias", _zeros))
 LAWS: dict[LawName, tuple[tuple[str, Law], ...]] = {
     "default": (
-        *_EVERYWHERE,
+        *_SCALARS,
         ("*.out_proj.weight", _zeros),  # then `_copy_values`
         ("*.down_proj.weight", _zeros),
         ("*weight", _small),
     ),
     "gpt2": (
-        *_EVERYWHERE,
+        *_SCALARS,
         ("*.out_proj.weight", _gpt2_output),
         ("*.down_proj.weight", _gpt2_output),
         ("*weight", _gpt2),
     ),
-    "xavier": (*_EVERYWHERE, ("*embedding.weight", _unit_rows), ("*weight", _xavier)),
+    "xavier": (*_SCALARS, ("*embedding.weight", _unit_rows), ("*weight", _xavier)),
 }
 
 

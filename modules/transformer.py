@@ -97,7 +97,7 @@ class Transformer(nn.Module):
     """What the three arrangements share: embedding, positions, and the sizes that others ask for.
 
     With `n_token_types` a token's type (1, 2, ...) is added to its embedding (Devlin et al. 2019, "BERT",
-    figure 2: the segment embeddings); type 0 adds nothing, and at first none does.
+    figure 2: the segment embeddings); type 0 adds nothing.
     """
 
     def __init__(

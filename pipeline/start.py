@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from modules.transformer import EncoderDecoder, Transformer
 from pipeline import build, bundle, report
@@ -135,11 +136,22 @@ def arranged(start: Bundle, kind: type[Transformer], options: Mapping[str, Any])
 
 
 def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
-    """The bundle with its weights in a model of another configuration; what it lacks has its first values."""
-    with torch.random.fork_rng(devices=[]):
+    """The bundle with its weights in a model of another configuration.
+
+    Types of tokens that it lacks are drawn as large as its embeddings, or they would hardly be noticed: after
+    pretraining these are many times as large as at first.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
         model = build.build_model(model_config, start.tokenizer)
+        if (types := model.backbone.type_embedding) is not None:
+            types.weight.mul_(_size(start.model.backbone.embedding.weight) / _size(types.weight))
     model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
     return replace(start, model=model.eval(), model_config=model_config)
+
+
+def _size(weight: Tensor) -> Tensor:
+    return weight.square().mean().sqrt()
 
 
 def _dropped(model: Mapping[str, Any], dropout: float) -> dict[str, Any]:

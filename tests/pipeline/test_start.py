@@ -168,18 +168,22 @@ def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follow
     assert arranged(start, Decoder, {}) is start
 
 
-def test_types_of_tokens_are_added_to_a_bundle_that_has_none_and_change_nothing_at_first(
+def test_types_of_tokens_that_a_bundle_lacks_are_as_large_as_its_embeddings(
     pretrained: Pretrained,
 ) -> None:
     start = load_start(compose("finetune", ["task=qa"]), pretrained("masked_lm", "base"))
     made = arranged(start, Encoder, {"n_token_types": 1})
-    batch = {"input_ids": torch.tensor([[1, 2, 3, 4]]), "token_type_ids": torch.tensor([[0, 1, 0, 1]])}
-    assert torch.equal(made.model.backbone(batch), start.model.backbone(batch))
     assert made.model_config["backbone"]["n_token_types"] == 1
-    made.model.backbone.type_embedding.weight.data.add_(1.0)
-    assert not torch.equal(made.model.backbone(batch), start.model.backbone(batch))
-    again = arranged(made, Encoder, {"n_token_types": 1})
-    assert again is made
+    types, embeddings = made.model.backbone.type_embedding.weight, start.model.backbone.embedding.weight
+    torch.testing.assert_close(types.square().mean(), embeddings.square().mean())
+    batch = {"input_ids": torch.tensor([[1, 2, 3, 4]])}
+    assert torch.equal(made.model.backbone(batch), start.model.backbone(batch))
+    typed = batch | {"token_type_ids": torch.tensor([[0, 1, 0, 1]])}
+    assert not torch.equal(made.model.backbone(typed), start.model.backbone(batch))
+    torch.rand(1)
+    again = arranged(start, Encoder, {"n_token_types": 1}).model.backbone.type_embedding.weight
+    assert torch.equal(again, types)
+    assert arranged(made, Encoder, {"n_token_types": 1}) is made
 
 
 def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:
