@@ -17,10 +17,10 @@ from pipeline.settings import with_defaults
 STAGE = "finetune"
 #: Two runs with these in common differ in their start alone.
 SAME = ("task", "data", "trainer", "optimizer", "schedule", "freezing", "size", "model.backbone._target_")
-#: What the command says otherwise, or what changes nothing of the numbers.
+#: What the command says otherwise, what the task gives by itself, or what changes nothing of the numbers.
 UNSAID = (
     *("stage", "choices", "init_from", "name", "resume", "pipeline_id", "cache_dir", "tracking"),
-    *("log_corpus_text", "model.head"),
+    *("log_corpus_text", "model.head", "model.backbone.n_token_types"),
 )
 
 

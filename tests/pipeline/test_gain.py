@@ -8,6 +8,7 @@ import pytest
 from pipeline.config import compose
 from pipeline.settings import with_defaults
 from pipeline.stages.gain import SAME, command_from_nothing
+from pipeline.start import for_nothing
 from tests.commands import pipeline_words
 
 DECODER = "model.backbone._target_=modules.transformer.Decoder"
@@ -53,6 +54,11 @@ def test_what_is_typed_composes_to_what_differs_in_its_start_alone(
     ours, theirs = (with_defaults(each) for each in (config, compose(stage, overrides)))
     for key in (*SAME, "tokenizer", "position", "model.backbone", "dropout", "seed", "runs_dir"):
         assert node(ours, key) == node(theirs, key), key
+
+
+def test_what_the_task_gives_its_backbone_is_not_said() -> None:
+    config = compose("finetune", ["task=qa", "init_from=none"])
+    assert command_from_nothing(for_nothing(config, {"n_token_types": 1})) == "make finetune-qa INIT=none"
 
 
 def test_what_cannot_be_typed_is_not_said() -> None:
