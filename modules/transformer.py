@@ -145,11 +145,8 @@ class Transformer(nn.Module):
         return self.position.rotation(tokens.position_ids, self.head_size)
 
 
-class Encoder(Transformer):
-    """Each token sees its whole document: for masked language modelling and for understanding.
-
-    Source: Devlin et al. 2019, "BERT", section 3; the layers are those of Vaswani et al. 2017, section 3.1.
-    """
+class _OneStack(Transformer):
+    """What Encoder and Decoder share: one stack, which reads tokens with types."""
 
     def __init__(
         self,
@@ -165,6 +162,13 @@ class Encoder(Transformer):
             vocab_size, max_seq_len=max_seq_len, layer=layer, position=position, n_token_types=n_token_types
         )
         self.stack = Stack(layer, n_layers)
+
+
+class Encoder(_OneStack):
+    """Each token sees its whole document: for masked language modelling and for understanding.
+
+    Source: Devlin et al. 2019, "BERT", section 3; the layers are those of Vaswani et al. 2017, section 3.1.
+    """
 
     def forward(self, batch: Batch) -> Float[Tensor, "B T D"]:
         """Hidden states of `input_ids`."""
@@ -176,26 +180,11 @@ class Encoder(Transformer):
         return hidden
 
 
-class Decoder(Transformer):
+class Decoder(_OneStack):
     """Each token sees what came before it in its document: for generating text.
 
     Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
     """
-
-    def __init__(
-        self,
-        vocab_size: int,
-        *,
-        n_layers: int,
-        max_seq_len: int,
-        layer: LayerSpec,
-        position: Position,
-        n_token_types: int = 0,
-    ) -> None:
-        super().__init__(
-            vocab_size, max_seq_len=max_seq_len, layer=layer, position=position, n_token_types=n_token_types
-        )
-        self.stack = Stack(layer, n_layers)
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
         """Hidden states of `input_ids`; with a cache these are the tokens after those it has seen."""
