@@ -1,10 +1,9 @@
 """Compose the configuration with Hydra, check it against class signatures, resolve it and freeze it."""
 
-import difflib
 import importlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.grammar import read_overrides
+from pipeline.suggestions import suggest, suggest_key
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -111,7 +111,12 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
     """
     parsed = read_overrides(overrides)
     check_overrides(stage, parsed)
-    forced = [_forced(override) for override in parsed]
+    return _compose(stage, parsed)
+
+
+def _compose(stage: str, overrides: Sequence[Override]) -> DictConfig:
+    """What Hydra makes of overrides, without what the stage does not read."""
+    forced = [_forced(override) for override in overrides]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra.compose("run", [f"stage={stage}", *forced], return_hydra_config=True)
@@ -166,20 +171,19 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
     stages = options["stage"]
     if stage not in stages:
         words = [*stages, "show-config"]
-        remedy = _suggest(stage, words, "see `make help`")
+        remedy = suggest(stage, words, "see `make help`")
         raise ConfigError(f"unknown stage '{stage}'", f"one of {', '.join(words)}", remedy)
     used = keys_used(stage)
     for override in overrides:
         group = override.key_or_group
         top = group.split(".")[0].split("@")[0]
         if top not in used:
-            raise ConfigError(
-                f"{top}: {stage} takes no such key", f"one of {', '.join(used)}", _suggest(top, used)
-            )
+            remedy = suggest_key(group, used, keys_of_stage(stage, overrides))
+            raise ConfigError(f"{top}: {stage} takes no such key", f"one of {', '.join(used)}", remedy)
         value = override.value()
         if group in options and isinstance(value, str) and value not in options[group]:
             expected = f"one of {', '.join(options[group])}"
-            raise ConfigError(f"{group}={value}: no such option", expected, _suggest(value, options[group]))
+            raise ConfigError(f"{group}={value}: no such option", expected, suggest(value, options[group]))
     _check_start(stage, overrides)
 
 
@@ -207,12 +211,34 @@ def _check_start(stage: str, overrides: Sequence[Override]) -> None:
 def check(config: DictConfig) -> None:
     """Check every node of a composed configuration against the signature of what it builds."""
     plain = to_plain(config)
-    _check_keys(plain.get("size"), Size, "size")
-    _check_keys(plain.get("model"), ModelParts, "model")
+    everywhere = _every_key(plain)
+    _check_keys(plain.get("size"), Size, "size", everywhere)
+    _check_keys(plain.get("model"), ModelParts, "model", everywhere)
     scalars = {key: value for key, value in plain.items() if not isinstance(value, Mapping)}
-    _check_keys(scalars, Root, "")
+    _check_keys(scalars, Root, "", everywhere)
     for key in plain.keys() - scalars.keys() - {"stage", "choices"}:
-        _check_nodes(plain[key], key)
+        _check_nodes(plain[key], key, everywhere)
+
+
+def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[str]:
+    """Every key that a stage reads, with the options that were chosen where there are such."""
+    options = groups()
+    chosen = [each for each in overrides if each.value() in options.get(each.key_or_group, ())]
+    yield from _every_key(to_plain(_compose(stage, chosen)))
+
+
+def _every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Groups, and each key in them that can be given a value, also where its default is in a class."""
+    names = _parameters(target_of(node["_target_"], path)) if "_target_" in node else node
+    for name in names:
+        key = f"{path}.{name}" if path else str(name)
+        below = node.get(name)
+        if key in LATE_PARAMETERS or key in ("stage", "choices"):
+            continue
+        if isinstance(below, Mapping):
+            yield from _every_key(below, key)
+        if not path or not isinstance(below, Mapping):
+            yield key
 
 
 def _check_top(config: DictConfig) -> None:
@@ -220,16 +246,16 @@ def _check_top(config: DictConfig) -> None:
     known = [*groups(), "choices", "cleaning", "freezing", "sweep", *(name for name in _parameters(Root))]
     for key in map(str, config):
         if key not in known:
-            raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", _suggest(key, known))
+            raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", suggest(key, known))
 
 
-def _check_nodes(node: Any, path: str) -> None:
+def _check_nodes(node: Any, path: str, everywhere: Iterable[str]) -> None:
     if not isinstance(node, Mapping):
         return
     if "_target_" in node:
-        _check_keys(node, target_of(node["_target_"], path), path)
+        _check_keys(node, target_of(node["_target_"], path), path, everywhere)
     for key, value in node.items():
-        _check_nodes(value, f"{path}.{key}")
+        _check_nodes(value, f"{path}.{key}", everywhere)
 
 
 def target_of(name: str, path: str) -> Any:
@@ -245,7 +271,7 @@ def target_of(name: str, path: str) -> Any:
         ) from error
 
 
-def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str) -> None:
+def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str, everywhere: Iterable[str]) -> None:
     if node is None:
         return
     prefix = f"{path}." if path else ""
@@ -260,7 +286,7 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str) -> None:
         if key not in parameters:
             problem = f"{prefix}{key}: {_title(owner)} takes no such key"
             expected = f"one of {', '.join(parameters)}" if parameters else "none"
-            raise ConfigError(problem, expected, _suggest(key, list(parameters)))
+            raise ConfigError(problem, expected, suggest_key(prefix + key, list(parameters), everywhere))
         if value == "???":
             raise ConfigError(f"{prefix}{key}: not set", "a value", f"give {prefix}{key}=...")
         _check_type(value, parameters[key][0], f"{prefix}{key}")
@@ -303,11 +329,6 @@ def _forced(override: Override) -> str:
     line = str(override.input_line)
     is_group = override.key_or_group in groups()
     return line if is_group or line[0] in "+~" else f"++{line}"
-
-
-def _suggest(word: str, known: Sequence[str], otherwise: str = "see `make show-config`") -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else otherwise
 
 
 def _title(owner: Any) -> str:

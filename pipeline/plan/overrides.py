@@ -1,12 +1,13 @@
 """What the user typed for the steps of a pipeline: for which step, and whether any reads it."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, Self
 
-from pipeline.config import keys_used
+from pipeline.config import keys_of_stage, keys_used
 from pipeline.errors import ConfigError
+from pipeline.suggestions import suggest, suggest_key
 
 #: Keys that all steps must have in common.
 SHARED = ("runs_dir", "cache_dir", "pipeline_id")
@@ -88,13 +89,13 @@ def refuse_unread(override: Override, steps: Sequence[Addressed]) -> None:
     names = [step.name for step in steps]
     if override.address is None and "." in override.typed.partition("=")[0] and "-" in first:
         problem = f"{override.typed}: this pipeline has no step {first}"
-        raise ConfigError(problem, f"one of {', '.join(names)}", _suggest(first, names))
+        raise ConfigError(problem, f"one of {', '.join(names)}", suggest(first, names))
     known = list(dict.fromkeys(key for step in meant for key in keys_used(step.stage)))
     reader = f"{override.address} takes" if override.address else "no step of the pipeline takes"
     no = "no such key" if override.address else "such a key"
-    raise ConfigError(
-        f"{override.typed}: {reader} {no}", f"one of {', '.join(known)}", _suggest(override.top, known)
-    )
+    everywhere = chain.from_iterable(keys_of_stage(stage) for stage in {step.stage: None for step in meant})
+    remedy = suggest_key(override.word.partition("=")[0], known, everywhere)
+    raise ConfigError(f"{override.typed}: {reader} {no}", f"one of {', '.join(known)}", remedy)
 
 
 def refuse_what_the_pipeline_gives(override: Override, steps: Sequence[Addressed]) -> None:
@@ -115,8 +116,3 @@ def refuse_what_the_pipeline_gives(override: Override, steps: Sequence[Addressed
     else:
         return
     raise ConfigError(f"{override.typed} cannot be given to a pipeline", "keys of its steps", remedy)
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else "see `make show-config`"

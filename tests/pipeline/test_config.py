@@ -32,6 +32,35 @@ def test_a_misspelt_key_on_the_command_line_gets_a_suggestion() -> None:
     assert message.endswith("did you mean d_model?")
 
 
+@pytest.mark.parametrize(
+    ("override", "stage", "meant"),
+    [
+        ("learning_rate=1e-3", "pretrain", "optimizer.lr"),
+        ("lr=1e-3", "pretrain", "optimizer.lr"),
+        ("trainer.lr=1e-3", "pretrain", "optimizer.lr"),
+        ("max_steps=5", "finetune", "trainer.max_steps"),
+        ("training.max_steps=5", "pretrain", "trainer.max_steps"),
+        ("max-step=5", "pretrain", "trainer.max_steps"),
+        ("batchsize=4", "pretrain", "trainer.batch_size"),
+        ("epochs=4", "pretrain", "trainer.max_epochs"),
+        ("num_layers=4", "pretrain", "size.n_layers"),
+        ("model.d_model=64", "pretrain", "size.d_model"),
+        ("temperature=1", "generate", "sampling.temperature"),
+        ("warmup=5", "pretrain", "schedule.warmup_steps or schedule.warmup_fraction"),
+    ],
+)
+def test_a_key_is_searched_in_all_groups(override: str, stage: str, meant: str) -> None:
+    assert refusal(override, stage=stage).endswith(f"; did you mean {meant}?")
+
+
+def test_keys_are_searched_in_the_options_that_were_chosen() -> None:
+    assert refusal("data=files", "train=my.txt").endswith("; did you mean data.train?")
+
+
+def test_a_key_that_is_like_no_other_gets_no_suggestion() -> None:
+    assert refusal("frobnicate=5").endswith("; see `make show-config`")
+
+
 def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "configs"
     subprocess.run(["cp", "-r", str(CONFIGS), str(copy)], check=True)

@@ -1,0 +1,63 @@
+"""The key of the configuration that a user meant by one that does not exist."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+#: How alike two names are, from 0 to 1, before one is proposed for the other: among all keys of a
+#: configuration, among the few of one group or of a choice, and without looking anywhere else.
+ALIKE, ALIKE_OF_FEW, CERTAIN = 0.7, 0.5, 0.85
+
+SEE_ALL = "see `make show-config`"
+
+
+def suggest(word: str, known: Sequence[str], otherwise: str = SEE_ALL) -> str:
+    """The name that is most like `word` among a few, as a remedy."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=ALIKE_OF_FEW)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
+def suggest_key(typed: str, own: Sequence[str], everywhere: Iterable[str]) -> str:
+    """The key that `typed` stands for, as a remedy: one of its own group, else one of any.
+
+    Args:
+        typed: a key with its groups.
+        own: names that could stand in its place.
+        everywhere: every key with its groups, as `trainer.max_steps`; read only where no own name fits.
+    """
+    word = typed.lower().replace("-", "_").lstrip("+~_")
+    found = difflib.get_close_matches(word.rpartition(".")[2], own, n=1, cutoff=CERTAIN)
+    found = found or _meant(word, [key for key in everywhere if key != typed])
+    return f"did you mean {' or '.join(found)}?" if found else SEE_ALL
+
+
+def _meant(typed: str, known: Sequence[str]) -> list[str]:
+    """Keys of the same name, else of a like name, else the ones that it abbreviates or spells out."""
+    last = typed.rpartition(".")[2]
+    names = {key: key.rpartition(".")[2] for key in known}
+    same = _highest([key for key, name in names.items() if name == last])
+    if same:
+        return same
+    close = difflib.get_close_matches(typed, known, n=1, cutoff=ALIKE)
+    if close:
+        return close
+    if near := difflib.get_close_matches(last, list(dict.fromkeys(names.values())), n=1, cutoff=ALIKE):
+        return _highest([key for key, name in names.items() if name == near[0]])
+    return _highest([key for key, name in names.items() if _stands_for(last, name)])
+
+
+def _stands_for(typed: str, name: str) -> bool:
+    """As `learning_rate` for `lr`, `bs` for `batch_size`, `epochs` for `max_epochs`, `num_x` for `n_x`."""
+    if len(min(typed, name, key=len)) > 1 and (name == _initials(typed) or typed == _initials(name)):
+        return True
+    words, others = set(typed.split("_")) - {"num"}, set(name.split("_")) - {"n"}
+    return bool(words and others) and (words <= others or others <= words)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.split("_") if word)
+
+
+def _highest(keys: Sequence[str]) -> list[str]:
+    """Those with the fewest groups before them, three at most."""
+    depth = min((key.count(".") for key in keys), default=0)
+    return [key for key in keys if key.count(".") == depth][:3]
