@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from pipeline.tasks.finetuning import Prediction, Row, Score
 from pipeline.tasks.scoring import mean_score
-from pipeline.tasks.text_scores import is_chinese, rouge
+from pipeline.tasks.scripts import has_unspaced
+from pipeline.tasks.text_scores import rouge
 from pipeline.tasks.text_to_text import TextToText
 
 
@@ -54,9 +55,8 @@ class Summarisation(TextToText):
         """How ROUGE was computed."""
         from importlib.metadata import version
 
-        n_chinese = sum(any(map(is_chinese, self.targets(row))) for row in rows)
-        kinds = {"words": len(rows) - n_chinese, "characters": n_chinese}
-        tokens = "+".join(kind for kind, n_rows in kinds.items() if n_rows)
+        unspaced = any(has_unspaced(target) for row in rows for target in self.targets(row))
+        tokens = "words+characters" if unspaced else "words"
         return {"rouge": f"measure:f1|stem:no|refs:max|tok:{tokens}|rouge_score:{version('rouge_score')}"}
 
     def _rouge(

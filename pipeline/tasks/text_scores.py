@@ -3,7 +3,6 @@
 sacrebleu and rouge_score compute them; here they are only resampled for intervals.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.tasks.finetuning import Score
 from pipeline.tasks.scoring import column_sums, statistic_score
+from pipeline.tasks.scripts import BleuTokenizer, words_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -19,28 +19,19 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-#: A Chinese character, or a word of Latin letters and digits; no punctuation, as in rouge_score.
-_CHINESE_TOKEN = re.compile(r"[a-z0-9]+|[^\W_]")
 
-
-def is_chinese(text: str) -> bool:
-    """Whether more than half of the letters are Chinese characters."""
-    return 2 * len(_HAN.findall(text)) > sum(map(str.isalpha, text))
-
-
-def bleu_of(chinese: bool) -> "Metric":
-    """BLEU as sacrebleu's command computes it: tokenised by 13a, or by characters (zh).
+def bleu_of(tokenizer: BleuTokenizer) -> "Metric":
+    """BLEU as sacrebleu's command computes it.
 
     Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    return BLEU(tokenize="zh" if chinese else "13a")
+    return BLEU(tokenize=tokenizer)
 
 
-def chrf_of(chinese: bool) -> "Metric":
-    """chrF2 as sacrebleu's command computes it.
+def chrf() -> "Metric":
+    """chrF2 as sacrebleu's command computes it, of characters in any script.
 
     Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".
     """
@@ -90,7 +81,7 @@ def corpus_score(
 
 def row_chrf(answers: Sequence[str], references: Sequence[str]) -> Floats:
     """chrF2 of each text (N,), from 0 to 100."""
-    metric = chrf_of(chinese=False)
+    metric = chrf()
     pairs = zip(answers, references, strict=True)
     return np.array([metric.sentence_score(answer, [reference]).score for answer, reference in pairs])
 
@@ -98,29 +89,26 @@ def row_chrf(answers: Sequence[str], references: Sequence[str]) -> Floats:
 def rouge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Floats]:
     """ROUGE-1, -2 and -L of each text (N,), from 0 to 1: F-measures, of the nearest of its references.
 
-    Nothing is stemmed. The tokens of a Chinese text are its characters, those of others are rouge_score's own
-    (runs of a-z and 0-9).
+    Nothing is stemmed. Tokens are the words of any script, or characters where it has no spaces (`words_of`).
+    Of English they are rouge_score's own, which knows a-z and 0-9 alone: any other text would score 0.
 
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"; the package rouge_score.
     """
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     kinds = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
-    words = RougeScorer(list(kinds.values()))
-    characters = RougeScorer(list(kinds.values()), tokenizer=ChineseTokens())
-    scored: list[dict[str, Any]] = []
-    for answer, truths in zip(answers, references, strict=True):
-        scorer = characters if any(map(is_chinese, truths)) else words
-        scored.append(scorer.score_multi(truths, answer))
+    scorer = RougeScorer(list(kinds.values()), tokenizer=_Words())
+    scored: list[dict[str, Any]] = [
+        scorer.score_multi(truths, answer) for answer, truths in zip(answers, references, strict=True)
+    ]
     return {name: np.array([scores[kind].fmeasure for scores in scored]) for name, kind in kinds.items()}
 
 
-class ChineseTokens:
-    """The tokenizer that rouge_score asks for: each Chinese character is a token."""
+class _Words:
+    """The tokenizer that rouge_score asks for."""
 
     def tokenize(self, text: str) -> list[str]:
-        """Characters, and words in Latin letters."""
-        return _CHINESE_TOKEN.findall(text.lower())
+        return words_of(text)
 
 
 def _counts(

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from datamodules.errors import DataError
 from pipeline.tasks.finetuning import Prediction, Row, Score
-from pipeline.tasks.text_scores import bleu_of, chrf_of, corpus_score, is_chinese, row_chrf, signature
+from pipeline.tasks.scripts import BleuTokenizer, bleu_tokenizer
+from pipeline.tasks.text_scores import bleu_of, chrf, corpus_score, row_chrf, signature
 from pipeline.tasks.text_to_text import TextToText, check_text
 
 
@@ -57,10 +58,13 @@ class Translation(TextToText):
         """sacrebleu's BLEU and chrF2 over the corpus: of each language, and their mean."""
         answers = [prediction.text for prediction in predictions]
         truths, names = _truths(rows), _languages(rows)
-        chinese = _chinese(truths, names)
+        tokenizers = _tokenizers(truths, names)
         scores: dict[str, Score] = {}
-        for kind, metric_of in (("bleu", bleu_of), ("chrf", chrf_of)):
-            metrics = {name: metric_of(is_zh) for name, is_zh in chinese.items()}
+        kinds = {
+            "bleu": {name: bleu_of(tokenizer) for name, tokenizer in tokenizers.items()},
+            "chrf": {name: chrf() for name in tokenizers},
+        }
+        for kind, metrics in kinds.items():
             scores[kind] = corpus_score(metrics, answers, truths, names, intervals=intervals)
             for name, metric in metrics.items() if len(metrics) > 1 else ():
                 own = [row for row, language in enumerate(names) if language == name]
@@ -79,12 +83,12 @@ class Translation(TextToText):
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
         """The signatures of sacrebleu by metric."""
-        chinese = _chinese(_truths(rows), _languages(rows))
-        if len(set(chinese.values())) == 1:
-            bleu = {"bleu": signature(bleu_of(next(iter(chinese.values()))))}
+        tokenizers = _tokenizers(_truths(rows), _languages(rows))
+        if len(set(tokenizers.values())) == 1:
+            bleu = {"bleu": signature(bleu_of(next(iter(tokenizers.values()))))}
         else:
-            bleu = {f"bleu_{name}": signature(bleu_of(is_zh)) for name, is_zh in chinese.items()}
-        return bleu | {"chrf": signature(chrf_of(chinese=False))}
+            bleu = {f"bleu_{name}": signature(bleu_of(used)) for name, used in tokenizers.items()}
+        return bleu | {"chrf": signature(chrf())}
 
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """A text, and the language to write it in where one was typed."""
@@ -100,10 +104,9 @@ def _languages(rows: Sequence[Row]) -> list[str]:
     return [row.get("target_language") or "none" for row in rows]
 
 
-def _chinese(truths: Sequence[str], names: Sequence[str]) -> dict[str, bool]:
-    """Whether each language is Chinese, by its name or by what most of its texts are written in."""
-    found: dict[str, bool] = {}
-    for name in dict.fromkeys(sorted(names)):
-        own = [truth for truth, language in zip(truths, names, strict=True) if language == name]
-        found[name] = name.lower().startswith("zh") or 2 * sum(map(is_chinese, own)) > len(own)
-    return found
+def _tokenizers(truths: Sequence[str], names: Sequence[str]) -> dict[str, BleuTokenizer]:
+    """What cuts the texts of each language for BLEU."""
+    texts: dict[str, list[str]] = {name: [] for name in sorted(set(names))}
+    for truth, name in zip(truths, names, strict=True):
+        texts[name].append(truth)
+    return {name: bleu_tokenizer(name, own) for name, own in texts.items()}

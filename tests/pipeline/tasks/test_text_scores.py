@@ -9,8 +9,9 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from pipeline.tasks.finetuning import Prediction, Row
 from pipeline.tasks.scoring import statistic_score
+from pipeline.tasks.scripts import bleu_tokenizer, words_of
 from pipeline.tasks.summarize import Summarisation
-from pipeline.tasks.text_scores import ChineseTokens, is_chinese, rouge
+from pipeline.tasks.text_scores import rouge
 from pipeline.tasks.translate import Translation
 
 WORDS = ["a", "the", "red", "old", "hat", "mill", "dog", "cat", "runs", "under", "near,", "and.", "but!"]
@@ -150,8 +151,6 @@ def test_rouge_of_chinese_counts_characters_and_not_only_latin_words() -> None:
     found = rouge(["红帽子在磨坊"], [["红帽子在家里。"]])
     assert found["rouge_1"][0] == pytest.approx(2 * 4 / 12)
     assert found["rouge_l"][0] == pytest.approx(2 * 4 / 12)
-    assert ChineseTokens().tokenize("买了2个GPU，好_！") == ["买", "了", "2", "个", "gpu", "好"]
-
 
 def test_the_note_on_rouge_tells_what_a_token_is() -> None:
     mixed = [{"text": "x", "summary": "a hat"}, {"text": "x", "summary": ["一顶帽子"]}]
@@ -159,16 +158,81 @@ def test_the_note_on_rouge_tells_what_a_token_is() -> None:
     assert "tok:words|" in Summarisation().notes([], mixed[:1])["rouge"]
 
 
+#: A sentence and another one that is wrong in one word or letter, in scripts with spaces and without.
+NEARLY = {
+    "ru": ("Старая мельница стоит у реки", "Старая мельница стоит у моря"),
+    "ar": ("الطاحونة القديمة قرب النهر", "الطاحونة القديمة قرب البحر"),
+    "he": ("הטחנה הישנה ליד הנהר", "הטחנה הישנה ליד הים"),
+    "hi": ("पुरानी चक्की नदी के पास है", "पुरानी चक्की गाँव के पास है"),
+    "el": ("Ο παλιός μύλος δίπλα στο ποτάμι", "Ο παλιός μύλος δίπλα στο χωριό"),
+    "ko": ("오래된 방앗간은 강 옆에 있다", "오래된 방앗간은 산 옆에 있다"),
+    "ja": ("古い水車は川のそばにある", "古い水車は山のそばにある"),
+    "th": ("โรงสีเก่าอยู่ริมแม่น้ำ", "โรงสีใหม่อยู่ริมแม่น้ำ"),
+    "km": ("រោងម៉ាស៊ីនចាស់នៅមាត់ទន្លេ", "រោងម៉ាស៊ីនថ្មីនៅមាត់ទន្លេ"),
+    "zh": ("旧磨坊在河边的树林里", "旧磨坊在山边的树林里"),
+}
+
+
+@pytest.mark.parametrize("language", NEARLY)
+def test_in_every_script_what_is_right_is_1_and_what_is_nearly_right_is_between(language: str) -> None:
+    truth, nearly = NEARLY[language]
+    scores = rouge([truth, nearly, "zzz"], [[truth]] * 3)
+    for name in ("rouge_1", "rouge_l"):
+        right, near, wrong = scores[name]
+        assert right == pytest.approx(1.0)
+        assert 0.5 < near < 1
+        assert wrong == 0
+
+
+def test_a_letter_beyond_ascii_is_a_letter() -> None:
+    assert rouge(["Mäller"], [["Müller"]])["rouge_1"].tolist() == [0.0]
+    assert rouge(["Müller in Köln"], [["Müller in Kiel"]])["rouge_1"][0] == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize(
-    ("text", "chinese"),
+    ("text", "words"),
     [
-        ("红帽子", True),
-        ("他说OK。", False),
-        ("他说好的OK。", True),
-        ("a hat", False),
-        ("", False),
-        ("12", False),
+        ("It's the 2nd_hat, isn't it?", ["it", "s", "the", "2nd", "hat", "isn", "t", "it"]),
+        ("买了2个GPU，好_！", ["买", "了", "2", "个", "gpu", "好"]),
+        ("コーヒー", ["コ", "ー", "ヒ", "ー"]),
+        ("नदी के", ["नदी", "के"]),
+        ("น้ำ ๑๒", ["น้", "ำ", "๑๒"]),
+        ("Mu\u0308ller", ["müller"]),
+        ("co\u00adop \u200fשלום\u200f", ["coop", "שלום"]),
+        ("…—!", []),
     ],
 )
-def test_a_text_is_chinese_when_most_of_its_letters_are(text: str, chinese: bool) -> None:
-    assert is_chinese(text) is chinese
+def test_words_are_letters_and_digits_with_their_marks_in_normal_form(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@pytest.mark.parametrize("language", ["ja", "th", "km"])
+def test_bleu_of_a_text_without_spaces_that_is_right_but_for_a_letter_is_not_0(language: str) -> None:
+    truth, nearly = NEARLY[language]
+    given = rows([truth] * 2)
+    bleu = Translation().score(predictions([nearly, truth]), given)["bleu"].value
+    by_characters = sacrebleu.corpus_bleu([nearly, truth], [[truth] * 2], tokenize="char").score
+    assert 50 < bleu < 100
+    assert bleu == pytest.approx(by_characters)
+    assert "tok:char" in Translation().notes([], given)["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "tokenizer"),
+    [
+        ("none", NEARLY["zh"][0], "zh"),
+        ("none", NEARLY["ja"][0], "char"),
+        ("none", NEARLY["ko"][0], "13a"),
+        ("none", NEARLY["hi"][0], "13a"),
+        ("none", "他说好的OK。", "zh"),
+        ("none", "他说OK, thank you", "13a"),
+        ("none", "12 !", "13a"),
+        ("zh-CN", "OK", "zh"),
+        ("ja_JP", "東京大学", "char"),
+        ("jav", "omah lawas", "13a"),
+    ],
+)
+def test_the_language_or_else_the_script_of_most_letters_decides_how_bleu_cuts_texts(
+    language: str, text: str, tokenizer: str
+) -> None:
+    assert bleu_tokenizer(language, [text]) == tokenizer

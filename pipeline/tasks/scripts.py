@@ -1,0 +1,59 @@
+"""How a text falls into words, whatever script it is written in."""
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Literal
+
+import regex  # type: ignore[import-untyped]
+
+#: Letters of scripts that put no space between words. Source: Unicode Standard Annex 14, "Unicode Line Breaking
+#: Algorithm": classes SA (Thai, Lao, Khmer, Myanmar, ...), AK and AS (Javanese, Balinese, ...).
+_UNSPACED = r"[\p{L}&&[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Tibt}\p{lb=SA}\p{lb=AK}\p{lb=AS}]]"
+_HAN = regex.compile(r"[\p{L}&&\p{Han}]", regex.V1)
+_KANA = regex.compile(r"[\p{L}&&[\p{Hira}\p{Kana}]]", regex.V1)
+_LETTERS = regex.compile(r"\p{L}")
+_UNSPACED_LETTERS = regex.compile(_UNSPACED, regex.V1)
+#: One such letter with its marks, or a run of other letters and digits with theirs.
+_WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}]\p{{M}}*)+", regex.V1)
+#: Joiners, marks of direction and soft hyphens: seen by nobody, written by some.
+_INVISIBLE = regex.compile(r"\p{Cf}")
+
+#: Tokenizers of sacrebleu that need no further package and no download.
+BleuTokenizer = Literal["13a", "char", "zh"]
+_BY_LANGUAGE: dict[str, BleuTokenizer] = {
+    **dict.fromkeys(("zh", "cmn", "lzh", "wuu", "yue"), "zh"),
+    **dict.fromkeys(("ja", "th", "lo", "km", "my", "bo"), "char"),
+}
+#: A Japanese text has kana; a Chinese one that quotes some has fewer.
+_KANA_SHARE = 0.1
+
+
+def words_of(text: str) -> list[str]:
+    """The words in lower case and normal form C; characters where a script has no spaces; no punctuation.
+
+    Of ASCII text these are the tokens of rouge_score.
+    """
+    return _WORD.findall(unicodedata.normalize("NFC", _INVISIBLE.sub("", text.lower())))  # type: ignore[no-any-return]
+
+
+def has_unspaced(text: str) -> bool:
+    """Whether some letter is of a script that has no spaces."""
+    return _UNSPACED_LETTERS.search(text) is not None
+
+
+def bleu_tokenizer(language: str, texts: Iterable[str]) -> BleuTokenizer:
+    """What sacrebleu shall cut texts with: by their language's code, or else by the script of most letters.
+
+    `zh` is sacrebleu's own for Chinese, `char` cuts other texts without spaces, and `13a`, its default, the rest.
+    Its tokenizers for Japanese and Korean need MeCab; Korean has spaces.
+    """
+    known = _BY_LANGUAGE.get(language.lower().replace("_", "-").partition("-")[0])
+    if known is not None:
+        return known
+    joined = "".join(texts)
+    n_letters, n_unspaced, n_han, n_kana = (
+        len(kind.findall(joined)) for kind in (_LETTERS, _UNSPACED_LETTERS, _HAN, _KANA)
+    )
+    if 2 * n_unspaced <= n_letters:
+        return "13a"
+    return "zh" if 2 * n_han > n_unspaced and n_kana < _KANA_SHARE * n_unspaced else "char"
