@@ -107,7 +107,8 @@ class AtomicCheckpointIO(CheckpointIO):
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt`, each so many optimizer steps and at the end, and `best.ckpt`, the best validation.
 
-    At a step that is validated, both are saved after the validation: a resumed run has its result too.
+    At a step that is validated, both are saved after the validation: a resumed run has its result too. Of two
+    validations that are equally good by the metric, that of the lower loss is the better one.
 
     Args:
         folder: where both lie; it is tried before training starts.
@@ -130,6 +131,7 @@ class Checkpoints(Checkpoint):
         self.folder = Path(folder)
         self.best_value: float | None = None
         self.best_step: int | None = None
+        self.is_tied: bool | None = None
         self.best_metrics: dict[str, float] = {}
         self.last_metrics: dict[str, float] = {}
         self._every_n_steps = every_n_steps
@@ -176,11 +178,21 @@ class Checkpoints(Checkpoint):
             name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
         }
         value = self.last_metrics[self._monitor]
-        if math.isfinite(value) and (self.best_value is None or self._sign * (value - self.best_value) < 0):
+        if self._is_better(value):
             self.best_value, self.best_step, self.best_metrics = value, trainer.global_step, self.last_metrics
             trainer.save_checkpoint(self.best_path, weights_only=False)
         if self._due or trainer.should_stop:
             self.save_last(trainer)
+
+    def _is_better(self, value: float) -> bool:
+        """Whether the last validation is the best so far; `is_tied` tells whether all were equally good."""
+        if not math.isfinite(value) or self.best_value is None:
+            return math.isfinite(value)
+        is_equal = value == self.best_value
+        self.is_tied = is_equal and self.is_tied is not False
+        if is_equal:
+            return self.last_metrics["val/loss"] < self.best_metrics["val/loss"]
+        return self._sign * (value - self.best_value) < 0
 
     def save_last(self, trainer: L.Trainer) -> None:
         """Save `last` now, if this step is not saved yet; only to be called between two optimizer steps."""
@@ -191,7 +203,7 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best and the last validation so far."""
-        names = ("best_value", "best_step", "best_metrics", "last_metrics")
+        names = ("best_value", "best_step", "best_metrics", "last_metrics", "is_tied")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from typing import Literal
 
 import regex  # type: ignore[import-untyped]
 
-#: Letters of scripts that put no space between words. Source: Unicode Standard Annex 14, "Unicode Line Breaking
-#: Algorithm": classes SA (Thai, Lao, Khmer, Myanmar, ...), AK and AS (Javanese, Balinese, ...).
+#: Letters of scripts that put no space between words.
+#: Source: Unicode Standard Annex 14, classes SA (Thai, Lao, Khmer, Myanmar), AK and AS (Javanese, Balinese).
 _UNSPACED = r"[\p{L}&&[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Tibt}\p{lb=SA}\p{lb=AK}\p{lb=AS}]]"
 _HAN = regex.compile(r"[\p{L}&&\p{Han}]", regex.V1)
 _KANA = regex.compile(r"[\p{L}&&[\p{Hira}\p{Kana}]]", regex.V1)
@@ -44,8 +44,8 @@ def has_unspaced(text: str) -> bool:
 def bleu_tokenizer(language: str, texts: Iterable[str]) -> BleuTokenizer:
     """What sacrebleu shall cut texts with: by their language's code, or else by the script of most letters.
 
-    `zh` is sacrebleu's own for Chinese, `char` cuts other texts without spaces, and `13a`, its default, the rest.
-    Its tokenizers for Japanese and Korean need MeCab; Korean has spaces.
+    `zh` is sacrebleu's own for Chinese, `char` is for other texts without spaces, `13a`, its default, for the
+    rest. Its tokenizers for Japanese and Korean need MeCab; Korean has spaces.
     """
     known = _BY_LANGUAGE.get(language.lower().replace("_", "-").partition("-")[0])
     if known is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.checkpoint import AtomicCheckpointIO, check_writable
 from pipeline.errors import CheckpointError
 from tests.pipeline.test_resume import crash, finish
@@ -164,6 +165,29 @@ def test_last_is_the_last_step_and_best_the_best_validation(tmp_path: Path) -> N
     assert saved["global_step"] == best
     state = saved["callbacks"]["Checkpoints"]
     assert (state["best_value"], state["best_step"]) == (losses[best], best)
+
+
+def test_of_validations_that_tie_the_one_of_the_lowest_loss_is_kept_and_the_tie_is_known(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder()
+    training = ToyTraining(folder=tmp_path, val_every_steps=3, monitor="val/rouge_l")
+    training.with_(extra=(TaskMetrics(lambda: {"rouge_l": 0.0}),)).fit(logger=recorder)
+    losses = recorder.of("val/loss")
+    best = min(losses, key=lambda step: losses[step])
+    assert best > 3
+    saved = checkpoint(tmp_path, "best.ckpt")
+    assert saved["global_step"] == best
+    assert saved["callbacks"]["Checkpoints"]["is_tied"] is True
+
+
+def test_one_better_validation_is_no_tie_and_its_weights_are_kept(tmp_path: Path) -> None:
+    values = iter([2.0, 2.0, 1.0, 2.0])
+    metric = TaskMetrics(lambda: {"reply_perplexity": next(values)})
+    training = ToyTraining(folder=tmp_path, val_every_steps=3, monitor="val/reply_perplexity")
+    training.with_(extra=(metric,)).fit()
+    assert checkpoint(tmp_path, "best.ckpt")["global_step"] == 9
+    assert checkpoint(tmp_path)["callbacks"]["Checkpoints"]["is_tied"] is False
 
 
 def test_checkpoints_are_saved_at_optimizer_steps_only(tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ class ToyTraining:
     seed: int = 5
     compile: bool = False
     clip: float | None = 1.0
+    monitor: str = "val/loss"
     objective: Any = field(default_factory=ToyObjective)
     extra: tuple[Callback, ...] = ()
 
@@ -174,7 +175,7 @@ class ToyTraining:
         return replace(self, **changes)
 
     def callbacks(self) -> list[Callback]:
-        checkpoints = Checkpoints(self.folder, every_n_steps=self.save_every_steps)
+        checkpoints = Checkpoints(self.folder, every_n_steps=self.save_every_steps, monitor=self.monitor)
         optional = [
             self.ema_decay and EMA(self.ema_decay),
             self.patience and EarlyStopping("val/loss", patience=self.patience, check_finite=False),

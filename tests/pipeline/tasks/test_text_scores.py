@@ -152,6 +152,7 @@ def test_rouge_of_chinese_counts_characters_and_not_only_latin_words() -> None:
     assert found["rouge_1"][0] == pytest.approx(2 * 4 / 12)
     assert found["rouge_l"][0] == pytest.approx(2 * 4 / 12)
 
+
 def test_the_note_on_rouge_tells_what_a_token_is() -> None:
     mixed = [{"text": "x", "summary": "a hat"}, {"text": "x", "summary": ["一顶帽子"]}]
     assert "tok:words+characters" in Summarisation().notes([], mixed)["rouge"]
