@@ -31,6 +31,7 @@ from pipeline.sweep.command import read_request
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions
 from tests.commands import ROOT, dry_run, pipeline_words
+from tests.waiting import wait_until
 
 DOCUMENTS = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/finetuning.md", "docs/sweeps.md")
 READMES = DOCUMENTS[:2]
@@ -395,17 +396,15 @@ def leave_a_killed_run(words: Sequence[str]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *unfinished], env=environ, stderr=subprocess.DEVNULL
     )
-    while not [run for run in set(Path("runs").glob("*")) - before if any(run.glob("checkpoints/last.ckpt"))]:
-        try:
-            assert process.wait(timeout=0.05) is None, "it ended before it could be killed"
-        except subprocess.TimeoutExpired:
-            continue
+    saved = lambda: [  # noqa: E731
+        run for run in set(Path("runs").glob("*")) - before if any(run.glob("checkpoints/last.ckpt"))
+    ]
+    wait_until(saved, "the run has saved a checkpoint", process=process)
     process.kill()
     assert process.wait() == -9
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_readmes_commands_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ _DATABASES = frozenset({"postgresql", "mysql", "mssql"})
 #: Drivers whose package has another name.
 _PACKAGES = {"psycopg": "psycopg2-binary", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 #: Longest wait that a run's end is allowed; what is not sent by then stays in the spool.
-_MAX_END_WAIT_S = 60.0
+_MAX_END_WAIT_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)

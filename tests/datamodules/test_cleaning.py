@@ -35,7 +35,7 @@ def cleaned(cleaner: Cleaner, *texts: str) -> tuple[list[str], dict[str, int]]:
     return [row["text"] for row in rows], counts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cleaner=CLEANERS, text=MIXED)
 @example(cleaner=Cleaner(strip_punctuation=True, scrub_pii=True), text="4111'1111'1111'1111")
 def test_cleaning_twice_is_cleaning_once(cleaner: Cleaner, text: str) -> None:
@@ -43,7 +43,7 @@ def test_cleaning_twice_is_cleaning_once(cleaner: Cleaner, text: str) -> None:
     assert cleaner.clean_text(once)[0] == once
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cleaner=CLEANERS, texts=st.lists(MIXED, min_size=1, max_size=8))
 def test_rows_are_the_same_from_memory_and_from_a_stream_and_clean_rows_stay(
     cleaner: Cleaner, texts: list[str]

@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -146,7 +147,7 @@ def read_in_a_new_process(endpoint: str, home: Path, **options: object) -> dict[
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_S,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -185,14 +186,12 @@ def test_an_unknown_data_set_is_named(hub: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_network_the_ways_out_are_told_within_seconds(tmp_path: Path) -> None:
+def test_without_a_network_the_ways_out_are_told(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        started_s = time.monotonic()
         got = read_in_a_new_process(
             f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path, path="someone/stories"
         )
-    assert time.monotonic() - started_s < 20
     error = str(got["error"])
     assert error.startswith("the hub cannot be reached for someone/stories: ")
     assert all(word in error for word in ("PRELUDE_DATA", "data=files", "HF_ENDPOINT", "HF_HUB_OFFLINE=1"))

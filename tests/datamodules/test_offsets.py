@@ -34,7 +34,7 @@ def check(tokenizer: Tokenizer, text: str) -> list[Span]:
     return spans
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=80))
 def test_the_spans_of_any_text_follow_each_other_and_cover_it(text: str) -> None:
     for tokenizer in trained():
@@ -52,7 +52,7 @@ def test_the_spans_of_hard_texts_are_those_of_their_bytes(text: str) -> None:
         check(tokenizer, text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))
 def test_a_span_holds_the_text_of_its_token(text: str) -> None:
     for tokenizer in trained():

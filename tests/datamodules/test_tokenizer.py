@@ -79,7 +79,7 @@ def test_hard_text_comes_back_exactly(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.token_bytes[ids].sum() == len(text.encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=80))
 def test_any_unicode_text_comes_back_exactly_from_every_kind(text: str) -> None:
     for tokenizer in trained():
@@ -243,7 +243,7 @@ LONG = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(parts=LONG, max_characters=st.integers(200, 500))
 def test_slices_join_to_the_text_and_are_cut_where_the_pattern_cuts(
     parts: list[str], max_characters: int

@@ -32,7 +32,7 @@ def runs(run: Call) -> Call:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of MLflow
 def test_runs_are_compared_at_the_terminal_as_a_page_and_in_mlflow(runs: Call) -> None:
-    done = runs("compare", "runs=[first,second]", "name=losses", "tracking.end_wait_s=60")
+    done = runs("compare", "runs=[first,second]", "name=losses", "tracking.end_wait_s=600")
     assert done.code == 0, done.err
     assert "validation loss" in done.out
     assert "#/compare-runs?runs=" in done.err

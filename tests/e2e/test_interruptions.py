@@ -19,6 +19,7 @@ from modules.metrics import RowLoss
 from pipeline import build, bundle
 from pipeline.bundle import is_finished, load_bundle
 from pipeline.callbacks.seeding import StepSeed
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
 WORDS = ("debug=quick", "tokenizer=bytes", "packing=concat", "data=files", "data.train=my.txt", "name=mine")
@@ -163,7 +164,7 @@ class Command:
             text=True,
             start_new_session=True,
         )
-        self._limit = threading.Timer(120, self.process.kill)
+        self._limit = threading.Timer(LIMIT_S, self.process.kill)
         self._limit.start()
 
     def read_until(self, mark: str) -> None:

@@ -18,6 +18,7 @@ from pipeline.lineage import Node, State, draw
 from pipeline.tracking.links import model_url, models_url
 from pipeline.tracking.spool import Progress
 from scripts.browser import ASSISTANT_CLOSED, open_browser
+from tests.waiting import LIMIT_S
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make browser")
 expect = api.expect
@@ -28,9 +29,9 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_MS = 30_000
+DEADLINE_MS = 300_000
 PRINTED = "http://127.0.0.1:5000"
-QUICK = ("debug=quick", "tracking.end_wait_s=60")
+QUICK = ("debug=quick", "tracking.end_wait_s=600")
 SMALL = ("tokenizer.vocab_size=600", "data.n_train_rows=60", "data.n_validation_rows=12")
 FEW = ("data.n_train_rows=200", "data.n_validation_rows=12", "data.n_test_rows=40")
 COMMANDS = {
@@ -38,7 +39,7 @@ COMMANDS = {
     "learned": ("pretrain", *QUICK, *SMALL, "name=learned", "position=learned"),
     "wishes": ("finetune", "task=classify", *QUICK, *FEW, "init_from=rotary", "name=wishes"),
     "answers": ("finetune", "task=qa", *QUICK, *FEW, "init_from=rotary", "name=answers"),
-    "positions": ("compare", "runs=[rotary,learned]", "name=positions", "tracking.end_wait_s=60"),
+    "positions": ("compare", "runs=[rotary,learned]", "name=positions", "tracking.end_wait_s=600"),
     "registered": ("register", "bundle=wishes", "alias=champion"),
 }
 
@@ -112,7 +113,7 @@ def ui(store: Store) -> Iterator[str]:
     assert len(addresses) == 1, lines
     yield addresses[0]
     served.terminate()
-    served.communicate(timeout=30)
+    served.communicate(timeout=LIMIT_S)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from pipeline.tracking.spool import Progress
 from pipeline.tracking.store import open_client
 from tests.commands import ROOT
 from tests.e2e.conftest import Outcome
+from tests.waiting import LIMIT_S, wait_until
 
 Call = Callable[..., Outcome]
 
@@ -38,7 +39,6 @@ def ran(outcome: Outcome) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_only_what_is_not_there_runs_and_what_depends_on_it(run: Call) -> None:
     first = run("pipeline", *ONE_TASK)
     assert ran(first) == STEPS
@@ -68,7 +68,6 @@ def test_only_what_is_not_there_runs_and_what_depends_on_it(run: Call) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_stages_called_alone_are_steps_that_are_done(run: Call) -> None:
     tokenizer = [word for word in SMALL if word.split(".")[0] in ("tokenizer", "data")]
     backbone = [word for word in SMALL if not word.startswith("finetune.")]
@@ -83,19 +82,15 @@ def test_stages_called_alone_are_steps_that_are_done(run: Call) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_ctrl_c_stops_the_step_after_a_checkpoint_and_the_next_call_goes_on(run: Call) -> None:
     long = (*ONE_TASK, "pretrain.trainer.max_steps=400", "pretrain.trainer.checkpoint_every_steps=5")
     command = [sys.executable, "-m", "pipeline", "pipeline", *long]
     with Path("stopped.log").open("w") as log:
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=log)
-        while not list(Path("runs").glob("pretrain-*/checkpoints/last.ckpt")):
-            try:
-                assert process.wait(timeout=0.05) is None, "it ended before it could be stopped"
-            except subprocess.TimeoutExpired:
-                continue
+        saved = lambda: list(Path("runs").glob("pretrain-*/checkpoints/last.ckpt"))  # noqa: E731
+        wait_until(saved, "pretraining has saved a checkpoint", process=process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 128 + signal.SIGINT
+        assert process.wait(timeout=LIMIT_S) == 128 + signal.SIGINT
     said = Path("stopped.log").read_text()
     assert "the pipeline was stopped by Ctrl-C in step 2/4 pretrain" in said.splitlines()[-1]
     assert "goes on from its checkpoint" in said.splitlines()[-1]
@@ -108,7 +103,6 @@ def test_ctrl_c_stops_the_step_after_a_checkpoint_and_the_next_call_goes_on(run:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_step_that_fails_ends_the_pipeline_and_leaves_the_others_finished(run: Call) -> None:
     outcome = run(
         "pipeline",
@@ -123,10 +117,9 @@ def test_a_step_that_fails_ends_the_pipeline_and_leaves_the_others_finished(run:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of MLflow
 def test_runs_of_a_pipeline_are_siblings_in_mlflow_and_registered_once(run: Call) -> None:
-    words = ("tasks=[classify]", *SMALL, "tracking.system_metrics=false", "tracking.end_wait_s=60")
+    words = ("tasks=[classify]", *SMALL, "tracking.system_metrics=false", "tracking.end_wait_s=600")
     first = run("pipeline", *words, "pipeline_id=one")
     assert ran(first) == [*STEPS, "register-classify"]
     assert "searchFilter=attributes.run_id" in first.err
@@ -149,7 +142,6 @@ def test_runs_of_a_pipeline_are_siblings_in_mlflow_and_registered_once(run: Call
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_the_end(run: Call) -> None:
     away = ("tracking.uri=http://127.0.0.1:9", "tracking.system_metrics=false", "tracking.end_wait_s=0")
     outcome = run("pipeline", "tasks=[classify,qa]", *SMALL, *away)

@@ -6,10 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,7 @@ from pipeline.tracking.options import Store
 from pipeline.tracking.spool import Progress
 from pipeline.tracking.store import open_client
 from tests.e2e.conftest import Outcome
+from tests.waiting import LIMIT_S, wait_until
 
 Call = Callable[..., Outcome]
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +33,6 @@ def rows() -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")  # of MLflow
 def test_a_grid_with_an_impossible_value_and_one_that_diverges_names_the_best_and_is_in_mlflow(
     run: Call,
@@ -81,7 +79,6 @@ def test_a_sweep_of_which_all_trials_fail_ends_with_code_2_and_the_first_reason(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_trials_that_fail_in_their_processes_end_the_sweep_with_the_first_reason(run: Call) -> None:
     files = ("data=files", "data.train=nowhere.txt,nobody.txt")
     failed = run("sweep", "debug=quick", *files, "name=mine", "tracking=off", "sweep.parallel=2")
@@ -96,16 +93,7 @@ def started(*words: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[bytes]", limit_s: float = 240) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert process.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_been(
     number: signal.Signals, run: Call
@@ -113,9 +101,10 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_
     words = (*FEW, "seed=1,2", "trainer.max_steps=150", "trainer.checkpoint_every_steps=5")
     words = (*words, "trainer.precision=fp32")
     process = started(*words)
-    wait_for(lambda: list(Path("runs").glob("mine-01*/checkpoints/last.ckpt")), process)
+    saved = lambda: list(Path("runs").glob("mine-01*/checkpoints/last.ckpt"))  # noqa: E731
+    wait_until(saved, "the second trial has saved a checkpoint", process=process)
     process.send_signal(number)
-    assert process.wait(120) == (130 if number == signal.SIGINT else -9)
+    assert process.wait(LIMIT_S) == (130 if number == signal.SIGINT else -9)
     done = run("sweep", *words, "resume=true", "tracking=off")
     assert done.code == 0, done.err
     assert sorted(row["run"] for row in rows()) == ["mine-00-seed-1", "mine-01-seed-2"]
@@ -129,7 +118,6 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was_and_ends_as_if_it_had_not_
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_optuna_prunes_trials_by_their_validations_several_at_once(run: Call) -> None:
     few = (*FEW, "trainer.max_steps=60", "trainer.val_every_steps=5", "sweep.parallel=2")
     words = (
@@ -152,7 +140,6 @@ def apart(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_trials_are_handed_over_to_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
     monkeypatch.chdir(tmp_path)

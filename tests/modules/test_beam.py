@@ -100,7 +100,7 @@ def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]])
     limits=st.lists(st.integers(1, 6), min_size=4, max_size=4),
     data=st.data(),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_padded_batch_with_a_cache_finds_what_a_slow_search_finds(
     arrangement, seed, position, beams, length_penalty, eos_bias, limits, data
 ) -> None:

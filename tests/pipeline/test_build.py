@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from pipeline import build
 from pipeline.config import compose
 from pipeline.errors import ConfigError, DataError, Stopped
+from tests.waiting import LIMIT_S
 
 GOOD = "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(200))
 
@@ -235,7 +236,7 @@ def test_a_signal_is_answered_while_foreign_code_works() -> None:
         with pytest.raises(Stopped):
             build.interruptibly(work)
         assert not finished.is_set()
-        assert finished.wait(60)  # it went on beside, and nobody had waited for it
+        assert finished.wait(LIMIT_S)  # it went on beside, and nobody had waited for it
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

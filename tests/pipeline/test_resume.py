@@ -22,6 +22,7 @@ from tests.pipeline.toy import (
     checkpoint,
     differences,
 )
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 CLOCKED = {"wall_s", "train/tokens_per_second"}
@@ -176,14 +177,14 @@ def test_a_signal_saves_the_step_ends_with_its_exit_code_and_the_rest_is_the_sam
     process = start(tmp_path, *ARGUMENTS, "--save-every-steps", "1000", "--tell")
     wait_for_step(process, 7)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + number
     assert "RESUME=1" in errors
     step = checkpoint(tmp_path)["global_step"]
     assert 7 <= step < 150
     assert f"after step {step} of 150" in errors
     resumed = start(tmp_path, *ARGUMENTS, "--save-every-steps", "1000", "--resume")
-    assert resumed.communicate(timeout=120) is not None
+    assert resumed.communicate(timeout=LIMIT_S) is not None
     assert resumed.returncode == 0
     assert differences(checkpoint(whole_run), checkpoint(tmp_path)) == []
 
@@ -206,7 +207,7 @@ def test_a_run_killed_at_any_moment_can_be_resumed_and_is_the_same_run(
     assert killed == 4
     assert checkpoint(tmp_path)["global_step"] < 150
     resumed = start(tmp_path, *ARGUMENTS, "--resume")
-    _, errors = resumed.communicate(timeout=120)
+    _, errors = resumed.communicate(timeout=LIMIT_S)
     assert resumed.returncode == 0, errors
     assert differences(checkpoint(whole_run), checkpoint(tmp_path)) == []
 
@@ -217,6 +218,6 @@ def test_two_processes_are_the_same_run_after_resuming(tmp_path: Path) -> None:
     for name, runs in {"whole": [()], "parts": [("--crash-after", "4"), ("--resume",)]}.items():
         for extra in runs:
             process = start(tmp_path / name, *arguments, *extra)
-            _, errors = process.communicate(timeout=150)
+            _, errors = process.communicate(timeout=LIMIT_S)
             assert (process.returncode == 0) == (extra[:1] != ("--crash-after",)), errors
     assert differences(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")) == []

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 
 from pipeline.sweep.cluster import TrialCommand
 from pipeline.sweep.launch import Work
+from tests.waiting import LIMIT_S, wait_until
 
 TRIAL = """
 import os, signal, sys
@@ -32,13 +32,6 @@ def trial(folder: Path) -> Trial:
     return Trial(stage="pretrain", words=[], folder=folder / "trial", log=folder / "trial.log")
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_slurms_warning_does_not_end_the_trial_which_saves_when_it_is_asked_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,13 +41,13 @@ def test_slurms_warning_does_not_end_the_trial_which_saves_when_it_is_asked_to(
     work, codes = trial(tmp_path), []
     job = threading.Thread(target=lambda: codes.append(TrialCommand(work)()))
     job.start()
-    wait_for(lambda: work.log.exists() and "began" in work.log.read_text())
+    wait_until(lambda: work.log.exists() and "began" in work.log.read_text(), "the trial has begun")
     (process,) = (child for child in psutil.Process().children() if TRIAL in child.cmdline())
     os.kill(process.pid, signal.SIGUSR2)
     time.sleep(0.2)
     assert job.is_alive()
     process.terminate()
-    job.join(20)
+    job.join(LIMIT_S)
     assert codes == [1]
     assert work.log.read_text() == "began with 3 None\nsaved\n"
 

@@ -4,13 +4,13 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from pipeline.sweep.launch import Processes, ProcessJob, share
+from tests.waiting import wait_until
 
 SLEEPER = [sys.executable, "-S", "-c", "import signal, sys; print('ready', flush=True); signal.pause()"]
 
@@ -25,9 +25,7 @@ def sleeper() -> Iterator[ProcessJob]:
 
 
 def wait(job: ProcessJob) -> None:
-    deadline = time.monotonic() + 10
-    while job.is_running():
-        assert time.monotonic() < deadline
+    wait_until(lambda: not job.is_running(), "the process has ended")
 
 
 def test_a_process_runs_until_it_is_stopped_and_its_exit_code_is_known(sleeper: ProcessJob) -> None:

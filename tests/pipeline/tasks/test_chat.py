@@ -1,6 +1,5 @@
 """Dialogues: what of them is learnt, which turns are read, what is answered and how it is scored."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +68,7 @@ def test_an_instruction_opens_the_dialogue_and_stays_when_turns_are_dropped() ->
 TURNS = st.lists(st.text("ab", max_size=60), min_size=2, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=TURNS, limit=st.integers(16, 80))
 def test_each_token_of_each_reply_is_learnt_just_once_however_long_the_dialogue(
     texts: list[str], limit: int
@@ -158,13 +157,12 @@ def test_turns_are_only_dropped_for_an_answer_that_needs_the_room() -> None:
     assert answer.text == "Home."
 
 
-def test_100_000_characters_are_read_at_once() -> None:
+def test_of_100_000_characters_what_fits_is_read() -> None:
     model = writer(Decoder)
-    start = time.process_time()
     row = {"turns": ["word " * 20_000, "a reply"]}
     (feature,) = TASK.features(row, TOKENIZER, model.backbone)
-    TASK.predict(model, TOKENIZER, [row], batch_size=1)
-    assert time.process_time() - start < 2.0
+    assert len(TASK.predict(model, TOKENIZER, [row], batch_size=1)) == 1
+    assert len(feature["input_ids"]) <= LIMIT
     assert labelled(feature) == "a reply<eos>"
 
 

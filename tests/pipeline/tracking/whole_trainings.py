@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import RunStillSent, sync
 from pipeline.tracking.spool import POINTS, SYSTEM, Progress, lane_file, read_records
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 PRETRAIN = ("pretrain", "debug=quick", "data.n_train_rows=300", "data.n_validation_rows=40")
@@ -64,17 +64,16 @@ def values(curves: Mapping[str, Curve], *prefixes: str) -> dict[str, dict[int, f
     }
 
 
-def wait_until_sent(run_folder: Path, uri: str | None = None, limit_s: float = 90.0) -> None:
+def wait_until_sent(run_folder: Path, uri: str | None = None) -> None:
     """Until the run's own writer has ended and nothing is left to send, which is then sent here."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
+
+    def is_sent() -> bool:
         try:
-            report = sync(run_folder, uri=uri, environ=os.environ)
+            return not sync(run_folder, uri=uri, environ=os.environ).n_left
         except RunStillSent:
-            continue  # it has waited for half a second
-        if not report.n_left:
-            return
-    raise AssertionError(f"not sent within {limit_s} s: {report.line}")
+            return False  # it has waited for half a second
+
+    wait_until(is_sent, f"all of {run_folder} has reached MLflow")
 
 
 def run_id_of(run_folder: Path) -> str:
