@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
-from datamodules.corpus import Corpus, texts
+from datamodules.corpus import TEXT_ONLY, Columns, Corpus, texts
 from datamodules.corpus.rows import TEXT
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
@@ -141,9 +141,9 @@ def check_model(config: DictConfig) -> None:
             build_head(to_plain(config.model.head), backbone)
 
 
-def load_corpus(config: DictConfig) -> tuple[Corpus, dict[str, int]]:
+def load_corpus(config: DictConfig, columns: Columns = TEXT_ONLY) -> tuple[Corpus, dict[str, int]]:
     """Read and clean the corpus; also the counts of what cleaning did."""
-    corpus: Corpus = construct(config.data).load()
+    corpus: Corpus = construct(config.data).load(columns)
     cleaner: Cleaner = construct(config.cleaning)
     train, counts = cleaner.clean(corpus.train)
     validation, _ = cleaner.clean(corpus.validation)

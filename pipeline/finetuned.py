@@ -1,10 +1,14 @@
 """The fine-tuned bundle that a stage works with, and its task with the options of this command."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from datamodules.corpus import Columns
 from pipeline import build, report
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import to_plain
@@ -41,6 +45,28 @@ def load_asked(config: DictConfig) -> Bundle:
     report.say("Bundle", report.short(folder))
     report.say("Model", report.describe_model(bundle.model))
     return bundle
+
+
+def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:
+    """The columns, with the names that the files had which the bundle was trained on."""
+    names: dict[str, list[str]] = {}
+    for column, name in _names(bundle.config.get("data")):
+        if name != column and name not in names.setdefault(column, []):
+            names[column].append(name)
+    return replace(columns, other_names=names)
+
+
+def _names(data: Any) -> Iterator[tuple[str, str]]:
+    """Column and name of each mapping in the recorded configuration of a corpus, or of those of a mixture."""
+    if not isinstance(data, Mapping):
+        return
+    local = data.get("mirror_columns") if data.get("mirror") else None
+    mapped = data.get("columns") if local is None else local
+    if isinstance(mapped, Mapping):
+        yield from ((str(column), str(name)) for column, name in mapped.items())
+    sources = data.get("sources")
+    for source in sources.values() if isinstance(sources, Mapping) else ():
+        yield from _names(source)
 
 
 def asked_task(config: DictConfig, bundle: Bundle) -> FinetuneTask:

@@ -1,8 +1,9 @@
 """Text from anywhere to rows with named columns: local files or a mirror, the hub, or a mixture of these."""
 
 from datamodules.corpus.columns import TEXT_ONLY, Columns
-from datamodules.corpus.files import Files, Mirror, read_rows
+from datamodules.corpus.files import Files, Mirror
 from datamodules.corpus.hub import Hub
+from datamodules.corpus.inputs import read_rows
 from datamodules.corpus.mixture import Mixture
 from datamodules.corpus.rows import Corpus, Row, texts
 

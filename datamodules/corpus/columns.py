@@ -1,7 +1,7 @@
 """Which columns of a file are read, by which name, and what each may hold."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from datamodules.corpus.rows import TEXT
@@ -21,10 +21,23 @@ class Columns:
         required: columns that every row must have. Rows that are equal in the first of them stay together
             when a part is held out: the questions on one context, for example.
         optional: columns that are read where a file has them.
+        other_names: what files may call a column for which nobody has said another name: the first of these
+            names that a file has is read, or else the column's own name.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    other_names: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+
+    def found_names(self, said: Mapping[str, str], has: Callable[[str], bool]) -> dict[str, str]:
+        """The names that were `said`, and of the other columns the first that a file has, or would have."""
+        found = {
+            name: next(filter(has, (*others, name)), others[0])
+            for name, others in self.other_names.items()
+            if others and name in (*self.required, *self.optional)
+        }
+        there = {name: path for name, path in found.items() if name in self.required or has(path)}
+        return there | dict(said)
 
 
 TEXT_ONLY = Columns((TEXT,))
@@ -40,9 +53,13 @@ class Places:
 
     @classmethod
     def of(cls, columns: Columns, names: Mapping[str, str]) -> Self:
-        """Find the places; a column that is not in `names` is read under its own name."""
-        required = {name: names.get(name, name) for name in columns.required}
-        optional = {name: names.get(name, name) for name in columns.optional if name not in required}
+        """Find the places; a column that is not in `names` is read under its own name.
+
+        An optional column that `names` has is required: whoever names it expects it to be read.
+        """
+        named = [name for name in columns.optional if name in names]
+        required = {name: names.get(name, name) for name in (*columns.required, *named)}
+        optional = {name: name for name in columns.optional if name not in required}
         return cls(required, optional)
 
     @property
@@ -103,11 +120,13 @@ def has(row: Mapping[str, Any], path: str) -> bool:
     return True
 
 
-def missing_column(where: str, wanted: str, present: list[str], name: str = TEXT) -> DataError:
-    """Say which column is missing, and which there are."""
+def missing_column(
+    where: str, wanted: str, present: list[str], name: str = TEXT, *, key: str = "data.columns"
+) -> DataError:
+    """Say which column is missing, and which there are; `key` is where the user may name it."""
     like = present[0] if present else "NAME"
     return DataError(
         f"{where}: there is no column '{wanted}'",
         f"one of the columns present: {', '.join(present) or 'none'}",
-        f"set data.columns.{name}={like}",
+        f"set {key}.{name}={like}",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from datamodules.corpus.columns import TEXT_ONLY, Columns, Places
+from datamodules.corpus.formats import heading
 from datamodules.corpus.forms import agree, form_of_type
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.corpus.source_file import SourceFile, find_files
@@ -60,7 +61,7 @@ class Files:
             DataError: whatever is wrong with the files, with file and line.
         """
         files = self._files()
-        places = Places.of(columns, self.columns)
+        places = Places.of(columns, self._names(columns, files["train"][0]))
         parts = {split: stored_rows(some, places) for split, some in files.items()}
         if self.validation is None:
             parts = self._held_out(parts, columns, files["train"])
@@ -100,6 +101,13 @@ class Files:
                     _check_files_differ(split, found, other, some)
                 files[split] = found
         return files
+
+    def _names(self, columns: Columns, source: SourceFile) -> dict[str, str]:
+        """The names that were given, and the other names that the file has."""
+        if not columns.other_names:
+            return self.columns
+        _, has = heading(source)
+        return columns.found_names(self.columns, has)
 
     def _held_out(
         self, parts: Mapping[str, Rows], columns: Columns, files: list[SourceFile]
@@ -171,20 +179,6 @@ class Mirror:
             validation_fraction=self.validation_fraction,
             test=_in_folder(folder, self.test) if self.test else None,
         )
-
-
-def read_rows(path: str | Path, names: Mapping[str, str], columns: Columns) -> Rows:
-    """Read rows that need no splits, such as those to be answered.
-
-    Args:
-        path: a file or a pattern.
-        names: name of a column of the rows -> its name in the file, as in `Files`.
-        columns: what is read.
-
-    Raises:
-        DataError: whatever is wrong with the file, with its line.
-    """
-    return stored_rows(find_files(str(path), "input"), Places.of(columns, names))
 
 
 def _in_folder(folder: Path, patterns: Pattern) -> Pattern:

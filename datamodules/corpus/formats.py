@@ -10,9 +10,9 @@ import pyarrow.parquet
 
 from datamodules.corpus.arrow import class_names_of, column_at, in_schema
 from datamodules.corpus.columns import Places, Present, has, root_of, value_at
-from datamodules.corpus.forms import agree, check_column, check_form, form_of, only_text, wrong_form
+from datamodules.corpus.forms import agree, check_column, check_value, form_of, only_text, wrong_form
 from datamodules.corpus.rows import TEXT
-from datamodules.corpus.separated import read_separated
+from datamodules.corpus.separated import header_of, read_separated
 from datamodules.corpus.source_file import SourceFile, text_blocks
 from datamodules.errors import DataError
 
@@ -30,6 +30,50 @@ def read_tables(source: SourceFile, places: Places) -> Iterator[pa.Table]:
             if only_text(name):
                 table = table.set_column(position, name, table.column(name).cast(pa.large_string()))  # noqa: PLW2901
         yield table
+
+
+def heading(source: SourceFile) -> tuple[list[str], Callable[[str], bool]]:
+    """The columns of a file, and whether it has a place; of JSON as its first object has them.
+
+    Raises:
+        DataError: the file cannot be read as what its name says.
+    """
+    if source.kind == ".txt":
+        return [TEXT], lambda path: path == TEXT
+    if source.kind == ".parquet":
+        schema = parquet_file(source).schema_arrow
+        return schema.names, lambda path: in_schema(schema, path)
+    if source.kind in (".csv", ".tsv"):
+        names = header_of(source)
+        return names, lambda path: path in names
+    _, first = next(json_objects(source), ("", {}))
+    row = first if isinstance(first, dict) else {}
+    return list(row), lambda path: has(row, path)
+
+
+def json_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
+    """Each object of JSON lines or of a JSON list, with the place where it stands.
+
+    Raises:
+        DataError: broken JSON, with its line.
+    """
+    if source.kind == ".json" and _is_list(source):
+        yield from _listed_objects(source)
+        return
+    for first_line, block in text_blocks(source):
+        yield from _json_objects(source, first_line, block)
+
+
+def parquet_file(source: SourceFile) -> pa.parquet.ParquetFile:
+    """The file, opened.
+
+    Raises:
+        DataError: it is no Parquet file.
+    """
+    try:
+        return pa.parquet.ParquetFile(source.path)
+    except (pa.ArrowException, OSError) as error:
+        raise _no_parquet(source, error) from error
 
 
 def mixed_types(source: SourceFile, reason: str) -> DataError:
@@ -94,22 +138,29 @@ def _json_objects(source: SourceFile, first_line: int, block: bytes) -> Iterator
 
 def _read_json(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     """Read a list of objects; a file that does not begin with a bracket is read as JSON lines."""
-    blocks = text_blocks(source)
-    _, head = next(blocks, (1, b""))
-    if not head.lstrip().startswith(b"["):
+    if not _is_list(source):
         yield from _read_json_lines(source, places)
         return
+    rows = list(_listed_objects(source))
+    if rows:
+        yield _CheckedRows(places).table(source, iter(rows))
+
+
+def _is_list(source: SourceFile) -> bool:
+    _, head = next(text_blocks(source), (1, b""))
+    return head.lstrip().startswith(b"[")
+
+
+def _listed_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads(b"".join([head, *(block for _, block in blocks)]))
+        rows = json.loads(b"".join(block for _, block in text_blocks(source)))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{source.path}, line {error.lineno}: broken JSON at character {error.colno}: {error.msg}",
             "one list of objects",
             "repair the file",
         ) from error
-    if rows:
-        numbered = ((f"{source.path}, object {number}", row) for number, row in enumerate(rows, start=1))
-        yield _CheckedRows(places).table(source, numbered)
+    yield from ((f"{source.path}, object {number}", row) for number, row in enumerate(rows, start=1))
 
 
 class _CheckedRows:
@@ -164,19 +215,12 @@ class _CheckedRows:
         return values
 
     def _check_value(self, name: str, value: Any, where: str, path: str) -> None:
-        form = form_of(value)
-        check_form(name, form, where, path)
-        if isinstance(value, str) and not value.isascii() and _has_lone_surrogate(value):
-            raise wrong_form(where, path, "half of a surrogate pair (\\ud800 to \\udfff)")
+        form = check_value(name, value, where, path)
         first = self._forms.setdefault(name, form)
         if not agree(first, form):
             raise wrong_form(where, path, form, f"{first}, as before,")
         if first in ("null", "an empty list"):
             self._forms[name] = form
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
@@ -200,11 +244,15 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
             n_rows += table.num_rows
             yield table
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{source.path} cannot be read as Parquet: {' '.join(str(error).split())}",
-            "a whole Parquet file",
-            "copy or download it again",
-        ) from error
+        raise _no_parquet(source, error) from error
+
+
+def _no_parquet(source: SourceFile, error: Exception) -> DataError:
+    return DataError(
+        f"{source.path} cannot be read as Parquet: {' '.join(str(error).split())}",
+        "a whole Parquet file",
+        "copy or download it again",
+    )
 
 
 _READERS: dict[str, Callable[[SourceFile, Places], Iterator[pa.Table]]] = {

@@ -92,6 +92,19 @@ def check_form(name: str, form: str, where: str, path: str) -> None:
     raise wrong_form(where, path, form, " or ".join(allowed))
 
 
+def check_value(name: str, value: Any, where: str, path: str) -> str:
+    """Refuse a value that the column `name` may not hold, and text that is not Unicode; give its form.
+
+    Raises:
+        DataError: where it is, and what it should be.
+    """
+    form = form_of(value)
+    check_form(name, form, where, path)
+    if isinstance(value, str) and not value.isascii() and _has_lone_surrogate(value):
+        raise wrong_form(where, path, "half of a surrogate pair (\\ud800 to \\udfff)")
+    return form
+
+
 def agree(one: str, other: str) -> bool:
     """Whether a column may hold both forms: one is null, both are numbers, or one is a list without items."""
     if one == other or "null" in (one, other) or {one, other} == _NUMBERS:
@@ -116,6 +129,10 @@ def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_ro
     if column.null_count:
         row = n_rows_before + column.is_null().index(True).as_py() + 1
         raise wrong_form(f"{where}, row {row}", path, "null", expected)
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def wrong_form(where: str, path: str, found: str, expected: str = "text") -> DataError:

@@ -10,7 +10,6 @@ import pyarrow.compute
 import pyarrow.csv
 
 from datamodules.corpus.columns import LABEL, Places
-from datamodules.corpus.forms import only_text
 from datamodules.corpus.source_file import SourceFile, text_blocks
 from datamodules.errors import DataError
 
@@ -24,13 +23,13 @@ def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     Raises:
         DataError: whatever is wrong in the file, with its line.
     """
-    separator = "\t" if source.kind == ".tsv" else ","
-    header = next(csv.reader(_lines(source), delimiter=separator), [])
+    separator = separator_of(source)
+    header = header_of(source)
     present = places.present(str(source.path), header, header)
     for name in present.values():
         if header.count(name) > 1:
             raise DataError(f"{source.path}: two columns are named '{name}'", "one", "rename one of them")
-    written = {path: pa.large_string() for name, path in present.items() if only_text(name) or name == LABEL}
+    written = dict.fromkeys(present.values(), pa.large_string())
     try:
         tables = (
             pa.Table.from_batches([batch]).select(list(present.values())).rename_columns(list(present))
@@ -48,6 +47,16 @@ def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
         yield from [_numbered(pa.concat_tables(tables))] if LABEL in present else tables
     except pa.ArrowInvalid as error:
         raise _what_is_ragged(source, separator, len(header), error) from error
+
+
+def separator_of(source: SourceFile) -> str:
+    """What stands between two fields."""
+    return "\t" if source.kind == ".tsv" else ","
+
+
+def header_of(source: SourceFile) -> list[str]:
+    """The names of the columns."""
+    return next(csv.reader(_lines(source), delimiter=separator_of(source)), [])
 
 
 def _numbered(table: pa.Table) -> pa.Table:

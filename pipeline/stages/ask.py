@@ -4,6 +4,7 @@ import sys
 
 from omegaconf import DictConfig
 
+from datamodules.errors import DataError
 from pipeline import report
 from pipeline.finetuned import asked_task, load_asked
 from pipeline.stages.result import StageResult
@@ -18,7 +19,11 @@ def ask(config: DictConfig) -> StageResult:
     history: list[tuple[Row, Prediction]] = []
     while (typed := _read(task, history)) is not None:
         row = task.asked(typed, history)
-        (answer,) = task.predict(bundle.model, bundle.tokenizer, [row], batch_size=1)
+        try:
+            (answer,) = task.predict(bundle.model, bundle.tokenizer, [row], batch_size=1)
+        except DataError as error:
+            report.say("Ask", f"{error.problem.removeprefix('row 1: ')}; expected {error.expected}")
+            continue
         sure = "" if answer.confidence is None else f"  ({answer.confidence:.0%} sure)"
         print(f"{answer.text}{sure}\n", flush=True)
         history.append((row, answer))

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from datamodules.cache import cache_key
-from datamodules.corpus import Corpus
+from datamodules.corpus import TEXT_ONLY, Corpus
 from pipeline import build, report
 from pipeline.bundle import Bundle
 from pipeline.evaluation import (
@@ -13,7 +13,7 @@ from pipeline.evaluation import (
     log_evaluation,
     save_evaluation,
 )
-from pipeline.finetuned import asked_task, load_asked
+from pipeline.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import RunFolder, open_run
@@ -77,7 +77,7 @@ def _evaluate_task(
 ) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
-    corpus = build.construct(config.data).load(task.columns)
+    corpus = build.construct(config.data).load(with_trained_names(task.scored_columns, bundle))
     report.say("Corpus", report.describe_corpus(corpus, {}))
     rows = list(corpus.validation if corpus.test is None else corpus.test)
     task.check(rows, "test")
@@ -93,7 +93,7 @@ def _evaluate_language_model(
     config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run
 ) -> tuple[LanguageEvaluation, dict[str, float]]:
     """Loss, perplexity, accuracy and bits per byte on the validation rows, and the least that can be."""
-    corpus, cleaned = build.load_corpus(config)
+    corpus, cleaned = build.load_corpus(config, with_trained_names(TEXT_ONLY, bundle))
     report.say("Corpus", report.describe_corpus(corpus, cleaned))
     limit = bundle.model.backbone.max_seq_len
     rows = build.build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)

@@ -1,19 +1,26 @@
 """Answer a file of rows with a fine-tuned bundle."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from datamodules.corpus import Columns, read_rows
+from datamodules.corpus.source_file import find_files
 from pipeline import build, report
 from pipeline.errors import ConfigError
 from pipeline.evaluation import N_SAMPLES, as_record
-from pipeline.finetuned import asked_task, load_asked
+from pipeline.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.output import check_writable, write_whole
 from pipeline.stages.result import StageResult
+from pipeline.tasks.finetuning import FinetuneTask, Row
 
-#: Added to the input's name where no output is named.
+#: Added to the input's name where no output is named. Endings other than .jsonl stay in it, so that rows.csv
+#: and rows.jsonl are not answered in one file.
 SUFFIX = ".predictions.jsonl"
 
 #: Written beside the answer where the input has it, as are all columns that are mapped.
@@ -25,22 +32,72 @@ def predict(config: DictConfig) -> StageResult:
     if config.input is None:
         raise ConfigError("no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl")
     source = Path(config.input)
-    target = Path(config.output or source.with_name(source.name.split(".")[0] + SUFFIX))
-    if target.resolve() == source.resolve():
+    target = Path(config.output) if config.output else _beside(source)
+    if target.resolve() in {Path(file.path).resolve() for file in find_files(config.input, "input")}:
         raise ConfigError(f"output={target} is the input", "another file", "give OUTPUT=PATH")
     check_writable(target)
     bundle = load_asked(config)
     task = asked_task(config, bundle)
     names = dict(config.columns or {})
-    kept = dict.fromkeys((*task.truths, *task.optional, KEPT, *names))
-    columns = Columns(task.inputs, tuple(name for name in kept if name not in task.inputs))
-    rows = list(read_rows(source, names, columns))
+    columns = with_trained_names(task.asked_columns, bundle)
+    rows = read_rows(source, names, columns, carried=(*task.truths, *task.optional, KEPT, *names))
     report.say("Rows", f"{len(rows):,} of {source}")
+    asked = [_asked(row, columns) for row in rows]
+    _say_unread(task, rows, columns)
     batch_size = build.construct(config.trainer).answer_batch_size
-    answers = task.predict(bundle.model, bundle.tokenizer, rows, batch_size=batch_size)
-    lines = (json.dumps(as_record(*pair), ensure_ascii=False) for pair in zip(rows, answers, strict=True))
+    answers = task.predict(bundle.model, bundle.tokenizer, asked, batch_size=batch_size)
+    lines = (_line(as_record(*pair)) for pair in zip(rows, answers, strict=True))
     write_whole(target, "".join(f"{line}\n" for line in lines))
-    shown = [task.sample(row, answer) for row, answer in zip(rows[:N_SAMPLES], answers, strict=False)]
+    shown = [task.sample(row, answer) for row, answer in zip(asked[:N_SAMPLES], answers, strict=False)]
     report.panel("Answers", report.show_samples(shown))
     report.say("Written", f"{target} ({len(rows):,} lines, each row with its 'prediction')")
     return StageResult(stage="predict", bundle=str(bundle.folder), output=[str(target)])
+
+
+def _beside(source: Path) -> Path:
+    """Where answers to this file go: another place for each file of a folder.
+
+    Raises:
+        ConfigError: the input is a pattern, which has no name of its own.
+    """
+    if has_magic(str(source)) and not source.exists():
+        raise ConfigError(
+            f"input={source} is a pattern, and no output is named", "a file to write", "give OUTPUT=PATH"
+        )
+    return source.with_name(source.name.removesuffix(".jsonl") + SUFFIX)
+
+
+def _asked(row: Row, columns: Columns) -> Row:
+    """What the model may see of a row: no truth."""
+    seen = (*columns.required, *columns.optional)
+    return {name: value for name, value in row.items() if name in seen}
+
+
+def _say_unread(task: FinetuneTask, rows: Sequence[Row], columns: Columns) -> None:
+    """Tell of columns that other models of the task read, and this one does not."""
+    for name in task.optional:
+        if name not in (*columns.required, *columns.optional) and any(name in row for row in rows):
+            report.say("Columns", f"'{name}' is not read: this model was trained without it")
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    """A record as JSON, whatever its values are: what JSON has no form for becomes text."""
+    line = json.dumps(_plain(record), ensure_ascii=False, default=str)
+    return line if line.isascii() or not _has_lone_surrogate(line) else json.dumps(json.loads(line))
+
+
+def _plain(value: Any) -> Any:
+    """The value with null for each number that JSON cannot write."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

@@ -59,7 +59,6 @@ class Dialogue(WritingTask):
     metric: ClassVar[str] = "reply_perplexity"
     higher_is_better: ClassVar[bool] = False
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
-    questions: ClassVar[tuple[str, ...]] = ("you",)
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse dialogues without a reply or with an empty one."""
@@ -191,6 +190,11 @@ class Dialogue(WritingTask):
         turns = turns_of(row, "a row")
         given = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
         return Sample(given=given, output=prediction.text, truth=_reply(turns))
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What the person says next."""
+        return ("you",)
 
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """All turns so far, the last reply, and what was typed now."""

@@ -7,7 +7,7 @@ no files, no optimizer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -52,8 +52,13 @@ class Score:
     high: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class FinetuneTask(ABC):
     """A way to learn from labelled rows; one class and one yaml a task.
+
+    Args:
+        optional_read: learnt: which of the `optional` columns the training rows have; a row must have these
+            to be answered. None: not known, as in bundles of earlier versions.
 
     Class attributes:
         inputs: columns that a row must have to be answered.
@@ -63,6 +68,8 @@ class FinetuneTask(ABC):
         higher_is_better: whether more of it is better.
         backbones: the arrangements that it can stand on, the most natural first.
     """
+
+    optional_read: list[str] | None = None
 
     inputs: ClassVar[tuple[str, ...]]
     truths: ClassVar[tuple[str, ...]]
@@ -85,9 +92,23 @@ class FinetuneTask(ABC):
         """What is read of a corpus."""
         return Columns((*self.inputs, *self.truths), self.optional)
 
+    @property
+    def asked_columns(self) -> Columns:
+        """What is read of rows to be answered."""
+        if self.optional_read is None:
+            return Columns(self.inputs, self.optional)
+        return Columns((*self.inputs, *self.optional_read))
+
+    @property
+    def scored_columns(self) -> Columns:
+        """What is read of rows to be answered and scored."""
+        asked = self.asked_columns
+        return Columns((*asked.required, *self.truths), asked.optional)
+
     def fitted(self, rows: Sequence[Row]) -> Self:
         """The task with what it must know of the training rows before training, such as the labels' names."""
-        return self
+        read = [name for name in self.optional if any(row.get(name) is not None for row in rows)]
+        return replace(self, optional_read=read)
 
     @abstractmethod
     def check(self, rows: Sequence[Row], split: str) -> None:
@@ -170,5 +191,7 @@ class FinetuneTask(ABC):
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """The row of a person at the terminal, who has typed one text for each of `questions`."""
 
-    #: What a person at the terminal is asked for; an empty answer repeats the last one.
-    questions: ClassVar[tuple[str, ...]]
+    @property
+    @abstractmethod
+    def questions(self) -> tuple[str, ...]:
+        """What a person at the terminal is asked for; an empty answer repeats the last one."""

@@ -48,7 +48,6 @@ class TextToText(WritingTask):
     separate_vocabularies: bool = False
 
     backbones: ClassVar[tuple[type[Transformer], ...]] = (EncoderDecoder, Decoder)
-    questions: ClassVar[tuple[str, ...]] = ("text",)
 
     @abstractmethod
     def source(self, row: Row) -> str:
@@ -157,6 +156,11 @@ class TextToText(WritingTask):
         return Sample(
             given=self.source(row), output=prediction.text, truth=next(iter(self.targets(row)), None)
         )
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The source."""
+        return ("text",)
 
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """The typed text is the source."""

@@ -1,13 +1,16 @@
 """Translation: a text in one language, written in another."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.corpus import Columns
 from datamodules.errors import DataError
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
 from pipeline.tasks.finetuning import Prediction, Row, Score
 from pipeline.tasks.scripts import BleuTokenizer, bleu_tokenizer
 from pipeline.tasks.text_scores import bleu_of, chrf, corpus_score, row_chrf, signature
@@ -21,17 +24,36 @@ class Translation(TextToText):
     Where rows have a `target_language`, the source begins with its name ("de: "), so that one model writes
     several languages. Scores are those of sacrebleu, from 0 to 100: `bleu` and `chrf`; with several languages
     also each one's (`bleu_de`), and `bleu` and `chrf` are then their means.
+
+    Args:
+        target_languages: learnt: the languages of the training rows; None: not known, as in bundles of
+            earlier versions. A row that names none is written in the only one; of several it must name one.
     """
+
+    target_languages: list[str] | None = None
 
     inputs: ClassVar[tuple[str, ...]] = ("source",)
     truths: ClassVar[tuple[str, ...]] = ("target",)
     optional: ClassVar[tuple[str, ...]] = ("target_language",)
     metric: ClassVar[str] = "bleu"
-    questions: ClassVar[tuple[str, ...]] = ("text", "target language")
+
+    @property
+    def asked_columns(self) -> Columns:
+        """The source, and its language where there is a choice; else it may be there."""
+        asked = super().asked_columns
+        if self.target_languages is None or len(self.target_languages) > 1:
+            return asked
+        return Columns(self.inputs, self.optional)
+
+    def fitted(self, rows: Sequence[Row]) -> Self:
+        """Learn the target languages."""
+        names = {row.get("target_language") for row in rows} - {None}
+        return replace(super().fitted(rows), target_languages=sorted(map(str, names)))
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse empty sources and targets, and a target language that only some rows have."""
+        """Refuse empty sources and targets; a target language of some rows alone, or of no training row."""
         super().check(rows, split)
+        self.check_languages(rows, lambda number: f"row {number + 1} of {split}")
         for number, row in enumerate(rows):
             name = row.get("target_language")
             if name is not None:
@@ -43,10 +65,41 @@ class Translation(TextToText):
                     "add it, or leave the column out",
                 )
 
+    def check_languages(self, rows: Sequence[Row], place: Callable[[int], str]) -> None:
+        """Refuse a language that training did not have, and none where it had several.
+
+        Raises:
+            DataError: the place of the row, and the languages that there are.
+        """
+        if (known := self.target_languages) is None:
+            return
+        for number, row in enumerate(rows):
+            name = row.get("target_language")
+            if name in known or (name is None and len(known) < 2):
+                continue
+            raise DataError(
+                f"{place(number)}: target_language is {'missing' if name is None else repr(name)}",
+                f"a language of the training rows: {', '.join(map(repr, known)) or 'they name none'}",
+                "name one of these" if known else "leave target_language out",
+            )
+
     def source(self, row: Row) -> str:
         """The text, after the language that it shall be written in."""
         name, text = row.get("target_language"), str(row["source"])
+        if name is None and self.target_languages is not None and len(self.target_languages) == 1:
+            (name,) = self.target_languages
         return f"{name}: {text}" if name else text
+
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        """The best answer that a beam search finds.
+
+        Raises:
+            DataError: a source is not text, or its language is none of the training rows.
+        """
+        self.check_languages(rows, lambda number: f"row {number + 1}")
+        return super().predict(model, tokenizer, rows, batch_size=batch_size)
 
     def targets(self, row: Row) -> list[str]:
         """The one translation."""
@@ -90,10 +143,18 @@ class Translation(TextToText):
             bleu = {f"bleu_{name}": signature(bleu_of(used)) for name, used in tokenizers.items()}
         return bleu | {"chrf": signature(chrf())}
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The text, and the language to write it in where there is a choice."""
+        there = self.target_languages
+        return ("text",) if there is not None and len(there) < 2 else ("text", "target language")
+
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """A text, and the language to write it in where one was typed."""
-        text, name = typed
-        return {"source": text} | ({"target_language": name.strip()} if name.strip() else {})
+        """A text and the language to write it in; each is the last one's where nothing is typed."""
+        last = history[-1][0] if history else {}
+        names = ("source", "target_language")[: len(typed)]
+        row = {name: text.strip() or last.get(name) for name, text in zip(names, typed, strict=True)}
+        return {name: value for name, value in row.items() if value}
 
 
 def _truths(rows: Sequence[Row]) -> list[str]:

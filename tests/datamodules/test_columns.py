@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.corpus import Columns, Corpus, Files, Hub, Mirror, read_rows
+from datamodules.corpus import Columns, Corpus, Files, Hub, Mirror
+from datamodules.corpus.columns import Places
+from datamodules.corpus.source_file import find_files
+from datamodules.corpus.store import stored_rows
 from datamodules.errors import DataError
 
 LABELLED = Columns(("text", "label"), ("text_pair",))
@@ -171,7 +174,10 @@ def test_a_missing_column_is_answered_with_those_present() -> None:
 def test_labels_of_a_csv_file_are_numbers_where_all_are() -> None:
     Path("numbers.csv").write_text("text,label\n5,0\n2020-01-01,12\n,3\n")
     Path("names.csv").write_text("text,label\n5,0\nb,good\nc,007\n")
-    read = [read_rows(name, {}, LABELLED).to_list() for name in ("numbers.csv", "names.csv")]
+    read = [
+        stored_rows(find_files(name, "train"), Places.of(LABELLED, {})).to_list()
+        for name in ("numbers.csv", "names.csv")
+    ]
     assert [[row["label"] for row in rows] for rows in read] == [[0, 12, 3], ["0", "good", "007"]]
     assert [row["text"] for row in read[0]] == ["5", "2020-01-01", ""]
 
@@ -187,25 +193,12 @@ def test_splits_whose_labels_are_of_two_kinds_are_refused() -> None:
 
 
 def test_empty_texts_are_left_to_the_task() -> None:
-    assert read_rows(write("a.jsonl", {"text": "", "label": 1}), {}, LABELLED).to_list() == [
-        {"text": "", "label": 1}
-    ]
+    assert rows_of(LABELLED, {"text": "", "label": 1}, {"text": "a", "label": 2})[0]["text"] == ""
 
 
 def test_a_text_of_100_000_characters_is_a_row_like_others() -> None:
     text = "狐狸和 fox 😀 " * 10_000
     assert rows_of(LABELLED, {"text": text, "label": 1}) == [{"text": text, "label": 1}]
-
-
-def test_rows_to_be_answered_need_no_label() -> None:
-    path = write("questions.jsonl", {"sentence": "a", "id": 7}, {"sentence": "b", "id": 8})
-    columns = Columns(("text",), ("label", "id"))
-    assert read_rows(Path(path), {"text": "sentence"}, columns).to_list() == [
-        {"text": "a", "id": 7},
-        {"text": "b", "id": 8},
-    ]
-    with pytest.raises(DataError, match=r"^input=nowhere.jsonl: there is no such file"):
-        read_rows("nowhere.jsonl", {}, columns)
 
 
 def test_the_test_rows_are_a_third_split_with_its_source_and_part_in_the_fingerprint() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def test_predict_names_what_is_wrong_and_leaves_no_file(run: Call, tuned: Path) 
         "": "no input; expected a file of rows",
         "input=nowhere.jsonl": "input=nowhere.jsonl: there is no such file",
         "input=empty.jsonl": "empty.jsonl is empty",
-        "input=other.jsonl": "there is no column 'text'; expected one of the columns present: body",
+        "input=other.jsonl": "there is no column 'sentence'; expected one of the columns present: body",
         "input=number.jsonl": "column 'text' holds a number; expected text in every row",
         "input=one.jsonl output=folder": "cannot write folder (Is a directory)",
         "input=one.jsonl output=nowhere/x.jsonl": "cannot write nowhere/x.jsonl (No such file or directory)",
@@ -200,6 +201,73 @@ def test_an_output_that_cannot_be_written_is_known_before_the_rows_are_answered(
     refused = run("predict", "task=classify", "input=one.jsonl", "output=nowhere/x.jsonl")
     assert refused.code == 2
     assert "Rows" not in refused.err
+
+
+def test_a_bundle_reads_the_columns_that_it_was_trained_on_unless_it_is_told_otherwise(
+    run: Call, small_bundle: Path
+) -> None:
+    rows = [{"text": f"text {i}", "hypothesis": MOODS[i], "label": MOODS[i]} for i in range(40)]
+    rows_file(small_bundle / "pairs.jsonl", rows)
+    columns = "data.columns.text_pair=hypothesis"
+    words = ("data=files", "data.train=pairs.jsonl", columns, "trainer.max_steps=1")
+    done = run("finetune", "task=classify", *QUICK, *words, "trainer.val_rows=4", "name=pairs")
+    assert done.code == 0, done.err
+
+    done = run("predict", "input=pairs.jsonl")
+    assert done.code == 0, done.err
+    lines = (small_bundle / "pairs.predictions.jsonl").read_text().splitlines()
+    assert json.loads(lines[1])["text_pair"] == rows[1]["hypothesis"]
+    rows_file(small_bundle / "single.jsonl", [{"text": "a text", "label": None}])
+    refused = run("predict", "input=single.jsonl")
+    assert (refused.code, (small_bundle / "single.predictions.jsonl").exists()) == (2, False)
+    assert "there is no column 'hypothesis'; expected" in refused.error
+    assert "set columns.text_pair=" in refused.error
+    evaluate = ("evaluate", "task=classify", "tracking=off", "data=files", "trainer.batch_size=4")
+    measured = run(*evaluate, "data.train=pairs.jsonl")
+    assert measured.code == 0, measured.err
+    assert measured.result["metrics"] == pytest.approx(
+        run(*evaluate, "data.train=pairs.jsonl", columns).result["metrics"]
+    )
+    single = [{"text": f"text {i}", "label": MOODS[i]} for i in range(40)]
+    refused = run(*evaluate, f"data.train={rows_file(small_bundle / 'unpaired.jsonl', single)}")
+    assert refused.code == 2
+    assert "there is no column 'hypothesis'" in refused.error
+
+
+def test_each_file_of_a_folder_is_answered_in_a_file_of_its_own(run: Call, tuned: Path) -> None:
+    names = {
+        "one.en.jsonl": "one.en.predictions.jsonl",
+        "one.de.jsonl": "one.de.predictions.jsonl",
+        "one.csv": "one.csv.predictions.jsonl",
+    }
+    for name, answered in names.items():
+        (tuned / name).write_text("text,id\na text,007\n" if name.endswith("csv") else '{"text": "a text"}\n')
+        done = run("predict", f"input={name}", "trainer.batch_size=1")
+        assert done.code == 0, done.err
+        assert done.result["output"] == [answered]
+    assert json.loads((tuned / "one.csv.predictions.jsonl").read_text())["id"] == "007"
+    refused = run("predict", "input='one.*.jsonl'")
+    assert refused.code == 2
+    assert "input=one.*.jsonl is a pattern" in refused.error
+    assert run("predict", "input='one.*.jsonl'", "output=all.jsonl").code == 0
+    assert len((tuned / "all.jsonl").read_text().splitlines()) >= 2
+
+
+def test_truths_are_not_looked_at_when_rows_are_answered_and_come_back_as_they_are(
+    run: Call, tuned: Path
+) -> None:
+    rows = [
+        {"text": "a", "label": None, "id": 1},
+        {"text": "b", "id": "01", "label": ["x", 3]},
+        {"text": "c", "label": "\ud800"},
+        {"text": "d", "label": math.nan},
+    ]
+    rows_file(tuned / "rows.jsonl", rows)
+    done = run("predict", "input=rows.jsonl")
+    assert done.code == 0, done.err
+    answered = [json.loads(line) for line in (tuned / "rows.predictions.jsonl").read_text().splitlines()]
+    given = [{key: row[key] for key in row if key != "prediction"} for row in answered]
+    assert given == [*rows[:3], {"text": "d", "label": None}]
 
 
 def test_predict_without_a_task_takes_the_newest_fine_tuned_bundle(run: Call, tuned: Path) -> None:

@@ -78,7 +78,6 @@ class TextClassification(FinetuneTask):
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     metric: ClassVar[str] = "accuracy"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
-    questions: ClassVar[tuple[str, ...]] = ("text",)
 
     def fitted(self, rows: Sequence[Row]) -> Self:
         """Learn the labels' names and counts, and whether rows have lists of them; `check` judges them."""
@@ -92,7 +91,7 @@ class TextClassification(FinetuneTask):
             place for label in labels for place in {table.place(one) for one in labels_of(label)}
         )
         return replace(
-            self,
+            super().fitted(rows),
             label_names=names,
             multi_label=self.multi_label or several,
             numbered_labels=numbered,
@@ -124,8 +123,9 @@ class TextClassification(FinetuneTask):
             )
 
     def texts(self, row: Row) -> list[str]:
-        """The text, and the second one of a pair."""
-        pair = row.get("text_pair")
+        """The text, and the second one of a pair, where the training rows are pairs."""
+        is_read = self.optional_read is None or "text_pair" in self.optional_read
+        pair = row.get("text_pair") if is_read else None
         return [row["text"]] if pair is None else [row["text"], pair]
 
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
@@ -230,10 +230,15 @@ class TextClassification(FinetuneTask):
             "reliability": figures.reliability_figure(confidence, truth == made, error=error),
         }
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The text, and the second one where the model was trained on pairs."""
+        return self.asked_columns.required
+
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """The text; the last one again where none is typed."""
-        (text,) = typed
-        return {"text": text or (history[-1][0]["text"] if history else "")}
+        """The text, or the two; the last one again where none is typed."""
+        last = history[-1][0] if history else {}
+        return {name: text or last.get(name, "") for name, text in zip(self.questions, typed, strict=True)}
 
     @cached_property
     def _table(self) -> LabelTable:

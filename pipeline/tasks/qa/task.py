@@ -71,7 +71,6 @@ class ExtractiveQA(FinetuneTask):
     truths: ClassVar[tuple[str, ...]] = ("answers",)
     metric: ClassVar[str] = "f1"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
-    questions: ClassVar[tuple[str, ...]] = ("context", "question")
 
     def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
         """An encoder, unless one direction is asked for."""
@@ -85,7 +84,7 @@ class ExtractiveQA(FinetuneTask):
     def fitted(self, rows: Sequence[Row]) -> Self:
         """Learn whether there are questions without an answer."""
         empty = any(not (row.get("answers") or {"text": True})["text"] for row in rows)
-        return replace(self, unanswerable=self.unanswerable or empty)
+        return replace(super().fitted(rows), unanswerable=self.unanswerable or empty)
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse rows without question or context, and answers that do not stand where they are said to."""
@@ -201,6 +200,11 @@ class ExtractiveQA(FinetuneTask):
             truth = next(iter(references(row)), "no answer")
         given = f"{row['question']} [{excerpt(row)}]"
         return Sample(given=given, output=f"{prediction.text or 'no answer'}{sure}", truth=truth)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The context and the question."""
+        return self.inputs
 
     def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """The context and the question; each is the last one's where nothing is typed."""

@@ -202,6 +202,19 @@ def test_an_empty_answer_at_the_terminal_repeats_the_last_text() -> None:
     assert task.asked([""], []) == {"text": ""}
 
 
+def test_pairs_are_asked_for_where_training_had_them_and_not_read_where_it_had_not() -> None:
+    single = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    pairs = [{**row, "text_pair": "second"} for row in single]
+    plain, paired = (TextClassification().fitted(rows) for rows in (single, pairs))
+    assert (plain.questions, paired.questions) == (("text",), ("text", "text_pair"))
+    assert paired.asked(["new", ""], [(pairs[0], Prediction(text="x"))]) == {
+        "text": "new",
+        "text_pair": "second",
+    }
+    assert (plain.texts(pairs[0]), paired.texts(pairs[0])) == (["a"], ["a", "second"])
+    assert TextClassification(label_names=["x", "y"]).texts(pairs[0]) == ["a", "second"]  # not known
+
+
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
     labels = ["x"] * 6 + ["y"] * 3 + ["z"]
     task = fitted([{"text": "", "label": label} for label in labels], class_weights="balanced")

@@ -12,6 +12,7 @@ from datamodules.tokenizer import ByteLevelBPE
 from modules.layers import LayerSpec
 from modules.positions import Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder
+from pipeline.tasks.finetuning import Prediction
 from pipeline.tasks.layouts import layout_of
 from pipeline.tasks.summarize import Summarisation
 from pipeline.tasks.text_to_text import TextToText
@@ -233,3 +234,33 @@ def test_a_person_may_name_the_language_or_leave_it_out() -> None:
     assert Summarisation().asked(["a story"], []) == {"text": "a story"}
     for task in (TRANSLATION, Summarisation()):
         assert task.head(writer(Decoder).backbone) == {"_target_": "modules.heads.LMHead"}
+
+
+def test_languages_are_those_of_the_training_rows_and_others_are_refused() -> None:
+    task = TRANSLATION.fitted(ROWS)
+    assert task.target_languages == ["de", "zh"]
+    assert task.asked_columns.required == ("source", "target_language")
+    for name, found in (("xx", "'xx'"), (None, "missing")):
+        row = {"source": "a hat", "target": "x", "target_language": name}
+        message = f"target_language is {found}; expected a language of the training rows: 'de', 'zh'"
+        with pytest.raises(DataError, match=f"^row 2: {message}"):
+            task.predict(writer(Decoder), TOKENIZER, [ROWS[0], row], batch_size=2)
+        with pytest.raises(DataError, match=f"^row 2 of test: {message}"):
+            task.check([ROWS[0], row], "test")
+
+
+def test_the_only_language_need_not_be_named_and_none_is_named_to_a_model_without() -> None:
+    one, none = TRANSLATION.fitted(ROWS[:1]), TRANSLATION.fitted([{"source": "a", "target": "b"}])
+    assert one.source({"source": "a hat"}) == "de: a hat"
+    assert (one.questions, none.questions) == (("text",), ("text",))
+    assert TRANSLATION.questions == ("text", "target language")  # a bundle that does not know
+    assert none.source({"source": "a hat"}) == "a hat"
+    with pytest.raises(DataError, match="expected a language of the training rows: they name none"):
+        none.check([{"source": "a", "target": "b", "target_language": "de"}], "test")
+
+
+def test_an_empty_line_at_the_terminal_repeats_the_text_or_its_language() -> None:
+    task = TRANSLATION.fitted(ROWS)
+    before = [({"source": "old", "target_language": "zh"}, Prediction(text="x"))]
+    assert task.asked(["new", ""], before) == {"source": "new", "target_language": "zh"}
+    assert task.asked(["", "de"], before) == {"source": "old", "target_language": "de"}

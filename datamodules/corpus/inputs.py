@@ -1,0 +1,121 @@
+"""Rows to be answered: what the model reads is checked, all else is given back as it is written."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from datamodules.corpus.arrow import ClassNames, class_names_of, column_at
+from datamodules.corpus.columns import Columns, Places, has, missing_column, value_at
+from datamodules.corpus.formats import heading, json_objects, parquet_file
+from datamodules.corpus.forms import check_value
+from datamodules.corpus.rows import TEXT, Row
+from datamodules.corpus.separated import read_separated
+from datamodules.corpus.source_file import SourceFile, find_files, text_blocks
+from datamodules.errors import DataError
+
+Numbered = Iterator[tuple[str, dict[str, Any]]]
+"""Where a row stands, and what it holds by place."""
+
+_KEY = "columns"
+_PARQUET_ROWS = 8192
+
+
+def read_rows(
+    path: str | Path, names: Mapping[str, str], columns: Columns, *, carried: Sequence[str] = ()
+) -> list[Row]:
+    """Read rows that are not learnt from.
+
+    Args:
+        path: a file or a pattern.
+        names: name of a column of the rows -> its name in the file, as in `Files`.
+        columns: what is read.
+        carried: further columns, such as truths and ids, that a row keeps where it has them: of any type, and
+            not of the same in all rows. Those in `names` must be there.
+
+    Raises:
+        DataError: whatever is wrong with the file, with its line.
+    """
+    sources = find_files(str(path), "input")
+    rows = [row for source in sources for row in _rows(source, names, columns, carried)]
+    if not rows:
+        raise DataError(f"{sources[0].path} holds no rows", "at least one row", "check how it was written")
+    for name in carried:
+        if name in names and not any(name in row for row in rows):
+            raise missing_column(str(path), names[name], heading(sources[0])[0], name, key=_KEY)
+    return rows
+
+
+def _rows(
+    source: SourceFile, names: Mapping[str, str], columns: Columns, carried: Sequence[str]
+) -> Iterator[Row]:
+    header, there = heading(source)
+    places = Places.of(columns, columns.found_names(names, there))
+    for name, path in places.required.items():
+        if not there(path):
+            raise missing_column(str(source.path), path, header, name, key=_KEY)
+    read = {name: path for name, path in {**places.required, **places.optional}.items() if there(path)}
+    kept = {name: names.get(name, name) for name in carried if name not in read}
+    paths = dict.fromkeys(path for path in (*read.values(), *kept.values()) if there(path))
+    for where, row in _READERS[source.kind](source, list(paths)):
+        for name, path in read.items():
+            if not has(row, path):
+                raise DataError(
+                    f"{where}: the key '{path}' is missing", "it in every row", "repair or drop the row"
+                )
+            check_value(name, value_at(row, path), where, path)
+        yield {name: value_at(row, path) for name, path in (read | kept).items() if has(row, path)}
+
+
+def _read_txt(source: SourceFile, paths: Sequence[str]) -> Numbered:
+    content = b"".join(block for _, block in text_blocks(source)).decode("utf-8")
+    if content.strip():
+        yield str(source.path), {TEXT: content}
+
+
+def _read_json(source: SourceFile, paths: Sequence[str]) -> Numbered:
+    for where, row in json_objects(source):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: no object", 'an object as {"text": "..."}', "repair or drop the line")
+        yield where, row
+
+
+def _read_separated(source: SourceFile, paths: Sequence[str]) -> Numbered:
+    # Under names that no task knows: values stay text as they are written.
+    places = Places({f"column {number}": path for number, path in enumerate(paths)}, {})
+    return _numbered(source, paths, read_separated(source, places))
+
+
+def _read_parquet(source: SourceFile, paths: Sequence[str]) -> Numbered:
+    file = parquet_file(source)
+    class_names = class_names_of(file.schema_arrow)
+    batches = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=_PARQUET_ROWS))
+    picked = ([_column(batch, path, class_names) for path in paths] for batch in batches)
+    return _numbered(source, paths, (pa.table(columns, list(paths)) for columns in picked))
+
+
+def _column(table: pa.Table, path: str, class_names: ClassNames) -> pa.ChunkedArray:
+    """Classes as their names, or as numbers where a row has none, as in test rows that are kept secret."""
+    try:
+        return column_at(table, path, class_names, path)
+    except DataError:
+        return column_at(table, path, {}, path)
+
+
+def _numbered(source: SourceFile, paths: Sequence[str], tables: Iterator[pa.Table]) -> Numbered:
+    number = 0
+    for table in tables:
+        for row in table.rename_columns(list(paths)).to_pylist():
+            number += 1
+            yield f"{source.path}, row {number}", row
+
+
+_READERS: dict[str, Callable[[SourceFile, Sequence[str]], Numbered]] = {
+    ".txt": _read_txt,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_separated,
+    ".tsv": _read_separated,
+    ".parquet": _read_parquet,
+}
