@@ -42,7 +42,7 @@ from modules.model import Model
 from pipeline import build
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.errors import BundleError, UserError
-from pipeline.runs import find_bundle
+from pipeline.find import find_bundle
 from pipeline.tasks.masked_lm import MaskedLM
 
 RATE = 0.15

@@ -1,7 +1,9 @@
 """The fine-tuned bundle that a stage works with, and its task with the options of this command."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from omegaconf import DictConfig
 
 from datamodules.corpus import Columns
 from pipeline import build, report
-from pipeline.bundle import Bundle, load_bundle
-from pipeline.config import to_plain
+from pipeline.bundle import TRUSTED, Bundle, load_bundle
+from pipeline.config import target_of, to_plain
 from pipeline.errors import BundleError, ConfigError
-from pipeline.runs import find_bundle
+from pipeline.find import Kind, any_kind, find_bundle
+from pipeline.runs import RunFolder
+from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask
 
 #: Stages that no pretrained model can serve.
@@ -33,6 +37,7 @@ def load_asked(config: DictConfig) -> Bundle:
         Path(config.runs_dir),
         stage="finetune" if answers else "pretrain",
         task=None if wanted is None else config.choices.task,
+        kind=partial(_kind_for, config.prompts or []) if "prompts" in config.stage.uses else any_kind,
     )
     bundle = load_bundle(folder)
     if wanted is not None and not isinstance(bundle.task, type(wanted)):
@@ -67,6 +72,16 @@ def _names(data: Any) -> Iterator[tuple[str, str]]:
     sources = data.get("sources")
     for source in sources.values() if isinstance(sources, Mapping) else ():
         yield from _names(source)
+
+
+def _kind_for(prompts: Sequence[str], run: RunFolder) -> Kind:
+    """Whether a bundle does with the prompts what they ask for: fill their gaps, or go on from their ends."""
+    target = json.loads((run.bundles / "best" / "task.json").read_text(encoding="utf-8"))["_target_"]
+    if not str(target).startswith(TRUSTED):  # a bundle runs no foreign code
+        return Kind(rank=None, title="not of this project")
+    fills = bool(target_of(target, "task").fills_gaps)
+    wanted = any(GAP in prompt for prompt in prompts)
+    return Kind(rank=int(fills != wanted), title="it fills gaps" if fills else "it fills no gaps")
 
 
 def asked_task(config: DictConfig, bundle: Bundle) -> FinetuneTask:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from pipeline import bundle
 from pipeline.errors import BundleError, ConfigError, TrackingError
-from pipeline.runs import find_bundle, list_runs
+from pipeline.find import LATEST, find_bundle, newest_bundle
 from pipeline.tracking import sync
 from pipeline.tracking.describe import result_table
 from pipeline.tracking.options import Store
@@ -57,11 +57,8 @@ def find_trained(spec: str, runs_dir: Path) -> Path:
     Raises:
         BundleError: there is none, or it is not finished.
     """
-    if spec == "latest":
-        for run in list_runs(runs_dir):
-            if bundle.is_finished(run.bundles / "best"):
-                return run.bundles / "best"
-    return find_bundle(spec, runs_dir)
+    newest = newest_bundle(runs_dir) if spec == LATEST else None
+    return newest or find_bundle(spec, runs_dir)
 
 
 def check_alias(alias: str) -> None:

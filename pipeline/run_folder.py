@@ -11,6 +11,9 @@ from typing import Any
 #: The input that says a run was begun with others: it is then made from neither alone.
 BEGAN_WITH = "began with other inputs"
 
+#: The tag that ties a sweep to its trials.
+SWEEP_TAG = "sweep_id"
+
 
 @dataclass(kw_only=True)
 class RunRecord:
@@ -26,6 +29,7 @@ class RunRecord:
         inputs: what it is made from, by name (`pipeline.plan.inputs`); None where nobody recorded it.
         made: file of the folder -> sha256 of what others read of it.
         pipeline_id: the pipeline that it is a step of.
+        sweep_id: the sweep that it is a trial of.
     """
 
     name: str
@@ -37,6 +41,7 @@ class RunRecord:
     inputs: dict[str, str] | None = None
     made: dict[str, str] | None = None
     pipeline_id: str | None = None
+    sweep_id: str | None = None
 
 
 class RunFolder:

@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle, processes
 from pipeline.config import to_plain
-from pipeline.errors import BundleError, ConfigError, RunError, RunInterrupted, Stopped
-from pipeline.run_folder import RunFolder, RunRecord, with_its_beginning
+from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
+from pipeline.run_folder import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
 from pipeline.settings import config_hash, with_defaults
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "NOT_IDENTITY",
     "RunFolder",
     "RunRecord",
-    "find_bundle",
     "list_runs",
     "made_bundle",
     "open_run",
@@ -98,6 +97,7 @@ def open_run(
                 config_hash=config_hash(config, without=NOT_IDENTITY),
                 inputs=with_its_beginning(run, inputs),
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
+                sweep_id=_sweep_of(config),
             )
             processes.share_run(run.path)
             yield run
@@ -108,6 +108,12 @@ def open_run(
             with suppress(OSError):  # a full disk has been reported by what met it first
                 run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
             raise
+
+
+def _sweep_of(config: DictConfig) -> str | None:
+    """The sweep that the run is a trial of, which tells its trials so by a tag."""
+    tags: Mapping[str, str] = OmegaConf.select(config, "tracking.tags") or {}
+    return tags.get(SWEEP_TAG)
 
 
 def _join(folder: Path) -> RunFolder:
@@ -129,55 +135,9 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
     return sorted(runs, key=lambda run: run.record.created, reverse=True)
 
 
-def find_bundle(spec: str, runs_dir: Path, *, stage: str = "pretrain", task: str | None = None) -> Path:
-    """The bundle that `spec` names: the name of a run, a run's folder, a bundle's folder, or `latest`, which
-    is the newest one of `stage` and, if it is given, of `task`.
-
-    Raises:
-        BundleError: if there is none, or it is not finished.
-    """
-    if spec == "latest":
-        for run in list_runs(runs_dir):
-            if run.is_of(stage, task) and bundle.is_finished(run.bundles / "best"):
-                return run.bundles / "best"
-        command = stage if task is None else f"{stage}-{task}"
-        raise BundleError(
-            f"no finished {command} bundle under {runs_dir}",
-            "at least one finished run",
-            f"run `make {command}` first",
-        )
-    candidates = [Path(spec), Path(spec) / "bundles" / "best", runs_dir / spec / "bundles" / "best"]
-    for folder in candidates:
-        if bundle.is_finished(folder):
-            return folder
-    names = [run.name for run in list_runs(runs_dir) if bundle.is_finished(run.bundles / "best")]
-    known = ", ".join(names[:5]) or "none yet"
-    expected = f"a bundle's folder, or the name of a finished run ({known})"
-    for folder in candidates:
-        if (folder / "model.json").exists() or (folder.parent.parent / "run.json").exists():
-            raise _no_finished(folder, expected)
-    raise BundleError(f"no bundle '{spec}'", expected, "name one of these, or run `make pretrain` first")
-
-
 def made_bundle(run: RunFolder) -> bool:
     """Whether the run ended with a bundle, wherever that is now."""
     return f"bundles/best/{bundle.DONE}" in (run.record.made or {})
-
-
-def _no_finished(folder: Path, expected: str) -> BundleError:
-    """What to do about a folder without a bundle: its run may go on, or makes none, or it is gone."""
-    path = folder.parent.parent
-    run = next((run for run in list_runs(path.parent) if run.path == path), None)
-    problem = f"{folder} is not a finished bundle"
-    if run is None or run.record.status != "FINISHED":
-        return BundleError(problem, expected, "let it finish with RESUME=1, or name another")
-    if not made_bundle(run):
-        return BundleError(f"{problem}: a run of {run.record.stage} makes none", expected, "name another")
-    return BundleError(
-        f"{problem}: its run is finished, and what that made is gone or not whole",
-        expected,
-        f"make it again with `make reproduce RUN={run.name}`, or name another",
-    )
 
 
 def _create(config: DictConfig, runs_dir: Path, label: str) -> RunFolder:

@@ -1,8 +1,9 @@
 """What a training starts from: a bundle that fits, and the configuration with that bundle's model in it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from modules.transformer import EncoderDecoder, Transformer
-from pipeline import build, bundle, report
+from pipeline import build, report
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import BUNDLE_KEYS, NOTHING, target_of, to_plain
 from pipeline.errors import BundleError, ConfigError
-from pipeline.runs import RunFolder, find_bundle, list_runs
+from pipeline.find import LATEST, Kind, find_bundle, newest_bundle
+from pipeline.runs import RunFolder
 from pipeline.tasks.finetuning import FinetuneTask
-
-#: The newest bundle that fits, as is taken where none is named.
-LATEST = "latest"
 
 
 def arrangement(folder: Path) -> type[Transformer]:
@@ -28,19 +27,9 @@ def arrangement(folder: Path) -> type[Transformer]:
     return target_of(node["_target_"], "model.backbone")  # type: ignore[no-any-return]
 
 
-def newest_bundle(
-    runs_dir: Path, stage: str, fits: Callable[[RunFolder], bool] = lambda run: True
-) -> Path | None:
-    """The best bundle of the newest run of `stage` that has one and fits."""
-    for run in list_runs(runs_dir):
-        folder = run.bundles / "best"
-        if run.is_of(stage) and bundle.is_finished(folder) and fits(run):
-            return folder
-    return None
-
-
 def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
-    """The bundle to fine-tune: the one named, or the newest pretraining bundle that can; None for `none`.
+    """The bundle to fine-tune: the one named, or the newest pretraining bundle of the first of the backbones
+    that there is; None for `none`.
 
     Raises:
         BundleError: there is none, it is not finished, or its arrangement cannot serve.
@@ -48,10 +37,9 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
     if spec == NOTHING:
         return None
     names = " or ".join(kind.__name__ for kind in backbones)
+    serves = partial(_kind, backbones=backbones)
     if spec is None or spec == LATEST:
-        found = newest_bundle(
-            runs_dir, "pretrain", lambda run: arrangement(run.bundles / "best") in backbones
-        )
+        found = newest_bundle(runs_dir, stage="pretrain", kind=serves)
         if found is None:
             raise BundleError(
                 f"no finished pretraining bundle with {_article(names)} under {runs_dir}",
@@ -61,13 +49,21 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
         return found
     folder = find_bundle(spec, runs_dir)
     if (kind := arrangement(folder)) not in backbones:
-        able = newest_bundle(runs_dir, "pretrain", lambda run: arrangement(run.bundles / "best") in backbones)
+        able = newest_bundle(runs_dir, stage="pretrain", kind=serves)
         raise BundleError(
-            f"{folder} holds {_article(kind.__name__)}, which this task cannot stand on",
+            f"{folder} holds {_article(kind.__name__)}, which this task does not support",
             f"{_article(names)}",
             f"use INIT={able.parent.parent.name}" if able else "pretrain one first, or use INIT=none",
         )
     return folder
+
+
+def _kind(
+    run: RunFolder, *, backbones: tuple[type[Transformer], ...], rank_of_others: int | None = None
+) -> Kind:
+    kind = arrangement(run.bundles / "best")
+    rank = backbones.index(kind) if kind in backbones else rank_of_others
+    return Kind(rank=rank, title=_article(kind.__name__))
 
 
 def load_start(config: DictConfig, folder: Path) -> Bundle:
@@ -100,7 +96,7 @@ def check_new_backbone(config: DictConfig, task: FinetuneTask) -> None:
     if kind not in task.backbones:
         names = " or ".join(able.__name__ for able in task.backbones)
         raise ConfigError(
-            f"model.backbone._target_ is {_article(kind.__name__)}, which this task cannot stand on",
+            f"model.backbone._target_ is {_article(kind.__name__)}, which this task does not support",
             _article(names),
             "leave it out, or name one of these",
         )
@@ -212,7 +208,9 @@ def load_same_arrangement(config: DictConfig) -> Bundle:
     Raises:
         BundleError: it is of another arrangement than the task trains.
     """
-    start = load_start(config, find_bundle(config.init_from, Path(config.runs_dir)))
+    trained = target_of(config.model.backbone._target_, "model.backbone")
+    same = partial(_kind, backbones=(trained,), rank_of_others=1)
+    start = load_start(config, find_bundle(config.init_from, Path(config.runs_dir), kind=same))
     has, needs = (
         target.rpartition(".")[2]
         for target in (start.model_config["backbone"]["_target_"], config.model.backbone._target_)

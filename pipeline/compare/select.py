@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import report
 from pipeline.bundle import TRUSTED, is_finished
 from pipeline.config import target_of
 from pipeline.errors import RunError
@@ -102,16 +103,30 @@ def _ids(run: RunFolder) -> list[str]:
 
 
 def _last(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
-    """The newest runs with results that fit all words; without words, of the newest one's task."""
+    """The newest runs with results that fit all words; without words, of one task if there are so many."""
     number, *words = words
     if not number.isdigit() or int(number) < 1:
         raise RunError(f"'{spec}' says no number", "last:N or last:N:WORD", "give for example last:3")
     fitting = [run for run in known if _fits(run, words) and has_results(run)]
-    if fitting and not words:
-        fitting = [run for run in fitting if _task(run) == _task(fitting[0])]
     if len(fitting) < int(number):
         raise _too_few(spec, len(fitting), words, known)
-    return fitting[: int(number)]
+    chosen = fitting if words else _of_one_task(fitting, int(number))
+    return chosen[: int(number)]
+
+
+def _of_one_task(runs: Sequence[RunFolder], number: int) -> list[RunFolder]:
+    """The runs of the newest task that has so many; where no task has, all: they are shown side by side."""
+    for task in dict.fromkeys(map(_task, runs)):
+        same = [run for run in runs if _task(run) == task]
+        if len(same) >= number:
+            if newer := runs[: runs.index(same[0])]:
+                report.say("Note", f"passed over: {_names_and_tasks(newer)}, for runs of one task")
+            return same
+    return list(runs)
+
+
+def _names_and_tasks(runs: Sequence[RunFolder]) -> str:
+    return ", ".join(f"{run.name} ({_task(run)})" for run in runs)
 
 
 def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from pipeline import build
+from pipeline import build, report
 from pipeline.errors import ConfigError
 from pipeline.finetuned import load_asked
 from pipeline.stages.result import StageResult
@@ -20,9 +20,10 @@ def generate_text(config: DictConfig) -> StageResult:
     prompts = list(config.prompts or [])
     if bundle.task.fills_gaps and not any(GAP in prompt for prompt in prompts):
         raise ConfigError(
-            f"this bundle fills gaps, and no prompt has one: {prompts}",
-            f"a text with {GAP} in it",
-            f'for example: make generate PROMPT="The {GAP} is in the garden."',
+            f"{report.short(bundle.folder)} fills gaps, and {prompts or 'the empty prompt'} has none",
+            f"a text with {GAP} in it, or a bundle that goes on from a text",
+            f'for example: make generate PROMPT="The {GAP} is in the garden.", '
+            "or run `make pretrain`, whose bundle goes on from a text",
         )
     samples = bundle.task.samples(
         bundle.model,

@@ -66,7 +66,7 @@ class FinetuneTask(ABC):
         optional: columns that are read where a row has them.
         metric: the score that chooses the best bundle and ends training early.
         higher_is_better: whether more of it is better.
-        backbones: the arrangements that it can stand on, the most natural first.
+        backbones: the architectures that it can start from, the one whose pretraining helps most first.
     """
 
     optional_read: list[str] | None = None

@@ -99,7 +99,7 @@ def test_an_arrangement_that_cannot_serve_is_refused_from_nothing_too(run: Call,
     backbone = "model.backbone._target_=modules.transformer.EncoderDecoder"
     refused = run("finetune", "task=qa", *QUICK, *NOTHING, backbone)
     assert refused.code == 2
-    assert "is an EncoderDecoder, which this task cannot stand on; expected an Encoder or" in refused.error
+    assert "is an EncoderDecoder, which this task does not support; expected a Decoder or" in refused.error
     assert runs(tmp_path) == []
 
 
@@ -316,7 +316,7 @@ def test_a_head_on_a_backbone_that_cannot_serve_it_is_refused_with_one_that_can(
     (reader / "bundles/best/model.json").write_text(encoder)
     refused = run("finetune", "task=translate", *QUICK, "init_from=reader")
     assert refused.code == 2
-    assert "holds an Encoder, which this task cannot stand on; expected an EncoderDecoder or Decoder" in (
+    assert "holds an Encoder, which this task does not support; expected an EncoderDecoder or Decoder" in (
         refused.error
     )
     assert runs(small_bundle) == ["reader"]

@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle
 from pipeline.errors import BundleError, RunError
-from pipeline.runs import RunFolder, find_bundle, list_runs, open_run
+from pipeline.find import find_bundle
+from pipeline.runs import RunFolder, list_runs, open_run
 
 
 @pytest.fixture

@@ -16,7 +16,17 @@ from pipeline import build
 from pipeline.bundle import save_bundle
 from pipeline.config import compose, to_plain
 from pipeline.errors import BundleError
-from pipeline.start import arranged, describe_start, find_start, for_nothing, load_start, with_bundle
+from pipeline.find import find_bundle
+from pipeline.finetuned import load_asked
+from pipeline.start import (
+    arranged,
+    describe_start,
+    find_start,
+    for_nothing,
+    load_same_arrangement,
+    load_start,
+    with_bundle,
+)
 
 READERS, WRITERS = (Encoder, Decoder), (EncoderDecoder, Decoder)
 Pretrained = Callable[..., Path]
@@ -32,7 +42,9 @@ def pretrained(runs: Path) -> Pretrained:
     """Writes a finished run of a task, each later than those before."""
     n_made = 0
 
-    def make(task: str, name: str, *, stage: str = "pretrain", finished: bool = True) -> Path:
+    def make(
+        task: str, name: str, *, stage: str = "pretrain", finished: bool = True, **recorded: str
+    ) -> Path:
         nonlocal n_made
         n_made += 1
         config = compose("pretrain", ["debug=quick", "tokenizer=bytes", f"task={task}"])
@@ -50,7 +62,7 @@ def pretrained(runs: Path) -> Pretrained:
             metrics={},
         )
         record = {"name": name, "stage": stage, "config_hash": "", "choices": {"task": task}}
-        record |= {"created": f"2026-01-01T00:00:{n_made:02d}"}
+        record |= {"created": f"2026-01-01T00:00:{n_made:02d}", **recorded}
         (runs / name / "run.json").write_text(json.dumps(record))
         if not finished:
             os.unlink(folder / "DONE")
@@ -70,6 +82,53 @@ def test_the_newest_bundle_that_fits_is_found(spec: str | None, runs: Path, pret
     both = pretrained("denoise", "both")
     assert find_start(spec, runs, READERS) == reader
     assert find_start(spec, runs, WRITERS) == both
+
+
+def test_the_best_kind_comes_before_the_newest_and_what_is_newer_is_named(
+    runs: Path, pretrained: Pretrained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = pretrained("denoise", "both")
+    pretrained("causal_lm", "newer")
+    assert find_start(None, runs, WRITERS) == both
+    assert "passed over: newer (a Decoder)" in capsys.readouterr().err
+
+
+def test_a_trial_of_a_sweep_is_taken_only_where_there_is_nothing_else_of_its_kind(
+    runs: Path, pretrained: Pretrained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pretrained("causal_lm", "first", sweep_id="s1")
+    assert find_start(None, runs, WRITERS) == first
+    good = pretrained("causal_lm", "good")
+    for number in range(5):
+        pretrained("causal_lm", f"t{number}", sweep_id="s2")
+    assert find_start(None, runs, WRITERS) == good
+    assert find_bundle("latest", runs) == good
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "passed over: t4 (a trial of sweep s2), t3 (a trial of sweep s2), " in shown
+    assert "and 2 more" in shown
+
+
+@pytest.mark.parametrize(
+    ("prompts", "taken"),
+    [(["One sunny morning"], "writer"), (["The <mask> is in the garden."], "filler"), (None, "writer")],
+)
+def test_generate_takes_a_bundle_that_does_what_the_prompts_ask_for(
+    prompts: list[str] | None, taken: str, runs: Path, pretrained: Pretrained
+) -> None:
+    for task, name in (("denoise", "filler"), ("causal_lm", "writer"), ("masked_lm", "filler-2")):
+        if name != "filler-2" or taken == "writer":
+            pretrained(task, name)
+    given = [] if prompts is None else [f"prompts={prompts}"]
+    assert load_asked(compose("generate", [f"runs_dir={runs}", *given])).folder.parent.parent.name == taken
+
+
+def test_pretraining_goes_on_from_the_newest_bundle_of_its_own_architecture(
+    runs: Path, pretrained: Pretrained
+) -> None:
+    own = pretrained("causal_lm", "own")
+    pretrained("denoise", "other")
+    config = compose("pretrain", [f"runs_dir={runs}", "init_from=latest"])
+    assert load_same_arrangement(config).folder == own
 
 
 def test_unfinished_bundles_and_those_of_other_stages_are_passed_over(

@@ -77,7 +77,7 @@ class TextClassification(FinetuneTask):
     truths: ClassVar[tuple[str, ...]] = ("label",)
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     metric: ClassVar[str] = "accuracy"
-    backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
+    backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
     def fitted(self, rows: Sequence[Row]) -> Self:
         """Learn the labels' names and counts, and whether rows have lists of them; `check` judges them."""

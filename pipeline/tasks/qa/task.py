@@ -70,7 +70,7 @@ class ExtractiveQA(FinetuneTask):
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
     truths: ClassVar[tuple[str, ...]] = ("answers",)
     metric: ClassVar[str] = "f1"
-    backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
+    backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
     def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
         """An encoder, unless one direction is asked for."""

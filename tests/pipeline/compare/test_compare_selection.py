@@ -46,6 +46,19 @@ def test_last_takes_the_newest_of_the_newest_ones_task(runs: Path) -> None:
     assert names(["last:3:classify:reviews"], runs) == ["new", "mid", "old"]
 
 
+def test_last_takes_runs_of_one_task_where_there_are_enough_and_says_what_it_passed_over(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(runs, "alone", task="qa", created="2026-01-04T00:00:00+00:00")
+    assert names(["last:2"], runs) == ["new", "mid"]
+    assert "passed over: alone (qa), for runs of one task" in capsys.readouterr().err
+
+
+def test_last_takes_the_newest_runs_of_several_tasks_where_no_task_has_enough(runs: Path) -> None:
+    make_run(runs, "alone", task="qa", created="2026-01-04T00:00:00+00:00")
+    assert names(["last:4"], runs) == ["alone", "new", "mid", "old"]
+
+
 def test_best_goes_by_the_tasks_own_metric_and_pretraining_by_its_loss(runs: Path) -> None:
     assert names(["best:classify", "new"], runs) == ["old", "new"]
     assert names(["best:causal_lm", "base"], runs) == ["base-2", "base"]
