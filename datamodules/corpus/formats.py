@@ -10,7 +10,16 @@ import pyarrow.parquet
 
 from datamodules.corpus.arrow import class_names_of, column_at, in_schema
 from datamodules.corpus.columns import Places, Present, has, root_of, value_at
-from datamodules.corpus.forms import agree, check_column, check_value, form_of, only_text, wrong_form
+from datamodules.corpus.forms import (
+    agree,
+    check_column,
+    check_value,
+    form_of,
+    in_one_form,
+    only_text,
+    read_fields,
+    wrong_form,
+)
 from datamodules.corpus.rows import TEXT
 from datamodules.corpus.separated import header_of, read_separated
 from datamodules.corpus.source_file import SourceFile, text_blocks
@@ -76,10 +85,10 @@ def parquet_file(source: SourceFile) -> pa.parquet.ParquetFile:
         raise _no_parquet(source, error) from error
 
 
-def mixed_types(source: SourceFile, reason: str) -> DataError:
-    """Say that a column is of one type here and of another there."""
+def mixed_types(where: str, reason: str) -> DataError:
+    """Say that a column is of one type here and of another before."""
     return DataError(
-        f"{source.path}: a column changes its type: {' '.join(reason.split())}",
+        f"{where}: a column changes its type: {' '.join(reason.split())}",
         "the same types in every row",
         "repair the file",
     )
@@ -163,6 +172,26 @@ def _listed_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
     yield from ((f"{source.path}, object {number}", row) for number, row in enumerate(rows, start=1))
 
 
+_UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)
+
+
+def _array(name: str, values: list[Any]) -> pa.Array:
+    return pa.array(in_one_form(values), pa.large_string() if only_text(name) else None)
+
+
+def _first_unfit(name: str, values: list[Any]) -> int:
+    """The first value that makes no array with those before it."""
+    fits, unfit = 0, len(values)
+    while unfit - fits > 1:
+        middle = (fits + unfit) // 2
+        try:
+            _array(name, values[:middle])
+            fits = middle
+        except _UNFIT:
+            unfit = middle
+    return unfit - 1
+
+
 class _CheckedRows:
     """Takes the wanted columns out of objects, and holds all of a file to the form of its first."""
 
@@ -174,15 +203,18 @@ class _CheckedRows:
     def table(self, source: SourceFile, rows: Iterator[tuple[str, Any]]) -> pa.Table:
         """Make a table of (where it stands, object)."""
         values: dict[str, list[Any]] = {}
+        places: list[str] = []
         for where, row in rows:
+            places.append(where)
             for name, value in self._checked(row, where).items():
                 values.setdefault(name, []).append(value)
         arrays = {}
         for name, column in values.items():
             try:
-                arrays[name] = pa.array(column, pa.large_string() if only_text(name) else None)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-                raise mixed_types(source, f"'{name}': {error}") from error
+                arrays[name] = _array(name, column)
+            except _UNFIT as error:
+                where = places[_first_unfit(name, column)]
+                raise mixed_types(where, f"'{name}': {error}") from error
         return pa.table(arrays)
 
     def _checked(self, row: Any, where: str) -> dict[str, Any]:
@@ -203,7 +235,7 @@ class _CheckedRows:
                     "the same keys in every row",
                     "repair or drop the row",
                 )
-            values[name] = value_at(row, path)
+            values[name] = read_fields(name, value_at(row, path))
             self._check_value(name, values[name], where, path)
         for name in self._places.optional.keys() - self._present.keys():
             if has(row, self._places.optional[name]):

@@ -1,5 +1,6 @@
 """What each column may hold, and a precise word for what does not belong there."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,13 @@ FORMS: dict[str, tuple[str, ...]] = {
 """What the columns that tasks know may hold, one of these in all rows; others may hold anything that is the
 same in every row."""
 
+FIELDS: dict[str, tuple[str, ...]] = {
+    "answers": ("text", "answer_start"),
+    "turns": ("role", "speaker", "text", "content"),
+}
+"""What is read of the objects in a column; what else they hold may be of any type."""
+
+_DIALOGUES = {"a list of texts", "a list of objects"}
 _NUMBERS = {"a number", "a number with a fraction"}
 _EMPTY = "an empty list"
 _LISTS = {_EMPTY, "a list", "a list of texts", "a list of objects"}
@@ -105,9 +113,42 @@ def check_value(name: str, value: Any, where: str, path: str) -> str:
     return form
 
 
+def read_fields(name: str, value: Any) -> Any:
+    """The value of the column `name` with those fields of its objects that are read."""
+    if isinstance(value, list):
+        return [read_fields(name, item) for item in value]
+    if name not in FIELDS or not isinstance(value, dict):
+        return value
+    return {field: value[field] for field in FIELDS[name] if field in value}
+
+
+def in_one_form(values: list[Any]) -> list[Any]:
+    """Dialogues of one form: texts, of user and assistant in turn, become objects beside objects."""
+    if not {"a list of texts", "a list of objects"} <= {form_of(value) for value in values}:
+        return values
+    return [_as_objects(value) if form_of(value) == "a list of texts" else value for value in values]
+
+
+def _as_objects(turns: list[str]) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "text": text} for i, text in enumerate(turns)]
+
+
+def tables_in_one_form(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """The same for tables of the same columns."""
+    tables = list(tables)
+    for name in tables[0].column_names:
+        forms = [form_of_type(table.schema.field(name).type) for table in tables]
+        for number, form in enumerate(forms) if set(forms) >= _DIALOGUES else ():
+            if form == "a list of texts":
+                column = pa.array(_as_objects(turns) for turns in tables[number].column(name).to_pylist())
+                place = tables[number].column_names.index(name)
+                tables[number] = tables[number].set_column(place, name, column)
+    return tables
+
+
 def agree(one: str, other: str) -> bool:
-    """Whether a column may hold both forms: one is null, both are numbers, or one is a list without items."""
-    if one == other or "null" in (one, other) or {one, other} == _NUMBERS:
+    """Whether a column may hold both forms: one is null, both are numbers, or both lists, one maybe empty."""
+    if one == other or "null" in (one, other) or {one, other} in (_NUMBERS, _DIALOGUES):
         return True
     return _EMPTY in (one, other) and {one, other} <= _LISTS
 

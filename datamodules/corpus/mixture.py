@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datamodules.corpus.columns import TEXT_ONLY, Columns
+from datamodules.corpus.forms import tables_in_one_form
 from datamodules.corpus.rows import Corpus, Rows, fingerprint_of
 from datamodules.errors import DataError
 
@@ -154,7 +155,7 @@ def _joined(parts: Mapping[str, Any], columns: Columns) -> Rows:
         for rows in parts.values()
     ]
     try:
-        return datasets.Dataset(pa.concat_tables(tables, promote_options="permissive"))
+        return datasets.Dataset(pa.concat_tables(tables_in_one_form(tables), promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         found = "; ".join(f"{name}: {_types(table)}" for name, table in zip(parts, tables, strict=True))
         raise DataError(

@@ -12,9 +12,13 @@ import pyarrow.compute
 
 from datamodules.corpus.columns import Places
 from datamodules.corpus.formats import mixed_types, read_tables
+from datamodules.corpus.forms import tables_in_one_form
 from datamodules.corpus.rows import TEXT, Rows, fingerprint_of
 from datamodules.corpus.source_file import SourceFile
 from datamodules.errors import DataError
+
+#: Raised when files are read otherwise: rows that were stored before are read again.
+_READING = 2
 
 
 def stored_rows(files: list[SourceFile], places: Places) -> Rows:
@@ -31,6 +35,7 @@ def stored_rows(files: list[SourceFile], places: Places) -> Rows:
     optional = {} if places.text_only else {"optional": list(places.optional.items())}
     key = fingerprint_of(
         files=[[source.sha256, source.kind, source.packed] for source in files],
+        reading=_READING,
         columns=list(places.required.items()),
         **optional,
     )
@@ -66,9 +71,9 @@ def _one_table(tables: list[pa.Table], source: SourceFile) -> pa.Table:
                 "give it to all files or to none",
             )
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return pa.concat_tables(tables_in_one_form(tables), promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise mixed_types(source, str(error)) from error
+        raise mixed_types(str(source.path), str(error)) from error
 
 
 def _tables_with_rows(source: SourceFile, places: Places) -> Iterator[pa.Table]:

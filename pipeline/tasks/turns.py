@@ -54,6 +54,7 @@ def _turn(turn: Any, number: int, where: str) -> Turn:
         return Turn(("user", "assistant")[number % 2], turn)
     if not isinstance(turn, Mapping):
         raise DataError(f"{where} is {_kind(turn)}", _EXPECTED, _REMEDY)
+    turn = {key: value for key, value in turn.items() if value is not None}  # Arrow fills up with None
     speaker, text = turn.get("speaker"), turn.get("text", turn.get("content"))
     said = turn.get("role") if speaker is None else speaker
     role = _ROLES.get(said.lower()) if isinstance(said, str) else None

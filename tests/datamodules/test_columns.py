@@ -201,6 +201,37 @@ def test_a_text_of_100_000_characters_is_a_row_like_others() -> None:
     assert rows_of(LABELLED, {"text": text, "label": 1}) == [{"text": text, "label": 1}]
 
 
+def test_dialogues_of_both_forms_may_be_in_one_file_in_several_and_in_several_splits() -> None:
+    plain = [{"turns": ["a", f"b {i}"]} for i in range(3)]
+    spoken = [
+        {
+            "turns": [{"role": "user", "text": "c", "id": 1}, {"role": "bot", "text": "d", "id": "x"}],
+            "more": 1,
+        },
+        {"turns": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]},
+    ]
+    held_out = write("held-out.jsonl", *plain[:1])
+    both = Files(write("both.jsonl", *plain[1:], *spoken), held_out).load(CHAT)
+    two = Files([write("1.jsonl", *plain[1:]), write("2.jsonl", *spoken)], held_out).load(CHAT)
+    for corpus in (both, two):
+        read = [
+            [(turn["role"], turn.get("text") or turn.get("content")) for turn in row["turns"]]
+            for row in corpus.train
+        ]
+        assert read[1:] == [
+            [("user", "a"), ("assistant", "b 2")],
+            [("user", "c"), ("bot", "d")],
+            [("user", "e"), ("assistant", "f")],
+        ]
+        assert list(corpus.validation) == plain[:1]
+
+
+def test_a_value_that_does_not_fit_those_before_it_is_named_by_its_line() -> None:
+    rows = [{"turns": [{"role": "user", "text": text}]} for text in ("a", "b", 3, "d")]
+    message = error_of(CHAT, *rows)
+    assert message.startswith("rows.jsonl, line 3: a column changes its type: 'turns'")
+
+
 def test_the_test_rows_are_a_third_split_with_its_source_and_part_in_the_fingerprint() -> None:
     train, validation = write("a.jsonl", *labelled(9)), write("b.jsonl", *labelled(3, 20))
     test = write("c.jsonl", *labelled(4, 30))

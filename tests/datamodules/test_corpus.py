@@ -77,10 +77,12 @@ def test_every_kind_of_table_gives_the_same_rows_and_the_same_fingerprint(kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_further_columns_are_mapped(kind: str) -> None:
-    validation = write("validation.jsonl", lines({"text": "held out", "n": 7}))
+    """Tables with separators hold text alone, which stays as it is written."""
+    read = str if kind.startswith(("csv", "tsv")) else int
+    validation = write("validation.jsonl", lines({"text": "held out", "n": read(7)}))
     files = Files(write_kind(kind, TEXTS), validation, columns={"number": "n"})
     corpus = files.load(Columns(("text", "number")))
-    assert [row["number"] for row in corpus.train] == list(range(len(TEXTS)))
+    assert [row["number"] for row in corpus.train] == list(map(read, range(len(TEXTS))))
 
 
 @pytest.mark.parametrize("name", ["all.txt", "all.TXT", "all.txt.gz"])
