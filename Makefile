@@ -4,40 +4,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
 PYTHON ?= python3
-ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PIPELINE := $(BIN)/python -m pipeline
+PIPELINE := $(BIN)/python -m pipeline --typed
 
-# quote: one word for the shell, whatever is in it; text: one string for Hydra, whatever is in it.
-quote = '$(subst ','\'',$(1))'
-text = '$(subst $${,\$${,$(subst ',\',$(1)))'
-
-# list: words as a list for Hydra, whatever is in them.
-empty :=
-comma := ,
-space := $(empty) $(empty)
-list = [$(subst $(space),$(comma),$(strip $(foreach word,$(1),$(call text,$(word)))))]
-
-# option: KEY=VARIABLE as one override, where the variable is set.
-key = $(firstword $(subst =, ,$(1)))
-variable = $(value $(lastword $(subst =, ,$(1))))
-option = $(if $(call variable,$(1)),$(call quote,$(call key,$(1))=$(call text,$(call variable,$(1)))))
-
-# ranges: ARGS whose parentheses the shell leaves alone, as in lr=interval(1,2); what has quotes stays as it is.
-open := (
-close := )
-ranges = $(if $(findstring ',$(ARGS))$(findstring ",$(ARGS)),$(ARGS),$(subst \
-         $(open),\$(open),$(subst $(close),\$(close),$(ARGS))))
-
-# tasks: TASKS as one override, where it is set.
-tasks = $(if $(value TASKS),$(call quote,tasks=$(call list,$(value TASKS))))
-
-# Variables that stand for one override each, so that `make pretrain RESUME=1` reads well.
-OPTIONS := $(if $(DATA),data=$(DATA)) \
-           $(foreach name,init_from=INIT bundle=BUNDLE bundle=MODEL input=INPUT output=OUTPUT run=RUN \
-           alias=ALIAS,$(call option,$(name))) \
-           $(if $(RESUME),resume=$(if $(filter 1,$(RESUME)),true,$(RESUME)))
+# What a user types as a variable reaches Python through the environment, letter for letter: nothing is expanded.
+# pipeline/variables.py says what each stands for.
+VARIABLES := ARGS ALIAS BUNDLE DATA INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS
+$(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
+export TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
 
 .PHONY: help
 help: ## This help
@@ -69,86 +44,86 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 .PHONY: tokenizer
 tokenizer: $(VENV)/.installed ## Train a tokenizer on the corpus
-	@$(PIPELINE) tokenizer $(OPTIONS) $(ARGS)
+	@$(PIPELINE) tokenizer
 
 .PHONY: pretrain
 pretrain: $(VENV)/.installed ## Pretrain a transformer (causal language model) and write its bundle
-	@$(PIPELINE) pretrain $(OPTIONS) $(ARGS)
+	@$(PIPELINE) pretrain
 
 pretrain-%: $(VENV)/.installed ## Pretrain with another objective: masked_lm, denoise
-	@$(PIPELINE) pretrain task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) pretrain 'task=$*'
 
 finetune-%: $(VENV)/.installed ## Fine-tune a pretrained bundle: classify, qa, translate, summarize, chat
-	@$(PIPELINE) finetune task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) finetune 'task=$*'
 
 .PHONY: evaluate
 evaluate: $(VENV)/.installed ## Measure a pretrained bundle on a corpus: loss, perplexity, bits per byte
-	@$(PIPELINE) evaluate $(OPTIONS) $(ARGS)
+	@$(PIPELINE) evaluate
 
 evaluate-%: $(VENV)/.installed ## Measure a fine-tuned bundle on a corpus, by the task's own metrics
-	@$(PIPELINE) evaluate task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) evaluate 'task=$*'
 
 predict-%: $(VENV)/.installed ## Answer a file of rows with a fine-tuned bundle: INPUT=rows.jsonl
-	@$(PIPELINE) predict task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) predict 'task=$*'
 
 try-%: $(VENV)/.installed ## Ask a fine-tuned bundle at the terminal
-	@$(PIPELINE) try task=$* $(OPTIONS) $(ARGS)
+	@$(PIPELINE) try 'task=$*'
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=latest
-	@$(PIPELINE) generate $(OPTIONS) $(if $(value PROMPT),$(call quote,prompts=[$(call text,$(value PROMPT))])) $(ARGS)
+	@$(PIPELINE) generate
 
 .PHONY: compare
 compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, best:classify
-	@$(PIPELINE) compare $(if $(value RUNS),$(call quote,runs=$(call list,$(value RUNS)))) $(OPTIONS) $(ARGS)
+	@$(PIPELINE) compare
 
 .PHONY: lineage
 lineage: $(VENV)/.installed ## Follow a model back to its files, code and seed: MODEL=run
-	@$(PIPELINE) lineage $(OPTIONS) $(ARGS)
+	@$(PIPELINE) lineage
 
 .PHONY: reproduce
 reproduce: $(VENV)/.installed ## Run a run again and compare to the last digit: RUN=run
-	@$(PIPELINE) reproduce $(OPTIONS) $(ARGS)
+	@$(PIPELINE) reproduce
 
 .PHONY: register
 register: $(VENV)/.installed ## Register a bundle in MLflow: MODEL=run ALIAS=champion
-	@$(PIPELINE) register $(OPTIONS) $(ARGS)
+	@$(PIPELINE) register
 
 .PHONY: promote
 promote: $(VENV)/.installed ## Make the challenger champion, if it is better beyond its interval
-	@$(PIPELINE) promote $(OPTIONS) $(ARGS)
+	@$(PIPELINE) promote
 
 .PHONY: doctor
 doctor: $(VENV)/.installed ## Find what is left behind or damaged; ARGS="fix=true" cleans
-	@$(PIPELINE) doctor $(ARGS)
+	@$(PIPELINE) doctor
 
 .PHONY: pipeline
 pipeline: $(VENV)/.installed ## Raw text to registered models, what is not there yet: TASKS="classify qa"
-	@$(PIPELINE) pipeline $(tasks) $(OPTIONS) $(ARGS)
+	@$(PIPELINE) pipeline
 
 .PHONY: why
 why: $(VENV)/.installed ## Why a step of the pipeline would run again: STAGE=finetune-qa
-	@$(PIPELINE) why $(call option,step=STAGE) $(tasks) $(OPTIONS) $(ARGS)
+	@$(PIPELINE) why
 
 .PHONY: sweep
 sweep: $(VENV)/.installed ## Try many settings: STAGE=pretrain ARGS="optimizer.lr=1e-3,4e-3"
-	@$(PIPELINE) sweep $(call option,sweep.stage=STAGE) $(OPTIONS) $(ranges)
+	@$(PIPELINE) sweep
 
 .PHONY: show-config
 show-config: $(VENV)/.installed ## Print the whole configuration that pretrain would use
-	@$(PIPELINE) show-config $(OPTIONS) $(ARGS)
+	@$(PIPELINE) show-config
 
 .PHONY: show-data
 show-data: $(VENV)/.installed ## Print a training row as text, ids, mask and labels
-	@$(PIPELINE) show-data $(OPTIONS) $(ARGS)
+	@$(PIPELINE) show-data
 
 .PHONY: sync
 sync: $(VENV)/.installed ## Send to MLflow what its server missed while it was away
-	@$(PIPELINE) sync $(ARGS)
+	@$(PIPELINE) sync
 
 .PHONY: ui
 ui: $(VENV)/.installed ## Open MLflow on this machine: http://127.0.0.1:5000, or PORT=5001
-	@$(PIPELINE) ui $(if $(PORT),$(call quote,port=$(PORT))) $(ARGS)
+	@$(PIPELINE) ui
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint and types

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from omegaconf import DictConfig
 
 from datamodules.packing import pack
 from datamodules.tokenizer import Tokenizer
 from pipeline import build
+from pipeline.plain import Config
 from pipeline.tasks.base import PretrainingTask
 
 #: Batches of rows; after these they come again in another order.
@@ -62,7 +62,7 @@ def make_rows(
     return SyntheticRows(np.concatenate(ids), np.concatenate(segment_ids))
 
 
-def make_tokenizer(config: DictConfig) -> Tokenizer:
+def make_tokenizer(config: Config) -> Tokenizer:
     """A tokenizer of the kind and size that is configured, trained on made-up words."""
     random = Random(0)
     n_words = WORDS_PER_TOKEN * config.tokenizer.get("vocab_size", 1)

@@ -24,7 +24,8 @@ from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.steps import ends_optimizer_step
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import compose, to_plain
+from pipeline.config import compose
+from pipeline.plain import to_plain
 from pipeline.progress import ProgressBar
 from pipeline.tracking import Run
 from pipeline.tracking.logger import TrackingLogger

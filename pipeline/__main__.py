@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage or command; returns the exit code."""
     try:
         with _signals_raise():
+            if arguments is None:
+                sys.argv[1:] = arguments = _typed(sys.argv[1:])
             parsed = _parser().parse_args(arguments)
             return _dispatch(parsed.stage, parsed.overrides, as_json=parsed.json)
     except BrokenPipeError:
@@ -69,6 +71,13 @@ def _disk_problem(error: OSError) -> str:
     )
 
 
+def _typed(arguments: Sequence[str]) -> list[str]:
+    """The whole command line, with what make hands over beside it: it is recorded, and run again by ranks."""
+    from pipeline.variables import with_variables
+
+    return with_variables(arguments, os.environ)
+
+
 def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
     from pipeline.config import compose
 
@@ -93,15 +102,14 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
 def _show_config(overrides: Sequence[str]) -> int:
     """Print the configuration of a stage, defaults too: `stage=NAME`, or pretrain."""
-    from omegaconf import OmegaConf
-
     from pipeline.config import compose
+    from pipeline.files import to_yaml
     from pipeline.settings import with_defaults
 
     stages = [override.removeprefix("stage=") for override in overrides if override.startswith("stage=")]
     others = [override for override in overrides if not override.startswith("stage=")]
     config = compose(stages[-1] if stages else "pretrain", others)
-    print(OmegaConf.to_yaml(OmegaConf.create(with_defaults(config))), end="")
+    print(to_yaml(with_defaults(config)), end="")
     return 0
 
 

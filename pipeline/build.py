@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
 
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
@@ -28,8 +27,9 @@ from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline.config import target_of, to_plain
+from pipeline.config import target_of
 from pipeline.errors import CacheError, ConfigError, TokenizerError, UserError
+from pipeline.plain import Config, to_plain
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions
@@ -68,7 +68,7 @@ def construct(node: Any, **late: Any) -> Any:
         raise
 
 
-def pretraining_task(config: DictConfig) -> PretrainingTask:
+def pretraining_task(config: Config) -> PretrainingTask:
     """The task of a stage that reads raw text.
 
     Raises:
@@ -84,7 +84,7 @@ def pretraining_task(config: DictConfig) -> PretrainingTask:
     return task  # type: ignore[no-any-return]
 
 
-def finetuning_task(config: DictConfig) -> FinetuneTask:
+def finetuning_task(config: Config) -> FinetuneTask:
     """The task of a stage that reads labelled rows.
 
     Raises:
@@ -108,7 +108,7 @@ def to_node(thing: Any) -> dict[str, Any]:
     return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **given}
 
 
-def check_values(config: DictConfig) -> None:
+def check_values(config: Config) -> None:
     """Build all that costs nothing, so that impossible values are known before any data is read.
 
     Raises:
@@ -122,7 +122,7 @@ def check_values(config: DictConfig) -> None:
         check_model(config)
 
 
-def check_model(config: DictConfig) -> None:
+def check_model(config: Config) -> None:
     """Build the model without memory, so that impossible sizes are known before any data is read.
 
     Raises:
@@ -141,7 +141,7 @@ def check_model(config: DictConfig) -> None:
             build_head(to_plain(config.model.head), backbone)
 
 
-def load_corpus(config: DictConfig, columns: Columns = TEXT_ONLY) -> tuple[Corpus, dict[str, int]]:
+def load_corpus(config: Config, columns: Columns = TEXT_ONLY) -> tuple[Corpus, dict[str, int]]:
     """Read and clean the corpus; also the counts of what cleaning did."""
     corpus: Corpus = construct(config.data).load(columns)
     cleaner: Cleaner = construct(config.cleaning)
@@ -167,7 +167,7 @@ def optimum_bits_per_byte(corpus: Corpus) -> float | None:
 
 
 def build_tokenizer(
-    config: DictConfig, corpus: Corpus, text: Iterable[str] | None = None, *, columns: Sequence[str] = (TEXT,)
+    config: Config, corpus: Corpus, text: Iterable[str] | None = None, *, columns: Sequence[str] = (TEXT,)
 ) -> Tokenizer:
     """The tokenizer trained on the corpus: from the cache where these inputs have been seen, or now.
 
@@ -198,7 +198,7 @@ def build_tokenizer(
 
 
 def build_rows(
-    config: DictConfig, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
+    config: Config, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
 ) -> tuple[cache.TokenRows, cache.TokenRows]:
     """Training and validation rows of tokens, from the cache where these inputs have been seen.
 
@@ -212,7 +212,7 @@ def build_rows(
 
 
 def build_validation_rows(
-    config: DictConfig, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
+    config: Config, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
 ) -> cache.TokenRows:
     """Validation rows of tokens, at most `trainer.val_rows`."""
     return _rows(
@@ -280,7 +280,7 @@ def head_node(head: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, 
 
 
 def _rows(
-    config: DictConfig,
+    config: Config,
     corpus: Corpus,
     split: str,
     tokenizer: Tokenizer,

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
@@ -31,6 +30,7 @@ from modules.model import Model
 from pipeline import build
 from pipeline.config import target_of
 from pipeline.errors import BundleError, ConfigError
+from pipeline.files import read_yaml, to_yaml
 
 DONE = "DONE"
 FILES = (
@@ -86,7 +86,7 @@ def save_bundle(
         _write_json(draft / "model.json", model_config)
         tokenizer.save(draft / "tokenizer.json")
         _write_json(draft / "task.json", task_config)
-        (draft / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         _write_json(draft / "provenance.json", provenance)
         _write_json(draft / "metrics.json", metrics)
         hashes = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
@@ -166,7 +166,7 @@ def parent_of(start: Bundle | None) -> dict[str, Any] | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the run that wrote the bundle."""
-    return OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))  # type: ignore[return-value]
+    return read_yaml(folder / "config.yaml")  # type: ignore[no-any-return]
 
 
 def read_done(folder: Path) -> dict[str, str]:

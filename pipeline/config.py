@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 import hydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.grammar import read_overrides
+from pipeline.grammar import read_overrides, without_interpolation
+from pipeline.plain import Config, to_plain
 from pipeline.suggestions import suggest, suggest_key
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -92,7 +93,7 @@ class Root:
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
 
 
-def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
+def compose(stage: str, overrides: Sequence[str]) -> Config:
     """Compose and check the configuration of `stage`; the result is resolved and read-only.
 
     Raises:
@@ -103,7 +104,7 @@ def compose(stage: str, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
+def compose_unchecked(stage: str, overrides: Sequence[str]) -> Config:
     """The same without the check against signatures, which imports all that is configured: seconds.
 
     Raises:
@@ -114,7 +115,7 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> DictConfig:
     return _compose(stage, parsed)
 
 
-def _compose(stage: str, overrides: Sequence[Override]) -> DictConfig:
+def _compose(stage: str, overrides: Sequence[Override]) -> Config:
     """What Hydra makes of overrides, without what the stage does not read."""
     forced = [_forced(override) for override in overrides]
     try:
@@ -124,22 +125,15 @@ def _compose(stage: str, overrides: Sequence[Override]) -> DictConfig:
             group: choice for group, choice in config.hydra.runtime.choices.items() if "/" not in group
         }
         config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        config.choices = choices
-        OmegaConf.resolve(config)
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(
             _first_line(error), "a configuration that composes", "see `make show-config`"
         ) from error
-    _check_top(config)
-    for name in [key for key in config if key not in ("stage", "choices", *config.stage.uses)]:
-        del config[name]
-    OmegaConf.set_readonly(config, True)
-    return config
-
-
-def to_plain(config: Any) -> Any:
-    """The node as plain dicts, lists and scalars."""
-    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    plain["choices"] = choices
+    _check_top(plain)
+    kept = ("stage", "choices", *plain["stage"]["uses"])
+    return Config({key: value for key, value in plain.items() if key in kept})
 
 
 def groups() -> dict[str, list[str]]:
@@ -208,7 +202,7 @@ def _check_start(stage: str, overrides: Sequence[Override]) -> None:
             )
 
 
-def check(config: DictConfig) -> None:
+def check(config: Config) -> None:
     """Check every node of a composed configuration against the signature of what it builds."""
     plain = to_plain(config)
     everywhere = _every_key(plain)
@@ -241,10 +235,10 @@ def _every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield key
 
 
-def _check_top(config: DictConfig) -> None:
+def _check_top(config: Mapping[str, Any]) -> None:
     """A key that no group and no scalar has: misspelt in a yaml file."""
     known = [*groups(), "choices", "cleaning", "freezing", "sweep", *(name for name in _parameters(Root))]
-    for key in map(str, config):
+    for key in config:
         if key not in known:
             raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", suggest(key, known))
 
@@ -326,7 +320,7 @@ def _parameters(owner: Any) -> dict[str, tuple[Any, bool]]:
 
 def _forced(override: Override) -> str:
     """The override such that a key absent from yaml may be set: the checker, not Hydra, judges keys."""
-    line = str(override.input_line)
+    line = without_interpolation(override)
     is_group = override.key_or_group in groups()
     return line if is_group or line[0] in "+~" else f"++{line}"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from datamodules.corpus import Columns
 from pipeline import build, report
 from pipeline.bundle import TRUSTED, Bundle, load_bundle
-from pipeline.config import target_of, to_plain
+from pipeline.config import target_of
 from pipeline.errors import BundleError, ConfigError
 from pipeline.find import Kind, any_kind, find_bundle
+from pipeline.plain import Config, to_plain
 from pipeline.runs import RunFolder
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask
@@ -24,7 +24,7 @@ from pipeline.tasks.finetuning import FinetuneTask
 ANSWERING = ("predict", "try")
 
 
-def load_asked(config: DictConfig) -> Bundle:
+def load_asked(config: Config) -> Bundle:
     """The bundle that the command names: by default the newest that can do what it asks; on its device.
 
     Raises:
@@ -84,7 +84,7 @@ def _kind_for(prompts: Sequence[str], run: RunFolder) -> Kind:
     return Kind(rank=int(fills != wanted), title="it fills gaps" if fills else "it fills no gaps")
 
 
-def asked_task(config: DictConfig, bundle: Bundle) -> FinetuneTask:
+def asked_task(config: Config, bundle: Bundle) -> FinetuneTask:
     """The bundle's task, with the options that the command gives.
 
     Raises:

@@ -31,7 +31,25 @@ def read_overrides(words: Sequence[str], *, expected: str = "key=value") -> list
 
 def quoted(text: str) -> str:
     """A text as a value that stands for itself, whatever is in it."""
-    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def without_interpolation(override: Override) -> str:
+    """The override as a word for Hydra. What was typed is text: only our own yaml refers to other keys."""
+    word = str(override.input_line)
+    if "${" not in word:
+        return word
+    key = word.partition("=")[0]
+    return f"{key}={typed(_escaped(override.value()))}"
+
+
+def _escaped(value: Any) -> Any:
+    """The value with each text such that OmegaConf reads it as it is."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _escaped(one) for key, one in value.items()}
+    return [_escaped(one) for one in value] if isinstance(value, list) else value
 
 
 def typed(value: Any) -> str:
@@ -46,11 +64,11 @@ def typed(value: Any) -> str:
 
 
 def as_args(words: Sequence[str]) -> str:
-    """Words as the ARGS of a `make` command: within double quotes of a shell; make reads $ as its own."""
+    """Words as the ARGS of a `make` command: within double quotes of a shell."""
     text = shlex.join(words)
-    for letter in '\\"`':
+    for letter in '\\"`$':
         text = text.replace(letter, f"\\{letter}")
-    return 'ARGS="' + text.replace("$", "\\$\\$") + '"'
+    return f'ARGS="{text}"'
 
 
 def _read(word: str, expected: str) -> Override:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from omegaconf import OmegaConf
-
 from pipeline import bundle
 from pipeline.errors import BundleError, ConfigError, TrackingError
 from pipeline.find import LATEST, find_bundle, newest_bundle
@@ -158,8 +156,7 @@ def name_for(task: str) -> str:
 
 
 def _task(folder: Path) -> str:
-    config = OmegaConf.load(folder / "config.yaml")
-    return str(config.choices.task)
+    return str(bundle.read_config(folder)["choices"]["task"])
 
 
 def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, experiment: str) -> str:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from pipeline import bundle
 from pipeline.compare.facts import read_measurement
-from pipeline.config import check, to_plain
+from pipeline.config import check
 from pipeline.errors import RunError
 from pipeline.evaluation import EVALUATION, recorded
+from pipeline.files import read_yaml
+from pipeline.plain import Config
 from pipeline.runs import MAX_NAME_LENGTH, RunFolder, list_runs, made_bundle
 
 #: Metrics of the machine, not of the model.
@@ -54,7 +54,7 @@ def _left_numbers(run: RunFolder) -> bool:
     return there and run.record.status == "FINISHED"
 
 
-def recorded_config(run: RunFolder) -> DictConfig:
+def recorded_config(run: RunFolder) -> Config:
     """The configuration of the run, for another run of another name.
 
     Raises:
@@ -63,7 +63,7 @@ def recorded_config(run: RunFolder) -> DictConfig:
     """
     file = run.path / "config.yaml"
     try:
-        plain = to_plain(OmegaConf.load(file))
+        plain = read_yaml(file)
     except (OSError, ValueError) as error:
         raise RunError(
             f"{file} cannot be read ({error})", "the configuration that the run wrote", "name another run"
@@ -74,9 +74,8 @@ def recorded_config(run: RunFolder) -> DictConfig:
         changed["resume"] = False
     if "pipeline_id" in plain:
         changed["pipeline_id"] = None  # it is no step of that pipeline
-    config = OmegaConf.create(changed)
+    config = Config(changed)
     check(config)
-    OmegaConf.set_readonly(config, True)
     return config
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle, processes
-from pipeline.config import to_plain
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
+from pipeline.files import read_yaml, to_yaml, write_whole
+from pipeline.plain import Config, select
 from pipeline.run_folder import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
 from pipeline.settings import config_hash, with_defaults
 
@@ -64,7 +64,7 @@ FIXED = (
 
 @contextmanager
 def open_run(
-    config: DictConfig,
+    config: Config,
     *,
     label: str,
     inputs: Mapping[str, str] | None = None,
@@ -91,7 +91,7 @@ def open_run(
     run = found
     with _locked(run):
         try:
-            OmegaConf.save(OmegaConf.create(with_defaults(config)), run.path / "config.yaml")
+            write_whole(run.path / "config.yaml", to_yaml(with_defaults(config)))
             run.write(
                 status="RUNNING",
                 config_hash=config_hash(config, without=NOT_IDENTITY),
@@ -110,9 +110,9 @@ def open_run(
             raise
 
 
-def _sweep_of(config: DictConfig) -> str | None:
+def _sweep_of(config: Config) -> str | None:
     """The sweep that the run is a trial of, which tells its trials so by a tag."""
-    tags: Mapping[str, str] = OmegaConf.select(config, "tracking.tags") or {}
+    tags: Mapping[str, str] = select(config, "tracking.tags") or {}
     return tags.get(SWEEP_TAG)
 
 
@@ -140,7 +140,7 @@ def made_bundle(run: RunFolder) -> bool:
     return f"bundles/best/{bundle.DONE}" in (run.record.made or {})
 
 
-def _create(config: DictConfig, runs_dir: Path, label: str) -> RunFolder:
+def _create(config: Config, runs_dir: Path, label: str) -> RunFolder:
     now = datetime.now().astimezone()
     name = _checked(config.name) if config.name else f"{label}-{now:%m%d-%H%M%S}".replace("/", "-")
     record = RunRecord(
@@ -204,7 +204,7 @@ def _unused(runs_dir: Path, name: str) -> Path:
     raise FileExistsError(0, f"1000 runs are called {name}")
 
 
-def _find_unfinished(config: DictConfig, runs_dir: Path, resume: bool | str) -> RunFolder:
+def _find_unfinished(config: Config, runs_dir: Path, resume: bool | str) -> RunFolder:
     """The run to go on with: the one of that name, or the newest of this configuration."""
     wanted = config_hash(config, without=NOT_IDENTITY)
     runs = [run for run in list_runs(runs_dir) if run.record.stage == config.stage.name]
@@ -232,12 +232,12 @@ def _find_unfinished(config: DictConfig, runs_dir: Path, resume: bool | str) -> 
     return RunFolder(run.path, run.record, resumed=True)
 
 
-def _check_fixed(config: DictConfig, run: RunFolder) -> None:
+def _check_fixed(config: Config, run: RunFolder) -> None:
     """Refuse to resume a run with another model or other data: its checkpoint would not fit."""
-    recorded = OmegaConf.create(to_plain(OmegaConf.load(run.path / "config.yaml")))
-    began, asked = (OmegaConf.create(with_defaults(each)) for each in (recorded, config))
+    recorded = Config(read_yaml(run.path / "config.yaml"))
+    began, asked = (with_defaults(each) for each in (recorded, config))
     for key in FIXED:
-        before, now = (to_plain(OmegaConf.select(each, key)) for each in (began, asked))
+        before, now = select(began, key), select(asked, key)
         if before != now:
             raise RunError(
                 f"{run.path} began with {key}={_brief(before)}, not {_brief(now)}",

@@ -8,15 +8,14 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from omegaconf import DictConfig
-
-from pipeline.config import target_of, to_plain
+from pipeline.config import target_of
+from pipeline.plain import Config, to_plain
 
 #: The options of the trainer that stages read which train nothing.
 READ_WITHOUT_TRAINING = ("_target_", "batch_size", "precision", "accelerator", "val_rows")
 
 
-def with_defaults(config: DictConfig) -> dict[str, Any]:
+def with_defaults(config: Config) -> dict[str, Any]:
     """The whole configuration as plain containers: what is left out stands there with its default.
 
     It is the same whether a default is typed or not, and stays what it was when the code's default changes.
@@ -31,7 +30,7 @@ def with_defaults(config: DictConfig) -> dict[str, Any]:
     return {key: value if key in from_bundle else filled(value, key) for key, value in plain.items()}
 
 
-def config_hash(config: DictConfig, *, without: Iterable[str] = ()) -> str:
+def config_hash(config: Config, *, without: Iterable[str] = ()) -> str:
     """Sha256 of the configuration with its defaults as canonical JSON, less the keys in `without`."""
     kept = {key: value for key, value in with_defaults(config).items() if key not in set(without)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from modules.transformer import EncoderDecoder, Transformer
 from pipeline import build, report
 from pipeline.bundle import Bundle, load_bundle
-from pipeline.config import BUNDLE_KEYS, NOTHING, target_of, to_plain
+from pipeline.config import BUNDLE_KEYS, NOTHING, target_of
 from pipeline.errors import BundleError, ConfigError
 from pipeline.find import LATEST, Kind, find_bundle, newest_bundle
+from pipeline.plain import Config, to_plain
 from pipeline.runs import RunFolder
 from pipeline.tasks.finetuning import FinetuneTask
 
@@ -66,7 +66,7 @@ def _kind(
     return Kind(rank=rank, title=_article(kind.__name__))
 
 
-def load_start(config: DictConfig, folder: Path) -> Bundle:
+def load_start(config: Config, folder: Path) -> Bundle:
     """The bundle to start from, with the dropout that the configuration asks for, if it does.
 
     Raises:
@@ -86,7 +86,7 @@ def load_start(config: DictConfig, folder: Path) -> Bundle:
     return _rebuilt(start, _dropped(start.model_config, config.dropout))
 
 
-def check_new_backbone(config: DictConfig, task: FinetuneTask) -> None:
+def check_new_backbone(config: Config, task: FinetuneTask) -> None:
     """Refuse an arrangement that cannot serve a task from nothing.
 
     Raises:
@@ -155,7 +155,7 @@ def _dropped(model: Mapping[str, Any], dropout: float) -> dict[str, Any]:
     return {**model, "backbone": {**model["backbone"], "layer": layer}}
 
 
-def with_bundle(config: DictConfig, start: Bundle) -> DictConfig:
+def with_bundle(config: Config, start: Bundle) -> Config:
     """The configuration with the bundle's model and tokenizer for its own, and with the bundle's folder.
 
     What is recorded is true, and a run is resumed from no other bundle than its own, whatever is the newest.
@@ -163,33 +163,27 @@ def with_bundle(config: DictConfig, start: Bundle) -> DictConfig:
     theirs = {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
     choices = {key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS}
     plain = {**to_plain(config), **theirs, "model": start.model_config, "init_from": str(start.folder)}
-    return _frozen({**plain, "choices": {**plain["choices"], **choices}})
+    return Config({**plain, "choices": {**plain["choices"], **choices}})
 
 
-def for_nothing(config: DictConfig, options: Mapping[str, Any]) -> DictConfig:
+def for_nothing(config: Config, options: Mapping[str, Any]) -> Config:
     """The configuration of a start from nothing: its backbone has the options, and `dropout` if given."""
     plain = to_plain(config)
     model = {**plain["model"], "backbone": {**plain["model"]["backbone"], **options}}
     if config.dropout is not None:
         model = _dropped(model, config.dropout)
-    return _frozen({**plain, "model": model})
+    return Config({**plain, "model": model})
 
 
-def with_measured(config: DictConfig, folder: Path) -> DictConfig:
+def with_measured(config: Config, folder: Path) -> Config:
     """The configuration with the folder of the bundle that is read: `latest` is another one later."""
-    return _frozen({**to_plain(config), "bundle": str(folder)})
+    return Config({**to_plain(config), "bundle": str(folder)})
 
 
-def with_head(config: DictConfig, head: Mapping[str, Any]) -> DictConfig:
+def with_head(config: Config, head: Mapping[str, Any]) -> Config:
     """The configuration with a task's own head in place of the one that its backbone was pretrained with."""
     plain = to_plain(config)
-    return _frozen({**plain, "model": {**plain["model"], "head": dict(head)}})
-
-
-def _frozen(plain: Mapping[str, Any]) -> DictConfig:
-    made = OmegaConf.create(dict(plain))
-    OmegaConf.set_readonly(made, True)
-    return made
+    return Config({**plain, "model": {**plain["model"], "head": dict(head)}})
 
 
 def describe_start(start: Bundle | None, spec: str | None) -> str:
@@ -202,7 +196,7 @@ def describe_start(start: Bundle | None, spec: str | None) -> str:
     return f"{report.short(start.folder)} ({why})"
 
 
-def load_same_arrangement(config: DictConfig) -> Bundle:
+def load_same_arrangement(config: Config) -> Bundle:
     """The bundle that continued pretraining starts from.
 
     Raises:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from omegaconf import DictConfig
 
 from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
@@ -26,6 +25,7 @@ from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
 from pipeline.errors import RunInterrupted
+from pipeline.plain import Config
 from pipeline.plan.ties import pipeline_tag
 from pipeline.progress import ProgressBar
 from pipeline.runs import NOT_IDENTITY, RunFolder
@@ -76,7 +76,7 @@ class BundleParts:
     provenance: Mapping[str, Any]
 
 
-def track(config: DictConfig, run: RunFolder, **tags: str) -> Run:
+def track(config: Config, run: RunFolder, **tags: str) -> Run:
     """Begin to record the run, or go on with its record."""
     card = RunCard(
         stage=config.stage.name,
@@ -92,7 +92,7 @@ def track(config: DictConfig, run: RunFolder, **tags: str) -> Run:
 
 
 def train(
-    config: DictConfig, options: TrainerOptions, training: Training, run: RunFolder, tracked: Run
+    config: Config, options: TrainerOptions, training: Training, run: RunFolder, tracked: Run
 ) -> Checkpoints:
     """Fit; what came of it lies in the checkpoints. Of several processes only the first one goes on.
 
@@ -129,7 +129,7 @@ def train(
 
 
 def _callbacks(
-    config: DictConfig, options: TrainerOptions, training: Training, checkpoints: Checkpoints
+    config: Config, options: TrainerOptions, training: Training, checkpoints: Checkpoints
 ) -> list[Callback]:
     budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
     return [
@@ -171,7 +171,7 @@ def load_weights(model: Model, checkpoint: Path) -> int:
 
 
 def export(
-    config: DictConfig,
+    config: Config,
     run: RunFolder,
     tracked: Run,
     checkpoints: Checkpoints,
@@ -208,7 +208,7 @@ def export(
     return load_bundle(run.bundles / "best")
 
 
-def _origin(config: DictConfig, run: RunFolder, tracked: Run) -> dict[str, Any]:
+def _origin(config: Config, run: RunFolder, tracked: Run) -> dict[str, Any]:
     """Which run made a bundle, and of what: enough to make it again."""
     return {
         "run": run.name,

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from pipeline.config import to_plain
+from pipeline.files import read_yaml
 from pipeline.tracking.describe import result_table, without_ends
 from pipeline.tracking.models import record_bundle
 from pipeline.tracking.options import Store
@@ -48,7 +46,7 @@ def _record(folder: Path, redactor: Redactor) -> dict[str, Any]:
         json.loads((folder / name).read_text(encoding="utf-8"))
         for name in ("metrics.json", "provenance.json")
     )
-    config = redactor.value("", to_plain(OmegaConf.load(folder / "config.yaml")))
+    config = redactor.value("", read_yaml(folder / "config.yaml"))
     return {
         "folder": str(folder.absolute()),
         "name": folder.name,

@@ -1,10 +1,14 @@
 """What the repository's Makefile would run, asked of `make` itself."""
 
+import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from pipeline.variables import with_variables
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +53,19 @@ def dry_run(words: Sequence[str]) -> list[list[str]]:
     return [shlex.split(line) for line in done.stdout.splitlines() if line]
 
 
+#: In the place of `python -m pipeline`: what it is called with, and what the Makefile hands over.
+RECORDER = (
+    f"PIPELINE='{sys.executable}' -S -c "
+    "'import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))' --typed"
+)
+
+
 def pipeline_words(words: Sequence[str]) -> list[str] | None:
-    """The stage and the overrides that `make WORDS` gives to `python -m pipeline`, or None."""
+    """The stage and the overrides that `make WORDS` gives to the pipeline, or None; make really runs it."""
     (last, *_) = reversed(dry_run(words))
-    return last[3:] if last[1:3] == ["-m", "pipeline"] else None
+    if last[1:3] != ["-m", "pipeline"]:
+        return None
+    done = call_make(RECORDER, *words)
+    assert done.returncode == 0, done.stderr
+    arguments, environ = json.loads(done.stdout)
+    return with_variables(arguments, environ)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-from omegaconf import DictConfig
 
 from datamodules.corpus import Columns
 from datamodules.storyworld import StoryWorld
@@ -25,6 +24,7 @@ from pipeline import build
 from pipeline.__main__ import main
 from pipeline.config import compose, groups
 from pipeline.errors import ConfigError
+from pipeline.plain import Config
 from pipeline.plan.request import check_words
 from pipeline.stages import OVER_STAGES
 from pipeline.sweep.command import read_request
@@ -91,7 +91,7 @@ def make_commands() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def composed(stage: str, overrides: Sequence[str]) -> DictConfig:
+def composed(stage: str, overrides: Sequence[str]) -> Config:
     if stage == "sweep":
         return read_request(overrides).config
     if stage in OVER_STAGES:
@@ -318,12 +318,12 @@ def test_no_part_is_left_to_be_written(document: str) -> None:
     assert re.findall(r"\b\w+_PLACEHOLDER\b|\bTODO\b|\bTBD\b", TEXTS[document]) == []
 
 
-def needs_other_data(config: DictConfig) -> bool:
+def needs_other_data(config: Config) -> bool:
     """Whether the corpus has to be fetched from the hub."""
     return str(config.data._target_).rpartition(".")[2] in ("Hub", "Mirror")
 
 
-def write_example_files(config: DictConfig, texts: Sequence[str]) -> None:
+def write_example_files(config: Config, texts: Sequence[str]) -> None:
     """The user's files that an example names, if they are not there."""
     for name in filter(None, (config.data.train, config.data.validation)):
         rows = texts[: len(texts) // 10] if name == config.data.validation else texts[len(texts) // 10 :]
@@ -337,7 +337,7 @@ def write_example_files(config: DictConfig, texts: Sequence[str]) -> None:
             )
 
 
-def write_input(config: DictConfig) -> None:
+def write_input(config: Config) -> None:
     """The rows that `predict` shall answer, under the names that the example gives their columns."""
     overrides = [f"task={config.choices.task}", *FEW_LABELLED]
     task = finetuning_tasks()[config.choices.task]
@@ -365,7 +365,7 @@ FEW = ("data.n_train_rows=2000", "data.n_validation_rows=50")
 FEW_LABELLED = ("data.n_train_rows=300", "data.n_validation_rows=8", "data.n_test_rows=8")
 
 
-def quick(stage: str, config: DictConfig) -> Iterator[str]:
+def quick(stage: str, config: Config) -> Iterator[str]:
     """Overrides that make a stage short, of those that it takes."""
     takes = config.stage.uses
     if "debug" in takes:

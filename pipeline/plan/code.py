@@ -20,7 +20,7 @@ ROOMS = ("datamodules", "modules", "pipeline")
 #: configuration, which counts as it comes out.
 WITHOUT_EFFECT = (
     *("datamodules.errors", "modules.interpret", "pipeline.attention_picture", "pipeline.config"),
-    *("pipeline.errors", "pipeline.plan", "pipeline.progress"),
+    *("pipeline.errors", "pipeline.plain", "pipeline.plan", "pipeline.progress"),
     *("pipeline.report", "pipeline.run_folder", "pipeline.runs", "pipeline.settings"),
     *("pipeline.stages.result", "pipeline.tracking"),
 )

@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from datamodules.cache import cache_key
 from pipeline import build, bundle
-from pipeline.config import BUNDLE_KEYS, to_plain
+from pipeline.config import BUNDLE_KEYS
+from pipeline.plain import Config, to_plain
 from pipeline.plan.code import code_of, targets_in, versions
 from pipeline.runs import NOT_IDENTITY
 from pipeline.stages import STAGES
@@ -31,7 +30,7 @@ ROWS, BUNDLE, MODEL = "rows", "bundle", "registered model"
 _NAMES = ("init_from", "stage")
 
 
-def inputs_of(config: DictConfig, *, used: Path | None = None) -> dict[str, str]:
+def inputs_of(config: Config, *, used: Path | None = None) -> dict[str, str]:
     """The inputs of the stage that `config` was composed for.
 
     Args:
@@ -45,7 +44,7 @@ def inputs_of(config: DictConfig, *, used: Path | None = None) -> dict[str, str]
     return {**cheap_inputs(config, used=used), **_rows(config)}
 
 
-def cheap_inputs(config: DictConfig, *, used: Path | None = None) -> dict[str, str]:
+def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
     """The inputs less the identity of the corpus, for which its files are read."""
     plain = to_plain(config)
     roots = [STAGES[config.stage.name].partition(":")[0], *targets_in(plain)]
@@ -90,7 +89,7 @@ def _place(name: str) -> tuple[int, str]:
     return (1 if name in (ROWS, BUNDLE) else last), name
 
 
-def _rows(config: DictConfig) -> dict[str, str]:
+def _rows(config: Config) -> dict[str, str]:
     return {ROWS: str(build.construct(config.data).identity())} if "data" in config else {}
 
 

@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline import build
 from pipeline.config import compose, compose_unchecked, keys_used
 from pipeline.errors import ConfigError
+from pipeline.plain import Config
 from pipeline.plan.overrides import Override
 from pipeline.plan.steps import REGISTER, TASKS, Step, plan
 from pipeline.tracking import TrackingOptions
@@ -26,9 +25,9 @@ class Request:
         without_registry: whether registrations are left out, because nothing is tracked.
     """
 
-    own: DictConfig
+    own: Config
     steps: list[Step]
-    configs: dict[str, DictConfig]
+    configs: dict[str, Config]
     without_registry: bool
 
     @property
@@ -106,9 +105,9 @@ def _named(step: Step) -> Iterator[None]:
         raise ConfigError(f"{step.name}: {error.problem}", error.expected, error.remedy) from error
 
 
-def _composed(steps: Sequence[Step]) -> dict[str, DictConfig]:
+def _composed(steps: Sequence[Step]) -> dict[str, Config]:
     """The same words give the same configuration: composing takes a tenth of a second."""
-    known: dict[tuple[str, tuple[str, ...]], DictConfig] = {}
+    known: dict[tuple[str, tuple[str, ...]], Config] = {}
     for step in steps:
         if (key := (step.stage, step.words)) not in known:
             with _named(step):

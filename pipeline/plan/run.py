@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from omegaconf import DictConfig
-
 from pipeline import build, report
 from pipeline.config import keys_used
 from pipeline.errors import RunError, RunInterrupted
 from pipeline.grammar import quoted
+from pipeline.plain import Config
 from pipeline.plan.execution import StepProcess
 from pipeline.plan.finished import runs_of, unfinished_with, with_inputs
 from pipeline.plan.registrations import Registry
@@ -189,9 +188,7 @@ def _resumes(step: Step) -> bool:
     return "resume" in keys_used(step.stage)
 
 
-def _run_made(
-    step: Step, config: DictConfig, verdict: Verdict, request: Request, pipeline_id: str
-) -> RunFolder:
+def _run_made(step: Step, config: Config, verdict: Verdict, request: Request, pipeline_id: str) -> RunFolder:
     """The run that the step has just finished.
 
     Raises:

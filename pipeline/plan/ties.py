@@ -3,10 +3,9 @@
 import os
 from collections.abc import Iterable
 
-from omegaconf import DictConfig
-
 from pipeline import report
 from pipeline.errors import TrackingError
+from pipeline.plain import Config
 from pipeline.run_folder import RunFolder
 from pipeline.tracking import sync
 from pipeline.tracking.spool import POINTS, Spool, lane_file
@@ -14,7 +13,7 @@ from pipeline.tracking.spool import POINTS, Spool, lane_file
 PIPELINE_ID = "pipeline_id"
 
 
-def pipeline_tag(config: DictConfig) -> dict[str, str]:
+def pipeline_tag(config: Config) -> dict[str, str]:
     """The tag of a run that is a step of a pipeline; none for a run of its own."""
     pipeline_id = config.get(PIPELINE_ID)
     return {} if pipeline_id is None else {PIPELINE_ID: str(pipeline_id)}

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline import build, bundle
 from pipeline.config import check as check_signatures
+from pipeline.plain import Config
 from pipeline.plan.finished import damage, newest_finished, runs_of, with_inputs
 from pipeline.plan.inputs import (
     BUNDLE,
@@ -61,7 +60,7 @@ class Verdict:
 
 def judge(
     step: Step,
-    config: DictConfig,
+    config: Config,
     parent: Verdict | None,
     *,
     runs: Sequence[RunFolder],
@@ -105,7 +104,7 @@ def best_of(run: RunFolder) -> Path:
 
 
 def inputs_now(
-    step: Step, config: DictConfig, used: Path | None, candidates: Sequence[RunFolder]
+    step: Step, config: Config, used: Path | None, candidates: Sequence[RunFolder]
 ) -> dict[str, str]:
     """The step's inputs as they are now, with the bundle that it would read."""
     if used is not None and step.stage == REGISTER:
@@ -119,7 +118,7 @@ def inputs_now(
     return inputs_of(config, used=used)
 
 
-def _model_of(step: Step, config: DictConfig) -> str | None:
+def _model_of(step: Step, config: Config) -> str | None:
     return (config.model_name or name_for(step.task or "")) if "model_name" in config else None
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from omegaconf import DictConfig
-
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 
 __all__ = ["OVER_STAGES", "STAGES", "StageResult", "find_over_stages", "find_stage"]
@@ -38,7 +37,7 @@ OVER_STAGES = {
 }
 
 
-def find_stage(word: str) -> Callable[[DictConfig], StageResult]:
+def find_stage(word: str) -> Callable[[Config], StageResult]:
     """The function of a stage."""
     return _load(STAGES[word])  # type: ignore[no-any-return]
 

@@ -2,16 +2,15 @@
 
 import sys
 
-from omegaconf import DictConfig
-
 from datamodules.errors import DataError
 from pipeline import report
 from pipeline.finetuned import asked_task, load_asked
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
 
-def ask(config: DictConfig) -> StageResult:
+def ask(config: Config) -> StageResult:
     """Ask for a text, show the answer, and again, until the input ends (Ctrl-D) or `quit` is typed."""
     bundle = load_asked(config)
     task = asked_task(config, bundle)

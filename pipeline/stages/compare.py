@@ -5,8 +5,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline import build, report
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.facts import RunFacts, read_facts
@@ -16,6 +14,7 @@ from pipeline.compare.verdict import verdict
 from pipeline.compare.wording import metric_words, score_words
 from pipeline.errors import ConfigError
 from pipeline.output import check_writable, write_whole
+from pipeline.plain import Config
 from pipeline.runs import RunFolder, open_run
 from pipeline.settings import with_defaults
 from pipeline.stages.result import StageResult
@@ -26,7 +25,7 @@ from pipeline.tracking.spool import Progress
 PAGE = "compare.html"
 
 
-def compare(config: DictConfig) -> StageResult:
+def compare(config: Config) -> StageResult:
     """Judge the runs that are named, show them side by side, and keep the page.
 
     Raises:
@@ -56,9 +55,7 @@ def compare(config: DictConfig) -> StageResult:
     return StageResult(stage="compare", run_id=tracked.run_id, metrics=results, output=[str(page)])
 
 
-def _track(
-    config: DictConfig, run: RunFolder, comparison: Comparison, page: str
-) -> tuple[Run, dict[str, float]]:
+def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) -> tuple[Run, dict[str, float]]:
     """Record the page as a small run of its own, tied by tags to the runs that it is about."""
     card = RunCard(
         stage=config.stage.name,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -12,13 +11,14 @@ from pipeline import build, report
 from pipeline import doctor as checks
 from pipeline.doctor import Fact, Finding, Use
 from pipeline.errors import TrackingError
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 from pipeline.tracking.options import Store
 
 
-def doctor(config: DictConfig) -> StageResult:
+def doctor(config: Config) -> StageResult:
     """Show versions, hardware, disk and all findings; with `fix` mend those that can be mended."""
     options: TrackingOptions = build.construct(config.tracking)
     facts, machine = checks.versions(), checks.hardware()
@@ -33,9 +33,7 @@ def doctor(config: DictConfig) -> StageResult:
     return StageResult(stage="doctor", metrics={"found": float(len(findings)), "mended": float(n_mended)})
 
 
-def _find(
-    config: DictConfig, options: TrackingOptions, facts: list[Fact]
-) -> tuple[Store | None, list[Finding]]:
+def _find(config: Config, options: TrackingOptions, facts: list[Fact]) -> tuple[Store | None, list[Finding]]:
     """Where the store is, and every finding."""
     runs_dir, cache_dir = Path(config.runs_dir), Path(config.cache_dir)
     findings = [*checks.version_problems(facts), *checks.disk_problems(runs_dir, cache_dir, Path())]

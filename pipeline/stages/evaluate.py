@@ -1,7 +1,5 @@
 """Measure a bundle on the held-out rows of a corpus."""
 
-from omegaconf import DictConfig
-
 from datamodules.cache import cache_key
 from datamodules.corpus import TEXT_ONLY, Corpus
 from pipeline import build, report
@@ -15,6 +13,7 @@ from pipeline.evaluation import (
 )
 from pipeline.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
+from pipeline.plain import Config
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
@@ -28,7 +27,7 @@ from pipeline.training import track
 OPTIMUM = "optimum_bits_per_byte"
 
 
-def evaluate(config: DictConfig) -> StageResult:
+def evaluate(config: Config) -> StageResult:
     """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
     options: TrainerOptions = build.construct(config.trainer)
     bundle = load_asked(config)
@@ -64,7 +63,7 @@ def evaluate(config: DictConfig) -> StageResult:
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=metrics)
 
 
-def _about(config: DictConfig, bundle: Bundle, n_rows: int) -> str:
+def _about(config: Config, bundle: Bundle, n_rows: int) -> str:
     """What was measured on what, in Markdown."""
     model = f"{type(bundle.task).__name__} on {type(bundle.model.backbone).__name__}"
     made = f"run `{bundle.provenance['run']}`, step {bundle.provenance['step']:,}"
@@ -73,7 +72,7 @@ def _about(config: DictConfig, bundle: Bundle, n_rows: int) -> str:
 
 
 def _evaluate_task(
-    config: DictConfig, options: TrainerOptions, bundle: Bundle, run: RunFolder, tracked: Run
+    config: Config, options: TrainerOptions, bundle: Bundle, run: RunFolder, tracked: Run
 ) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
@@ -90,7 +89,7 @@ def _evaluate_task(
 
 
 def _evaluate_language_model(
-    config: DictConfig, options: TrainerOptions, bundle: Bundle, tracked: Run
+    config: Config, options: TrainerOptions, bundle: Bundle, tracked: Run
 ) -> tuple[LanguageEvaluation, dict[str, float]]:
     """Loss, perplexity, accuracy and bits per byte on the validation rows, and the least that can be."""
     corpus, cleaned = build.load_corpus(config, with_trained_names(TEXT_ONLY, bundle))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from datamodules.cache import cache_key
 from datamodules.corpus import Corpus
@@ -22,9 +21,9 @@ from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
-from pipeline.config import to_plain
 from pipeline.errors import DataError
 from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
+from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
 from pipeline.stages.finetune_summary import summarise
@@ -66,7 +65,7 @@ class Parts(Labelled):
     model_config: Mapping[str, Any]
 
 
-def finetune(config: DictConfig) -> StageResult:
+def finetune(config: Config) -> StageResult:
     """Train a task's head and the backbone of a bundle, or of nothing, on labelled rows."""
     options: TrainerOptions = build.construct(config.trainer)
     device = describe_device(options)
@@ -107,7 +106,7 @@ def finetune(config: DictConfig) -> StageResult:
     )
 
 
-def _head(config: DictConfig, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:
+def _head(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:
     """The node of the task's head, with what the present one has for it; no memory is taken."""
     with torch.device("meta"):
         nothing = partial(build.construct, config.model.backbone, vocab_size=1)
@@ -115,7 +114,7 @@ def _head(config: DictConfig, task: FinetuneTask, start: Bundle | None) -> dict[
     return build.head_node(task.head(backbone), to_plain(config.model.head))
 
 
-def read_labelled(config: DictConfig, task: FinetuneTask) -> Labelled:
+def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
     """Read the rows and check them all, before there is a run that could be left half done.
 
     Raises:
@@ -130,7 +129,7 @@ def read_labelled(config: DictConfig, task: FinetuneTask) -> Labelled:
     return Labelled(task=task, corpus=corpus, rows=rows)
 
 
-def _prepare(config: DictConfig, labelled: Labelled, start: Bundle | None, tracked: Run) -> Parts:
+def _prepare(config: Config, labelled: Labelled, start: Bundle | None, tracked: Run) -> Parts:
     """Everything up to the model, each step said as it is done."""
     task, corpus, rows = labelled.task, labelled.corpus, labelled.rows
     if start is not None:
@@ -171,7 +170,7 @@ def labelled_rows(corpus: Corpus) -> dict[str, list[Row]]:
 
 
 def _build_model(
-    config: DictConfig, task: FinetuneTask, corpus: Corpus, start: Bundle | None
+    config: Config, task: FinetuneTask, corpus: Corpus, start: Bundle | None
 ) -> tuple[Tokenizer, Model, dict[str, Any]]:
     """The bundle's backbone with the task's head, or a new model with a new tokenizer."""
     node = to_plain(config.model)
@@ -187,7 +186,7 @@ def _build_model(
     return tokenizer, model.train(), node
 
 
-def _new_tokenizer(config: DictConfig, task: FinetuneTask, corpus: Corpus) -> Tokenizer:
+def _new_tokenizer(config: Config, task: FinetuneTask, corpus: Corpus) -> Tokenizer:
     """One for all texts of the task, or one for what is read with one for what is written."""
     read, *written = (
         build.build_tokenizer(
@@ -204,7 +203,7 @@ def _features(
     return Features.of(feature for row in rows for feature in task.features(row, tokenizer, backbone))
 
 
-def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
+def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
     """What is trained, on what, and what is measured and shown on the way."""
     task, held_out = parts.task, parts.rows["validation"]
     data = FinetuneDataModule(

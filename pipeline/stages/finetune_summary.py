@@ -1,19 +1,16 @@
 """What a fine-tuning ends with: scores, answers beside the truth, and the gain over training from nothing."""
 
-from omegaconf import DictConfig
-
 from pipeline import report
 from pipeline.bundle import Bundle
 from pipeline.config import NOTHING
 from pipeline.evaluation import Evaluation
+from pipeline.plain import Config
 from pipeline.runs import RunFolder
 from pipeline.stages.gain import command_from_nothing, gain_over_nothing
 from pipeline.tracking import Run
 
 
-def summarise(
-    config: DictConfig, run: RunFolder, tracked: Run, bundle: Bundle, evaluation: Evaluation
-) -> None:
+def summarise(config: Config, run: RunFolder, tracked: Run, bundle: Bundle, evaluation: Evaluation) -> None:
     """Print the summary."""
     task = config.choices.task
     from_nothing = config.init_from == NOTHING

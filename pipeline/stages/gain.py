@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from pipeline.bundle import Bundle, is_finished
-from pipeline.config import NOTHING, compose_unchecked, keys_used, to_plain
+from pipeline.config import NOTHING, compose_unchecked, keys_used
 from pipeline.errors import ConfigError
 from pipeline.evaluation import Evaluation
+from pipeline.files import read_yaml
 from pipeline.grammar import as_args, typed
+from pipeline.plain import Config, select, to_plain
 from pipeline.runs import RunFolder, list_runs
 from pipeline.settings import with_defaults
 
@@ -24,9 +24,7 @@ UNSAID = (
 )
 
 
-def gain_over_nothing(
-    config: DictConfig, run: RunFolder, bundle: Bundle, evaluation: Evaluation
-) -> str | None:
+def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation: Evaluation) -> str | None:
     """The score beside that of the newest run that differs in its start alone, and began from nothing."""
     for other in list_runs(run.path.parent):
         if other.name == run.name or not other.is_of(STAGE, config.choices.task):
@@ -39,7 +37,7 @@ def gain_over_nothing(
     return None
 
 
-def command_from_nothing(config: DictConfig) -> str | None:
+def command_from_nothing(config: Config) -> str | None:
     """What to type for a run that differs in its start alone; None where words cannot say it."""
     task, read = config.choices.task, set(keys_used(STAGE)) - {"task", "tracking"}
     begin = [f"task={task}", f"init_from={NOTHING}"]
@@ -77,8 +75,8 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield name, value
 
 
-def _differs_in_start(config: DictConfig, other: RunFolder) -> bool:
-    theirs = to_plain(OmegaConf.load(other.path / "config.yaml"))
+def _differs_in_start(config: Config, other: RunFolder) -> bool:
+    theirs = read_yaml(other.path / "config.yaml")
     return theirs.get("init_from") == NOTHING and _is_comparable(with_defaults(config), theirs)
 
 
@@ -87,7 +85,7 @@ def _is_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
 
 
 def _at(plain: Mapping[str, Any], key: str) -> Any:
-    return to_plain(OmegaConf.select(OmegaConf.create(dict(plain)), key))
+    return select(plain, key)
 
 
 def _metrics(run: RunFolder) -> Mapping[str, float]:

@@ -1,16 +1,15 @@
 """Write text with a bundle."""
 
-from omegaconf import DictConfig
-
 from pipeline import build, report
 from pipeline.errors import ConfigError
 from pipeline.finetuned import load_asked
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask
 
 
-def generate_text(config: DictConfig) -> StageResult:
+def generate_text(config: Config) -> StageResult:
     """Go on from the prompts, or fill their gaps, and print what was written on standard output."""
     bundle = load_asked(config)
     if isinstance(bundle.task, FinetuneTask):

@@ -3,18 +3,17 @@
 import json
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline import build, bundle, registry, report
 from pipeline.errors import RunError, TrackingError
 from pipeline.lineage import Node, State, as_tree, draw, trace
+from pipeline.plain import Config
 from pipeline.registrations import Registration, registrations_of
 from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import connect, store_of
 
 
-def lineage(config: DictConfig) -> StageResult:
+def lineage(config: Config) -> StageResult:
     """Print the tree of a bundle or a registered model, and write it as a picture and as JSON.
 
     Raises:
@@ -37,7 +36,7 @@ def lineage(config: DictConfig) -> StageResult:
     return StageResult(stage="lineage", bundle=str(folder), metrics=counts)
 
 
-def _find(config: DictConfig) -> Path:
+def _find(config: Config) -> Path:
     if not registry.looks_registered(config.bundle):
         return registry.find_trained(config.bundle, Path(config.runs_dir))
     with connect(store_of(build.construct(config.tracking))) as client:
@@ -46,7 +45,7 @@ def _find(config: DictConfig) -> Path:
     return version.folder
 
 
-def _registrations(config: DictConfig, folder: Path) -> list[Registration]:
+def _registrations(config: Config, folder: Path) -> list[Registration]:
     """What MLflow's registry knows of the bundle; without a store that answers, this is said and left out."""
     options: TrackingOptions = build.construct(config.tracking)
     if not options.enabled:

@@ -3,16 +3,15 @@
 import os
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline import build, report
 from pipeline.errors import TrackingError
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tracking import RunStillSent, TrackingOptions, sync, unsynced_runs
 from pipeline.ui import serve_ui
 
 
-def serve(config: DictConfig) -> StageResult:
+def serve(config: Config) -> StageResult:
     """Serve MLflow's pages on this machine until Ctrl-C."""
     options: TrackingOptions = build.construct(config.tracking)
     serve_ui(
@@ -25,7 +24,7 @@ def serve(config: DictConfig) -> StageResult:
     return StageResult(stage="ui")
 
 
-def send_missed(config: DictConfig) -> StageResult:
+def send_missed(config: Config) -> StageResult:
     """Send every run's spool that the store has not had to its end.
 
     Raises:

@@ -7,8 +7,6 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from datamodules.corpus import Columns, read_rows
 from datamodules.corpus.source_file import find_files
 from pipeline import build, report
@@ -16,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation import N_SAMPLES, as_record
 from pipeline.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.output import check_writable, write_whole
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask, Row
 
@@ -27,7 +26,7 @@ SUFFIX = ".predictions.jsonl"
 KEPT = "id"
 
 
-def predict(config: DictConfig) -> StageResult:
+def predict(config: Config) -> StageResult:
     """Write each row with the model's answer, one JSON object a line, and show the first."""
     if config.input is None:
         raise ConfigError("no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl")

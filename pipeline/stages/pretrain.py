@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 from datamodules.cache import TokenRows
 from datamodules.collate import RowBatch
@@ -22,9 +21,9 @@ from pipeline import build, report
 from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import to_plain
 from pipeline.evaluation import keep_samples
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
+from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.tokenizers import edge_to, maker_of
 from pipeline.runs import RunFolder, open_run
@@ -55,7 +54,7 @@ class Parts:
     optimum_bits_per_byte: float | None
 
 
-def pretrain(config: DictConfig) -> StageResult:
+def pretrain(config: Config) -> StageResult:
     """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
     options: TrainerOptions = build.construct(config.trainer)
     device = describe_device(options)
@@ -88,7 +87,7 @@ def pretrain(config: DictConfig) -> StageResult:
     )
 
 
-def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
+def _prepare(config: Config, start: Bundle | None, tracked: Run) -> Parts:
     """Everything up to the model, each step said as it is done."""
     task = build.pretraining_task(config)
     corpus, cleaned = build.load_corpus(config)
@@ -127,7 +126,7 @@ def _prepare(config: DictConfig, start: Bundle | None, tracked: Run) -> Parts:
     )
 
 
-def _training(config: DictConfig, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
+def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
     """What is trained, on what, and what is shown on the way."""
     data = PretrainDataModule(
         parts.train_rows,
@@ -163,7 +162,7 @@ def _evaluate(options: TrainerOptions, parts: Parts, checkpoints: Checkpoints) -
     return evaluation
 
 
-def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
+def _samples(config: Config, parts: Parts, model: Model) -> list[Sample]:
     """What `model` makes of the prompts, or of validation texts; never longer than it was trained for."""
     prompts = [prompt for prompt in config.prompts or [] if (GAP in prompt) == parts.task.fills_gaps]
     options: SamplingOptions = build.construct(config.sampling)
@@ -178,7 +177,7 @@ def _samples(config: DictConfig, parts: Parts, model: Model) -> list[Sample]:
     )
 
 
-def _may_be_shown(config: DictConfig, samples: list[Sample]) -> bool:
+def _may_be_shown(config: Config, samples: list[Sample]) -> bool:
     """Whether samples show nothing of the corpus, or may."""
     return config.log_corpus_text or all(sample.truth is None for sample in samples)
 
@@ -189,7 +188,7 @@ def _first_batch(parts: Parts) -> dict[str, torch.Tensor]:
     return parts.task.collator(parts.tokenizer, seed=build.VALIDATION_SEED)(rows)
 
 
-def _bundle_parts(config: DictConfig, parts: Parts, start: Bundle | None) -> BundleParts:
+def _bundle_parts(config: Config, parts: Parts, start: Bundle | None) -> BundleParts:
     """What the bundles hold beside weights and metrics."""
     return BundleParts(
         model=parts.model,
@@ -220,7 +219,7 @@ def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRe
 
 
 def _summarise(
-    config: DictConfig, run: RunFolder, tracked: Run, parts: Parts, bundle: Bundle, samples: list[Sample]
+    config: Config, run: RunFolder, tracked: Run, parts: Parts, bundle: Bundle, samples: list[Sample]
 ) -> None:
     metrics = dict(bundle.metrics)
     if parts.optimum_bits_per_byte is not None and "val/bits_per_byte" in metrics:

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
 from pipeline import build, registry, report
 from pipeline.errors import RunError, TrackingError
 from pipeline.output import write_whole
+from pipeline.plain import Config
 from pipeline.plan.inputs import inputs_of_registration
 from pipeline.plan.registrations import REGISTRATION
 from pipeline.promotion import judge
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def register(config: DictConfig) -> StageResult:
+def register(config: Config) -> StageResult:
     """Make a bundle a version of a registered model, under an alias.
 
     Raises:
@@ -50,7 +49,7 @@ def register(config: DictConfig) -> StageResult:
     return StageResult(stage="register", bundle=str(folder), output=[f"{version.name}/{version.number}"])
 
 
-def promote(config: DictConfig) -> StageResult:
+def promote(config: Config) -> StageResult:
     """Make the challenger champion, if there is none, or if it is better beyond its interval.
 
     Raises:
@@ -75,7 +74,7 @@ def promote(config: DictConfig) -> StageResult:
     )
 
 
-def _challenger(config: DictConfig, client: "MlflowClient", options: TrackingOptions) -> Version:
+def _challenger(config: Config, client: "MlflowClient", options: TrackingOptions) -> Version:
     """The version that is named, or that of the bundle that is named, registered if it is not yet."""
     if registry.looks_registered(config.bundle):
         return registry.find_version(client, config.bundle)

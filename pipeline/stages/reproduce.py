@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
 from pipeline.errors import ConfigError
+from pipeline.plain import Config
 from pipeline.reproduction import (
     Outcome,
     changed_metrics,
@@ -21,7 +21,7 @@ from pipeline.runs import RunFolder, list_runs
 from pipeline.stages.result import StageResult
 
 
-def reproduce(config: DictConfig) -> StageResult:
+def reproduce(config: Config) -> StageResult:
     """Make the run again, under another name, and compare every metric to the last digit.
 
     Raises:

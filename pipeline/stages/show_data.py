@@ -1,15 +1,14 @@
 """Show a training batch as text, ids, mask and labels."""
 
-from omegaconf import DictConfig
-
 from datamodules.collate import RowBatch
 from datamodules.inspect import show_rows
 from datamodules.sampling import ResumableBatchSampler
 from pipeline import build, report
+from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 
 
-def show_data(config: DictConfig) -> StageResult:
+def show_data(config: Config) -> StageResult:
     """Print the first row that training would see."""
     task = build.pretraining_task(config)
     corpus, cleaned = build.load_corpus(config)

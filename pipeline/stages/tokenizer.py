@@ -4,13 +4,13 @@ import json
 from itertools import islice
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
 from datamodules.corpus import texts
 from pipeline import build, report
 from pipeline.output import write_whole
+from pipeline.plain import Config
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.ties import pipeline_tag
 from pipeline.runs import open_run
@@ -22,7 +22,7 @@ from pipeline.tracking import DatasetRecord, RunCard, start_run
 N_ROWS = 1000
 
 
-def train_tokenizer(config: DictConfig) -> StageResult:
+def train_tokenizer(config: Config) -> StageResult:
     """Train, save and measure a tokenizer."""
     label = f"tokenizer-{config.choices.tokenizer}-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs_of(config)) as run:

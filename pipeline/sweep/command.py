@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
 from pipeline import build, report
 from pipeline.config import compose
 from pipeline.errors import RunError, Stopped
+from pipeline.plain import Config
 from pipeline.runs import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.sweep.cluster import Cluster, check_cluster
@@ -35,7 +35,7 @@ SHARED = ("tracking", "runs_dir")
 class Request:
     """What the user typed: the sweep's own configuration, and the plan."""
 
-    config: DictConfig
+    config: Config
     options: SweepOptions
     plan: Plan
 
@@ -89,7 +89,7 @@ def _check_unfinished(run: RunFolder, plan: Plan, options: SweepOptions) -> None
         )
 
 
-def _run(config: DictConfig, options: SweepOptions, plan: Plan, run: RunFolder) -> StageResult:
+def _run(config: Config, options: SweepOptions, plan: Plan, run: RunFolder) -> StageResult:
     launcher = _launcher(options, run.path)
     study = open_study(run.path, plan, options)
     show_plan(

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from omegaconf import DictConfig
-
 from pipeline import build
 from pipeline.compare.comparison import ACROSS_TOKENIZERS, DECIDING, lower_is_better
 from pipeline.config import compose, groups
 from pipeline.errors import ConfigError, UserError
+from pipeline.plain import Config
 from pipeline.sweep.options import DEFAULT_TRIALS, SweepOptions
 from pipeline.sweep.space import Swept, combinations, examples, read_words
 from pipeline.tasks.finetuning import FinetuneTask
@@ -19,7 +18,7 @@ from pipeline.tasks.finetuning import FinetuneTask
 Direction = Literal["minimize", "maximize"]
 
 #: The stages that train, each with what builds its task and refuses any other.
-TASK_OF: Mapping[str, Callable[[DictConfig], Any]] = {
+TASK_OF: Mapping[str, Callable[[Config], Any]] = {
     "pretrain": build.pretraining_task,
     "finetune": build.finetuning_task,
 }
@@ -61,7 +60,7 @@ class Plan:
             word for word in self.words(values) if f"{self.stage}-{word.removeprefix('task=')}" != self.target
         ]
 
-    def compose(self, values: Mapping[str, str]) -> DictConfig:
+    def compose(self, values: Mapping[str, str]) -> Config:
         """The configuration of a trial, checked as far as that goes without reading data.
 
         Raises:
@@ -124,7 +123,7 @@ def _tasks(stage: str) -> list[str]:
     return names
 
 
-def _example(plan: Plan) -> DictConfig:
+def _example(plan: Plan) -> Config:
     """The configuration of one trial that can be run.
 
     Raises:
@@ -141,7 +140,7 @@ def _example(plan: Plan) -> DictConfig:
     raise ConfigError(f"no trial can be run: {first.problem}", first.expected, first.remedy) from first
 
 
-def _what_decides(options: SweepOptions, plan: Plan, config: DictConfig) -> tuple[str, Direction]:
+def _what_decides(options: SweepOptions, plan: Plan, config: Config) -> tuple[str, Direction]:
     """The metric that is asked for, or that of the task's best weights, and its direction."""
     if options.metric is not None:
         lower = lower_is_better(options.metric)

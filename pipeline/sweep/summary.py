@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pipeline import build, report
 from pipeline.errors import TrackingError
+from pipeline.plain import Config
 from pipeline.runs import RunFolder
 from pipeline.settings import with_defaults
 from pipeline.sweep.picture import draw
@@ -22,7 +21,7 @@ TABLE, NOTE, PICTURE = "trials.csv", "trials.md", "trials.png"
 TAG = "sweep_id"
 
 
-def begin_summary(config: DictConfig, run: RunFolder, plan: Plan) -> Run:
+def begin_summary(config: Config, run: RunFolder, plan: Plan) -> Run:
     """Begin the sweep's own run in MLflow, or go on with it."""
     options: TrackingOptions = replace(build.construct(config.tracking), system_metrics=False)
     card = RunCard(

@@ -12,7 +12,8 @@ from benchmarks.masked_optimum import Score, figures, fill, main
 from datamodules.storyworld import StoryWorld
 from pipeline import build
 from pipeline.bundle import load_bundle, save_bundle
-from pipeline.config import compose, to_plain
+from pipeline.config import compose
+from pipeline.plain import to_plain
 
 MASKED = ("task=masked_lm", "size=nano", "size.max_seq_len=256", "tokenizer.vocab_size=1024", "tracking=off")
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
 
 from pipeline import build
 from pipeline.config import compose
 from pipeline.errors import ConfigError, DataError, Stopped
+from pipeline.plain import Config
 from tests.waiting import LIMIT_S
 
 GOOD = "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(200))
@@ -32,13 +32,13 @@ def text_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def configured(text_file: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+def configured(text_file: Path, tmp_path: Path) -> Callable[..., Config]:
     words = ["debug=quick", "data=files", f"data.train={text_file}", "tokenizer=bytes", "packing=concat"]
     return lambda *more: compose("pretrain", [*words, f"cache_dir={tmp_path / 'cache'}", *more])
 
 
 @pytest.fixture
-def keys(configured: Callable[..., DictConfig], tmp_path: Path) -> Keys:
+def keys(configured: Callable[..., Config], tmp_path: Path) -> Keys:
     """The keys of the training and the validation rows that a configuration gives."""
 
     def find(*words: str) -> tuple[str, str]:
@@ -125,7 +125,7 @@ def test_the_version_of_code_is_that_of_every_file_of_a_package(
 
 
 def test_a_tokenizer_is_trained_once_for_the_same_text(
-    configured: Callable[..., DictConfig], tmp_path: Path
+    configured: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = configured("tokenizer=bpe", "tokenizer.vocab_size=320")
     corpus, _ = build.load_corpus(config)
@@ -139,7 +139,7 @@ def test_a_tokenizer_is_trained_once_for_the_same_text(
 
 
 def test_the_manifest_counts_tokens_and_bytes_of_the_text(
-    configured: Callable[..., DictConfig], text_file: Path
+    configured: Callable[..., Config], text_file: Path
 ) -> None:
     config = configured("trainer.val_rows=3")
     corpus, _ = build.load_corpus(config)
@@ -156,7 +156,7 @@ def test_the_manifest_counts_tokens_and_bytes_of_the_text(
 
 
 def test_the_model_has_the_same_first_weights_for_the_same_seed(
-    configured: Callable[..., DictConfig],
+    configured: Callable[..., Config],
 ) -> None:
     config = configured()
     corpus, _ = build.load_corpus(config)
@@ -179,7 +179,7 @@ def test_the_model_has_the_same_first_weights_for_the_same_seed(
     ],
 )
 def test_an_impossible_value_is_known_before_data_is_read(
-    word: str, says: str, configured: Callable[..., DictConfig], text_file: Path
+    word: str, says: str, configured: Callable[..., Config], text_file: Path
 ) -> None:
     text_file.unlink()
     with pytest.raises(ConfigError) as caught:
@@ -214,7 +214,7 @@ def test_the_optimum_is_bits_of_all_texts_over_bytes_of_all_texts(tmp_path: Path
 
 
 def test_a_corpus_that_does_not_know_its_entropy_has_no_optimum(
-    configured: Callable[..., DictConfig],
+    configured: Callable[..., Config],
 ) -> None:
     corpus, _ = build.load_corpus(configured())
     assert build.optimum_bits_per_byte(corpus) is None

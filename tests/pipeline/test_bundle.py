@@ -13,8 +13,9 @@ from datamodules.tokenizer import Bytes
 from modules.model import Model
 from pipeline import build, bundle
 from pipeline.bundle import DONE, Bundle, is_finished, load_bundle, read_done, save_bundle
-from pipeline.config import compose, to_plain
+from pipeline.config import compose
 from pipeline.errors import BundleError, Stopped
+from pipeline.plain import to_plain
 
 TOKENIZER = Bytes().train([])
 METRICS = {"val/loss": 1.25}

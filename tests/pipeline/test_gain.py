@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import compose
+from pipeline.plain import Config
 from pipeline.settings import with_defaults
 from pipeline.stages.gain import SAME, command_from_nothing
 from pipeline.start import for_nothing
@@ -62,7 +63,6 @@ def test_what_the_task_gives_its_backbone_is_not_said() -> None:
 
 
 def test_what_cannot_be_typed_is_not_said() -> None:
-    config = compose("finetune", ["task=classify", "init_from=none"]).copy()
-    config._set_flag(["readonly", "struct"], [False, False])
-    config.choices.data = "gone"
+    config = compose("finetune", ["task=classify", "init_from=none"])
+    config = Config({**config, "choices": {**config.choices, "data": "gone"}})
     assert command_from_nothing(config) is None

@@ -4,17 +4,17 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
 from pipeline import bundle
 from pipeline.errors import BundleError, RunError
 from pipeline.find import find_bundle
+from pipeline.plain import Config
 from pipeline.runs import RunFolder, list_runs, open_run
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> DictConfig:
-    return OmegaConf.create(
+def config(tmp_path: Path) -> Config:
+    return Config(
         {
             "stage": {"name": "pretrain", "uses": []},
             "choices": {"task": "causal_lm"},
@@ -26,7 +26,11 @@ def config(tmp_path: Path) -> DictConfig:
     )
 
 
-def die_with_a_checkpoint(config: DictConfig) -> RunFolder:
+def changed(config: Config, **keys: object) -> Config:
+    return Config({**config, **keys})
+
+
+def die_with_a_checkpoint(config: Config) -> RunFolder:
     """A run that fails after it has saved a checkpoint."""
     with contextlib.suppress(ZeroDivisionError), open_run(config, label="x") as run:
         run.checkpoints.mkdir()
@@ -41,14 +45,14 @@ def finish(folder: Path) -> Path:
     return folder
 
 
-def test_two_runs_of_one_name_get_folders_of_their_own(config: DictConfig) -> None:
-    config.name = "same"
+def test_two_runs_of_one_name_get_folders_of_their_own(config: Config) -> None:
+    config = changed(config, name="same")
     with open_run(config, label="x") as first, open_run(config, label="x") as second:
         assert first.path != second.path
         assert second.name == "same-2"
 
 
-def test_a_run_ends_with_the_status_that_it_had(config: DictConfig) -> None:
+def test_a_run_ends_with_the_status_that_it_had(config: Config) -> None:
     with open_run(config, label="good"):
         pass
     with pytest.raises(ZeroDivisionError), open_run(config, label="bad"):
@@ -56,46 +60,44 @@ def test_a_run_ends_with_the_status_that_it_had(config: DictConfig) -> None:
     assert {run.record.status for run in list_runs(Path(config.runs_dir))} == {"FINISHED", "FAILED"}
 
 
-def test_an_unfinished_run_with_a_checkpoint_is_resumed(config: DictConfig) -> None:
+def test_an_unfinished_run_with_a_checkpoint_is_resumed(config: Config) -> None:
     run = die_with_a_checkpoint(config)
-    config.resume = True
+    config = changed(config, resume=True)
     with open_run(config, label="x") as again:
         assert again.resumed
         assert again.path == run.path
 
 
-def test_a_run_of_another_configuration_is_not_resumed(config: DictConfig) -> None:
+def test_a_run_of_another_configuration_is_not_resumed(config: Config) -> None:
     run = die_with_a_checkpoint(config)
-    config.resume, config.seed = True, 2
+    config = changed(config, resume=True, seed=2)
     with (
         pytest.raises(RunError, match="no unfinished pretrain run with this configuration"),
         open_run(config, label="x"),
     ):
         pass
-    config.resume = run.name
+    config = changed(config, resume=run.name)
     with open_run(config, label="x") as again:
         assert again.path == run.path
 
 
-def test_a_run_in_use_is_not_resumed_by_a_second_process(config: DictConfig) -> None:
+def test_a_run_in_use_is_not_resumed_by_a_second_process(config: Config) -> None:
     with open_run(config, label="x") as run:
         run.checkpoints.mkdir()
         run.last_checkpoint.touch()
-        config.resume = run.name
+        config = changed(config, resume=run.name)
         with pytest.raises(RunError, match="is in use by another process"), open_run(config, label="x"):
             pass
 
 
-def test_an_unwritable_runs_folder_is_an_error_before_anything_starts(
-    config: DictConfig, tmp_path: Path
-) -> None:
+def test_an_unwritable_runs_folder_is_an_error_before_anything_starts(config: Config, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    config.runs_dir = str(tmp_path / "file" / "runs")
+    config = changed(config, runs_dir=str(tmp_path / "file" / "runs"))
     with pytest.raises(RunError, match="cannot create a run folder"), open_run(config, label="x"):
         pass
 
 
-def test_the_newest_finished_bundle_is_latest(config: DictConfig) -> None:
+def test_the_newest_finished_bundle_is_latest(config: Config) -> None:
     for label in ("old", "new", "unfinished"):
         with open_run(config, label=label) as run:
             if label != "unfinished":
@@ -103,14 +105,14 @@ def test_the_newest_finished_bundle_is_latest(config: DictConfig) -> None:
     assert find_bundle("latest", Path(config.runs_dir)) == newest
 
 
-def test_a_bundle_is_found_by_name_by_run_folder_and_by_its_own_folder(config: DictConfig) -> None:
+def test_a_bundle_is_found_by_name_by_run_folder_and_by_its_own_folder(config: Config) -> None:
     with open_run(config, label="x") as run:
         folder = finish(run.bundles / "best")
     for spec in (run.name, str(run.path), str(folder)):
         assert find_bundle(spec, Path(config.runs_dir)) == folder
 
 
-def test_an_unfinished_bundle_and_an_unknown_one_are_told_apart(config: DictConfig) -> None:
+def test_an_unfinished_bundle_and_an_unknown_one_are_told_apart(config: Config) -> None:
     run = die_with_a_checkpoint(config)
     with pytest.raises(BundleError, match=r"is not a finished bundle; .* let it finish with RESUME=1"):
         find_bundle(run.name, Path(config.runs_dir))
@@ -118,7 +120,7 @@ def test_an_unfinished_bundle_and_an_unknown_one_are_told_apart(config: DictConf
         find_bundle("nowhere", Path(config.runs_dir))
 
 
-def test_a_finished_run_is_not_to_be_resumed_for_its_bundle(config: DictConfig) -> None:
+def test_a_finished_run_is_not_to_be_resumed_for_its_bundle(config: Config) -> None:
     """Where it made one it can be made again, and where it makes none there is nothing to wait for."""
     with open_run(config, label="trained") as trained:
         folder = finish(trained.bundles / "best")

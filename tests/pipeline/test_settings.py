@@ -1,14 +1,14 @@
 """What is recorded of a run: the configuration with all defaults of its classes, typed or not."""
 
 from dataclasses import fields
-from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+import yaml
 
 from modules.optim import Muon
 from pipeline.__main__ import main
 from pipeline.config import compose
+from pipeline.plain import Config
 from pipeline.settings import config_hash, filled, with_defaults, without_training
 from pipeline.tasks.qa import ExtractiveQA
 from pipeline.trainer import TrainerOptions
@@ -42,7 +42,7 @@ def test_a_default_that_is_typed_makes_no_other_configuration() -> None:
 @pytest.mark.parametrize("stage", ["pretrain", "finetune", "tokenizer", "evaluate", "sweep"])
 def test_a_recorded_configuration_is_recorded_as_it_is(stage: str) -> None:
     plain = with_defaults(compose(stage, ["task=qa"] if stage == "finetune" else []))
-    assert with_defaults(OmegaConf.create(plain)) == plain
+    assert with_defaults(Config(plain)) == plain
 
 
 def test_to_the_task_of_a_stage_that_reads_a_bundle_nothing_is_added() -> None:
@@ -61,7 +61,7 @@ def test_a_stage_that_trains_nothing_is_recorded_without_options_of_training() -
 
 def test_show_config_shows_every_key_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show-config", "optimizer.beta1=0.8"]) == 0
-    shown: Any = OmegaConf.create(capsys.readouterr().out)
+    shown = Config(yaml.safe_load(capsys.readouterr().out))
     assert (shown.optimizer.lr, shown.optimizer.beta1, shown.trainer.accumulate) == (0.004, 0.8, 1)
 
 

@@ -9,7 +9,8 @@ from datamodules.tokenizer import Bytes
 from modules.generation import SamplingOptions
 from modules.model import Model
 from pipeline import build
-from pipeline.config import compose, to_plain
+from pipeline.config import compose
+from pipeline.plain import to_plain
 from pipeline.tasks.base import GAP, PretrainingTask, TokenObjective, encode_with_gaps
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.denoise import SpanDenoising

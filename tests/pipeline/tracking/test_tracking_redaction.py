@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import compose_unchecked, groups, to_plain
+from pipeline.config import compose_unchecked, groups
+from pipeline.plain import to_plain
 from pipeline.plan.steps import TASKS
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 from pipeline.tracking.redaction import REDACTED, Redactor, flatten, without_credentials

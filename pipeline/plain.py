@@ -1,0 +1,65 @@
+"""A configuration as plain values: nothing in it refers to anything else, whatever its texts look like."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Config(Mapping[str, Any]):
+    """A tree of plain values, read by key or as attributes; it is read-only.
+
+    Hydra composes and resolves, once. From there on, text is text: `${name}` in a prompt or a path is never
+    looked up.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "_values", {str(key): _read_only(value) for key, value in values.items()})
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __getattr__(self, key: str) -> Any:
+        if key == "_values" or key not in self._values:
+            raise AttributeError(f"the configuration has no {key}")
+        return self._values[key]
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        raise TypeError("a configuration is read-only")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and to_plain(self) == to_plain(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Config({to_plain(self)!r})"
+
+    def __reduce__(self) -> tuple[type["Config"], tuple[dict[str, Any]]]:
+        return Config, (to_plain(self),)
+
+
+def to_plain(node: Any) -> Any:
+    """The node as dicts, lists and scalars of its own."""
+    if isinstance(node, Mapping):
+        return {key: to_plain(value) for key, value in node.items()}
+    return [to_plain(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def select(node: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
+
+
+def _read_only(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Config(value)
+    return [_read_only(one) for one in value] if isinstance(value, list | tuple) else value
