@@ -15,34 +15,18 @@ ROOT = Path(__file__).parent.parent
 #: Files that stand for the environment: taken as made, so that nothing is ever installed.
 INSTALLED = ("-o", ".venv/.installed", "-o", ".venv/.installed-dev")
 
-#: What reaches a Makefile from outside: a `make` that runs these tests, and variables that it reads.
-OUTSIDE = (
-    "MAKEFLAGS",
-    "MFLAGS",
-    "MAKEOVERRIDES",
-    "MAKELEVEL",
-    "ARGS",
-    "DATA",
-    "INIT",
-    "BUNDLE",
-    "RESUME",
-    "INPUT",
-    "OUTPUT",
-    "RUNS",
-    "MODEL",
-    "ALIAS",
-    "RUN",
-    "PORT",
-    "TASKS",
-    "STAGE",
-)
+#: All that a fresh shell gives to `make`. A Makefile reads every variable of its environment, and a `make`
+#: that runs these tests leaves its own there.
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
 
-def call_make(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`make` with these words, as in a fresh shell, with the environment taken as installed."""
-    environ = {key: value for key, value in os.environ.items() if key not in (*OUTSIDE, "PROMPT", "PYTHON")}
+def call_make(
+    *words: str, folder: Path = ROOT, installed: Sequence[str] = INSTALLED
+) -> subprocess.CompletedProcess[str]:
+    """`make` with these words, as in a fresh shell; by default with the environment taken as installed."""
+    environ = {key: os.environ[key] for key in KEPT if key in os.environ}
     return subprocess.run(
-        ["make", *INSTALLED, *words], cwd=folder, env=environ, capture_output=True, text=True, check=False
+        ["make", *installed, *words], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
 
 

@@ -201,9 +201,7 @@ def test_development_tools_are_installed_for_checks_and_tests_only(bare_folder: 
         (bare_folder / file).touch()
 
     def plan(target: str) -> str:
-        return subprocess.run(
-            ["make", "-n", target], cwd=bare_folder, capture_output=True, text=True, check=True
-        ).stdout
+        return call_make("-n", target, folder=bare_folder, installed=()).stdout
 
     assert "scripts/setup python3 .venv\n" in plan("pretrain")
     assert "scripts/setup python3 .venv dev" not in plan("pretrain")
