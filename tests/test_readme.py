@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from inspect import getdoc
 from itertools import cycle
 from pathlib import Path
@@ -238,6 +239,7 @@ def options_of(task: FinetuneTask) -> set[str]:
     return {item.name for item in fields(task)} - set(learnt)  # type: ignore[arg-type]
 
 
+@cache
 def finetuning_tasks() -> dict[str, FinetuneTask]:
     """Each task that learns from labelled rows, told from the others by what it is."""
     tasks = {name: build.construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}

@@ -235,10 +235,8 @@ def test_another_dropout_is_in_the_bundle_and_in_what_is_recorded(tune: Tune) ->
 @pytest.mark.parametrize(
     "words",
     [
-        (),
-        ("trainer.curriculum=0.6",),
         ("freezing.frozen=backbone", "freezing.unfreeze_every_steps=3"),
-        ("optimizer.layer_decay=0.8", "dropout=0.1", "trainer.ema_decay=0.9"),
+        ("trainer.curriculum=0.6", "optimizer.layer_decay=0.8", "dropout=0.1", "trainer.ema_decay=0.9"),
     ],
 )
 def test_a_fine_tuning_that_ctrl_c_has_stopped_is_resumed_and_ends_as_if_it_had_not_been(

@@ -250,7 +250,6 @@ def test_two_runs_that_start_together_share_the_cache_and_both_finish(tmp_path: 
     ("words", "mark", "number", "end"),
     [
         (["trainer.max_steps=100000"], "pretrain causal_lm: step", signal.SIGINT, "KILLED"),
-        (["trainer.max_steps=100000"], "Corpus", signal.SIGTERM, "KILLED"),
         (["optimizer.lr=nan"], "error:", None, "FAILED"),
     ],
 )

@@ -185,32 +185,25 @@ def test_a_run_has_its_configuration(page: "api.Page", ui: str, store: Store) ->
 
 
 @pytest.mark.parametrize(
-    ("run", "name"),
-    [
-        ("wishes", "confusion_matrix"),
-        ("wishes", "learning_curves"),
-        ("wishes", "attention"),
-        ("rotary", "learning_curves"),
-        ("rotary", "attention"),
-    ],
+    ("run", "names"),
+    [("wishes", ["confusion_matrix", "learning_curves", "attention"]), ("rotary", ["attention"])],
 )
-def test_a_run_has_its_pictures(page: "api.Page", ui: str, store: Store, run: str, name: str) -> None:
+def test_a_run_has_its_pictures(page: "api.Page", ui: str, store: Store, run: str, names: list[str]) -> None:
     visit(page, ui, store.address(run).replace("?", "/artifacts?"))
     page.get_by_text("plots", exact=True).click()
-    page.get_by_text(f"{name}.png").click()
-    picture = page.locator(f"img[src*={name}], img[src^=blob]").first
-    expect(picture).to_be_visible()
-    page.wait_for_function(
-        "image => image.complete && image.naturalWidth > 300", arg=picture.element_handle()
-    )
+    for name in names:
+        page.get_by_text(f"{name}.png").click()
+        picture = page.locator(f"img[src*={name}], img[src^=blob]").first
+        expect(picture).to_be_visible()
+        page.wait_for_function(
+            "image => image.complete && image.naturalWidth > 300", arg=picture.element_handle()
+        )
 
 
-@pytest.mark.parametrize("run", ["rotary", "learned", "answers"])
-def test_the_printed_address_of_each_run_opens_its_page(
-    page: "api.Page", ui: str, store: Store, run: str
-) -> None:
-    visit(page, ui, store.address(run))
-    expect(page.get_by_role("heading", name=run)).to_be_visible()
+def test_the_printed_address_of_each_run_opens_its_page(page: "api.Page", ui: str, store: Store) -> None:
+    for run in ("rotary", "learned", "answers"):
+        visit(page, ui, store.address(run))
+        expect(page.get_by_role("heading", name=run)).to_be_visible()
 
 
 def test_what_compare_prints_opens_both_runs_beside_each_other(

@@ -1,4 +1,4 @@
-"""Whole trainings whose MLflow server dies, hangs or talks nonsense in their midst."""
+"""Whole trainings whose MLflow server dies or hangs in their midst."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tracking_proxy import Mode, Proxy, free_port, running_proxy
+from benchmarks.tracking_proxy import Proxy, free_port, running_proxy
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import POINTS, Progress, lane_file, read_records
 from pipeline.tracking.store import create_sqlite, open_client
@@ -54,11 +54,10 @@ class Server:
         self._process = self._kept.enter_context(server)
 
     def fall_ill(self, fault: str) -> None:
-        if fault in {"killed", "paused"}:
-            os.killpg(self._process.pid, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+        if fault == "killed":
+            os.killpg(self._process.pid, signal.SIGKILL)
         else:
-            modes: dict[str, Mode] = {"500s": "refusing", "hanging": "hanging", "cut": "cut"}
-            self._proxy.mode = modes[fault]
+            self._proxy.mode = "hanging"
 
     def recover(self, fault: str) -> None:
         self._proxy.mode = "honest"
@@ -66,8 +65,6 @@ class Server:
         if fault == "killed":
             self._process.wait()
             self._start()
-        elif fault == "paused":
-            os.killpg(self._process.pid, signal.SIGCONT)
 
     def close(self) -> None:
         self._kept.close()
@@ -92,7 +89,7 @@ def last_step(run_folder: Path) -> int:
     return max((r["step"] for r, _ in points if r and r["kind"] == "metrics"), default=0)
 
 
-@pytest.mark.parametrize("fault", ["killed", "paused", "500s", "hanging", "cut"])
+@pytest.mark.parametrize("fault", ["killed", "hanging"])  # the others: test_tracking_outage
 def test_an_outage_in_the_midst_changes_nothing_but_when_the_points_arrive(
     fault: str, server: Server, undisturbed: dict[str, Curve], tmp_path: Path
 ) -> None:
