@@ -95,7 +95,7 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
         result = find_stage(stage)(config)
     if as_json:
         print(result.to_json())
-    elif result.output:
+    elif result.output and not (result.is_said and sys.stdout.isatty()):
         print("\n\n".join(result.output))
     return 0
 

@@ -52,6 +52,10 @@ class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
         super().__init__(problem, expected, remedy)
         self.signal_number = signal_number
 
+    def __str__(self) -> str:
+        """Without what was expected: whoever stops a run knows."""
+        return f"{self.problem}; {self.remedy}"
+
     @property
     def exit_code(self) -> int:
         """What a shell expects of a process that ended by this signal."""

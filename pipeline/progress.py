@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline.callbacks.limits import TimeBudget
 from pipeline.callbacks.steps import ends_optimizer_step
+from pipeline.report import format_duration
 
 DRAW_EVERY_S = 0.2
 LINE_EVERY_S = 10.0
@@ -217,10 +218,3 @@ def format_count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.0f}"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration as a clock shows it: 0:07, 12:30, 3:05:00."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -41,7 +41,14 @@ def console() -> Console:
 
 def say(topic: str, text: str, *, wrap: bool = True) -> None:
     """One line about one thing; without wrapping where a part of it is copied, such as an address."""
-    console().print(Text.assemble((f"{topic:<10}", "bold"), " ", text), soft_wrap=not wrap)
+    if not wrap:
+        console().print(Text.assemble((f"{topic:<10}", "bold"), " ", text), soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 1))
+    line.add_column(min_width=10, no_wrap=True, style="bold")
+    line.add_column(overflow="fold")
+    line.add_row(topic, Text(text))
+    console().print(line)
 
 
 def panel(title: str, content: RenderableType) -> None:
@@ -96,19 +103,28 @@ def show_score(score: Score) -> str:
     return value if score.low is None else f"{value}  (95 %: {score.low:.4f} to {score.high:.4f})"
 
 
-def show_samples(samples: Sequence[Sample]) -> Group:
+def show_samples(samples: Sequence[Sample]) -> RenderableType:
     """Samples one below the other; what was given in bold where the output goes on from it."""
-    parts: list[Text] = []
+    parts: list[RenderableType] = []
     for number, sample in enumerate(samples, 1):
         if sample.goes_on:
             parts.append(Text.assemble((f"{number}  ", "dim"), (sample.given, "bold"), sample.output))
         else:
-            parts.append(Text.assemble((f"{number}  given  ", "dim"), sample.given))
-            parts.append(Text.assemble(("   made   ", "dim"), sample.output))
-            if sample.truth is not None:
-                parts.append(Text.assemble(("   truth  ", "dim"), sample.truth))
+            parts.append(_beside_target(number, sample))
         parts.append(Text())
     return Group(*parts[:-1])
+
+
+def _beside_target(number: int, sample: Sample) -> Table:
+    """Columns, so that a text without spaces is wrapped beside its title and not below it."""
+    rows = {"input": sample.given, "prediction": sample.output}
+    if sample.truth is not None:
+        rows["target"] = sample.truth
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for place, (title, text) in enumerate(rows.items()):
+        table.add_row(str(number) if place == 0 else "", title, Text(text, overflow="fold"))
+    table.columns[0].style = table.columns[1].style = "dim"
+    return table
 
 
 def samples_markdown(samples: Sequence[Sample]) -> str:
@@ -119,8 +135,8 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
         if sample.goes_on:
             lines += [f"**{sample.given}**{sample.output}" if sample.given else sample.output]
         else:
-            lines += [f"Given: {sample.given}", "", f"Made: {sample.output}"]
-            lines += ["", f"Truth: {sample.truth}"] if sample.truth is not None else []
+            lines += [f"Input: {sample.given}", "", f"Prediction: {sample.output}"]
+            lines += ["", f"Target: {sample.truth}"] if sample.truth is not None else []
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
@@ -174,12 +190,25 @@ def describe_tokenizer(tokenizer: Tokenizer) -> str:
     return f"{sizes}, {tokenizer.digest[:12]}"
 
 
+def describe_pace(seconds: float, tokens: int) -> str:
+    """How long a training took, and how fast it was."""
+    speed = f", {count(tokens / seconds)} tokens per second" if seconds > 0 and tokens else ""
+    return f"{format_duration(seconds)} with validations{speed}"
+
+
 def count(number: float) -> str:
     """A number as people say it: 950, 12.3 k, 4.7 M."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(number) >= limit:
             return f"{number / (1e3 if unit == ' k' else limit):.1f}{unit}"
     return f"{number:,.0f}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as a clock shows it: 0:07, 12:30, 3:05:00."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def short(path: Path) -> str:

@@ -14,7 +14,7 @@ from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
 from modules.lit_module import LitModule, Objective
 from modules.model import Model
-from pipeline import build, processes
+from pipeline import build, processes, report
 from pipeline.bundle import DONE, Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
@@ -93,8 +93,8 @@ def track(config: Config, run: RunFolder, **tags: str) -> Run:
 
 def train(
     config: Config, options: TrainerOptions, training: Training, run: RunFolder, tracked: Run
-) -> Checkpoints:
-    """Fit; what came of it lies in the checkpoints. Of several processes only the first one goes on.
+) -> tuple[Checkpoints, str]:
+    """Fit; gives the checkpoints, and how long it took in words. Of several processes the first one goes on.
 
     Raises:
         RunInterrupted: a signal stopped it, after a checkpoint.
@@ -105,9 +105,10 @@ def train(
         monitor=training.monitor,
         mode=training.mode,
     )
+    throughput = Throughput(rows_per_epoch=training.rows_per_epoch)
     trainer = build_trainer(
         options,
-        callbacks=_callbacks(config, options, training, checkpoints),
+        callbacks=_callbacks(config, options, training, checkpoints, throughput),
         logger=TrackingLogger(tracked),
     )
     module = LitModule(
@@ -125,11 +126,15 @@ def train(
         raise
     if not processes.is_first():
         raise SystemExit(0)
-    return checkpoints
+    return checkpoints, report.describe_pace(throughput.elapsed_s, throughput.tokens_seen)
 
 
 def _callbacks(
-    config: Config, options: TrainerOptions, training: Training, checkpoints: Checkpoints
+    config: Config,
+    options: TrainerOptions,
+    training: Training,
+    checkpoints: Checkpoints,
+    throughput: Throughput,
 ) -> list[Callback]:
     budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
     return [
@@ -137,7 +142,7 @@ def _callbacks(
         *training.callbacks,  # before EMA, which takes its averaged weights away when a validation ends
         *([EMA(options.ema_decay)] if options.ema_decay is not None else []),
         NonFiniteGuard(),
-        Throughput(rows_per_epoch=training.rows_per_epoch),
+        throughput,
         ProgressBar(f"{config.stage.name} {config.choices.task}", time_budget=budget),
         FinalValidation(),
         *([budget] if budget else []),

@@ -46,6 +46,16 @@ class Throughput(Callback):
         self._interval_s = 0.0  # without what has passed since _running_since
         self._running_since: float | None = None
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training so far, in all parts of a resumed run."""
+        return self._clock.elapsed_s
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens up to the last logging step or checkpoint."""
+        return self._tokens_seen
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._clock.start()

@@ -59,8 +59,14 @@ def check_code(code: Mapping[str, str]) -> Found:
     """A commit tells the code only if nothing else was changed."""
     if code.get("git_commit", "none") == "none":
         return State.UNCHECKED, "not run in a git repository"
-    if code.get("git_dirty") != "false":
+    dirty, untracked = code.get("git_dirty"), code.get("git_untracked_code", "0")
+    if dirty == "true":
         return State.CHANGED, "with changes that were not committed"
+    if dirty != "false":
+        return State.UNCHECKED, "git did not say whether all was committed"
+    if untracked != "0":
+        files = "a file" if untracked == "1" else f"{untracked} files"
+        return State.CHANGED, f"with {files} of code that git does not track"
     return State.OK, "nothing uncommitted"
 
 

@@ -52,7 +52,9 @@ def compare(config: Config) -> StageResult:
         may_show_text = all(facts.may_show_text for facts in comparison.runs)
         recorded = shown if may_show_text else render(show_text=False)
         tracked, results = _track(config, run, comparison, recorded)
-    return StageResult(stage="compare", run_id=tracked.run_id, metrics=results, output=[str(page)])
+    return StageResult(
+        stage="compare", run_id=tracked.run_id, metrics=results, output=[str(page)], is_said=True
+    )
 
 
 def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) -> tuple[Run, dict[str, float]]:

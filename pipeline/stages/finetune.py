@@ -87,7 +87,7 @@ def finetune(config: Config) -> StageResult:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, labelled, start, tracked)
         options = options.for_rows(len(parts.features["train"]))
-        checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
+        checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
         step = load_weights(parts.model, checkpoints.best_path)
         parts, evaluation = _measure(options, parts)
         metrics = evaluation.metrics("test")
@@ -100,7 +100,7 @@ def finetune(config: Config) -> StageResult:
         first = parts.task.collate(parts.features["validation"].take([0]))
         log_attention(tracked, bundle.model, parts.tokenizer, first, show_text=config.log_corpus_text)
         tracked.end("FINISHED", bundle.metrics)
-        summarise(config, run, tracked, bundle, evaluation)
+        summarise(config, run, tracked, bundle, evaluation, pace)
     return StageResult(
         stage="finetune", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
     )
@@ -141,7 +141,7 @@ def _prepare(config: Config, labelled: Labelled, start: Bundle | None, tracked: 
     features = {
         split: _features(task, rows[split], tokenizer, model.backbone) for split in ("train", "validation")
     }
-    report.say("Features", report.describe_features(features["train"], features["validation"]))
+    report.say("Examples", report.describe_features(features["train"], features["validation"]))
     for split in rows:
         tracked.log_dataset(_dataset(corpus, tokenizer, split, rows[split]), split)  # type: ignore[arg-type]
     return Parts(

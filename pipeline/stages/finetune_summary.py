@@ -1,4 +1,4 @@
-"""What a fine-tuning ends with: scores, answers beside the truth, and the gain over training from nothing."""
+"""What a fine-tuning ends with: scores, predictions beside targets, the gain over training from nothing."""
 
 from pipeline import report
 from pipeline.bundle import Bundle
@@ -6,12 +6,15 @@ from pipeline.config import NOTHING
 from pipeline.evaluation import Evaluation
 from pipeline.plain import Config
 from pipeline.runs import RunFolder
+from pipeline.stages.following import next_comparison
 from pipeline.stages.gain import command_from_nothing, gain_over_nothing
 from pipeline.tracking import Run
 
 
-def summarise(config: Config, run: RunFolder, tracked: Run, bundle: Bundle, evaluation: Evaluation) -> None:
-    """Print the summary."""
+def summarise(
+    config: Config, run: RunFolder, tracked: Run, bundle: Bundle, evaluation: Evaluation, pace: str
+) -> None:
+    """Print the summary; `pace` says how long the training took."""
     task = config.choices.task
     from_nothing = config.init_from == NOTHING
     facts = {
@@ -19,6 +22,7 @@ def summarise(config: Config, run: RunFolder, tracked: Run, bundle: Bundle, eval
         "validation loss": f"{bundle.metrics['val/loss']:.4f} nats",
         "bundle": report.short(bundle.folder),
         "best step": f"{bundle.provenance['step']:,}",
+        "training": pace,
     }
     gain = None if from_nothing else gain_over_nothing(config, run, bundle, evaluation)
     if gain is not None:
@@ -33,9 +37,12 @@ def summarise(config: Config, run: RunFolder, tracked: Run, bundle: Bundle, eval
             f"make try-{task}": "ask this model yourself",
             f"make predict-{task} INPUT=rows.jsonl": "answer a file of rows",
             f"make evaluate-{task} DATA=...": "measure it on another corpus",
-            "make ui": "compare runs in MLflow",
+            **next_comparison(run),
+            "make ui": "see all runs in MLflow",
         },
         address=tracked.url,
     )
     if gain is None and not from_nothing and (command := command_from_nothing(config)) is not None:
-        report.say("Next", f"{command}  trains the same from nothing: what was this start worth?", wrap=False)
+        report.say(
+            "Baseline", f"{command}  trains the same from nothing: what was this start worth?", wrap=False
+        )

@@ -50,7 +50,7 @@ def predict(config: Config) -> StageResult:
     shown = [task.sample(row, answer) for row, answer in zip(asked[:N_SAMPLES], answers, strict=False)]
     report.panel("Answers", report.show_samples(shown))
     report.say("Written", f"{target} ({len(rows):,} lines, each row with its 'prediction')")
-    return StageResult(stage="predict", bundle=str(bundle.folder), output=[str(target)])
+    return StageResult(stage="predict", bundle=str(bundle.folder), output=[str(target)], is_said=True)
 
 
 def _beside(source: Path) -> Path:

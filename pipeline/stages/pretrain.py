@@ -1,5 +1,6 @@
 """Pretraining: corpus, tokenizer, token rows, model, training, bundles."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.tokenizers import edge_to, maker_of
 from pipeline.runs import RunFolder, open_run
+from pipeline.stages.following import after_pretraining
 from pipeline.stages.result import StageResult
 from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
@@ -68,7 +70,7 @@ def pretrain(config: Config) -> StageResult:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
         parts = _prepare(config, start, tracked)
         options = options.for_rows(len(parts.train_rows))
-        checkpoints = train(config, options, _training(config, options, parts, tracked), run, tracked)
+        checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
         evaluation = _evaluate(options, parts, checkpoints)
         evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="val")
         bundle_parts = _bundle_parts(config, parts, start)
@@ -81,7 +83,7 @@ def pretrain(config: Config) -> StageResult:
             tracked, bundle.model, parts.tokenizer, _first_batch(parts), show_text=config.log_corpus_text
         )
         tracked.end("FINISHED", bundle.metrics)
-        _summarise(config, run, tracked, parts, bundle, samples)
+        _summarise(run, tracked, parts, bundle, samples, pace)
     return StageResult(
         stage="pretrain", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
     )
@@ -219,21 +221,28 @@ def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRe
 
 
 def _summarise(
-    config: Config, run: RunFolder, tracked: Run, parts: Parts, bundle: Bundle, samples: list[Sample]
+    run: RunFolder,
+    tracked: Run,
+    parts: Parts,
+    bundle: Bundle,
+    samples: list[Sample],
+    pace: str,
 ) -> None:
     metrics = dict(bundle.metrics)
     if parts.optimum_bits_per_byte is not None and "val/bits_per_byte" in metrics:
         metrics["optimum_bits_per_byte"] = parts.optimum_bits_per_byte
-    facts = {"bundle": report.short(bundle.folder), "best step": f"{bundle.provenance['step']:,}"}
+    vocab_size = parts.tokenizer.vocab_size
+    facts = {
+        "loss by chance": f"{math.log(vocab_size):.4f} (all {vocab_size:,} tokens equally likely)",
+        "bundle": report.short(bundle.folder),
+        "best step": f"{bundle.provenance['step']:,}",
+        "training": pace,
+    }
     report.summary(
         f"{run.name}: done",
         metrics=metrics,
         facts=facts,
         samples=samples,
-        next_commands={
-            'make generate PROMPT="..."': "write text with this model",
-            "make evaluate DATA=...": "measure it on another corpus",
-            "make ui": "compare runs in MLflow",
-        },
+        next_commands=after_pretraining(run, parts.task, type(parts.model.backbone)),
         address=tracked.url,
     )

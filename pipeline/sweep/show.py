@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
-from pipeline.progress import format_duration
+from pipeline.report import format_duration
 from pipeline.sweep.naming import short_keys, short_values
 from pipeline.sweep.options import SweepOptions
 from pipeline.sweep.plan import Plan

@@ -11,6 +11,8 @@ from pathlib import Path
 from pipeline.tracking.redaction import Redactor
 
 _PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "mlflow", "numpy")
+#: Endings of files that decide what is computed: one that git does not track counts as a change, data do not.
+_CODE = (b".py", b".yaml", b".toml", b"Makefile", b"constraints.txt")
 #: For all that is asked of git together; a run's start waits for it.
 _GIT_LIMIT_S = 3.0
 
@@ -46,13 +48,19 @@ def _git(folder: Path) -> dict[str, str]:
     if commit is None:
         return {"git_commit": "none", "git_dirty": "unknown"}
     facts = {"git_commit": commit.decode().strip()}
-    changed = _run_git(folder, deadline, "status", "--porcelain", "--untracked-files=all")
-    if changed is None:
+    status = _run_git(
+        folder, deadline, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all"
+    )
+    if status is None:
         return {**facts, "git_dirty": "unknown"}
-    facts["git_dirty"] = str(bool(changed.strip())).lower()
-    if changed.strip():
+    lines = status.split(b"\0")[:-1]
+    untracked = [line for line in lines if line.startswith(b"??") and line.endswith(_CODE)]
+    changed = [line for line in lines if not line.startswith(b"??")]
+    facts["git_dirty"] = str(bool(changed)).lower()
+    facts["git_untracked_code"] = str(len(untracked))
+    if changed or untracked:
         difference = _run_git(folder, deadline, "diff", "HEAD", "--binary") or b""
-        facts["git_diff_sha256"] = hashlib.sha256(changed + difference).hexdigest()
+        facts["git_diff_sha256"] = hashlib.sha256(b"\n".join([*changed, *untracked, difference])).hexdigest()
     return facts
 
 

@@ -205,7 +205,7 @@ def test_ctrl_c_reaches_all_processes_and_is_told_once(tmp_path: Path) -> None:
     command.read_until("pretrain causal_lm: step")
     os.killpg(command.process.pid, signal.SIGINT)
     assert command.end() == 130
-    assert "now saved; expected to train to the end; run the same command with RESUME=1" in command.lines[-1]
+    assert "now saved; run the same command with RESUME=1" in command.lines[-1]
     assert sum("finishing the step" in line for line in command.lines) == 1
     assert not any("Traceback" in line for line in command.lines)
     assert status(tmp_path) == "KILLED"

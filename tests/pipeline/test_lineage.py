@@ -96,14 +96,24 @@ def test_evaluations_stand_beside_the_bundle_that_they_measured_and_no_other(cha
     assert not [node for node in second.made_from if node.kind == "evaluation"]
 
 
-def test_code_with_uncommitted_changes_is_marked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("recorded", "state", "note"),
+    [
+        ({"git_dirty": "true"}, State.CHANGED, "with changes that were not committed"),
+        ({"git_untracked_code": "2"}, State.CHANGED, "with 2 files of code that git does not track"),
+        ({"git_untracked_code": "0"}, State.OK, "nothing uncommitted"),
+        ({"git_dirty": "unknown"}, State.UNCHECKED, "git did not say whether all was committed"),
+    ],
+)
+def test_code_that_the_commit_does_not_hold_is_told_apart(
+    tmp_path: Path, recorded: dict[str, str], state: State, note: str
+) -> None:
     folder = make_bundle(tmp_path / "runs/a")
     record = json.loads((folder / "provenance.json").read_text())
-    write(folder / "provenance.json", {**record, "code": {**CODE, "git_dirty": "true"}})
+    write(folder / "provenance.json", {**record, "code": {**CODE, **recorded}})
     finish(folder)
     (commit,) = nodes(traced(folder), "commit")
-    assert commit.state is State.CHANGED
-    assert "not committed" in commit.note
+    assert (commit.state, commit.note) == (state, note)
 
 
 def test_the_picture_is_svg_that_fetches_nothing_and_holds_every_run_and_file(

@@ -9,7 +9,8 @@ import torch
 
 from pipeline import progress
 from pipeline.callbacks.limits import TimeBudget
-from pipeline.progress import LaggingLoss, ProgressBar, format_count, format_duration
+from pipeline.progress import LaggingLoss, ProgressBar, format_count
+from pipeline.report import format_duration
 from tests.pipeline.toy import CrashError, StopAfter, ToyTraining
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\):FutureWarning")

@@ -65,7 +65,29 @@ def test_samples_are_kept_as_a_text_with_the_truth_where_there_is_one() -> None:
         ]
     )
     assert "**Once** upon" in text
-    assert "Given: Who?\n\nMade: Anna\n\n##" in text
-    assert "Given: a ▁▁" in text
-    assert "Truth: a c" in text
+    assert "Input: Who?\n\nPrediction: Anna\n\n##" in text
+    assert "Input: a ▁▁" in text
+    assert "Target: a c" in text
     assert text.endswith("\n")
+
+
+def test_a_sample_stands_beside_its_titles_in_any_script(capsys: pytest.CaptureFixture[str]) -> None:
+    """A text without spaces is one word to a wrapper, which would put it on a line of its own."""
+    samples = [Sample(given="这是一个晴朗的傍晚" * 20, output="安东", truth="伊达")]
+    report.summary("x", metrics={}, facts={}, samples=samples, next_commands={})
+    told = capsys.readouterr().err
+    assert "1  input       这是一个晴朗的傍晚" in told
+    assert "   prediction  安东" in told
+    assert "   target      伊达" in told
+
+
+def test_what_is_said_goes_on_below_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    report.say("Run", f"runs/{'long-name-' * 8}, CPU, 1 of 2 cores")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"Run        runs/{'long-name-' * 8},")
+    assert second.startswith(" " * 11)
+
+
+def test_the_pace_of_a_training_is_told_in_time_and_tokens_per_second() -> None:
+    assert report.describe_pace(163, 163 * 5300) == "2:43 with validations, 5,300 tokens per second"
+    assert report.describe_pace(0, 0) == "0:00 with validations"

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from modules.lit_module import Objective
 
-_SHOWN_CHARACTERS = 300
+_SHOWN_CHARACTERS = 700
+_CUT = " … "
 _HALF = 0.5
 
 
@@ -204,7 +205,7 @@ class TextClassification(FinetuneTask):
         )
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """The beginning of the text, the label and how sure it is, and the true label."""
+        """The text, the label and how sure it is, and the true label."""
         made, truth = self.labels(row, prediction)
         sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
         return Sample(
@@ -301,4 +302,8 @@ def _confidence(predictions: Sequence[Prediction]) -> Floats:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+    """The beginning and the end of a long text: what decides may stand in either."""
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text
+    kept = (_SHOWN_CHARACTERS - len(_CUT)) // 2
+    return f"{text[:kept]}{_CUT}{text[-kept:]}"

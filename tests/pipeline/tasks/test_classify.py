@@ -187,10 +187,13 @@ def test_predictions_are_in_the_order_of_the_rows_whatever_the_batch() -> None:
         assert one.confidence == max(one.details["probabilities"].values())
 
 
-def test_a_sample_shows_the_beginning_of_the_text_the_label_and_the_truth() -> None:
+def test_a_sample_shows_both_ends_of_a_long_text_the_label_and_the_truth() -> None:
     task = fitted(ROWS)
-    sample = task.sample({"text": "t" * 1000, "label": "x"}, Prediction(text="y", confidence=0.75))
-    assert len(sample.given) == 300
+    text = f"It began well. {'t' * 1000} And it ended badly."
+    sample = task.sample({"text": text, "label": "x"}, Prediction(text="y", confidence=0.75))
+    assert sample.given.startswith("It began well. t")
+    assert sample.given.endswith("t And it ended badly.")
+    assert " … " in sample.given
     assert (sample.output, sample.truth) == ("y (0.75)", "x")
     assert task.sample({"text": ""}, Prediction(text="y")).truth is None
 

@@ -74,6 +74,21 @@ def test_provenance_tells_the_commit_and_whether_the_code_was_changed(tmp_path: 
     assert changed["git_diff_sha256"] != facts()["git_diff_sha256"]
 
 
+def test_files_that_git_does_not_track_are_no_changes_and_those_of_code_are_counted(tmp_path: Path) -> None:
+    def facts() -> dict[str, str]:
+        return collect_provenance(tmp_path, argv=["x"], seed=None, redactor=Redactor({}))
+
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for arguments in (("init",), ("commit", "--allow-empty", "-m", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+    (tmp_path / "my text.txt").touch()
+    assert (facts()["git_dirty"], facts()["git_untracked_code"]) == ("false", "0")
+    assert "git_diff_sha256" not in facts()
+    (tmp_path / "new task.py").touch()
+    assert (facts()["git_dirty"], facts()["git_untracked_code"]) == ("false", "1")
+    assert "git_diff_sha256" in facts()
+
+
 def test_provenance_of_a_folder_without_git_says_so(tmp_path: Path) -> None:
     facts = collect_provenance(tmp_path, argv=["x"], seed=None, redactor=Redactor({}))
     assert facts["git_commit"] == "none"

@@ -1,0 +1,54 @@
+"""What a training proposes to do next."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from modules.transformer import Transformer
+from pipeline.compare.select import has_results
+from pipeline.config import CONFIGS, groups, target_of
+from pipeline.runs import RunFolder, list_runs
+from pipeline.tasks.base import GAP, PretrainingTask
+from pipeline.tasks.finetuning import FinetuneTask
+
+
+def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Transformer]) -> dict[str, str]:
+    """Command -> what it is for; those that would take another bundle by themselves name this one."""
+    prompt = f"The {GAP} is in the garden." if task.fills_gaps else "One sunny morning"
+    able = {name: kind.backbones for name, kind in _finetuning_tasks().items() if backbone in kind.backbones}
+    best = [name for name, backbones in able.items() if backbones[0] is backbone]
+    best.sort(key=lambda name: len(able[name]), reverse=True)  # what most models can do first
+    commands = {f'make generate PROMPT="{prompt}"': "write text with this model"}
+    if able:
+        first, *others = best or able
+        init = "" if best else f" INIT={run.name}"
+        also = f" (or {', '.join(others)})" if others else ""
+        commands[f"make finetune-{first}{init}"] = f"teach it a task{also}"
+    return {
+        **commands,
+        "make evaluate DATA=...": "measure it on another corpus",
+        **next_comparison(run),
+        "make ui": "see all runs in MLflow",
+    }
+
+
+def next_comparison(run: RunFolder) -> dict[str, str]:
+    """The command that compares the run with the one before it, where there is one of its task."""
+    task = (run.record.choices or {}).get("task")
+    others = [
+        other
+        for other in list_runs(run.path.parent)
+        if other.name != run.name and other.is_of(run.record.stage, task) and has_results(other)
+    ]
+    command = f'make compare RUNS="last:2:{run.record.stage}:{task}"'
+    return {command: f"is it better than {others[0].name}?"} if others else {}
+
+
+def _finetuning_tasks() -> dict[str, type[FinetuneTask]]:
+    """The tasks that learn from labelled rows, by the word that the user types."""
+    found = {name: _class_of(CONFIGS / "task" / f"{name}.yaml") for name in groups()["task"]}
+    return {name: kind for name, kind in found.items() if issubclass(kind, FinetuneTask)}
+
+
+def _class_of(file: Path) -> type:
+    return target_of(str(OmegaConf.load(file).task._target_), f"task={file.stem}")  # type: ignore[no-any-return]
