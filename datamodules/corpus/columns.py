@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from datamodules.corpus.proposals import Sample, missing_column
 from datamodules.corpus.rows import TEXT
-from datamodules.errors import DataError
 
 LABEL = "label"
 
@@ -29,6 +29,11 @@ class Columns:
     optional: tuple[str, ...] = ()
     other_names: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
+    def possible_names(self, said: Mapping[str, str]) -> set[str]:
+        """All names that a file may have for the columns."""
+        names = {*self.required, *self.optional, *said.values()}
+        return names.union(*self.other_names.values())
+
     def found_names(self, said: Mapping[str, str], has: Callable[[str], bool]) -> dict[str, str]:
         """The names that were `said`, and of the other columns the first that a file has, or would have."""
         found = {
@@ -46,13 +51,17 @@ TEXT_ONLY = Columns((TEXT,))
 
 @dataclass(frozen=True)
 class Places:
-    """Column of the rows -> its place in the files: a name, or a path into objects as `answers.text`."""
+    """Column of the rows -> its place in the files: a name, or a path into objects as `answers.text`.
+
+    `key` is what the command calls the names, for errors.
+    """
 
     required: Mapping[str, str]
     optional: Mapping[str, str]
+    key: str = "data.columns"
 
     @classmethod
-    def of(cls, columns: Columns, names: Mapping[str, str]) -> Self:
+    def of(cls, columns: Columns, names: Mapping[str, str], key: str = "data.columns") -> Self:
         """Find the places; a column that is not in `names` is read under its own name.
 
         An optional column that `names` has is required: whoever names it expects it to be read.
@@ -60,20 +69,23 @@ class Places:
         named = [name for name in columns.optional if name in names]
         required = {name: names.get(name, name) for name in (*columns.required, *named)}
         optional = {name: name for name in columns.optional if name not in required}
-        return cls(required, optional)
+        return cls(required, optional, key)
 
     @property
     def text_only(self) -> bool:
         """Whether nothing but text is read, which is done fast."""
         return list(self.required) == [TEXT] and not self.optional
 
-    def present(self, where: str, paths: Iterable[str], names: list[str]) -> Present:
+    def present(
+        self, where: str, paths: Iterable[str], names: Sequence[str], sample: Callable[[], Sample] = tuple
+    ) -> Present:
         """Give the columns that are there.
 
         Args:
             where: what is read, for errors.
             paths: the places that are there, of those that are wanted.
             names: the columns that are there, for errors.
+            sample: gives some rows, for errors.
 
         Raises:
             DataError: a required column is not there.
@@ -81,7 +93,10 @@ class Places:
         there = set(paths)
         for name, path in self.required.items():
             if path not in there:
-                raise missing_column(where, path, names, name)
+                taken = [other for other in self.paths if other in there]
+                raise missing_column(
+                    where, path, names, name=name, key=self.key, taken=taken, sample=sample()
+                )
         return dict(self.required) | {name: path for name, path in self.optional.items() if path in there}
 
     @property
@@ -118,15 +133,3 @@ def has(row: Mapping[str, Any], path: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def missing_column(
-    where: str, wanted: str, present: list[str], name: str = TEXT, *, key: str = "data.columns"
-) -> DataError:
-    """Say which column is missing, and which there are; `key` is where the user may name it."""
-    like = present[0] if present else "NAME"
-    return DataError(
-        f"{where}: there is no column '{wanted}'",
-        f"one of the columns present: {', '.join(present) or 'none'}",
-        f"set {key}.{name}={like}",
-    )

@@ -1,17 +1,15 @@
 """Corpora from local files: any text, JSON lines, CSV or Parquet, with or without held-out parts."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from datamodules.corpus.columns import TEXT_ONLY, Columns, Places
+from datamodules.corpus.columns import LABEL, TEXT_ONLY, Columns, Places
 from datamodules.corpus.formats import heading
-from datamodules.corpus.forms import agree, form_of_type
+from datamodules.corpus.forms import LISTS, agree, form_of_type
+from datamodules.corpus.held_out import hold_out, too_little
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.corpus.source_file import SourceFile, find_files
 from datamodules.corpus.store import stored_rows
@@ -33,8 +31,8 @@ class Files:
         columns: name of a column of the rows -> its name in the files, or a path into objects, as
             `answers.text`. A column that is not named here is read under its own name.
         validation_fraction: how much to hold out when there is no `validation`: the rows with the smallest
-            hashes (rows that are equal in the first column asked for stay together), or of one single text
-            its end, from a line's beginning on.
+            hashes (rows that are equal in the first column asked for stay together, and each class keeps a
+            row in training), or of one single text its end, from a line's beginning on.
         name: short name of the corpus; by default that of the first file.
         test: as `validation`, for rows that are looked at once, at the end; without it there are none.
     """
@@ -106,8 +104,8 @@ class Files:
         """The names that were given, and the other names that the file has."""
         if not columns.other_names:
             return self.columns
-        _, has = heading(source)
-        return columns.found_names(self.columns, has)
+        header = heading(source, columns.possible_names(self.columns))
+        return columns.found_names(self.columns, header.has)
 
     def _held_out(
         self, parts: Mapping[str, Rows], columns: Columns, files: list[SourceFile]
@@ -232,6 +230,8 @@ def check_same_types(parts: Mapping[str, Rows]) -> None:
                 form_of_type(schema.field(name).type) if name in schema.names else "nothing"
                 for schema in (train, other)
             )
+            if name == LABEL and not {here, there} & LISTS:
+                continue  # classes are compared as text
             if not agree(here, there):
                 raise DataError(
                     f"column '{name}' holds {here} in train and {there} in {split}",
@@ -251,7 +251,7 @@ def _cut_text(text: str, fraction: float, source: SourceFile) -> tuple[Rows, Row
     )
     cut = next(place for place in places if 0 < place < len(text) or place == target)
     if not (text[:cut].strip() and text[cut:].strip()):
-        raise _too_little(str(source.path))
+        raise too_little(str(source.path))
     return _one_row(text[:cut]), _one_row(text[cut:])
 
 
@@ -259,36 +259,3 @@ def _one_row(text: str) -> Rows:
     import datasets
 
     return datasets.Dataset(pa.table({TEXT: pa.array([text], pa.large_string())}))
-
-
-def hold_out(rows: Rows, column: str, fraction: float, where: str) -> tuple[Rows, Rows]:
-    """Hold out the rows with the smallest hashes of a column: independent of order, equal ones together.
-
-    Raises:
-        DataError: there are no two different rows.
-    """
-    hashes = [_hash(value) for value in _values(rows, column)]
-    n_held_out = max(1, round(len(hashes) * fraction))
-    limit = sorted(hashes)[n_held_out - 1]
-    held_out = [number for number, value in enumerate(hashes) if value <= limit]
-    kept = [number for number, value in enumerate(hashes) if value > limit]
-    if not kept:
-        raise _too_little(where)
-    return rows.select(kept), rows.select(held_out)
-
-
-def _hash(value: Any) -> bytes:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def _values(rows: Rows, column: str) -> Iterable[Any]:
-    return (value for batch in rows.select_columns([column]).iter(256) for value in batch[column])
-
-
-def _too_little(where: str) -> DataError:
-    return DataError(
-        f"{where} is too small to hold a part out for validation",
-        "at least two different rows or lines",
-        "set data.validation=PATH",
-    )

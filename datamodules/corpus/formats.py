@@ -1,7 +1,9 @@
 """Each kind of file to Arrow tables of the wanted columns, with a precise word for what is wrong in it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +22,10 @@ from datamodules.corpus.forms import (
     read_fields,
     wrong_form,
 )
+from datamodules.corpus.nested import rows_of_document
+from datamodules.corpus.proposals import SAMPLE_ROWS, Sample
 from datamodules.corpus.rows import TEXT
-from datamodules.corpus.separated import header_of, read_separated
+from datamodules.corpus.separated import header_of, read_separated, sample_of, where_of
 from datamodules.corpus.source_file import SourceFile, text_blocks
 from datamodules.errors import DataError
 
@@ -41,23 +45,54 @@ def read_tables(source: SourceFile, places: Places) -> Iterator[pa.Table]:
         yield table
 
 
-def heading(source: SourceFile) -> tuple[list[str], Callable[[str], bool]]:
-    """The columns of a file, and whether it has a place; of JSON as its first object has them.
+@dataclass(frozen=True)
+class Heading:
+    """What a file begins with.
+
+    Args:
+        where: the file, for errors.
+        names: of its columns.
+        has: whether it has a place.
+        sample: gives its first rows.
+    """
+
+    where: str
+    names: list[str]
+    has: Callable[[str], bool]
+    sample: Callable[[], Sample]
+
+
+def heading(source: SourceFile, wanted: Collection[str]) -> Heading:
+    """The columns of a file, of which some are `wanted`; of JSON as its first object has them.
 
     Raises:
         DataError: the file cannot be read as what its name says.
     """
+    where = str(source.path)
     if source.kind == ".txt":
-        return [TEXT], lambda path: path == TEXT
+        return Heading(where, [TEXT], lambda path: path == TEXT, tuple)
     if source.kind == ".parquet":
-        schema = parquet_file(source).schema_arrow
-        return schema.names, lambda path: in_schema(schema, path)
+        file = parquet_file(source)
+        schema = file.schema_arrow
+        return Heading(where, schema.names, lambda path: in_schema(schema, path), lambda: first_rows(file))
     if source.kind in (".csv", ".tsv"):
-        names = header_of(source)
-        return names, lambda path: path in names
-    _, first = next(json_objects(source), ("", {}))
-    row = first if isinstance(first, dict) else {}
-    return list(row), lambda path: has(row, path)
+        separator, names = header_of(source, wanted)
+        return Heading(
+            where_of(source, separator),
+            names,
+            lambda path: path in names,
+            lambda: sample_of(source, separator, names),
+        )
+    some = [row for _, row in islice(json_objects(source), SAMPLE_ROWS) if isinstance(row, dict)]
+    first = some[0] if some else {}
+    return Heading(where, list(first), lambda path: has(first, path), lambda: some)
+
+
+def first_rows(file: pa.parquet.ParquetFile) -> list[dict[str, Any]]:
+    """Some rows of a Parquet file."""
+    for batch in file.iter_batches(batch_size=SAMPLE_ROWS):
+        return batch.to_pylist()  # type: ignore[no-any-return]
+    return []
 
 
 def json_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
@@ -66,8 +101,8 @@ def json_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
     Raises:
         DataError: broken JSON, with its line.
     """
-    if source.kind == ".json" and _is_list(source):
-        yield from _listed_objects(source)
+    if source.kind == ".json" and _is_document(source):
+        yield from _objects_of_document(source)
         return
     for first_line, block in text_blocks(source):
         yield from _json_objects(source, first_line, block)
@@ -146,30 +181,42 @@ def _json_objects(source: SourceFile, first_line: int, block: bytes) -> Iterator
 
 
 def _read_json(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    """Read a list of objects; a file that does not begin with a bracket is read as JSON lines."""
-    if not _is_list(source):
+    """Read a list of objects, or one object that holds rows; else the file is read as JSON lines."""
+    if not _is_document(source):
         yield from _read_json_lines(source, places)
         return
-    rows = list(_listed_objects(source))
+    rows = list(_objects_of_document(source))
     if rows:
         yield _CheckedRows(places).table(source, iter(rows))
 
 
-def _is_list(source: SourceFile) -> bool:
+def _is_document(source: SourceFile) -> bool:
+    """Whether a file is a list, or one object that holds rows, and has not an object a line."""
     _, head = next(text_blocks(source), (1, b""))
-    return head.lstrip().startswith(b"[")
-
-
-def _listed_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
+    text = head.lstrip()
+    if not text.startswith(b"{"):
+        return text.startswith(b"[")
+    first, _, rest = text.partition(b"\n")
     try:
-        rows = json.loads(b"".join(block for _, block in text_blocks(source)))
+        row = json.loads(first)
+    except json.JSONDecodeError:
+        return first.strip() == b"{" or not rest.lstrip().startswith(b"{")
+    return not rest.strip() and isinstance(row.get("data"), list)
+
+
+def _objects_of_document(source: SourceFile) -> Iterator[tuple[str, Any]]:
+    try:
+        document = json.loads(b"".join(block for _, block in text_blocks(source)))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{source.path}, line {error.lineno}: broken JSON at character {error.colno}: {error.msg}",
             "one list of objects",
             "repair the file",
         ) from error
-    yield from ((f"{source.path}, object {number}", row) for number, row in enumerate(rows, start=1))
+    if isinstance(document, list):
+        yield from ((f"{source.path}, object {number}", row) for number, row in enumerate(document, start=1))
+    else:
+        yield from rows_of_document(document, str(source.path))
 
 
 _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)
@@ -199,9 +246,14 @@ class _CheckedRows:
         self._places = places
         self._present: Present | None = None
         self._forms: dict[str, str] = {}
+        self._sample: list[dict[str, Any]] = []
 
     def table(self, source: SourceFile, rows: Iterator[tuple[str, Any]]) -> pa.Table:
         """Make a table of (where it stands, object)."""
+        if self._present is None:
+            head = list(islice(rows, SAMPLE_ROWS))
+            self._sample = [row for _, row in head if isinstance(row, dict)]
+            rows = chain(head, rows)
         values: dict[str, list[Any]] = {}
         places: list[str] = []
         for where, row in rows:
@@ -226,7 +278,7 @@ class _CheckedRows:
             )
         if self._present is None:
             there = [path for path in self._places.paths if has(row, path)]
-            self._present = self._places.present(where, there, list(row))
+            self._present = self._places.present(where, there, list(row), lambda: self._sample)
         values = {}
         for name, path in self._present.items():
             if not has(row, path):
@@ -260,9 +312,8 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     try:
         file = pa.parquet.ParquetFile(source.path)
         schema = file.schema_arrow
-        present = places.present(
-            where, [path for path in places.paths if in_schema(schema, path)], schema.names
-        )
+        there = [path for path in places.paths if in_schema(schema, path)]
+        present = places.present(where, there, schema.names, lambda: first_rows(file))
         roots = list(dict.fromkeys(root_of(path, schema.names) for path in present.values()))
         class_names = class_names_of(schema)
         n_rows = 0

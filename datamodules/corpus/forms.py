@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datamodules.errors import DataError
 
@@ -37,7 +38,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 _DIALOGUES = {"a list of texts", "a list of objects"}
 _NUMBERS = {"a number", "a number with a fraction"}
 _EMPTY = "an empty list"
-_LISTS = {_EMPTY, "a list", "a list of texts", "a list of objects"}
+LISTS = {_EMPTY, "a list", "a list of texts", "a list of objects"}
 _PLAIN: dict[type, str] = {
     str: "text",
     bool: "true or false",
@@ -55,6 +56,8 @@ def only_text(name: str) -> bool:
 
 def form_of(value: Any) -> str:
     """Name what a value is, as an error says it."""
+    if isinstance(value, float) and value.is_integer():
+        return "a number"
     if not isinstance(value, list):
         return _PLAIN.get(type(value), type(value).__name__)
     if not value:
@@ -95,7 +98,7 @@ def check_form(name: str, form: str, where: str, path: str) -> None:
         DataError: where it is, and what it should be.
     """
     allowed = FORMS.get(name)
-    if allowed is None or form in allowed or (form == _EMPTY and not _LISTS.isdisjoint(allowed)):
+    if allowed is None or form in allowed or (form == _EMPTY and not LISTS.isdisjoint(allowed)):
         return
     raise wrong_form(where, path, form, " or ".join(allowed))
 
@@ -150,7 +153,7 @@ def agree(one: str, other: str) -> bool:
     """Whether a column may hold both forms: one is null, both are numbers, or both lists, one maybe empty."""
     if one == other or "null" in (one, other) or {one, other} in (_NUMBERS, _DIALOGUES):
         return True
-    return _EMPTY in (one, other) and {one, other} <= _LISTS
+    return _EMPTY in (one, other) and {one, other} <= LISTS
 
 
 def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_rows_before: int = 0) -> None:
@@ -162,6 +165,8 @@ def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_ro
     if name not in FORMS:
         return
     form = form_of_type(column.type)
+    if form == "a number with a fraction" and _is_whole(column):
+        form = "a number"
     expected = " or ".join(FORMS[name])
     empty = form in ("null", _EMPTY)
     if form not in FORMS[name] and not empty:
@@ -170,6 +175,11 @@ def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_ro
     if column.null_count:
         row = n_rows_before + column.is_null().index(True).as_py() + 1
         raise wrong_form(f"{where}, row {row}", path, "null", expected)
+
+
+def _is_whole(column: pa.ChunkedArray) -> bool:
+    """Whether all numbers are whole: a table that once missed some has them as 1.0."""
+    return bool(pc.all(pc.equal(column, pc.floor(column))).as_py())
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus.columns import TEXT_ONLY, Columns, Places, has
-from datamodules.corpus.files import Mirror, Pattern, check_same_types, hold_out
+from datamodules.corpus.files import Mirror, Pattern, check_same_types
+from datamodules.corpus.held_out import hold_out
 from datamodules.corpus.hub_rows import check_table, checked_row, joined, picked, picked_stream
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.errors import DataError

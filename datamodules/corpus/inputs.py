@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from datamodules.corpus.arrow import ClassNames, class_names_of, column_at
-from datamodules.corpus.columns import Columns, Places, has, missing_column, value_at
+from datamodules.corpus.columns import Columns, Places, has, value_at
 from datamodules.corpus.formats import heading, json_objects, parquet_file
 from datamodules.corpus.forms import check_value
+from datamodules.corpus.proposals import missing_column
 from datamodules.corpus.rows import TEXT, Row
 from datamodules.corpus.separated import read_separated
 from datamodules.corpus.source_file import SourceFile, find_files, text_blocks
@@ -43,19 +44,20 @@ def read_rows(
         raise DataError(f"{sources[0].path} holds no rows", "at least one row", "check how it was written")
     for name in carried:
         if name in names and not any(name in row for row in rows):
-            raise missing_column(str(path), names[name], heading(sources[0])[0], name, key=_KEY)
+            header = heading(sources[0], names.values())
+            raise missing_column(
+                header.where, names[name], header.names, name=name, key=_KEY, sample=header.sample()
+            )
     return rows
 
 
 def _rows(
     source: SourceFile, names: Mapping[str, str], columns: Columns, carried: Sequence[str]
 ) -> Iterator[Row]:
-    header, there = heading(source)
-    places = Places.of(columns, columns.found_names(names, there))
-    for name, path in places.required.items():
-        if not there(path):
-            raise missing_column(str(source.path), path, header, name, key=_KEY)
-    read = {name: path for name, path in {**places.required, **places.optional}.items() if there(path)}
+    header = heading(source, {*columns.possible_names(names), *carried})
+    there = header.has
+    places = Places.of(columns, columns.found_names(names, there), key=_KEY)
+    read = places.present(header.where, filter(there, places.paths), header.names, header.sample)
     kept = {name: names.get(name, name) for name in carried if name not in read}
     paths = dict.fromkeys(path for path in (*read.values(), *kept.values()) if there(path))
     for where, row in _READERS[source.kind](source, list(paths)):

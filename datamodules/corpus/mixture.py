@@ -1,5 +1,6 @@
 """Several corpora as one, each with its share of the training rows."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from datamodules.corpus.as_text import of_one_type
 from datamodules.corpus.columns import TEXT_ONLY, Columns
 from datamodules.corpus.forms import tables_in_one_form
 from datamodules.corpus.rows import Corpus, Rows, fingerprint_of
@@ -138,7 +140,8 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"data.sources.{name}: {error.problem}", error.expected, error.remedy) from error
+        remedy = re.sub(r"\bdata\.(?!sources\.)", f"data.sources.{name}.", error.remedy)
+        raise DataError(f"data.sources.{name}: {error.problem}", error.expected, remedy) from error
 
 
 def _repeated(size: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -155,7 +158,8 @@ def _joined(parts: Mapping[str, Any], columns: Columns) -> Rows:
         for rows in parts.values()
     ]
     try:
-        return datasets.Dataset(pa.concat_tables(tables_in_one_form(tables), promote_options="permissive"))
+        alike = tables_in_one_form(of_one_type(tables))
+        return datasets.Dataset(pa.concat_tables(alike, promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         found = "; ".join(f"{name}: {_types(table)}" for name, table in zip(parts, tables, strict=True))
         raise DataError(

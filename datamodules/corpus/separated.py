@@ -1,118 +1,134 @@
-"""Tables with separators (.csv, .tsv) to Arrow tables of the wanted columns, or the line that is ragged."""
+"""Tables with separators (.csv, .tsv): every cell is text, exactly as it is written.
+
+CSV follows RFC 4180: a cell in double quotes may hold separators, line ends, and quotes that are doubled.
+TSV has no quoting: a tab ends a cell, a line end ends a row, and every other character stands for itself. An
+empty cell is an empty text. Lines without any character are left out.
+
+*Source:* RFC 4180; IANA, text/tab-separated-values.
+"""
 
 import csv
 import io
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from itertools import islice
 
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.csv
 
-from datamodules.corpus.columns import LABEL, Places
+from datamodules.corpus.columns import Places
+from datamodules.corpus.proposals import SAMPLE_ROWS
 from datamodules.corpus.source_file import SourceFile, text_blocks
 from datamodules.errors import DataError
 
-_CSV_BLOCK_BYTES = 1 << 26
-_WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+_RAGGED = {
+    ".csv": "put fields that hold separators, quotes or line ends in double quotes",
+    ".tsv": "replace tabs and line ends in texts by spaces (TSV has no quoting), or write the file as .csv",
+}
+_MOST_CHARACTERS = 1 << 26
+_ROWS_AT_ONCE = 1 << 13
+
+Record = tuple[int, list[str]]
+"""The number of its first line, and its cells."""
 
 
 def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    """Read one file; labels that are whole numbers throughout are read as numbers.
+    """Read the wanted columns of one file.
 
     Raises:
         DataError: whatever is wrong in the file, with its line.
     """
-    separator = separator_of(source)
-    header = header_of(source)
-    present = places.present(str(source.path), header, header)
+    separator, header = header_of(source, places.paths)
+    present = places.present(
+        where_of(source, separator), header, header, lambda: sample_of(source, separator, header)
+    )
     for name in present.values():
         if header.count(name) > 1:
             raise DataError(f"{source.path}: two columns are named '{name}'", "one", "rename one of them")
-    written = dict.fromkeys(present.values(), pa.large_string())
+    wanted = [header.index(path) for path in present.values()]
+    rows = (cells for _, cells in _checked(source, separator, len(header)))
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        columns = [pa.array([cells[number] for cells in some], pa.large_string()) for number in wanted]
+        yield pa.table(columns, list(present))
+
+
+def header_of(source: SourceFile, wanted: Collection[str]) -> tuple[str, list[str]]:
+    """What separates the cells of a file, and the names in its first line.
+
+    Of a .csv file that is the separator under which most of the `wanted` columns are there, and of several
+    such the one that gives most columns; the comma before others.
+    """
+    if source.kind == ".tsv":
+        return "\t", next(_tab_separated(source), (1, [""]))[1]
+    headers = {separator: _first(source, separator) for separator in SEPARATORS}
+    return max(headers.items(), key=lambda item: (len({*item[1]} & {*wanted}), len(item[1])))
+
+
+def where_of(source: SourceFile, separator: str) -> str:
+    """The file, and what separates its cells where that may surprise."""
+    if separator == ",":
+        return str(source.path)
+    return f"{source.path} (separated by {SEPARATORS[separator]})"
+
+
+def _first(source: SourceFile, separator: str) -> list[str]:
+    """The first record, however its quotes are set: under a wrong separator they are wrong too."""
+    reader = csv.reader(_lines(source), delimiter=separator)
     try:
-        tables = (
-            pa.Table.from_batches([batch]).select(list(present.values())).rename_columns(list(present))
-            for batch in pa.csv.open_csv(
-                pa.PythonFile(_BlockStream(block for _, block in text_blocks(source)), mode="r"),
-                read_options=pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
-                parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(
-                    include_columns=list(dict.fromkeys(present.values())),
-                    column_types=written,
-                    strings_can_be_null=False,
-                ),
+        return next((cells for cells in reader if cells), [])
+    except csv.Error:
+        return []
+
+
+def sample_of(source: SourceFile, separator: str, header: list[str]) -> list[dict[str, str]]:
+    """The first rows, to guess from what a column is; none where they cannot be read."""
+    try:
+        some = list(islice(_records(source, separator), 1, 1 + SAMPLE_ROWS))
+    except DataError:
+        return []
+    return [dict(zip(header, cells, strict=False)) for _, cells in some]
+
+
+def _checked(source: SourceFile, separator: str, n_columns: int) -> Iterator[Record]:
+    """All records below the header; one of another length is refused."""
+    for line, cells in islice(_records(source, separator), 1, None):
+        if len(cells) != n_columns:
+            raise DataError(
+                f"{source.path}, line {line}: {len(cells)} fields",
+                f"{n_columns}, as in the header",
+                _RAGGED[source.kind],
             )
-        )
-        yield from [_numbered(pa.concat_tables(tables))] if LABEL in present else tables
-    except pa.ArrowInvalid as error:
-        raise _what_is_ragged(source, separator, len(header), error) from error
+        yield line, cells
 
 
-def separator_of(source: SourceFile) -> str:
-    """What stands between two fields."""
-    return "\t" if source.kind == ".tsv" else ","
+def _records(source: SourceFile, separator: str) -> Iterator[Record]:
+    return _tab_separated(source) if source.kind == ".tsv" else _quoted(source, separator)
 
 
-def header_of(source: SourceFile) -> list[str]:
-    """The names of the columns."""
-    return next(csv.reader(_lines(source), delimiter=separator_of(source)), [])
+def _tab_separated(source: SourceFile) -> Iterator[Record]:
+    for first, block in text_blocks(source):
+        for number, line in enumerate(block.decode().split("\n"), start=first):
+            if row := line.removesuffix("\r"):
+                yield number, row.split("\t")
 
 
-def _numbered(table: pa.Table) -> pa.Table:
-    """Make labels numbers where all of a file's are: in CSV they are written like text."""
-    labels = table.column(LABEL)
-    if not pa.compute.all(pa.compute.match_substring_regex(labels, _WHOLE_NUMBER)).as_py():
-        return table
-    return table.set_column(table.column_names.index(LABEL), LABEL, labels.cast(pa.int64()))
-
-
-def _what_is_ragged(source: SourceFile, separator: str, n_columns: int, error: pa.ArrowInvalid) -> DataError:
-    """Find the line that the fast reader refused without saying which."""
+def _quoted(source: SourceFile, separator: str) -> Iterator[Record]:
+    csv.field_size_limit(_MOST_CHARACTERS)
     reader = csv.reader(_lines(source), delimiter=separator, strict=True)
-    csv.field_size_limit(_CSV_BLOCK_BYTES)
     start = 1
     try:
-        for fields in reader:
-            if fields and len(fields) != n_columns:
-                return DataError(
-                    f"{source.path}, line {start}: {len(fields)} fields",
-                    f"{n_columns}, as in the header",
-                    "put fields that hold separators, quotes or line ends in double quotes",
-                )
+        for cells in reader:
+            if cells:
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as reason:
-        return DataError(
+        raise DataError(
             f"{source.path}, line {start}: {reason}",
             "fields with closed quotes",
             'double each quote inside: ""',
-        )
-    return DataError(
-        f"{source.path}: {' '.join(str(error).split())}", "a table with a header", "repair the file"
-    )
+        ) from reason
 
 
 def _lines(source: SourceFile) -> Iterator[str]:
     for _, block in text_blocks(source):
-        yield from io.StringIO(block.decode("utf-8"), newline="")
-
-
-class _BlockStream(io.RawIOBase):
-    """Blocks as one readable file, so that a checked and unpacked file is read without a copy on disk."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer as far as one block goes; 0 at the end."""
-        self._rest = self._rest or next(self._blocks, b"")
-        view = memoryview(buffer).cast("B")
-        n_bytes = min(len(view), len(self._rest))
-        view[:n_bytes] = self._rest[:n_bytes]
-        self._rest = self._rest[n_bytes:]
-        return n_bytes
+        yield from io.StringIO(block.decode(), newline="")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute
 
+from datamodules.corpus.as_text import of_one_type
 from datamodules.corpus.columns import Places
 from datamodules.corpus.formats import mixed_types, read_tables
 from datamodules.corpus.forms import tables_in_one_form
@@ -18,7 +19,7 @@ from datamodules.corpus.source_file import SourceFile
 from datamodules.errors import DataError
 
 #: Raised when files are read otherwise: rows that were stored before are read again.
-_READING = 2
+_READING = 3
 
 
 def stored_rows(files: list[SourceFile], places: Places) -> Rows:
@@ -71,7 +72,7 @@ def _one_table(tables: list[pa.Table], source: SourceFile) -> pa.Table:
                 "give it to all files or to none",
             )
     try:
-        return pa.concat_tables(tables_in_one_form(tables), promote_options="permissive")
+        return pa.concat_tables(tables_in_one_form(of_one_type(tables)), promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise mixed_types(str(source.path), str(error)) from error
 

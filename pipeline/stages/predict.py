@@ -1,13 +1,11 @@
 """Answer a file of rows with a fine-tuned bundle."""
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path
-from typing import Any
 
 from datamodules.corpus import Columns, read_rows
+from datamodules.corpus.as_text import json_line
 from datamodules.corpus.source_file import find_files
 from pipeline import build, report
 from pipeline.errors import ConfigError
@@ -45,7 +43,7 @@ def predict(config: Config) -> StageResult:
     _say_unread(task, rows, columns)
     batch_size = build.construct(config.trainer).answer_batch_size
     answers = task.predict(bundle.model, bundle.tokenizer, asked, batch_size=batch_size)
-    lines = (_line(as_record(*pair)) for pair in zip(rows, answers, strict=True))
+    lines = (json_line(as_record(*pair)) for pair in zip(rows, answers, strict=True))
     write_whole(target, "".join(f"{line}\n" for line in lines))
     shown = [task.sample(row, answer) for row, answer in zip(asked[:N_SAMPLES], answers, strict=False)]
     report.panel("Answers", report.show_samples(shown))
@@ -77,26 +75,3 @@ def _say_unread(task: FinetuneTask, rows: Sequence[Row], columns: Columns) -> No
     for name in task.optional:
         if name not in (*columns.required, *columns.optional) and any(name in row for row in rows):
             report.say("Columns", f"'{name}' is not read: this model was trained without it")
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    """A record as JSON, whatever its values are: what JSON has no form for becomes text."""
-    line = json.dumps(_plain(record), ensure_ascii=False, default=str)
-    return line if line.isascii() or not _has_lone_surrogate(line) else json.dumps(json.loads(line))
-
-
-def _plain(value: Any) -> Any:
-    """The value with null for each number that JSON cannot write."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

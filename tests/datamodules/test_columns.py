@@ -11,9 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpus import Columns, Corpus, Files, Hub, Mirror
-from datamodules.corpus.columns import Places
-from datamodules.corpus.source_file import find_files
-from datamodules.corpus.store import stored_rows
 from datamodules.errors import DataError
 
 LABELLED = Columns(("text", "label"), ("text_pair",))
@@ -99,7 +96,8 @@ def test_a_dotted_name_is_a_path_into_objects() -> None:
         assert list(corpus.train) == pairs
     assert error_of(PAIRS, {"translation": {"en": "a"}}, columns=columns) == (
         "rows.jsonl, line 1: there is no column 'translation.de'; "
-        "expected one of the columns present: translation; set data.columns.target=translation"
+        "expected one of the columns present: translation; "
+        "give the file such a column, or name it with data.columns.target=COLUMN"
     )
 
 
@@ -161,33 +159,31 @@ def test_a_row_that_holds_what_its_column_should_not_is_named(what: str) -> None
 def test_a_missing_column_is_answered_with_those_present() -> None:
     assert error_of(LABELLED, {"text": "a", "mood": "b"}) == (
         "rows.jsonl, line 1: there is no column 'label'; expected one of the columns present: text, mood; "
-        "set data.columns.label=text"
+        "give the file such a column, or name it with data.columns.label=COLUMN"
     )
     Path("rows.csv").write_text("sentence,mood\na,b\n")
-    with pytest.raises(DataError, match=r"^rows.csv: there is no column 'label'; .*: sentence, mood; set"):
+    with pytest.raises(DataError, match=r"^rows.csv: there is no column 'label'; .*: sentence, mood; give"):
         Files("rows.csv", columns={"text": "sentence"}).load(LABELLED)
     Path("rows.txt").write_text("words")
-    with pytest.raises(DataError, match=r"^rows.txt: there is no column 'label'; .*: text; set"):
+    with pytest.raises(DataError, match=r"^rows.txt: there is no column 'label'; .*: text; give"):
         Files("rows.txt").load(LABELLED)
 
 
-def test_labels_of_a_csv_file_are_numbers_where_all_are() -> None:
-    Path("numbers.csv").write_text("text,label\n5,0\n2020-01-01,12\n,3\n")
-    Path("names.csv").write_text("text,label\n5,0\nb,good\nc,007\n")
-    read = [
-        stored_rows(find_files(name, "train"), Places.of(LABELLED, {})).to_list()
-        for name in ("numbers.csv", "names.csv")
-    ]
-    assert [[row["label"] for row in rows] for rows in read] == [[0, 12, 3], ["0", "good", "007"]]
-    assert [row["text"] for row in read[0]] == ["5", "2020-01-01", ""]
+def test_classes_are_one_column_whatever_types_the_files_give_them() -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1.0, 2.0]}), "a.parquet")
+    b, c = write("b.jsonl", {"text": "c", "label": 1}), write("c.jsonl", {"text": "d", "label": "other"})
+    v = write("v.jsonl", {"text": "e", "label": 2})
+    corpus = Files(["a.parquet", b, c], v).load(LABELLED)
+    assert [row["label"] for row in corpus.train] == ["1", "2", "1", "other"]
+    assert [row["label"] for row in corpus.validation] == [2]
 
 
-def test_splits_whose_labels_are_of_two_kinds_are_refused() -> None:
-    train, validation = write("a.jsonl", *labelled(3)), write("b.jsonl", {"text": "x", "label": 1})
+def test_splits_of_which_one_has_lists_of_labels_are_refused() -> None:
+    train, validation = write("a.jsonl", *labelled(3)), write("b.jsonl", {"text": "x", "label": ["odd"]})
     with pytest.raises(DataError) as caught:
         Files(train, validation).load(LABELLED)
     assert str(caught.value) == (
-        "column 'label' holds text in train and a number in validation; "
+        "column 'label' holds text in train and a list of texts in validation; "
         "expected the same in all splits; repair one of them"
     )
 

@@ -50,9 +50,8 @@ def write_kind(kind: str, contents: list[str]) -> str:
         return write("rows." + kind, json.dumps(rows))
     if kind.startswith("json"):
         return write("rows." + kind, lines(*rows))
-    separator = "\t" if kind.startswith("tsv") else ","
-    quoted = [separator.join(('"' + row["text"].replace('"', '""') + '"', str(row["n"]))) for row in rows]
-    return write("rows." + kind, "\n".join([separator.join(("text", "n")), *quoted]) + "\n")
+    quoted = ['"' + row["text"].replace('"', '""') + '",' + str(row["n"]) for row in rows]
+    return write("rows." + kind, "\n".join(["text,n", *quoted]) + "\n")
 
 
 def error_of(*arguments: Any, **options: Any) -> str:
@@ -62,7 +61,7 @@ def error_of(*arguments: Any, **options: Any) -> str:
     return str(caught.value)
 
 
-KINDS = ["jsonl", "jsonl.gz", "json", "json.gz", "csv", "csv.gz", "tsv", "tsv.gz", "parquet"]
+KINDS = ["jsonl", "jsonl.gz", "json", "json.gz", "csv", "csv.gz", "parquet"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,7 +297,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "no such header": (
         *("a.csv", "a,b\n1,2\n"),
         "a.csv: there is no column 'text'; expected one of the columns present: a, b; "
-        "set data.columns.text=a",
+        "give the file such a column, or name it with data.columns.text=COLUMN",
     ),
     "a header only": (
         *("a.tsv", "text\tn\n"),

@@ -99,7 +99,7 @@ def test_an_optional_column_is_kept_where_all_sources_have_it() -> None:
 
 
 def test_what_cannot_be_mixed_is_told() -> None:
-    numbers = Files(write("n.jsonl", [{"text": "n", "label": 1}, {"text": "m", "label": 2}]))
+    numbers = Files(write("n.jsonl", [{"text": "n", "label": ["a"]}, {"text": "m", "label": ["a"]}]))
     for mixture, said in (
         (Mixture({"a": files("a", 3), "n": numbers}), "the sources' columns are of different types (a: text"),
         (

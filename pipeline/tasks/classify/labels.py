@@ -1,17 +1,20 @@
 """Labels as rows have them (text, whole numbers, or lists of these), and their places among the classes."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from datamodules.corpus.as_text import label_text
 from datamodules.errors import DataError
 
 #: Labels that an error names before it only counts them.
 _NAMED = 5
 
+_WHOLE_NUMBER, _PLACE = re.compile(r"-?[0-9]{1,18}"), re.compile(r"0|[1-9][0-9]{0,8}")
 _LIST, _NUMBER, _TEXT, _BOOL = "a list of labels", "a whole number", "text", "true or false"
 _KINDS = {_LIST, _NUMBER, _TEXT, _BOOL}
 
@@ -31,13 +34,19 @@ class LabelTable:
 
     def place(self, label: Any) -> int | None:
         """The place of a label; None where there is none."""
-        if self.numbered and isinstance(label, int):
-            return label if 0 <= label < len(self.names) else None
-        return self._places.get(str(label))
+        name = label_text(label)
+        if self.numbered and is_place(name):
+            return int(name) if int(name) < len(self.names) else None
+        return self._places.get(name.casefold() if self._booleans else name)
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.names)}
+        return {name.casefold() if self._booleans else name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def _booleans(self) -> bool:
+        """Whether the classes are true and false, which files write in several ways."""
+        return sorted(name.casefold() for name in self.names) == ["false", "true"]
 
 
 def labels_of(label: Any) -> list[Any]:
@@ -49,15 +58,18 @@ def labels_of(label: Any) -> list[Any]:
 
 def collected_names(labels: Iterable[Any]) -> list[str]:
     """Every label that occurs, in alphabetical order; in that of the numbers where all are numbers."""
-    names = {str(one) for label in labels for one in labels_of(label)}
-    if are_numbers(names):
-        return sorted(names, key=int)
-    return sorted(names)
+    names = sorted({label_text(one) for label in labels for one in labels_of(label)})
+    return sorted(names, key=int) if are_numbers(names) else names
 
 
 def are_numbers(names: Iterable[str]) -> bool:
     """Whether every name is a whole number."""
-    return all(name.removeprefix("-").isdecimal() for name in names)
+    return all(_WHOLE_NUMBER.fullmatch(name) for name in names)
+
+
+def is_place(name: str) -> bool:
+    """Whether a label may be the number of a class: 7, but not 007."""
+    return _PLACE.fullmatch(name) is not None
 
 
 def check_labels(labels: Sequence[Any], table: LabelTable | None, split: str) -> None:
@@ -101,7 +113,7 @@ def _refuse_unknown(labels: Sequence[Any], table: LabelTable, split: str) -> Non
     for row, label in enumerate(labels):
         for one in labels_of(label):
             if table.place(one) is None:
-                unknown.setdefault(str(one), row)
+                unknown.setdefault(label_text(one), row)
     if unknown:
         row = next(iter(unknown.values()))
         verb = "is no label" if len(unknown) == 1 else "are no labels"
@@ -127,7 +139,7 @@ def _kind(label: Any) -> str | None:
         return None
     if isinstance(label, bool):
         return _BOOL
-    if isinstance(label, int):
+    if isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
         return _NUMBER
     return _TEXT if isinstance(label, str) else f"a {type(label).__name__}"
 

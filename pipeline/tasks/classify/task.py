@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from datamodules.collate import Batch
+from datamodules.corpus.as_text import label_text
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
@@ -24,6 +25,7 @@ from pipeline.tasks.classify.labels import (
     are_numbers,
     check_labels,
     collected_names,
+    is_place,
     labels_of,
     listed,
 )
@@ -86,7 +88,8 @@ class TextClassification(FinetuneTask):
         several = any(isinstance(label, list | tuple) for label in labels)
         names = collected_names(labels) if self.label_names is None else list(self.label_names)
         given = self.label_names is not None and not are_numbers(names)
-        numbered = given and any(isinstance(one, int) for label in labels for one in labels_of(label))
+        written = {label_text(one) for label in labels for one in labels_of(label)}
+        numbered = given and bool(written) and all(map(is_place, written)) and written.isdisjoint(names)
         table = LabelTable(names=tuple(names), numbered=numbered)
         counts = Counter(
             place for label in labels for place in {table.place(one) for one in labels_of(label)}

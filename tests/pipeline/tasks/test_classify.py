@@ -44,6 +44,8 @@ def fitted(rows: list[dict[str, Any]], **options: Any) -> TextClassification:
         (["b", "a", "b"], ["a", "b"]),
         ([10, 2, 0], ["0", "2", "10"]),
         (["10", "2"], ["2", "10"]),
+        (["1", "01", "0", "00"], ["0", "00", "01", "1"]),
+        ([2.0, 1.0], ["1", "2"]),
         ([["b"], [], ["a", "b"]], ["a", "b"]),
     ],
 )
@@ -65,6 +67,29 @@ def test_numbers_are_places_in_names_that_were_given_but_not_in_names_that_were_
     assert given.label_counts == [1, 1]
     with pytest.raises(DataError, match="'1', '0' are no labels of the training rows"):
         fitted([{"text": "", "label": "b"}, {"text": "", "label": "a"}]).check(numbered, "test")
+
+
+def test_numbers_of_classes_may_be_written_as_text_as_csv_has_them() -> None:
+    written = [{"text": "", "label": "1"}, {"text": "", "label": "0"}]
+    given = fitted(written, label_names=["zero", "an one"])
+    given.check([*written, {"text": "", "label": "0"}], "train")
+    given.check([{"text": "", "label": 1}], "test")
+    assert given.label_counts == [1, 1]
+    with pytest.raises(DataError, match="'2', '01' are no labels"):
+        given.check([{"text": "", "label": "2"}, {"text": "", "label": "01"}], "test")
+    names = [{"text": "", "label": "2"}, {"text": "", "label": "a"}]
+    assert fitted(names, label_names=["a", "b", "2"]).label_counts == [1, 0, 1]
+
+
+def test_a_class_is_the_same_in_every_kind_of_file() -> None:
+    for train, tests in (([1, 2], ["1", "2"]), (["1", "2"], [1.0, 2.0]), ([True, False], ["true", "FALSE"])):
+        task = fitted([{"text": "", "label": label} for label in train])
+        for some in (train, tests):
+            rows = [{"text": "", "label": label} for label in some]
+            task.check(rows, "test")
+            assert [task.labels(row, Prediction(text=""))[1] for row in rows] == [
+                task.labels({"label": label}, Prediction(text=""))[1] for label in train
+            ]
 
 
 @pytest.mark.parametrize(

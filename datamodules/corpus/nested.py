@@ -1,0 +1,64 @@
+"""Rows of JSON documents that are one object: SQuAD's own nested form, or rows under a key `data`.
+
+*Source:* Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text"; Rajpurkar et
+al. 2018, "Know What You Don't Know" (questions without an answer).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from datamodules.errors import DataError
+
+Placed = tuple[str, Any]
+"""Where a row stands, and the row."""
+
+_EXPECTED = 'a list of objects, one object a line, or {"data": [{"paragraphs": [...]}]} as SQuAD has it'
+
+
+def rows_of_document(document: Mapping[str, Any], where: str) -> Iterator[Placed]:
+    """Each question of each paragraph as a row, or each object of the list under `data`; `where` is the file.
+
+    Raises:
+        DataError: the document has another form, and where.
+    """
+    for number, article in enumerate(_list(document, "data", where), start=1):
+        if not (isinstance(article, Mapping) and "paragraphs" in article):
+            yield f"{where}, object {number} of 'data'", article
+            continue
+        there = f"{where}, article {number}"
+        for place, paragraph in enumerate(_list(article, "paragraphs", there), start=1):
+            yield from _questions(paragraph, article, f"{there}, paragraph {place}")
+
+
+def _questions(paragraph: Any, article: Mapping[str, Any], where: str) -> Iterator[Placed]:
+    shared = {
+        key: paragraph[key] for key in ("context",) if isinstance(paragraph, Mapping) and key in paragraph
+    }
+    if "title" in article:
+        shared["title"] = article["title"]
+    for number, question in enumerate(_list(paragraph, "qas", where), start=1):
+        there = f"{where}, question {number}"
+        if not isinstance(question, Mapping):
+            raise DataError(f"{there} is no object", _EXPECTED, "repair the file")
+        row = {**shared, **question}
+        if "answers" in question:
+            row["answers"] = _answers(question["answers"], there)
+        yield there, row
+
+
+def _answers(answers: Any, where: str) -> dict[str, list[Any]]:
+    """A list of objects as an object of lists, as the rows of the hub have them."""
+    if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
+        raise DataError(
+            f"{where}: 'answers' is no list of objects",
+            'answers as {"text": "...", "answer_start": 0}',
+            "repair the file",
+        )
+    return {key: [one.get(key) for one in answers] for key in ("text", "answer_start")}
+
+
+def _list(holder: Any, key: str, where: str) -> list[Any]:
+    value = holder.get(key) if isinstance(holder, Mapping) else None
+    if isinstance(value, list):
+        return value
+    raise DataError(f"{where} has no list '{key}'", _EXPECTED, "bring the file into one of these forms")
