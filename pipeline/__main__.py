@@ -1,7 +1,8 @@
 """`python -m pipeline STAGE [key=value ...]`: what every Make target calls.
 
 Standard output carries results only (with `--json` one JSON object as its last line); progress and talk go to
-standard error. Exit codes: 0 done, 2 something the user gave is wrong, 130 and 143 stopped by a signal.
+standard error. Exit codes: 0 done, 2 something the user gave is wrong, 129, 130 and 143 stopped by a signal,
+141 nobody has read the results.
 """
 
 import argparse
@@ -9,12 +10,13 @@ import errno
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from pipeline.errors import RunInterrupted, Stopped, UserError
+from pipeline.signals import Requests, listening
+from pipeline.stdio import GONE, safe_streams
 
 #: What a disk or its permissions refuse; any other OSError is a defect of ours, and shown with its trace.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -22,15 +24,24 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage or command; returns the exit code."""
+    with safe_streams() as results:
+        code = _run(arguments)
+        results.flush()
+        if code or results.problem is None:
+            return code
+        if results.problem.errno in GONE:
+            return 128 + signal.SIGPIPE
+        print(f"error: standard output: {_disk_problem(results.problem)}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         with _signals_raise():
             if arguments is None:
                 sys.argv[1:] = arguments = _typed(sys.argv[1:])
             parsed = _parser().parse_args(arguments)
             return _dispatch(parsed.stage, parsed.overrides, as_json=parsed.json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except (UserError, Stopped, OSError) as error:
         if os.environ.get("DEBUG"):
             raise
@@ -45,22 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise `Stopped`, from the first import to the last line of the summary."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only
-        return
-    pid = os.getpid()
+    """Let each signal raise `Stopped`, from the first import to the last line of the summary."""
+    pid, requests = os.getpid(), Requests()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == pid:  # forked workers are ended by this process
+        if os.getpid() == pid and requests.is_new(number):  # forked workers are ended by this process
             raise Stopped(number)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with listening(stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _disk_problem(error: OSError) -> str:

@@ -10,12 +10,13 @@ UserError                 (datamodules.errors)
     ├── BundleError       a trained thing is missing, unfinished or does not fit
     └── TrackingError     the MLflow store cannot be used at all
 
-Stopped                   Ctrl-C or SIGTERM outside training: no error, and nobody's to catch but `main`'s
+Stopped                   a signal outside training: no error, and nobody's to catch but `main`'s
 """
 
 import signal
 
 from datamodules.errors import CacheError, DataError, TokenizerError, UserError
+from pipeline.signals import name_of
 
 __all__ = [
     "BundleError",
@@ -78,13 +79,13 @@ class Stopped(BaseException):
     """A signal came. Not a KeyboardInterrupt, which Lightning turns into exit code 1.
 
     Args:
-        signal_number: of SIGINT or SIGTERM.
+        signal_number: one of `pipeline.signals.SIGNALS`.
     """
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.hint = "nothing is left half written"
-        self.by = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
+        self.by = name_of(signal_number)
         #: What a shell expects of a process that ended by this signal.
         self.exit_code = 128 + signal_number
 

@@ -13,11 +13,12 @@ import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.errors import TrackingError
+from pipeline.signals import listening
 from pipeline.tracking.links import charts_url, home_url
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 from pipeline.tracking.problems import explain
@@ -165,14 +166,9 @@ def _show(address: str, environ: Mapping[str, str], say: Callable[[str], None]) 
 
 
 def _wait_for_the_end(server: subprocess.Popen[bytes]) -> None:
-    """Until Ctrl-C, SIGTERM or the server's own end."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    """Until a signal, or the server's own end."""
+    with suppress(KeyboardInterrupt), listening(signal.default_int_handler):
         server.wait()
-    except KeyboardInterrupt:
-        return
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -1,8 +1,7 @@
-"""SIGTERM and Ctrl-C end a run in order: the step is finished and saved, and the run can be resumed."""
+"""A signal ends a run in order: the step is finished and saved, and the run can be resumed."""
 
 import os
 import signal
-import threading
 from types import FrameType
 from typing import Any
 
@@ -13,14 +12,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from pipeline.callbacks.steps import any_process, ends_optimizer_step, validation_follows
 from pipeline.checkpoint import Checkpoints
 from pipeline.errors import RunInterrupted
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from pipeline.signals import Requests, give_back, listen, name_of
+from pipeline.stdio import tell_at_once
 
 
 class Preemption(Checkpoint):
-    """Answers SIGTERM and Ctrl-C: finish the optimizer step (and a validation under way), save, and stop.
+    """Answers Ctrl-C, SIGTERM and SIGHUP: finish the optimizer step (and a validation under way), save, stop.
 
-    A second signal stops at once. This counts as a checkpoint callback so that Lightning calls it after all
+    A second request stops at once. This counts as a checkpoint callback so that Lightning calls it after all
     others, when each has seen the step that is saved; list it after `checkpoints`.
 
     Args:
@@ -32,7 +31,7 @@ class Preemption(Checkpoint):
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
-        self._received: int | None = None
+        self._requests = Requests()
         self._previous: dict[int, Any] = {}
         self._listening = False
         self._pid = os.getpid()
@@ -40,13 +39,13 @@ class Preemption(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Listen from now on: preparing a training can take a while too."""
         if stage == "fit":
-            self._received = None
+            self._requests = Requests()
             self._listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen again, for Lightning has put its own answer to SIGTERM first: exit code 0, and no save."""
         self._listen()
-        if any_process(trainer, self._received is not None):
+        if any_process(trainer, self._requests.first is not None):
             self._raise(trainer)
 
     def on_train_batch_end(
@@ -64,7 +63,7 @@ class Preemption(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A signal is never swallowed: one that came after the last step ends the run too."""
         self._restore()
-        if any_process(trainer, self._received is not None):
+        if any_process(trainer, self._requests.first is not None):
             self._raise(trainer)
 
     def on_exception(
@@ -78,52 +77,51 @@ class Preemption(Checkpoint):
         self._restore()
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        if any_process(trainer, self._received is not None):
+        if any_process(trainer, self._requests.first is not None):
             self._checkpoints.save_last(trainer)
             self._raise(trainer)
 
     def _raise(self, trainer: L.Trainer) -> None:
-        number = self._received or signal.SIGTERM  # another process got it
+        number = self._requests.first or signal.SIGTERM  # another process got it
         raise RunInterrupted(
-            f"stopped by {_name(number)} after step {trainer.global_step} of {trainer.max_steps}, now saved",
+            f"stopped by {name_of(number)} after step {trainer.global_step} of {trainer.max_steps}, "
+            "now saved",
             "to train to the end",
             "run the same command with RESUME=1 to go on from there",
             number,
         )
 
     def _listen(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python delivers signals to the main thread only
         self._listening = True
-        for number in SIGNALS:
-            previous = signal.signal(number, self._answer)
-            self._previous.setdefault(number, previous)  # a second time, it would be Lightning's
+        self._previous = {**listen(self._answer), **self._previous}  # a second time, it would be Lightning's
 
     def _restore(self) -> None:
         self._listening = False
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
+        give_back(self._previous)
+        if self._requests.first is not None and signal.SIGHUP in self._previous:
+            signal.signal(signal.SIGHUP, _do_nothing)  # an echo must not disturb the end of the run
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return  # a worker that was forked for the data: the training process ends it
+        is_first = self._requests.first is None
+        if not self._requests.is_new(number):
+            return
         if not self._listening:
             # After an exception Lightning puts back what it found in `setup`: this.
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)
             return
-        if self._received is not None:
+        if not is_first:
             self._restore()
             raise RunInterrupted(
-                f"stopped at once by a second {_name(number)}",
+                f"stopped at once by a second {name_of(number)}",
                 "to finish the step",
                 "run the same command with RESUME=1 to go on from the last checkpoint",
                 number,
             )
-        self._received = number
-        # Not print(): it may be in the middle of a write to the same stream.
-        os.write(2, f"\n{_name(number)}: finishing the step and saving; again to stop at once\n".encode())
+        tell_at_once(f"\n{name_of(number)}: finishing the step and saving; again to stop at once\n")
 
 
-def _name(number: int) -> str:
-    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which programs that are started from here would inherit."""

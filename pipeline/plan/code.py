@@ -20,9 +20,9 @@ ROOMS = ("datamodules", "modules", "pipeline")
 #: configuration, which counts as it comes out.
 WITHOUT_EFFECT = (
     *("datamodules.errors", "modules.interpret", "pipeline.attention_picture", "pipeline.config"),
-    *("pipeline.errors", "pipeline.plain", "pipeline.plan", "pipeline.progress"),
-    *("pipeline.report", "pipeline.run_folder", "pipeline.runs", "pipeline.settings"),
-    *("pipeline.stages.result", "pipeline.tracking"),
+    *("pipeline.errors", "pipeline.plain", "pipeline.plan", "pipeline.progress", "pipeline.report"),
+    *("pipeline.run_folder", "pipeline.runs", "pipeline.settings", "pipeline.signals"),
+    *("pipeline.stages.result", "pipeline.stdio", "pipeline.tracking"),
 )
 #: A package whose modules count and whose own file only lists them.
 LIST_OF_MODULES = "pipeline.stages"

@@ -21,6 +21,7 @@ from pipeline.plan.ties import PIPELINE_ID, tie
 from pipeline.plan.verdict import Verdict, judge
 from pipeline.run_folder import RunFolder
 from pipeline.runs import list_runs
+from pipeline.signals import name_of
 from pipeline.tracking.connection import store_of
 
 AGAIN = "run the same command again: finished steps are kept"
@@ -166,10 +167,9 @@ def _run(
     process = StepProcess(step.stage, words)
     code = process.run()
     if process.stopped_by is not None:
-        name = "Ctrl-C" if process.stopped_by == signal.SIGINT else signal.Signals(process.stopped_by).name
         saved = ", and an unfinished training goes on from its checkpoint" if _resumes(step) else ""
         raise RunInterrupted(
-            f"the pipeline was stopped by {name} in step {place.title}",
+            f"the pipeline was stopped by {name_of(process.stopped_by)} in step {place.title}",
             "to run to its end",
             f"{AGAIN}{saved}",
             process.stopped_by,

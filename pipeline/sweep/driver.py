@@ -1,11 +1,8 @@
 """Runs the trials of a sweep: starts them, looks at their validations, stops bad ones, takes the results."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import chain, count
@@ -18,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.errors import ConfigError, Stopped, UserError
 from pipeline.grammar import quoted
+from pipeline.signals import Requests, listening
 from pipeline.sweep import study as studies
 from pipeline.sweep.launch import Job, Launcher, Work
 from pipeline.sweep.naming import run_name
@@ -86,7 +84,7 @@ class Driver:
         self._look_every_s = look_every_s
         self._running: list[Running] = []
         self._waiting = studies.interrupted(study)
-        self._signal: int | None = None
+        self._requests = Requests()
         (sweep / "trials").mkdir(exist_ok=True)
 
     def run(self) -> None:
@@ -96,11 +94,11 @@ class Driver:
             ConfigError: no trial has the metric.
             Stopped: a signal came; the trials have saved, and can be resumed.
         """
-        with self._listening():
+        with listening(self._answer):
             try:
                 while self._fill() or self._running:
-                    if self._signal is not None:
-                        raise Stopped(self._signal)
+                    if self._requests.first is not None:
+                        raise Stopped(self._requests.first)
                     self._look()
                     self._audience.looked(len(self._running))
                     time.sleep(self._look_every_s)
@@ -109,7 +107,7 @@ class Driver:
 
     def _fill(self) -> bool:
         """Start trials in the free slots; whether there may be more to start."""
-        while len(self._running) < self._options.n_parallel and self._signal is None:
+        while len(self._running) < self._options.n_parallel and self._requests.first is None:
             resumed = bool(self._waiting)
             trial = (
                 self._waiting.pop(0)
@@ -248,24 +246,11 @@ class Driver:
     def _tell(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
         self._audience.ended(self._study.tell(trial, value, state=state))
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Keep a first signal for the next look, so that no record is cut; a second one raises at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread only
-            return
-
-        def answer(number: int, frame: FrameType | None) -> None:
-            if self._signal is not None:
-                raise Stopped(number)
-            self._signal = number
-
-        previous = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _answer(self, number: int, frame: FrameType | None) -> None:
+        """Keep a first request for the next look, so that no record is cut; a second one raises at once."""
+        is_first = self._requests.first is None
+        if self._requests.is_new(number) and not is_first:
+            raise Stopped(number)
 
     def _stop_all(self) -> None:
         """End what runs: each finishes its step and saves; when told a second time, at once."""

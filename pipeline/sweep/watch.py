@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.bundle import is_finished
+from pipeline.signals import SIGNALS
 from pipeline.tracking.spool import POINTS, lane_file, read_records
 
 
@@ -56,7 +57,7 @@ def outcome(folder: Path, log: Path, exit_code: int | None) -> Outcome:
     if status == "FINISHED" and is_finished(best):
         metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
         return Outcome(state="done", metrics=metrics)
-    if status == "KILLED" or exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if status == "KILLED" or exit_code in [128 + number for number in SIGNALS]:
         return Outcome(state="stopped", metrics={}, reason="stopped by a signal from outside")
     return Outcome(state="failed", metrics={}, reason=_reason(log, exit_code))
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
+from pipeline import signals
 from pipeline.callbacks.flops import count_training_flops
 from pipeline.callbacks.preemption import RunInterrupted
 from pipeline.callbacks.seeding import batch_seed
@@ -163,7 +164,9 @@ def test_the_time_budget_counts_on_after_resuming_and_leaves_the_schedule_as_it_
 # Signals
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_run_after_the_optimizer_step_with_its_exit_code(
     tmp_path: Path, number: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +188,11 @@ def test_a_signal_within_a_validation_lets_it_finish(tmp_path: Path) -> None:
     assert checkpoint(tmp_path)["callbacks"]["Checkpoints"]["best_step"] == 5
 
 
-def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "SAME_REQUEST_S", -1.0)
+
     def twice(module: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -195,6 +202,41 @@ def test_a_second_signal_stops_at_once_and_leaves_the_last_checkpoint_whole(tmp_
         ToyTraining(folder=tmp_path, accumulate=2, extra=(AtBatch(6, twice), order)).fit()
     assert len(order.batches) == 6
     assert checkpoint(tmp_path)["global_step"] == 3
+
+
+@pytest.mark.parametrize("echo", [signal.SIGTERM, signal.SIGHUP])
+def test_an_echo_of_a_signal_does_not_keep_the_step_from_being_saved(
+    tmp_path: Path, echo: signal.Signals
+) -> None:
+    """A closed terminal tells a process twice, and so do wrappers that pass on what it has heard itself."""
+
+    def twice(module: Any) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), echo)
+
+    with pytest.raises(RunInterrupted, match=r"SIGHUP after step 4 of 12, now saved") as stopped:
+        ToyTraining(folder=tmp_path, save_every_steps=99, extra=(AtBatch(3, twice),)).fit()
+    assert stopped.value.exit_code == 129
+    assert checkpoint(tmp_path)["global_step"] == 4
+
+
+def test_a_signal_is_answered_where_nothing_can_be_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`tee` has died of the same Ctrl-C, so that standard error is a pipe without a reader."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    kept = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        send = AtBatch(3, lambda module: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(RunInterrupted, match="after step 4"):
+            ToyTraining(folder=tmp_path, save_every_steps=99, extra=(send,)).fit()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writer)
+    assert checkpoint(tmp_path)["global_step"] == 4
 
 
 def test_a_signal_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None:
@@ -208,7 +250,7 @@ def test_a_signal_before_the_first_step_is_not_forgotten(tmp_path: Path) -> None
     assert order.batches == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("fails", [False, True])
 def test_signals_are_given_back_after_a_run_that_ends_or_fails(
     tmp_path: Path, number: signal.Signals, fails: bool
