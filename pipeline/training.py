@@ -200,8 +200,8 @@ def export(
             run.bundles / name,
             model=parts.model,
             tokenizer=parts.tokenizer,
-            model_config=filled(parts.model_config, "model"),
-            task_config=filled(parts.task_config, "task"),
+            model_config=redactor.value("", filled(parts.model_config, "model")),
+            task_config=redactor.value("", filled(parts.task_config, "task")),
             config=redactor.value("", with_defaults(config)),
             provenance=redactor.value(
                 "", {**parts.provenance, **_origin(config, run, tracked), "step": step}

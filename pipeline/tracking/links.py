@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from pipeline.tracking.redaction import without_credentials
+from pipeline.tracking.secret_forms import without_credentials
 
 #: Where `make ui` serves a local store.
 LOCAL_UI = "http://127.0.0.1:5000"

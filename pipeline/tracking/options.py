@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import TrackingError
-from pipeline.tracking.redaction import without_credentials
+from pipeline.tracking.secret_forms import without_credentials
 
 _SERVERS = frozenset({"http", "https"})
 _DATABASES = frozenset({"postgresql", "mysql", "mssql"})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.tracking.options import Store
-from pipeline.tracking.redaction import without_credentials
+from pipeline.tracking.secret_forms import without_credentials
 
 _MOST_CHARS, _MOST_SHOWN = 300, 160
 

@@ -10,7 +10,8 @@ from pipeline.config import compose_unchecked, groups
 from pipeline.plain import to_plain
 from pipeline.plan.steps import TASKS
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
-from pipeline.tracking.redaction import REDACTED, Redactor, flatten, without_credentials
+from pipeline.tracking.redaction import Redactor, flatten
+from pipeline.tracking.secret_forms import REDACTED, without_credentials
 
 
 def test_a_secret_is_known_by_its_key_wherever_it_stands() -> None:
@@ -51,6 +52,17 @@ def test_the_fields_own_tokens_are_no_secrets() -> None:
         ),
         *("authToken", "accessToken", "access_tokens", "hf_tokens", "hftoken", "OPENAI_API_TOKEN"),
         *("openaiApiKey", "apikeys", "OPENAI_KEY", "ENCRYPTION_KEY", "privateKeys", "AWS_SECRET_ACCESS_KEY"),
+        *(
+            "pass",
+            "dbPass",
+            "db-pass",
+            "cookie",
+            "sessionCookies",
+            "slack_webhook",
+            "DB-Password",
+            "accountKey",
+        ),
+        *("SharedAccessSignature", "x-api-key", "X-API-KEY", "apikey", "userCredentials", "Authorization"),
         *("DB_PASS", "RABBITMQ_DEFAULT_PASS", "GITHUB_PAT", "AZURE_STORAGE_CONNECTION_STRING"),
     ],
 )
@@ -153,6 +165,87 @@ def test_the_working_folder_is_no_secret() -> None:
 )
 def test_secrets_inside_a_text_are_known_by_their_place(text: str, shown: str) -> None:
     assert Redactor({}).text(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        # addresses
+        ("https://user:p@ss@host/x", "https://<redacted>@host/x"),
+        ("mssql+pyodbc://u:p/w@h", "mssql+pyodbc://<redacted>@h"),
+        ("redis://:p@s/w@h:6379/0", "redis://<redacted>@h:6379/0"),
+        ("postgresql://u:12/34@h/db", "postgresql://<redacted>@h/db"),
+        ("https://ann:p#w?d@h/x", "https://<redacted>@h/x"),
+        ("see http://a:b@c, then https://d:e/f@g.", "see http://<redacted>@c, then https://<redacted>@g."),
+        ("https://glpat-AbCdEfGhIjKlMnOpQrSt@git.example/a.git", "https://<redacted>@git.example/a.git"),
+        ("mssql:///?odbc=UID%3Du%3BPWD%3Dpw%3Bx", "mssql:///?odbc=UID%3Du%3BPWD%3D<redacted>%3Bx"),
+        # keys
+        ("AccountKey=abc+/==;EndpointSuffix=e", "AccountKey=<redacted>;EndpointSuffix=e"),
+        ("password: x", "password: <redacted>"),
+        ("{'dbPassword': 'a b', 'n': 1}", "{'dbPassword': '<redacted>', 'n': 1}"),
+        (r'{\"api_key\": \"x\", \"n\": 1}', r'{\"api_key\": \"<redacted>\", \"n\": 1}'),
+        ('password="a \\"b\\" c" user=u', 'password="<redacted>" user=u'),
+        ("passwd = pw,1", "passwd = <redacted>"),
+        ("connect(password=pw)", "connect(password=<redacted>)"),
+        ("curl --api-key zz --max-tokens 5", "curl --api-key <redacted> --max-tokens 5"),
+        ("run --token abc --tokenizer bpe", "run --token <redacted> --tokenizer bpe"),
+        ("curl -u ann:pw https://x", "curl -u <redacted> https://x"),
+        ("-H 'X-Api-Key: zz'", "-H 'X-Api-Key: <redacted>"),
+        ("Cookie: session=abc; theme=dark", "Cookie: <redacted>"),
+        ("Authorization: token abc", "Authorization: <redacted>"),
+        ("pass=swordfish cookie=monster", "pass=<redacted> cookie=<redacted>"),
+        ("access_token: a1b2c3d4", "access_token: <redacted>"),
+        # webhooks
+        *[
+            (f"post to {host}{secret} today", f"post to {host}{REDACTED} today")
+            for host, secret in (
+                ("https://hooks.slack.com/", "services/T0/B0/XXXXXXXXXXXXXXXXXXXXXXXX"),
+                ("https://discord.com/api/webhooks/", "123456789/a-bCdEfGhIjKlMnOpQrS"),
+                ("https://x.webhook.office.com/webhookb2/", "0123456789abcdef@y/z"),
+                ("https://chat.example.org/hooks/", "abcdefghijklmnopqrstuvwxyz"),
+            )
+        ],
+        # forms
+        *[
+            (f"see {secret}.", f"see {REDACTED}.")
+            for secret in (
+                *("glpat-" + "aB3_" * 5, "npm_" + "aB3d" * 9, "pypi-" + "AgEIcHlwaS5vcmc" * 2),
+                "whsec_" + "a1" * 10,
+                *("ASIA" + "ABCDEFGHIJKLMNOP", "xoxb-" + "1234567890-abc", "sk-ant-" + "api03-abcdefgh1234"),
+                *("sk_live_" + "4eC39HqLyj", "dckr_pat_" + "aB3d" * 6),
+            )
+        ],
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----\nrest", "<redacted>\nrest"),
+        ("key: -----BEGIN PRIVATE KEY-----\\nMIIEow", "key: <redacted>"),
+    ],
+)  # fmt: skip
+def test_a_secret_is_hidden_and_what_stands_around_it_is_kept(text: str, shown: str) -> None:
+    assert Redactor({}).text(text) == shown
+    assert Redactor({}).text(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokenizer: bpe, max_tokens: 512, tokens_seen=123456, row_tokens: 64, pad_token: <pad>",
+        "token: the smallest piece of a text; cookies: two, with milk; pass: 2",
+        "a token: it has a meaning. She had a secret, and passed it on. Basic words",
+        "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "git_commit: 3f786850e387550fdab836ed7e6dc881de23001b, seed=1",
+        "/data/passwords/secret/file.txt and runs/token-1/bundles/best",
+        "http://host:5000/#/experiments/1/runs?workflowType=machine_learning",
+        "http://127.0.0.1:5000/user@example.org and hf://datasets/ann/set@main/x.parquet",
+        "git+https://github.com/a/b@v1.0, models:/prelude-qa@champion, sqlite:////a/b:c@d.db",
+        "https://docs.github.com/en/webhooks/about-webhooks",
+        "task-classify-storyworld-0612-101112, skipping, pressing, risk-free, monkey=banana, primary_key=id",
+        "compass=n passage=x author=ann keyboard=de sort_key=date bypass=no n_pass=3",
+        "lr=0.003 epochs: 3 note: a password is a word",
+        "-----BEGIN CERTIFICATE-----",
+        "密码学：一个词，token 的意思是词元",
+    ],
+)
+def test_an_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert Redactor({}).text(text) == text
 
 
 def test_an_address_is_shown_without_credentials() -> None:
