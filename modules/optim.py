@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from modules.freezing import depth_of_parameters
 from modules.model import Model
+from modules.muon import NewtonSchulz, TypedMuon, fastest_newton_schulz
 
 GroupName = Literal["matrices", "embeddings", "scalars"]
 
@@ -134,7 +135,7 @@ class Muon(LearningRates):
     """Muon for the hidden matrices and AdamW for embeddings and scalars, as one optimizer.
 
     Muon moves a matrix by its momentum made orthogonal (all singular values near 1), by five Newton-Schulz
-    iterations in bfloat16: fewer steps to a loss than AdamW, each of them dearer.
+    iterations: fewer steps to a loss than AdamW, each of them dearer.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the size of a step,
     0.2 * sqrt(max(rows, columns)) * lr, is that of Liu et al. 2025, "Muon is Scalable for LLM
@@ -145,21 +146,26 @@ class Muon(LearningRates):
         momentum: Nesterov momentum of Muon.
         beta1: AdamW's decay of the mean of gradients.
         beta2: AdamW's decay of the mean of squared gradients.
+        newton_schulz: the type of the iterations; auto takes bf16 where the machine is fast in it, else fp32.
     """
 
     weight_decay: float = 0.1
     momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
+    newton_schulz: Literal["auto"] | NewtonSchulz = "auto"
 
     def build(self, model: nn.Module) -> Optimizer:
         """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
         split = _Split(model, self)
-        muon = torch.optim.Muon(
+        device = next(model.parameters()).device
+        muon = TypedMuon(
             split.groups("matrices"),
+            newton_schulz=fastest_newton_schulz(device)
+            if self.newton_schulz == "auto"
+            else self.newton_schulz,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
-            adjust_lr_fn="match_rms_adamw",
         )
         adamw = _fused_adamw(
             [
@@ -222,7 +228,7 @@ class MuonWithAdamW(Optimizer):
     So schedulers, gradient scalers, clipping and checkpoints see an ordinary optimizer.
     """
 
-    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
+    def __init__(self, muon: TypedMuon, adamw: torch.optim.AdamW) -> None:
         self._parts: tuple[Optimizer, Optimizer] = (muon, adamw)
         super().__init__(muon.param_groups + adamw.param_groups, defaults={})
         self._share()

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from datamodules.corpus import Columns
 from pipeline import build, report
 from pipeline.bundle import TRUSTED, Bundle, load_bundle
@@ -19,6 +17,7 @@ from pipeline.plain import Config, to_plain
 from pipeline.runs import RunFolder
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.trainer import TrainerOptions, device_of
 
 #: Stages that no pretrained model can serve.
 ANSWERING = ("predict", "try")
@@ -46,7 +45,8 @@ def load_asked(config: Config) -> Bundle:
             f"a bundle for {type(wanted).__name__}",
             "name another bundle, or the task of this one",
         )
-    bundle.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    options = build.construct(config.trainer) if "trainer" in config else TrainerOptions()
+    bundle.model.to(device_of(options))
     report.say("Bundle", report.short(folder))
     report.say("Model", report.describe_model(bundle.model))
     return bundle

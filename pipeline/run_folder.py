@@ -30,6 +30,7 @@ class RunRecord:
         made: file of the folder -> sha256 of what others read of it.
         pipeline_id: the pipeline that it is a step of.
         sweep_id: the sweep that it is a trial of.
+        chosen: what was left to the machine, by dotted key of the configuration (`pipeline.machine`).
     """
 
     name: str
@@ -42,6 +43,7 @@ class RunRecord:
     made: dict[str, str] | None = None
     pipeline_id: str | None = None
     sweep_id: str | None = None
+    chosen: dict[str, Any] | None = None
 
 
 class RunFolder:

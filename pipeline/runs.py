@@ -1,7 +1,7 @@
 """Run folders: where one run of a stage keeps what it writes, who is using it, and how it ended.
 
 runs/NAME/
-  config.yaml      the resolved configuration, with all defaults
+  config.yaml      the resolved configuration, with all defaults and what was chosen for the machine
   run.json         stage, status, hash of the configuration, options chosen, inputs, hashes of what it made
   checkpoints/     last.ckpt and best.ckpt, for resuming only
   bundles/         best and last, for use
@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pipeline import bundle, processes
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import read_yaml, to_yaml, write_whole
+from pipeline.machine import as_asked, choose_for_machine, with_chosen
 from pipeline.plain import Config, select
 from pipeline.run_folder import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
 from pipeline.settings import config_hash, with_defaults
@@ -91,10 +92,12 @@ def open_run(
     run = found
     with _locked(run):
         try:
-            write_whole(run.path / "config.yaml", to_yaml(with_defaults(config)))
+            chosen = choose_for_machine(config) if run.record.chosen is None else run.record.chosen
+            write_whole(run.path / "config.yaml", to_yaml(with_defaults(with_chosen(config, chosen))))
             run.write(
                 status="RUNNING",
-                config_hash=config_hash(config, without=NOT_IDENTITY),
+                chosen=chosen,
+                config_hash=config_hash(as_asked(config, chosen), without=NOT_IDENTITY),
                 inputs=with_its_beginning(run, inputs),
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
                 sweep_id=_sweep_of(config),
@@ -235,7 +238,7 @@ def _find_unfinished(config: Config, runs_dir: Path, resume: bool | str) -> RunF
 def _check_fixed(config: Config, run: RunFolder) -> None:
     """Refuse to resume a run with another model or other data: its checkpoint would not fit."""
     recorded = Config(read_yaml(run.path / "config.yaml"))
-    began, asked = (with_defaults(each) for each in (recorded, config))
+    began, asked = (with_defaults(each) for each in (recorded, with_chosen(config, run.record.chosen)))
     for key in FIXED:
         before, now = select(began, key), select(asked, key)
         if before != now:

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning as L
+    import torch
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
@@ -34,7 +35,7 @@ class TrainerOptions:
         max_epochs: how often to see each row; given, it decides about max_steps.
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes a step.
-        precision: auto takes bf16 where the hardware multiplies in it, else fp32.
+        precision: auto takes bf16 where the machine is much faster in it, else fp32.
         compile: run the model through `torch.compile`.
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
@@ -112,9 +113,8 @@ def build_trainer(
     from pipeline.checkpoint import AtomicCheckpointIO
 
     quieten_lightning()
-    on_gpu = uses_gpu(options)
     return L.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
+        accelerator="gpu" if uses_gpu(options) else "cpu",
         devices=count_devices(options),
         strategy=options.strategy,
         precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
@@ -167,6 +167,34 @@ def uses_gpu(options: TrainerOptions) -> bool:
     return options.accelerator != "cpu" and torch.cuda.is_available()
 
 
+def check_device(options: TrainerOptions) -> None:
+    """Refuse what this machine does not have, before anything is read.
+
+    Raises:
+        ConfigError: no GPU, fewer of them, or none for fp16.
+    """
+    import torch
+
+    choose_precision(options)
+    if uses_gpu(options) and count_devices(options) > torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.devices={options.devices}: this machine has {torch.cuda.device_count()} GPUs",
+            "as many devices as there are",
+            "use trainer.devices=auto",
+        )
+
+
+def device_of(options: TrainerOptions) -> "torch.device":
+    """Where all stages compute: the one decision of it.
+
+    Raises:
+        ConfigError: a GPU is asked for and none is there.
+    """
+    import torch
+
+    return torch.device("cuda" if uses_gpu(options) else "cpu")
+
+
 def count_devices(options: TrainerOptions) -> int:
     """How many devices train: those asked for, or all GPUs, or one CPU process."""
     import torch
@@ -182,17 +210,16 @@ def choose_precision(options: TrainerOptions) -> Precision:
     Raises:
         ConfigError: fp16 without a GPU: its loss scaling is CUDA's.
     """
-    import torch
+    from modules.hardware import multiplies_bf16_fast
 
-    on_gpu = uses_gpu(options)
-    if options.precision == "fp16" and not on_gpu:
+    device = device_of(options)
+    if options.precision == "fp16" and device.type != "cuda":
         raise ConfigError(
             "trainer.precision=fp16: not on a CPU", "fp32 or bf16", "use trainer.precision=auto"
         )
     if options.precision != "auto":
         return options.precision
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_multiplies_bf16()
-    return "bf16" if fast else "fp32"
+    return "bf16" if multiplies_bf16_fast(device) else "fp32"
 
 
 def describe_device(options: TrainerOptions) -> str:
@@ -204,9 +231,3 @@ def describe_device(options: TrainerOptions) -> str:
     else:
         device = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
     return f"{device}, {choose_precision(options)}"
-
-
-def _cpu_multiplies_bf16() -> bool:
-    import torch
-
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

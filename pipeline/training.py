@@ -25,6 +25,7 @@ from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
 from pipeline.errors import RunInterrupted
+from pipeline.machine import with_chosen
 from pipeline.plain import Config
 from pipeline.plan.ties import pipeline_tag
 from pipeline.progress import ProgressBar
@@ -81,7 +82,7 @@ def track(config: Config, run: RunFolder, **tags: str) -> Run:
     card = RunCard(
         stage=config.stage.name,
         name=run.name,
-        config=without_training(with_defaults(config)),
+        config=without_training(with_defaults(with_chosen(config, run.record.chosen))),
         seed=config.seed,
         tags={key: str(value) for key, value in config.choices.items() if value is not None}
         | pipeline_tag(config)

@@ -13,6 +13,7 @@ from pipeline.evaluation import (
 )
 from pipeline.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
+from pipeline.machine import describe_machine, with_chosen
 from pipeline.plain import Config
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import RunFolder, open_run
@@ -20,7 +21,7 @@ from pipeline.stages.result import StageResult
 from pipeline.start import with_measured
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
-from pipeline.trainer import TrainerOptions, describe_device
+from pipeline.trainer import TrainerOptions, check_device
 from pipeline.training import track
 
 #: What the corpus itself cannot be told in less than, where that is known.
@@ -29,14 +30,16 @@ OPTIMUM = "optimum_bits_per_byte"
 
 def evaluate(config: Config) -> StageResult:
     """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
-    options: TrainerOptions = build.construct(config.trainer)
+    check_device(build.construct(config.trainer))
     bundle = load_asked(config)
     inputs = inputs_of(config, used=bundle.folder)
     config = with_measured(config, bundle.folder)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
+        config = with_chosen(config, run.record.chosen)
+        options: TrainerOptions = build.construct(config.trainer)
         tracked.use_bundle(bundle.folder)
-        report.say("Run", f"{report.short(run.path)}, {describe_device(options)}")
+        report.say("Run", f"{report.short(run.path)}, {describe_machine(config, run.record.chosen)}")
         evaluation: Evaluation | LanguageEvaluation
         if isinstance(bundle.task, FinetuneTask):
             evaluation = _evaluate_task(config, options, bundle, run, tracked)

@@ -23,6 +23,7 @@ from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.errors import DataError
 from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
+from pipeline.machine import describe_machine, with_chosen
 from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
@@ -42,7 +43,7 @@ from pipeline.start import (
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row
 from pipeline.tracking import DatasetRecord, Run
-from pipeline.trainer import TrainerOptions, describe_device
+from pipeline.trainer import TrainerOptions, check_device, device_of
 from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
 
 
@@ -67,8 +68,7 @@ class Parts(Labelled):
 
 def finetune(config: Config) -> StageResult:
     """Train a task's head and the backbone of a bundle, or of nothing, on labelled rows."""
-    options: TrainerOptions = build.construct(config.trainer)
-    device = describe_device(options)
+    check_device(build.construct(config.trainer))
     task = build.finetuning_task(config)
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
@@ -84,9 +84,11 @@ def finetune(config: Config) -> StageResult:
     config = with_head(config, _head(config, labelled.task, start))
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
-        report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
+        config = with_chosen(config, run.record.chosen)
+        machine = describe_machine(config, run.record.chosen)
+        report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, labelled, start, tracked)
-        options = options.for_rows(len(parts.features["train"]))
+        options: TrainerOptions = build.construct(config.trainer).for_rows(len(parts.features["train"]))
         checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
         step = load_weights(parts.model, checkpoints.best_path)
         parts, evaluation = _measure(options, parts)
@@ -247,8 +249,7 @@ def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Ru
 
 def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
     """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, batch_size = parts.model.to(device).eval(), options.answer_batch_size
+    model, batch_size = parts.model.to(device_of(options)).eval(), options.answer_batch_size
     task, held_out = parts.task, parts.rows["validation"]
     if task.needs_tuning(held_out):
         answers = task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)

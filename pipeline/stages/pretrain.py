@@ -24,6 +24,7 @@ from pipeline.bundle import Bundle, parent_of
 from pipeline.checkpoint import Checkpoints
 from pipeline.evaluation import keep_samples
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
+from pipeline.machine import describe_machine, with_chosen
 from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
 from pipeline.plan.tokenizers import edge_to, maker_of
@@ -33,7 +34,7 @@ from pipeline.stages.result import StageResult
 from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run
-from pipeline.trainer import TrainerOptions, describe_device
+from pipeline.trainer import TrainerOptions, check_device
 from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
 
 #: Validation texts that masked and denoising models show their work on.
@@ -58,8 +59,7 @@ class Parts:
 
 def pretrain(config: Config) -> StageResult:
     """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
-    options: TrainerOptions = build.construct(config.trainer)
-    device = describe_device(options)
+    check_device(build.construct(config.trainer))
     build.pretraining_task(config)
     start = None if config.init_from is None else load_same_arrangement(config)
     inputs = inputs_of(config, used=None if start is None else start.folder)
@@ -67,9 +67,11 @@ def pretrain(config: Config) -> StageResult:
         config = with_bundle(config, start)
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
-        report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {device}")
+        config = with_chosen(config, run.record.chosen)
+        machine = describe_machine(config, run.record.chosen)
+        report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, start, tracked)
-        options = options.for_rows(len(parts.train_rows))
+        options: TrainerOptions = build.construct(config.trainer).for_rows(len(parts.train_rows))
         checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
         evaluation = _evaluate(options, parts, checkpoints)
         evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="val")

@@ -132,9 +132,9 @@ def test_adamw_takes_the_steps_of_torchs_plain_adamw() -> None:
     torch.testing.assert_close(weights(ours), weights(reference))
 
 
-def test_muon_takes_the_steps_of_torchs_muon_and_of_plain_adamw_beside_it() -> None:
+def test_in_bf16_muon_takes_the_steps_of_torchs_muon_and_of_plain_adamw_beside_it() -> None:
     ours, reference = make_model(), make_model()
-    train(ours, Muon().build(ours), batches(5))
+    train(ours, Muon(newton_schulz="bf16").build(ours), batches(5))
     groups = parameter_groups(reference)
     muon = torch.optim.Muon(
         groups["matrices"], lr=Muon().lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
@@ -150,6 +150,8 @@ def test_muon_takes_the_steps_of_torchs_muon_and_of_plain_adamw_beside_it() -> N
         muon.step()
         adamw.step()
     torch.testing.assert_close(weights(ours), weights(reference))
+    for name in ("backbone.wide.weight", "backbone.narrow.weight"):
+        assert torch.equal(weights(ours)[name], weights(reference)[name])
 
 
 @by_name

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from modules import hardware
 from pipeline.errors import ConfigError
 from pipeline.trainer import PRECISIONS, TrainerOptions, build_trainer, choose_precision, describe_device
 
@@ -16,12 +17,11 @@ def test_the_precision_that_is_asked_for_is_taken(precision: str) -> None:
     assert build_trainer(options).precision == PRECISIONS[options.precision]  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_auto_takes_bf16_exactly_where_the_cpu_multiplies_in_it(
-    fast: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("speedup", "precision"), [(3.9, "bf16"), (0.8, "fp32"), (0.02, "fp32")])
+def test_auto_takes_bf16_exactly_where_the_cpu_was_measured_to_be_much_faster_in_it(
+    speedup: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(hardware, "bf16_speedup_on_cpu", lambda: speedup)
     assert choose_precision(TrainerOptions(accelerator="cpu")) == precision
 
 

@@ -1,0 +1,88 @@
+"""torch's Muon, with its Newton-Schulz iteration in a type that can be chosen."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modules.hardware import multiplies_bf16_fast
+
+#: Our names of the types, as for precision.
+NewtonSchulz = Literal["bf16", "fp32"]
+DTYPES: dict[NewtonSchulz, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def fastest_newton_schulz(device: torch.device) -> NewtonSchulz:
+    """The type in which the iteration is faster on `device`; emulated bf16 would take most of a step."""
+    return "bf16" if multiplies_bf16_fast(device) else "fp32"
+
+
+def orthogonalized(
+    matrix: Float[Tensor, "R C"],
+    dtype: torch.dtype,
+    *,
+    coefficients: tuple[float, float, float],
+    steps: int,
+    eps: float,
+) -> Float[Tensor, "R C"]:
+    """U S V^T of `matrix` = U D V^T with all of S near 1: Newton-Schulz iterations, computed in `dtype`.
+
+    In bfloat16 these are the very operations of `torch.optim.Muon`, which has no other type.
+
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+    """
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).to(dtype)
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
+class TypedMuon(torch.optim.Muon):
+    """`torch.optim.Muon` with its steps, groups and state, and the type of its iteration as one more option.
+
+    Args:
+        params: as for torch's.
+        newton_schulz: `bf16`, as torch's, or `fp32`, which is much faster where bf16 is emulated.
+        options: as for torch's; `adjust_lr_fn` is always "match_rms_adamw", and `nesterov` true.
+    """
+
+    def __init__(self, params: Any, *, newton_schulz: NewtonSchulz, **options: Any) -> None:
+        super().__init__(params, adjust_lr_fn="match_rms_adamw", **options)
+        for group in self.param_groups:
+            group["newton_schulz"] = newton_schulz
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move each matrix by its orthogonalized momentum; `closure` is called once before."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._move(weight, group)
+        return loss
+
+    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average = state["momentum_buffer"]
+        average.lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalized(
+            gradient.lerp(average, group["momentum"]),
+            DTYPES[group.get("newton_schulz", "bf16")],  # older checkpoints have torch's own options only
+            coefficients=group["ns_coefficients"],
+            steps=group["ns_steps"],
+            eps=group["eps"],
+        )
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)

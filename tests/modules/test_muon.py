@@ -1,0 +1,72 @@
+"""Newton-Schulz in both types beside the singular value decomposition, and which type a machine is given."""
+
+import pytest
+import torch
+
+from modules import hardware, muon
+from modules.muon import TypedMuon, orthogonalized
+
+COEFFICIENTS = {"coefficients": (3.4445, -4.7750, 2.0315), "steps": 5, "eps": 1e-7}
+SHAPES = pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16), (1, 7)])
+
+
+def gradient(shape: tuple[int, int]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+@SHAPES
+def test_in_fp32_each_singular_value_is_mapped_by_the_polynomial_and_the_directions_stay(
+    shape: tuple[int, int],
+) -> None:
+    matrix = gradient(shape)
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    a, b, c = COEFFICIENTS["coefficients"]
+    s = s / s.norm()
+    seen = s > 0.02
+    for _ in range(COEFFICIENTS["steps"]):
+        s = a * s + b * s**3 + c * s**5
+    found = orthogonalized(matrix, torch.float32, **COEFFICIENTS)
+    torch.testing.assert_close(found.double(), u @ torch.diag(s) @ vh, rtol=1e-4, atol=1e-5)
+    assert ((s > 0.3) & (s < 1.3))[seen].all()
+
+
+@SHAPES
+def test_in_bf16_it_is_torchs_own_iteration_bit_for_bit(shape: tuple[int, int]) -> None:
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    matrix = gradient(shape)
+    theirs = _zeropower_via_newtonschulz(matrix, COEFFICIENTS["coefficients"], 5, 1e-7)
+    assert torch.equal(orthogonalized(matrix, torch.bfloat16, **COEFFICIENTS), theirs)
+
+
+def test_the_momentum_itself_is_not_changed_by_the_iteration() -> None:
+    matrix = gradient((8, 6))
+    before = matrix.clone()
+    orthogonalized(matrix, torch.float32, **COEFFICIENTS)
+    assert torch.equal(matrix, before)
+
+
+@pytest.mark.parametrize(("speedup", "taken"), [(0.02, "fp32"), (0.8, "fp32"), (3.9, "bf16")])
+def test_bf16_is_taken_on_a_cpu_that_was_measured_to_be_much_faster_in_it(
+    speedup: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "bf16_speedup_on_cpu", lambda: speedup)
+    assert muon.fastest_newton_schulz(torch.device("cpu")) == taken
+
+
+def test_a_machine_is_measured_once_in_a_process() -> None:
+    assert hardware.bf16_speedup_on_cpu() == hardware.bf16_speedup_on_cpu() > 0
+
+
+def test_a_checkpoint_keeps_its_type_and_one_of_torchs_muon_can_be_read() -> None:
+    weight = torch.nn.Parameter(gradient((4, 3)))
+    weight.grad = gradient((4, 3))
+    first, second = (TypedMuon([weight], newton_schulz=name, lr=0.1) for name in ("bf16", "fp32"))
+    first.step()
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["newton_schulz"] == "bf16"
+    plain = torch.optim.Muon([weight], lr=0.1, adjust_lr_fn="match_rms_adamw")
+    plain.load_state_dict(first.state_dict())
+    second.load_state_dict(plain.state_dict())
+    second.step()
+    assert torch.equal(plain.state[weight]["momentum_buffer"], first.state[weight]["momentum_buffer"])
