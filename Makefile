@@ -12,7 +12,19 @@ PIPELINE := $(BIN)/python -m pipeline --typed
 # pipeline/variables.py says what each stands for.
 VARIABLES := ARGS ALIAS BUNDLE DATA INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS
 $(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
-export TYPED := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
+export TYPED := $(sort $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
+
+# Whatever else is typed as key=value is for the configuration; a number stands for a key, which may have dots.
+KEYS := $(filter-out $(VARIABLES),$(TYPED))
+count :=
+$(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
+
+# Targets that are no commands of the pipeline have no configuration.
+$(foreach goal,$(filter help setup check test test-all browser screenshots clean,$(or $(MAKECMDGOALS),help)),\
+    $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
+
+# A file or folder of a command's name must not stand for the command.
+.PHONY: FORCE
 
 .PHONY: help
 help: ## This help
@@ -21,14 +33,15 @@ help: ## This help
 	@grep -hE '^[a-zA-Z_%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/%/TASK/' | \
 		awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo
-	@echo "Options    ARGS=\"key=value ...\"  any key, e.g. ARGS=\"size=small trainer.max_steps=500\""
+	@echo "Options    key=value  any key of the configuration: make pretrain size=small trainer.max_steps=500"
+	@echo "           ARGS=\"key=value ...\"  the same in one variable"
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
 	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
 	@echo "           to fine-tune: classify, qa, translate, summarize, chat: make finetune-qa"
-	@echo "Any text   make pretrain ARGS=\"data=files data.train=my.txt\""
+	@echo "Any text   make pretrain data=files data.train=my.txt"
 	@echo "All keys   make show-config"
 
 .PHONY: setup
@@ -50,23 +63,23 @@ tokenizer: $(VENV)/.installed ## Train a tokenizer on the corpus
 pretrain: $(VENV)/.installed ## Pretrain a transformer (causal language model) and write its bundle
 	@$(PIPELINE) pretrain
 
-pretrain-%: $(VENV)/.installed ## Pretrain with another objective: masked_lm, denoise
+pretrain-%: $(VENV)/.installed FORCE ## Pretrain with another objective: masked_lm, denoise
 	@$(PIPELINE) pretrain 'task=$*'
 
-finetune-%: $(VENV)/.installed ## Fine-tune a pretrained bundle: classify, qa, translate, summarize, chat
+finetune-%: $(VENV)/.installed FORCE ## Fine-tune a pretrained bundle: classify, qa, translate, summarize, chat
 	@$(PIPELINE) finetune 'task=$*'
 
 .PHONY: evaluate
 evaluate: $(VENV)/.installed ## Measure a pretrained bundle on a corpus: loss, perplexity, bits per byte
 	@$(PIPELINE) evaluate
 
-evaluate-%: $(VENV)/.installed ## Measure a fine-tuned bundle on a corpus, by the task's own metrics
+evaluate-%: $(VENV)/.installed FORCE ## Measure a fine-tuned bundle on a corpus, by the task's own metrics
 	@$(PIPELINE) evaluate 'task=$*'
 
-predict-%: $(VENV)/.installed ## Answer a file of rows with a fine-tuned bundle: INPUT=rows.jsonl
+predict-%: $(VENV)/.installed FORCE ## Answer a file of rows with a fine-tuned bundle: INPUT=rows.jsonl
 	@$(PIPELINE) predict 'task=$*'
 
-try-%: $(VENV)/.installed ## Ask a fine-tuned bundle at the terminal
+try-%: $(VENV)/.installed FORCE ## Ask a fine-tuned bundle at the terminal
 	@$(PIPELINE) try 'task=$*'
 
 .PHONY: generate

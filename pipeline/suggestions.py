@@ -16,18 +16,19 @@ def suggest(word: str, known: Sequence[str], otherwise: str = SEE_ALL) -> str:
     return f"did you mean {close[0]}?" if close else otherwise
 
 
-def suggest_key(typed: str, own: Sequence[str], everywhere: Iterable[str]) -> str:
+def suggest_key(typed: str, own: Sequence[str], everywhere: Iterable[str], otherwise: str = SEE_ALL) -> str:
     """The key that `typed` stands for, as a remedy: one of its own group, else one of any.
 
     Args:
         typed: a key with its groups.
         own: names that could stand in its place.
         everywhere: every key with its groups, as `trainer.max_steps`; read only where no own name fits.
+        otherwise: the remedy where none is like it.
     """
     word = typed.lower().replace("-", "_").lstrip("+~_")
     found = difflib.get_close_matches(word.rpartition(".")[2], own, n=1, cutoff=CERTAIN)
     found = found or _meant(word, [key for key in everywhere if key != typed])
-    return f"did you mean {' or '.join(found)}?" if found else SEE_ALL
+    return f"did you mean {' or '.join(found)}?" if found else otherwise
 
 
 def _meant(typed: str, known: Sequence[str]) -> list[str]:

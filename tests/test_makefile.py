@@ -10,6 +10,8 @@ import pytest
 
 from pipeline import build
 from pipeline.config import compose, groups
+from pipeline.errors import ConfigError
+from pipeline.grammar import read_overrides
 from pipeline.plain import Config
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.variables import VARIABLES
@@ -23,6 +25,29 @@ FINETUNING = [
     name
     for name in groups()["task"]
     if isinstance(build.construct(compose("show-data", [f"task={name}"]).task), FinetuneTask)
+]
+
+
+#: Texts that a shell, make, Hydra or OmegaConf would each read as something else.
+ANY_TEXT = [
+    "One sunny morning",
+    "Tom's friend's dog",
+    'She said: "Come in!"',
+    "'Once', \"twice\", [thrice], {a: b}, x=y; z",
+    "It cost $5, $(five) or ${seed} and `nothing` more",
+    r"a\b and \n",
+    "50% # no comment | no pipe > no file & no job * no glob ~",
+    "在一个晴朗的早晨，“你好”，她说：",
+    "Line <mask> of a",
+    "null",
+    "7",
+    "a space behind ",
+    "price $5 and ${HOME}",
+    "${oc.env:HOME} ${seed} ${ \\${a} \\\\${b}",
+    "C:\\dir\\",
+    "--json, -x",
+    "two\nlines",
+    "???",
 ]
 
 
@@ -77,7 +102,7 @@ def test_help_names_every_variable_that_is_an_option() -> None:
 
 def test_every_phony_target_is_documented() -> None:
     phony = re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
-    assert {target for line in phony for target in line.split()} <= set(DOCUMENTED)
+    assert {target for line in phony for target in line.split()} - {"FORCE"} <= set(DOCUMENTED)
 
 
 @pytest.mark.parametrize("target", DOCUMENTED)
@@ -158,34 +183,78 @@ def test_bundle_names_the_bundle_to_use(bundle: str) -> None:
     assert composed("evaluate", f"BUNDLE={bundle}", "DATA=files", "ARGS=data.train=a.txt").bundle == bundle
 
 
+def test_what_is_typed_as_key_and_value_is_an_override() -> None:
+    words = ["size=small", "trainer.max_steps=7", "optimizer.lr=1e-3", "data=files", "data.train=my poem.txt"]
+    config = composed("pretrain", *words, "ARGS=trainer.batch_size=4")
+    assert (config.choices.size, config.choices.data, config.data.train) == ("small", "files", "my poem.txt")
+    assert (config.trainer.max_steps, config.optimizer.lr, config.trainer.batch_size) == (7, 1e-3, 4)
+
+
+@pytest.mark.parametrize("value", [text for text in ANY_TEXT if text not in ("null", "7", "???")])
+def test_the_value_of_a_key_arrives_letter_for_letter(value: str) -> None:
+    config = composed("pretrain", "data=files", f"data.train={value}")
+    assert config.data.train == value
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("[a.txt,b.txt]", ["a.txt", "b.txt"]), ("null", None), ("7", 7), ("true", True), ("{a: 1}", {"a": 1})],
+)
+def test_the_value_of_a_key_may_be_a_number_a_list_or_a_constant(word: str, value: object) -> None:
+    (override,) = read_overrides((pipeline_words(["pretrain", f"data.train={word}"]) or [])[1:])
+    assert override.value() == value
+
+
+def test_values_of_a_sweep_and_keys_of_a_step_arrive_as_they_were_typed() -> None:
+    words = ["optimizer.lr=tag(log,interval(1e-3,1e-2))", "seed=1,2"]
+    assert sorted((pipeline_words(["sweep", *words]) or [])[1:]) == words
+    step = "finetune-qa.trainer.max_steps=300"
+    assert pipeline_words(["pipeline", step]) == ["pipeline", step]
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("max_steps=100", "trainer.max_steps"),
+        ("lr=1e-3", "optimizer.lr"),
+        ("LR=1e-3", "optimizer.lr"),
+        ("MAX_STEPS=100", "trainer.max_steps"),
+        ("INITS=none", "INIT"),
+        ("BUNDEL=a", "BUNDLE"),
+    ],
+)
+def test_what_is_no_key_and_no_variable_is_refused_with_the_one_that_was_meant(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        composed("pretrain", word)
+    assert str(refused.value).endswith(f"; did you mean {meant}?")
+
+
+def test_a_variable_of_the_environment_is_told_where_it_belongs() -> None:
+    with pytest.raises(ConfigError, match=r"write it before make: OMP_NUM_THREADS=\.\.\. make"):
+        composed("pretrain", "OMP_NUM_THREADS=1")
+
+
+def test_targets_without_a_configuration_take_no_keys() -> None:
+    refused = call_make("-n", "check", "size=small")
+    assert refused.returncode == 2
+    assert "make check takes no size=" in refused.stderr
+    assert call_make("-n", "test", "ARGS=-k masks", "PYTHON=python3").returncode == 0
+
+
+@pytest.mark.parametrize("target", [target for target in DOCUMENTED if "%" in target])
+def test_a_folder_of_its_name_does_not_stand_for_a_command(bare_folder: Path, target: str) -> None:
+    name = target.replace("%", "qa")
+    for made in (name, "FORCE"):
+        (bare_folder / made).mkdir()
+    assert "-m pipeline" in call_make("-n", name, folder=bare_folder).stdout
+
+
 def test_an_option_that_is_not_given_adds_nothing() -> None:
     assert pipeline_words(["pretrain"]) == ["pretrain"]
     assert pipeline_words(["generate"]) == ["generate"]
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "One sunny morning",
-        "Tom's friend's dog",
-        'She said: "Come in!"',
-        "'Once', \"twice\", [thrice], {a: b}, x=y; z",
-        "It cost $5, $(five) or ${seed} and `nothing` more",
-        r"a\b and \n",
-        "50% # no comment | no pipe > no file & no job * no glob ~",
-        "在一个晴朗的早晨，“你好”，她说：",
-        "Line <mask> of a",
-        "null",
-        "7",
-        "a space behind ",
-        "price $5 and ${HOME}",
-        "${oc.env:HOME} ${seed} ${ \\${a} \\\\${b}",
-        "C:\\dir\\",
-        "--json, -x",
-        "two\nlines",
-        "???",
-    ],
-)
+@pytest.mark.parametrize("prompt", ANY_TEXT)
 def test_a_prompt_arrives_letter_for_letter(
     prompt: str,
 ) -> None:
