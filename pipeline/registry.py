@@ -225,7 +225,7 @@ def _synced(run_folder: Path) -> Progress:
     maker = Progress.load(run_folder / "tracking")
     if maker.run_id is not None and not count_unsent(run_folder / "tracking", maker):
         return maker
-    sent = sync(run_folder, environ=os.environ)
+    sent = sync(run_folder, environ=os.environ, waits=True)
     if sent.problem:
         raise TrackingError(
             f"{run_folder} is not in MLflow yet ({sent.problem})",

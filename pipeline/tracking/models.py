@@ -40,13 +40,14 @@ def record_bundle(
     outputs = client.get_run(run_id).outputs
     if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, record["step"])])
-    _log_metrics(client, run_id, model.model_id, record, points)
+    if not client.get_logged_model(model.model_id).metrics:
+        _log_metrics(client, run_id, model.model_id, record, points)
     _remove_doubles(client, progress, record, model.model_id)
     progress.models[record["folder"]] = model.model_id
 
 
 def _mark(progress: Progress, record: Record) -> str:
-    return f"{progress.run_id}:{record['name']}:{record['time_ms']}"
+    return f"{progress.run_id}:{record['name']}:{record['step']}"
 
 
 def _made_of(client: "MlflowClient", progress: Progress, record: Record) -> list[Any]:

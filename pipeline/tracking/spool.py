@@ -129,6 +129,20 @@ def lane_file(folder: Path, lane: str) -> Path:
     return folder / f"{lane}.jsonl"
 
 
+def logged_points(folder: Path) -> set[tuple[str, int]]:
+    """(metric, step) of all that a run has logged so far.
+
+    A run that goes on from a checkpoint comes again through steps that were logged before it was killed.
+    Resuming is exact, so those points are right, and MLflow, which deletes none, has each of them once.
+    """
+    return {
+        (key, record["step"])
+        for record, _ in read_records(lane_file(folder, POINTS), 0)
+        if record is not None and record["kind"] == "metrics"
+        for key in record["values"]
+    }
+
+
 def count_unsent(folder: Path, progress: Progress) -> int:
     """Records that the store has not acknowledged yet."""
     return sum(

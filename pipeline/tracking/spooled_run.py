@@ -22,7 +22,7 @@ from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
-from pipeline.tracking.spool import FILES, POINTS, Progress, Spool, lane_file, now_ms
+from pipeline.tracking.spool import FILES, POINTS, Progress, Spool, lane_file, logged_points, now_ms
 from pipeline.tracking.system import peak_memory
 from pipeline.tracking.writer_process import WriterProcess
 
@@ -51,6 +51,7 @@ class SpooledRun(Run):
         self._redactor = Redactor(environ)
         self._progress = Progress.load(self._folder)
         self._refuse_another_store()
+        self._known_points = logged_points(self._folder)
         self._points = Spool(lane_file(self._folder, POINTS))
         self._files = Spool(lane_file(self._folder, FILES))
         self._local_id = self._keep_local_id()
@@ -148,8 +149,12 @@ class SpooledRun(Run):
 
     @override
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._log({key: v for key, v in values.items() if (key, step) not in self._known_points}, step)
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
         numbers = {key: float(value) for key, value in without_ends(values).items()}
-        self._points.append({"kind": "metrics", "time_ms": now_ms(), "step": step, "values": numbers})
+        if numbers:
+            self._points.append({"kind": "metrics", "time_ms": now_ms(), "step": step, "values": numbers})
 
     @override
     def set_tags(self, tags: Mapping[str, Any]) -> None:
@@ -245,10 +250,10 @@ class SpooledRun(Run):
             return
         self._ended = True
         results = dict(results or {})
-        self.log_metrics(peak_memory(), 0)
-        if results:
-            # At step 0 MLflow draws a bar for each run, which is how ends are compared.
-            self.log_metrics({f"final/{key}": value for key, value in without_ends(results).items()}, 0)
+        # At step 0 MLflow draws a bar for each run, which is how ends are compared.
+        if status != "KILLED":  # a killed run has its end before it
+            self._log(peak_memory(), 0)
+        self._log({f"final/{key}": value for key, value in without_ends(results).items()}, 0)
         self.set_tags({"mlflow.note.content": self._description(results)})
         self._points.append({"kind": "end", "time_ms": now_ms(), "session": self._session, "status": status})
         self._points.close()

@@ -13,6 +13,9 @@ from pipeline.tracking.replay import Replay
 from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records
 from pipeline.tracking.store import quieten_mlflow
 
+#: A writer sends for a minute after its run has ended, and may have waited for another one before.
+_LONGEST_WRITER_S = 150.0
+
 
 class RunStillSent(TrackingError):  # noqa: N818 - that a run goes on is no fault
     """A run's own writer is sending its spool."""
@@ -48,13 +51,16 @@ def _unsent(folder: Path) -> bool:
     return bool(count_unsent(folder, Progress.load(folder))) or _open_session(folder) is not None
 
 
-def sync(run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str]) -> SyncReport:
+def sync(
+    run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str], waits: bool = False
+) -> SyncReport:
     """Send what is left of a run's spool, with its own steps and times; a run that died unseen ends KILLED.
 
     Args:
         run_folder: The run's folder.
         uri: The store to send to; None: the one that the run was started for.
         environ: `MLFLOW_TRACKING_URI` gives the credentials of that store, which are never written down.
+        waits: Wait for the run's own writer, which may have a minute's work left after the run's end.
 
     Raises:
         TrackingError: The folder holds no tracked run, or its store's address can never work.
@@ -63,7 +69,8 @@ def sync(run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str]
     folder = (run_folder / "tracking").absolute()
     store = _store(folder, uri, environ)
     try:
-        with FileLock(folder / "writer.lock", timeout=0.5):
+        limit_s = _LONGEST_WRITER_S if waits and _open_session(folder) is None else 0.5
+        with FileLock(folder / "writer.lock", timeout=limit_s):
             return _send(run_folder, folder, store)
     except Timeout:
         raise RunStillSent(

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from filelock import FileLock
 
 from pipeline import bundle
 from pipeline.__main__ import main
@@ -64,6 +66,20 @@ def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     assert version.source == model.artifact_location
     assert version.run_id == model.source_run_id == progress["run_id"]
     assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "prelude-classify"
+
+
+def test_a_registration_waits_for_the_process_that_still_sends_the_run(
+    trained: Trained, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained("a")
+    writer = FileLock(folder.parents[1] / "tracking/writer.lock", thread_local=False)
+    writer.acquire()
+    end = threading.Timer(1.0, writer.release)
+    end.start()
+    try:
+        assert call(capsys, "register", "bundle=a")[:2] == (0, "prelude-classify/1")
+    finally:
+        end.join()
 
 
 def test_a_damaged_bundle_is_not_registered(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,29 @@ def test_a_resumed_run_is_the_same_run_running_again(
     assert second.run_id == first.run_id == again.run_id
     assert statuses == ["RUNNING"]
     assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+def test_steps_that_a_resumed_run_comes_through_again_are_recorded_once(
+    begin: Begin, drain: Callable[..., Replay], client: Any, tmp_path: Path
+) -> None:
+    """Killed after step 3, resumed from that of step 1, and killed again while its bundles were written."""
+    folder = bundle_folder(tmp_path / "run" / "best")
+    for steps in ((1, 2, 3), (2, 3, 4), (3, 4)):
+        run = begin()
+        for step in steps:
+            run.log_metrics({"train/loss": 1 / step}, step)
+            run.log_metrics({"train/tokens_per_second": time.monotonic()}, step)
+        if 4 in steps:
+            run.log_bundle(folder, name="best", step=4, metrics={"val/loss": 0.5})
+        run.end("FINISHED" if steps == (3, 4) else "KILLED", {"val/loss": 0.5} if steps == (3, 4) else None)
+    replay = drain()
+    metrics = client.get_run(replay.run_id).data.metrics
+    steps = {key: [step for step, _, _ in history(client, replay.run_id, key)] for key in metrics}
+    assert steps.pop("train/loss") == steps.pop("train/tokens_per_second") == [1, 2, 3, 4]
+    assert {key: len(found) for key, found in steps.items()} == dict.fromkeys(steps, 1)
+    assert {"val/loss", "final/val/loss", "system/peak_memory_megabytes"} <= steps.keys()
+    (model,) = client.search_logged_models([replay.progress.experiment_id])
+    assert [metric.key for metric in model.metrics] == ["val/loss"]
 
 
 def test_parameters_changed_by_a_resume_become_drift_tags_and_go_when_changed_back(
