@@ -22,6 +22,7 @@ from hydra.errors import InstantiationException
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
 from datamodules.corpus import TEXT_ONLY, Columns, Corpus, texts
+from datamodules.corpus.held_out import with_repeated
 from datamodules.corpus.rows import TEXT
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
@@ -152,7 +153,8 @@ def load_corpus(config: Config, columns: Columns = TEXT_ONLY) -> tuple[Corpus, d
         cleaning=to_plain(config.cleaning),
         code=code_version("datamodules.cleaning"),
     )
-    return replace(corpus, train=train, validation=validation, fingerprint=fingerprint), counts
+    cleaned = replace(corpus, train=train, validation=validation, fingerprint=fingerprint)
+    return with_repeated(cleaned, (TEXT,)), counts
 
 
 def optimum_bits_per_byte(corpus: Corpus) -> float | None:
@@ -164,6 +166,12 @@ def optimum_bits_per_byte(corpus: Corpus) -> float | None:
         bits += row["bits"]
         n_bytes += len(str(row["text"]).encode())
     return bits / n_bytes
+
+
+def asked_vocab_size(config: Config) -> int | None:
+    """The size that a trained vocabulary is to have; None where the tokenizer has a size of its own."""
+    size: int | None = config.tokenizer.get("vocab_size")
+    return size
 
 
 def build_tokenizer(

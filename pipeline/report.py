@@ -141,6 +141,22 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def say_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> None:
+    """What is learnt from and measured on, and what a user should know of it."""
+    say("Corpus", describe_corpus(corpus, cleaned))
+    for note in corpus.notes:
+        say("Note", note)
+    rows = {"train": corpus.n_train_rows, "validation": corpus.n_validation_rows, "test": corpus.n_test_rows}
+    for pair, number in corpus.repeated.items():
+        split, _, other = pair.partition(" in ")
+        named = {"train": "training", "validation": "validation"}[other]
+        say(
+            "Warning",
+            f"{number:,} of {rows[split]:,} {split} rows are also {named} rows: "
+            f"{split} numbers are better than those of new rows",
+        )
+
+
 def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
     """Name, rows and fingerprint of a corpus, and what cleaning changed."""
     train, validation = (
@@ -182,12 +198,18 @@ def describe_model(model: Model) -> str:
     return f"{kind}, {count(total - embedding)} parameters + {count(embedding)} in the embedding"
 
 
-def describe_tokenizer(tokenizer: Tokenizer) -> str:
-    """How many tokens there are, of each side where there are two, and which ones."""
+def describe_tokenizer(tokenizer: Tokenizer, asked: int | None = None) -> str:
+    """How many tokens there are, of each side where there are two, and which ones.
+
+    `asked` is the size of vocabulary that a trained one was to have, which a small text cannot give.
+    """
     sizes = f"{tokenizer.vocab_size:,} tokens"
     if tokenizer.has_own_target:
         sizes += f" to read, {tokenizer.target.vocab_size:,} to write"
-    return f"{sizes}, {tokenizer.digest[:12]}"
+    fewer = asked is not None and min(tokenizer.vocab_size, tokenizer.target.vocab_size) < asked
+    return f"{sizes}, {tokenizer.digest[:12]}" + (
+        f" (the text gives no more; {asked:,} were asked for)" if fewer else ""
+    )
 
 
 def describe_pace(seconds: float, tokens: int) -> str:

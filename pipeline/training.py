@@ -160,7 +160,8 @@ def _callbacks(
 
 def corpus_record(corpus: Corpus) -> dict[str, Any]:
     """What a bundle tells of the corpus that it was made from."""
-    return {"name": corpus.name, "fingerprint": corpus.fingerprint, "sources": corpus.sources}
+    record = {"name": corpus.name, "fingerprint": corpus.fingerprint, "sources": corpus.sources}
+    return {**record, "repeated": corpus.repeated} if corpus.repeated else record
 
 
 def load_weights(model: Model, checkpoint: Path) -> int:

@@ -10,13 +10,14 @@ from datamodules.corpus.columns import LABEL, TEXT_ONLY, Columns, Places
 from datamodules.corpus.formats import heading
 from datamodules.corpus.forms import LISTS, agree, form_of_type
 from datamodules.corpus.held_out import hold_out, too_little
+from datamodules.corpus.notes import notes_on
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.corpus.source_file import SourceFile, find_files
 from datamodules.corpus.store import stored_rows
 from datamodules.errors import DataError
 
 Pattern = str | list[str]
-"""A path, a pattern, or a list of these."""
+"""A path, a folder, a pattern, or a list of these."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Files:
     A .txt file is one row (one document); the others have one row a line, object or record.
 
     Args:
-        train: a path, a pattern, or a list of these.
+        train: a path, a folder of files of one kind, a pattern, or a list of these.
         validation: the same; without it a part of `train` is held out, always the same part.
         columns: name of a column of the rows -> its name in the files, or a path into objects, as
             `answers.text`. A column that is not named here is read under its own name.
@@ -63,6 +64,7 @@ class Files:
         parts = {split: stored_rows(some, places) for split, some in files.items()}
         if self.validation is None:
             parts = self._held_out(parts, columns, files["train"])
+        notes = notes_on(self._patterns(), files, places.paths)
         digests = {split: rows_digest(rows.with_format("arrow")[:]) for split, rows in parts.items()}
         _check_rows_differ(digests, {"validation": self.validation, "test": self.test})
         check_same_types(parts)
@@ -77,6 +79,7 @@ class Files:
                 for split, some in files.items()
                 for source in some
             ],
+            notes=notes,
         )
 
     def identity(self) -> str:
@@ -90,14 +93,17 @@ class Files:
             files={split: [source.sha256 for source in some] for split, some in files.items()}
         )
 
+    def _patterns(self) -> dict[str, Pattern]:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: pattern for split, pattern in splits.items() if pattern or split == "train"}  # type: ignore[misc]
+
     def _files(self) -> dict[str, list[SourceFile]]:
-        files = {"train": find_files(self.train, "data.train")}
-        for split, patterns in (("validation", self.validation), ("test", self.test)):
-            if patterns:
-                found = find_files(patterns, f"data.{split}")
-                for other, some in files.items():
-                    _check_files_differ(split, found, other, some)
-                files[split] = found
+        files: dict[str, list[SourceFile]] = {}
+        for split, patterns in self._patterns().items():
+            found = find_files(patterns, f"data.{split}")
+            for other, some in files.items():
+                _check_files_differ(split, found, other, some)
+            files[split] = found
         return files
 
     def _names(self, columns: Columns, source: SourceFile) -> dict[str, str]:

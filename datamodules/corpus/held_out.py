@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from datamodules.corpus.as_text import label_text, text_array
 from datamodules.corpus.columns import LABEL
-from datamodules.corpus.rows import Rows
+from datamodules.corpus.rows import Corpus, Rows
 from datamodules.errors import DataError
 
 _ROWS_AT_ONCE = 1 << 13
@@ -101,6 +102,22 @@ def too_little(where: str, *, by_class: bool = False) -> DataError:
         "a class with at least two different rows" if by_class else "at least two different rows or lines",
         "set data.validation=PATH",
     )
+
+
+def with_repeated(corpus: Corpus, columns: Sequence[str]) -> Corpus:
+    """The corpus with the counts of held-out rows that stand in an earlier split too, by their `columns`.
+
+    Of a stream nothing is known.
+    """
+    if corpus.n_train_rows is None:
+        return corpus
+    splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    splits = {split: rows for split, rows in splits.items() if rows is not None}
+    counts = {
+        f"{split} in {other}": n_also_in(splits[split], splits[other], columns)
+        for other, split in combinations(splits, 2)
+    }
+    return replace(corpus, repeated={pair: count for pair, count in counts.items() if count})
 
 
 def n_also_in(rows: Rows, train: Rows, columns: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from datamodules.corpus.arrow import ClassNames, class_names_of, column_at
 from datamodules.corpus.columns import Columns, Places, has, value_at
 from datamodules.corpus.formats import heading, json_objects, parquet_file
 from datamodules.corpus.forms import check_value
+from datamodules.corpus.notes import notes_on
 from datamodules.corpus.proposals import missing_column
 from datamodules.corpus.rows import TEXT, Row
 from datamodules.corpus.separated import read_separated
@@ -24,7 +25,12 @@ _PARQUET_ROWS = 8192
 
 
 def read_rows(
-    path: str | Path, names: Mapping[str, str], columns: Columns, *, carried: Sequence[str] = ()
+    path: str | Path,
+    names: Mapping[str, str],
+    columns: Columns,
+    *,
+    carried: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Read rows that are not learnt from.
 
@@ -34,11 +40,16 @@ def read_rows(
         columns: what is read.
         carried: further columns, such as truths and ids, that a row keeps where it has them: of any type, and
             not of the same in all rows. Those in `names` must be there.
+        say: is told what was decided in reading that a user should know.
 
     Raises:
         DataError: whatever is wrong with the file, with its line.
     """
     sources = find_files(str(path), "input")
+    wanted = {*columns.possible_names(names), *carried}
+    if say is not None:
+        for note in notes_on({"input": str(path)}, {"input": sources}, wanted):
+            say(note)
     rows = [row for source in sources for row in _rows(source, names, columns, carried)]
     if not rows:
         raise DataError(f"{sources[0].path} holds no rows", "at least one row", "check how it was written")

@@ -94,6 +94,7 @@ class Mixture:
                 seed=self.seed,
             ),
             sources=[source for corpus in corpora.values() for source in corpus.sources],
+            notes=[f"{name}: {note}" for name, corpus in corpora.items() for note in corpus.notes],
         )
 
     def identity(self) -> str:

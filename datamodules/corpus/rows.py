@@ -32,6 +32,8 @@ class Corpus:
             the revision that they come from. No paths in it.
         sources: for lineage, one dict for each file or hub split: `uri`, `sha256`, `n_bytes`, `split`.
         test: rows of the same columns that neither train nor choose a model; never streamed; None: none.
+        notes: what was decided in reading that a user should know.
+        repeated: how many rows of a split stand in another one too, by their names: `test in train`.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Corpus:
     fingerprint: str
     sources: list[dict[str, str | int]] = field(default_factory=list)
     test: Iterable[Row] | None = None
+    notes: list[str] = field(default_factory=list)
+    repeated: dict[str, int] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:

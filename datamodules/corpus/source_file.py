@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from datamodules.corpus.folder import KINDS_TEXT, files_in, kind_of
 from datamodules.errors import DataError
 
-KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-
 _BLOCK_BYTES = 1 << 23
-_KINDS_TEXT = f"a file ending in {', '.join(KINDS)}, or one of these and .gz (not .parquet)"
 _WIDE_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _FOREIGN = {
     b"\x1f\x8b": "gzip-compressed, but its name does not end in .gz",
@@ -54,7 +52,7 @@ def find_files(patterns: str | list[str], key: str) -> list[SourceFile]:
     """Resolve paths and glob patterns to files, in sorted order for each pattern, and hash them.
 
     Args:
-        patterns: a path, a pattern as `texts/*.jsonl.gz`, or a list of these.
+        patterns: a path, a folder, a pattern as `texts/*.jsonl.gz`, or a list of these.
         key: what the user called it (`data.train`), for errors.
 
     Raises:
@@ -71,9 +69,7 @@ def find_files(patterns: str | list[str], key: str) -> list[SourceFile]:
 def _matches(pattern: str, key: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
-        raise DataError(
-            f"{key}={pattern} is a folder", "a file or a pattern", f"set {key}='{pattern}/*.jsonl' or such"
-        )
+        return files_in(path, key)
     if path.exists():
         return [path]
     if glob.has_magic(str(path)):
@@ -95,11 +91,9 @@ def _suggestion(path: Path) -> str:
 
 
 def _open(path: Path, key: str) -> SourceFile:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    kind = suffixes[-2:-1] if packed else suffixes[-1:]
-    if not kind or kind[0] not in KINDS or (packed and kind[0] == ".parquet"):
-        raise DataError(f"{key}={path} is of an unknown kind", _KINDS_TEXT, "rename or convert it")
+    kind, packed = kind_of(path)
+    if kind is None:
+        raise DataError(f"{key}={path} is of an unknown kind", KINDS_TEXT, "rename or convert it")
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -110,7 +104,7 @@ def _open(path: Path, key: str) -> SourceFile:
         ) from error
     if n_bytes == 0:
         raise DataError(f"{key}={path} is empty", "text", "check how it was written")
-    return SourceFile(path, kind[0], packed, sha256, n_bytes)
+    return SourceFile(path, kind, packed, sha256, n_bytes)
 
 
 def text_blocks(source: SourceFile) -> Iterator[tuple[int, bytes]]:

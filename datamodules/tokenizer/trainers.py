@@ -41,7 +41,7 @@ class ByteLevelBPE:
     """Byte-level byte-pair encoding: the most frequent pair of pieces is merged until the vocabulary is full.
 
     Args:
-        vocab_size: pieces in all, the 42 special tokens and 256 bytes included.
+        vocab_size: pieces in all at most, the 42 special tokens and 256 bytes included.
 
     Raises:
         TokenizerError: `vocab_size` has no room for the special tokens and bytes.
@@ -59,7 +59,7 @@ class ByteLevelBPE:
         """Train on the texts.
 
         Raises:
-            TokenizerError: the texts are empty or cannot give so large a vocabulary.
+            TokenizerError: the texts are empty.
         """
         engine = tokenizers.Tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -73,7 +73,6 @@ class ByteLevelBPE:
         learned = [left + right for left, right in trained["merges"]]
         pieces = list(dict.fromkeys((*_FIXED, *learned)))
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
-        _check_reached(len(vocabulary), self.vocab_size)
         return _assemble(models.BPE(vocabulary, [(left, right) for left, right in trained["merges"]]))
 
     def describe(self) -> dict[str, str | int]:
@@ -88,7 +87,7 @@ class WordPiece:
     There is no [UNK]: every byte is in the vocabulary, as a beginning and as a continuing piece.
 
     Args:
-        vocab_size: pieces in all, the 42 special tokens and twice 256 bytes included.
+        vocab_size: pieces in all at most, the 42 special tokens and twice 256 bytes included.
 
     Raises:
         TokenizerError: `vocab_size` has no room for the special tokens and bytes.
@@ -105,7 +104,7 @@ class WordPiece:
         """Train on the texts.
 
         Raises:
-            TokenizerError: the texts are empty or cannot give so large a vocabulary.
+            TokenizerError: the texts are empty.
         """
         continuing = [CONTINUES + character for character in BYTE_ALPHABET]
         engine = tokenizers.Tokenizer(models.WordPiece())
@@ -122,7 +121,6 @@ class WordPiece:
         trained = _trained_model(engine, trainer, texts)["vocab"]
         pieces = dict.fromkeys((*_FIXED, *continuing, *sorted(trained, key=lambda piece: trained[piece])))
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
-        _check_reached(len(vocabulary), self.vocab_size)
         return _assemble(
             models.WordPiece(
                 vocabulary,
@@ -143,7 +141,7 @@ class Unigram:
     """Unigram language model: of all ways to cut a word the most probable is taken.
 
     Args:
-        vocab_size: pieces in all, the 42 special tokens and 256 bytes included.
+        vocab_size: pieces in all at most, the 42 special tokens and 256 bytes included.
 
     Raises:
         TokenizerError: `vocab_size` has no room for the special tokens and bytes.
@@ -160,7 +158,7 @@ class Unigram:
         """Train on the texts.
 
         Raises:
-            TokenizerError: the texts are empty or cannot give so large a vocabulary.
+            TokenizerError: the texts are empty.
         """
         engine = tokenizers.Tokenizer(models.Unigram())
         trainer = trainers.UnigramTrainer(
@@ -174,7 +172,6 @@ class Unigram:
         lowest = min(scores.values())
         vocabulary = [(piece, lowest) for piece in SPECIAL_TOKENS]
         vocabulary += [(piece, scores[piece]) for piece in (*BYTE_ALPHABET, *learned)]
-        _check_reached(len(vocabulary), self.vocab_size)
         return _assemble(models.Unigram(vocabulary, unk_id=Tokenizer.unk_id))
 
     def describe(self) -> dict[str, str | int]:
@@ -284,13 +281,4 @@ def _check_room(vocab_size: int, smallest: int) -> None:
             f"vocab_size {vocab_size} has no room for the special tokens and all bytes",
             f"at least {smallest}",
             f"set tokenizer.vocab_size={smallest} or more, or choose tokenizer=bytes",
-        )
-
-
-def _check_reached(reached: int, vocab_size: int) -> None:
-    if reached != vocab_size:
-        raise TokenizerError(
-            f"vocab_size {vocab_size} is more than the text can give: it gives {reached} pieces",
-            f"a vocab_size of at most {reached}",
-            f"set tokenizer.vocab_size={reached} or give more text",
         )

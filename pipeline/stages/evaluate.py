@@ -2,6 +2,7 @@
 
 from datamodules.cache import cache_key
 from datamodules.corpus import TEXT_ONLY, Corpus
+from datamodules.corpus.held_out import with_repeated
 from pipeline import build, report
 from pipeline.bundle import Bundle
 from pipeline.evaluation import (
@@ -80,7 +81,8 @@ def _evaluate_task(
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
     corpus = build.construct(config.data).load(with_trained_names(task.scored_columns, bundle))
-    report.say("Corpus", report.describe_corpus(corpus, {}))
+    corpus = with_repeated(corpus, (*task.inputs, *task.optional))
+    report.say_corpus(corpus, {})
     rows = list(corpus.validation if corpus.test is None else corpus.test)
     task.check(rows, "test")
     _log_rows(tracked, corpus, cache_key(corpus=corpus.fingerprint, split="test"))
@@ -96,7 +98,7 @@ def _evaluate_language_model(
 ) -> tuple[LanguageEvaluation, dict[str, float]]:
     """Loss, perplexity, accuracy and bits per byte on the validation rows, and the least that can be."""
     corpus, cleaned = build.load_corpus(config, with_trained_names(TEXT_ONLY, bundle))
-    report.say("Corpus", report.describe_corpus(corpus, cleaned))
+    report.say_corpus(corpus, cleaned)
     limit = bundle.model.backbone.max_seq_len
     rows = build.build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)
     _log_rows(tracked, corpus, rows.manifest["sha256"])

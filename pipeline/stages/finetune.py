@@ -10,6 +10,7 @@ import torch
 
 from datamodules.cache import cache_key
 from datamodules.corpus import Corpus
+from datamodules.corpus.held_out import with_repeated
 from datamodules.datamodule import FinetuneDataModule
 from datamodules.features import Features
 from datamodules.tokenizer import Tokenizer
@@ -123,11 +124,12 @@ def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
         DataError: what is wrong with them.
     """
     corpus = build.construct(config.data).load(task.columns)
+    corpus = with_repeated(corpus, (*task.inputs, *task.optional))
     rows = labelled_rows(corpus)
     task = task.fitted(rows["train"])
     for split, some in rows.items():
         task.check(some, split)
-    report.say("Corpus", report.describe_corpus(corpus, {}))
+    report.say_corpus(corpus, {})
     return Labelled(task=task, corpus=corpus, rows=rows)
 
 
@@ -138,7 +140,8 @@ def _prepare(config: Config, labelled: Labelled, start: Bundle | None, tracked: 
         tracked.use_bundle(start.folder)
     torch.manual_seed(config.seed)
     tokenizer, model, model_config = _build_model(config, task, corpus, start)
-    report.say("Tokenizer", report.describe_tokenizer(tokenizer))
+    asked = build.asked_vocab_size(config) if start is None else None
+    report.say("Tokenizer", report.describe_tokenizer(tokenizer, asked))
     report.say("Model", report.describe_model(model))
     features = {
         split: _features(task, rows[split], tokenizer, model.backbone) for split in ("train", "validation")

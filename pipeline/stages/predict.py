@@ -1,6 +1,7 @@
 """Answer a file of rows with a fine-tuned bundle."""
 
 from collections.abc import Sequence
+from functools import partial
 from glob import has_magic
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def predict(config: Config) -> StageResult:
     task = asked_task(config, bundle)
     names = dict(config.columns or {})
     columns = with_trained_names(task.asked_columns, bundle)
-    rows = read_rows(source, names, columns, carried=(*task.truths, *task.optional, KEPT, *names))
+    carried = (*task.truths, *task.optional, KEPT, *names)
+    rows = read_rows(source, names, columns, carried=carried, say=partial(report.say, "Note"))
     report.say("Rows", f"{len(rows):,} of {source}")
     asked = [_asked(row, columns) for row in rows]
     _say_unread(task, rows, columns)

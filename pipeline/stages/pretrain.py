@@ -95,8 +95,9 @@ def _prepare(config: Config, start: Bundle | None, tracked: Run) -> Parts:
     """Everything up to the model, each step said as it is done."""
     task = build.pretraining_task(config)
     corpus, cleaned = build.load_corpus(config)
-    report.say("Corpus", report.describe_corpus(corpus, cleaned))
+    report.say_corpus(corpus, cleaned)
     torch.manual_seed(config.seed)
+    asked = build.asked_vocab_size(config) if start is None else None
     if start is None:
         tokenizer = build.build_tokenizer(config, corpus)
         model = build.build_model(to_plain(config.model), tokenizer)
@@ -105,7 +106,8 @@ def _prepare(config: Config, start: Bundle | None, tracked: Run) -> Parts:
         tracked.use_bundle(start.folder)
         report.say("Start", f"weights and tokenizer of {report.short(start.folder)}")
     report.say(
-        "Tokenizer", f"{config.choices.tokenizer}, {tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}"
+        "Tokenizer",
+        f"{config.choices.tokenizer}, {report.describe_tokenizer(tokenizer, asked)}",
     )
     tokenizer_run = None if start is not None else maker_of(tokenizer, Path(config.runs_dir))
     if tokenizer_run is not None:

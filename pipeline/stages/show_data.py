@@ -12,7 +12,7 @@ def show_data(config: Config) -> StageResult:
     """Print the first row that training would see."""
     task = build.pretraining_task(config)
     corpus, cleaned = build.load_corpus(config)
-    report.say("Corpus", report.describe_corpus(corpus, cleaned))
+    report.say_corpus(corpus, cleaned)
     tokenizer = build.build_tokenizer(config, corpus)
     limit = config.model.backbone.max_seq_len
     rows, validation = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)

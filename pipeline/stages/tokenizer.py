@@ -37,8 +37,10 @@ def train_tokenizer(config: Config) -> StageResult:
         with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
             report.say("Run", report.short(run.path))
             corpus, cleaned = build.load_corpus(config)
-            report.say("Corpus", report.describe_corpus(corpus, cleaned))
+            report.say_corpus(corpus, cleaned)
             tokenizer = build.build_tokenizer(config, corpus)
+            asked = build.asked_vocab_size(config)
+            report.say("Tokenizer", report.describe_tokenizer(tokenizer, asked))
             file = run.path / "tokenizer.json"
             tokenizer.save(file)
             measured = list(islice(texts(corpus.validation), N_ROWS))

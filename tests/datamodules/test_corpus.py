@@ -380,9 +380,6 @@ def test_paths_that_lead_nowhere_are_answered_with_the_nearest_name() -> None:
     assert error_of("*.txt") == (
         "data.train=*.txt matches no file; expected a pattern that matches files; check the pattern"
     )
-    assert error_of(".") == (
-        "data.train=. is a folder; expected a file or a pattern; set data.train='./*.jsonl' or such"
-    )
     assert error_of([]) == "data.train is empty; expected at least one path; set data.train=PATH"
     assert error_of("stories.jsonl", "v.txt").startswith("data.validation=v.txt: there is no such file")
 

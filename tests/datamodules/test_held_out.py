@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import pytest
 
-from datamodules.corpus import Columns, Corpus, Files
-from datamodules.corpus.held_out import n_also_in
+from datamodules.corpus import Columns, Corpus, Files, Mixture
+from datamodules.corpus.held_out import n_also_in, with_repeated
 from datamodules.errors import DataError
 
 LABELLED = Columns(("text", "label"))
@@ -95,3 +95,17 @@ def test_rows_that_also_stand_in_training_are_counted_by_their_inputs() -> None:
     assert n_also_in(held_out, train, ["text", "nowhere"]) == 4
     assert n_also_in(held_out, train.select([3, 3, 0]), ["turns"]) == 2
     assert n_also_in(held_out, train.select([]), ["text"]) == 0
+
+
+def test_rows_of_one_split_in_another_are_counted_in_files_and_in_mixtures() -> None:
+    for name, numbers in {"a": range(20), "v": [1, 2, 90], "b": range(80, 99), "t": [2, 85, 200]}.items():
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in numbers))
+    one = Files("a.jsonl", "v.jsonl", test="t.jsonl")
+    mixture = Mixture({"a": one, "b": Files("b.jsonl", validation_fraction=0.01)})
+    assert with_repeated(one.load(LABELLED), ["text"]).repeated == {
+        "validation in train": 2,
+        "test in train": 1,
+        "test in validation": 1,
+    }
+    assert with_repeated(mixture.load(LABELLED), ["text"]).repeated["validation in train"] >= 2
+    assert with_repeated(load([row(number) for number in range(50)]), ["text"]).repeated == {}

@@ -100,10 +100,6 @@ def test_a_bad_file_is_named_with_what_is_wrong_in_it(
         (["data.train=nowhere.txt"], "data.train=nowhere.txt: there is no such file"),
         (["data.train=none*.txt"], "data.train=none*.txt matches no file"),
         (["data.validation=my.txt"], "validation file my.txt has the bytes of training file my.txt"),
-        (
-            ["tokenizer=bpe", "tokenizer.vocab_size=50000"],
-            "vocab_size 50000 is more than the text can give: it gives 341 pieces",
-        ),
     ],
 )
 def test_a_corpus_that_cannot_be_used_says_so(words: list[str], says: str, pretrain) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.corpus import Corpus
+from datamodules.tokenizer import ByteLevelBPE
 from pipeline import report
 from pipeline.tasks.base import Sample
 
@@ -91,3 +93,32 @@ def test_what_is_said_goes_on_below_its_beginning(capsys: pytest.CaptureFixture[
 def test_the_pace_of_a_training_is_told_in_time_and_tokens_per_second() -> None:
     assert report.describe_pace(163, 163 * 5300) == "2:43 with validations, 5,300 tokens per second"
     assert report.describe_pace(0, 0) == "0:00 with validations"
+
+
+def test_what_was_decided_in_reading_and_rows_of_two_splits_are_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"text": "a"}] * 9
+    corpus = Corpus(
+        *("mine", rows, rows[:3], "f" * 64),
+        test=rows[:4],
+        notes=["a.csv is separated by [semicolons]"],
+        repeated={"validation in train": 2, "test in validation": 1},
+    )
+    report.say_corpus(corpus, {})
+    told = " ".join(capsys.readouterr().err.split())
+    assert "Note a.csv is separated by [semicolons]" in told
+    assert "Warning 2 of 3 validation rows are also training rows: validation numbers are better than" in told
+    assert "Warning 1 of 4 test rows are also validation rows: test numbers are better than" in told
+
+
+def test_a_vocabulary_that_is_smaller_than_asked_says_why() -> None:
+    tokenizer = ByteLevelBPE(9000).train(["one two one two"])
+    assert report.describe_tokenizer(tokenizer, 9000).endswith(
+        " (the text gives no more; 9,000 were asked for)"
+    )
+    for asked in (None, tokenizer.vocab_size):
+        assert (
+            report.describe_tokenizer(tokenizer, asked)
+            == f"{tokenizer.vocab_size} tokens, {tokenizer.digest[:12]}"
+        )
