@@ -49,6 +49,10 @@ class Schedule(ABC):
             return int(self.warmup_fraction * max_steps)  # rounded down: never the whole run
         return min(self.warmup_steps, max_steps)
 
+    def end_from(self, step: int) -> int:
+        """How many steps a run has that has nothing more to gain from a full learning rate after `step`."""
+        return step
+
     @abstractmethod
     def _after_warmup(self, step: int, n_steps: int) -> float:
         """The factor `step` steps after the warm-up, of the `n_steps` that follow it; `step` <= `n_steps`."""
@@ -130,6 +134,10 @@ class WSD(Decaying):
                 f"decay_fraction is {self.decay_fraction}; expected a part of the run above 0 and up to 1; "
                 "choose schedule=constant for no decay"
             )
+
+    def end_from(self, step: int) -> int:
+        """The steps of a run that begins to decay at `step`, so that it has its decay too."""
+        return step if self.decay_fraction == 1.0 else math.ceil(step / (1.0 - self.decay_fraction))
 
     def _after_warmup(self, step: int, n_steps: int) -> float:
         decay_steps = max(round(self.decay_fraction * n_steps), 1)

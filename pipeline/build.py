@@ -213,7 +213,7 @@ def build_rows(
     Of a stream only as many rows are read as the run needs; more steps need another cache.
     """
     options: TrainerOptions = construct(config.trainer)
-    needed = options.max_steps * options.batch_size * options.accumulate
+    needed = options.n_steps * options.batch_size * options.accumulate
     streamed = corpus.n_train_rows is None
     train = _rows(config, corpus, "train", tokenizer, task, max_seq_len, needed if streamed else None)
     return train, build_validation_rows(config, corpus, tokenizer, task, max_seq_len=max_seq_len)

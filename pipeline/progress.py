@@ -82,6 +82,7 @@ class ProgressBar(Callback):
         if not ends_optimizer_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
         self._step, self._latest = trainer.global_step, outputs["loss"]
+        self._max_steps = trainer.max_steps  # which a plateau makes fewer
         if self._is_time(time.monotonic()):
             self._loss.read(outputs["loss"] * trainer.accumulate_grad_batches)
             self._show()
@@ -146,7 +147,7 @@ class ProgressBar(Callback):
         self._line_step = self._step
         parts = self._parts()
         if self._bar is not None:
-            self._bar.n = self._step
+            self._bar.n, self._bar.total = self._step, self._max_steps
             self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.refresh()
         else:

@@ -19,6 +19,7 @@ from pipeline.find import LATEST, Kind, find_bundle, newest_bundle
 from pipeline.plain import Config, to_plain
 from pipeline.runs import RunFolder
 from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.trainer import TrainerOptions
 
 
 def arrangement(folder: Path) -> type[Transformer]:
@@ -178,6 +179,15 @@ def for_nothing(config: Config, options: Mapping[str, Any]) -> Config:
 def with_measured(config: Config, folder: Path) -> Config:
     """The configuration with the folder of the bundle that is read: `latest` is another one later."""
     return Config({**to_plain(config), "bundle": str(folder)})
+
+
+def with_trainer(config: Config, options: TrainerOptions) -> Config:
+    """The configuration with how long is trained, recorded as if somebody had typed it."""
+    plain = to_plain(config)
+    found = {
+        name: getattr(options, name) for name in ("max_steps", "val_every_steps", "plateau", "time_budget_s")
+    }
+    return Config({**plain, "trainer": {**plain["trainer"], **found}})
 
 
 def with_head(config: Config, head: Mapping[str, Any]) -> Config:

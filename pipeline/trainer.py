@@ -31,7 +31,8 @@ class TrainerOptions:
     """How long, on what, and how to train; one step is one update of the weights.
 
     Args:
-        max_steps: updates of the weights; size=tiny does the default in under three minutes on two CPU cores.
+        max_steps: updates of the weights; size=tiny does those of the yaml files in minutes on two CPU cores.
+            null: as many as the rows ask for, in fine-tuning (`pipeline.budget`).
         max_epochs: how often to see each row; given, it decides about max_steps.
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes a step.
@@ -40,6 +41,7 @@ class TrainerOptions:
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
         patience: validations without a better result (loss, or the task's metric) before training stops.
+        plateau: validations without a better result before the learning rate decays and training ends.
         time_budget_s: seconds of training, in all parts of a resumed run together.
         val_every_steps: null: five times a run.
         val_rows: validate on the first so many rows; null: on all.
@@ -51,7 +53,7 @@ class TrainerOptions:
         num_workers: processes that prepare batches; 0: the training process does.
     """
 
-    max_steps: Count = 400
+    max_steps: Count | None = None
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Count = 16
     accumulate: Count = 1
@@ -60,6 +62,7 @@ class TrainerOptions:
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     patience: Count | None = None
+    plateau: Count | None = None
     time_budget_s: Seconds | None = None
     val_every_steps: Count | None = None
     val_rows: Count | None = None
@@ -80,6 +83,19 @@ class TrainerOptions:
         return replace(self, max_steps=math.ceil(self.max_epochs * n_rows / rows_a_step), max_epochs=None)
 
     @property
+    def n_steps(self) -> int:
+        """`max_steps`, where it is known.
+
+        Raises:
+            ConfigError: nothing says how long to train.
+        """
+        if self.max_steps is None:
+            raise ConfigError(
+                "trainer.max_steps is null", "a number of steps", "give trainer.max_steps=1000 or such"
+            )
+        return self.max_steps
+
+    @property
     def answer_batch_size(self) -> int:
         """Rows answered at a time: without gradients, four times as many as in training find room."""
         return 4 * self.batch_size
@@ -87,12 +103,12 @@ class TrainerOptions:
     @property
     def curriculum_batches(self) -> int:
         """Forward passes of one device before all rows are drawn from alike."""
-        return int(self.curriculum * self.max_steps) * self.accumulate
+        return int(self.curriculum * self.n_steps) * self.accumulate
 
     @property
     def val_interval_steps(self) -> int:
         """Steps between two validations."""
-        return min(self.max_steps, self.val_every_steps or max(1, self.max_steps // 5))
+        return min(self.n_steps, self.val_every_steps or max(1, self.n_steps // 5))
 
     @property
     def checkpoint_interval_steps(self) -> int:
@@ -118,7 +134,7 @@ def build_trainer(
         devices=count_devices(options),
         strategy=options.strategy,
         precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
-        max_steps=options.max_steps,
+        max_steps=options.n_steps,
         max_epochs=-1,
         val_check_interval=options.val_interval_steps * options.accumulate,
         check_val_every_n_epoch=None,

@@ -14,11 +14,13 @@ from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
 from modules.lit_module import LitModule, Objective
 from modules.model import Model
+from modules.schedules import Schedule
 from pipeline import build, processes, report
 from pipeline.bundle import DONE, Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
 from pipeline.callbacks.limits import FinalValidation, TimeBudget
+from pipeline.callbacks.plateau import Plateau
 from pipeline.callbacks.preemption import Preemption
 from pipeline.callbacks.samples import Samples
 from pipeline.callbacks.seeding import StepSeed
@@ -107,17 +109,18 @@ def train(
         mode=training.mode,
     )
     throughput = Throughput(rows_per_epoch=training.rows_per_epoch)
+    schedule: Schedule = build.construct(config.schedule)
     trainer = build_trainer(
         options,
-        callbacks=_callbacks(config, options, training, checkpoints, throughput),
+        callbacks=_callbacks(config, options, training, checkpoints, throughput, schedule),
         logger=TrackingLogger(tracked),
     )
     module = LitModule(
         training.model,
         training.objective,
         optimizer=build.construct(config.optimizer),
-        schedule=build.construct(config.schedule),
-        max_steps=options.max_steps,
+        schedule=schedule,
+        max_steps=options.n_steps,
         compile=options.compile,
     )
     try:
@@ -136,6 +139,7 @@ def _callbacks(
     training: Training,
     checkpoints: Checkpoints,
     throughput: Throughput,
+    schedule: Schedule,
 ) -> list[Callback]:
     budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
     return [
@@ -150,6 +154,11 @@ def _callbacks(
         *(
             [EarlyStopping(training.monitor, mode=training.mode, patience=options.patience)]
             if options.patience
+            else []
+        ),
+        *(
+            [Plateau(training.monitor, mode=training.mode, patience=options.plateau, schedule=schedule)]
+            if options.plateau
             else []
         ),
         Samples(training.samples, training.show),

@@ -19,15 +19,23 @@ from modules.model import Model
 from modules.transformer import Transformer
 from pipeline import build, report
 from pipeline.attention_picture import log_attention
+from pipeline.budget import describe_budget, is_open, with_budget
 from pipeline.bundle import Bundle, parent_of
 from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
+from pipeline.callbacks.trend import LossTrend
 from pipeline.errors import DataError
 from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
 from pipeline.machine import describe_machine, with_chosen
 from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
 from pipeline.runs import open_run
+from pipeline.stages.finetune_facts import (
+    baseline_facts,
+    baseline_metrics,
+    compare_baselines,
+    length_facts,
+)
 from pipeline.stages.finetune_summary import summarise
 from pipeline.stages.result import StageResult
 from pipeline.start import (
@@ -40,6 +48,7 @@ from pipeline.start import (
     load_start,
     with_bundle,
     with_head,
+    with_trainer,
 )
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row
@@ -82,6 +91,8 @@ def finetune(config: Config) -> StageResult:
     inputs = inputs_of(config, used=folder)
     config = for_nothing(config, task.backbone_options) if start is None else with_bundle(config, start)
     labelled = read_labelled(config, task)
+    if is_open(wanted := build.construct(config.trainer)):
+        config = with_trainer(config, _with_budget(wanted, labelled))
     config = with_head(config, _head(config, labelled.task, start))
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
@@ -90,7 +101,9 @@ def finetune(config: Config) -> StageResult:
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, labelled, start, tracked)
         options: TrainerOptions = build.construct(config.trainer).for_rows(len(parts.features["train"]))
-        checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
+        trend = LossTrend()
+        training = _training(config, options, parts, tracked, trend)
+        checkpoints, pace = train(config, options, training, run, tracked)
         step = load_weights(parts.model, checkpoints.best_path)
         parts, evaluation = _measure(options, parts)
         metrics = evaluation.metrics("test")
@@ -102,8 +115,12 @@ def finetune(config: Config) -> StageResult:
         bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
         first = parts.task.collate(parts.features["validation"].take([0]))
         log_attention(tracked, bundle.model, parts.tokenizer, first, show_text=config.log_corpus_text)
+        baselines = compare_baselines(evaluation, parts.rows["train"])
+        tracked.log_metrics(baseline_metrics(baselines, parts.task.metric), step)
         tracked.end("FINISHED", bundle.metrics)
-        summarise(config, run, tracked, bundle, evaluation, pace)
+        facts = {"training": pace, **length_facts(options, trend, len(parts.features["train"]))}
+        facts |= baseline_facts(baselines, parts.task.metric)
+        summarise(config, run, tracked, bundle, evaluation, facts)
     return StageResult(
         stage="finetune", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
     )
@@ -131,6 +148,14 @@ def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
         task.check(some, split)
     report.say_corpus(corpus, {})
     return Labelled(task=task, corpus=corpus, rows=rows)
+
+
+def _with_budget(options: TrainerOptions, labelled: Labelled) -> TrainerOptions:
+    """The options with as many steps as the rows ask for, and a word on it."""
+    task, n_rows = labelled.task, len(labelled.rows["train"])
+    options = with_budget(options, n_rows=n_rows, n_classes=task.n_classes, least_steps=task.least_steps)
+    report.say("Budget", describe_budget(options, n_rows))
+    return options
 
 
 def _prepare(config: Config, labelled: Labelled, start: Bundle | None, tracked: Run) -> Parts:
@@ -208,7 +233,9 @@ def _features(
     return Features.of(feature for row in rows for feature in task.features(row, tokenizer, backbone))
 
 
-def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Run) -> Training:
+def _training(
+    config: Config, options: TrainerOptions, parts: Parts, tracked: Run, trend: LossTrend
+) -> Training:
     """What is trained, on what, and what is measured and shown on the way."""
     task, held_out = parts.task, parts.rows["validation"]
     data = FinetuneDataModule(
@@ -246,7 +273,7 @@ def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Ru
         show=show,
         monitor=f"val/{task.metric}",
         mode="max" if task.higher_is_better else "min",
-        callbacks=[TaskMetrics(measure), *freezing.callbacks(parts.model)],
+        callbacks=[TaskMetrics(measure), trend, *freezing.callbacks(parts.model)],
     )
 
 

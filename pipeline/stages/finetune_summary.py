@@ -1,5 +1,7 @@
 """What a fine-tuning ends with: scores, predictions beside targets, the gain over training from nothing."""
 
+from collections.abc import Mapping
+
 from pipeline import report
 from pipeline.bundle import Bundle
 from pipeline.config import NOTHING
@@ -12,9 +14,14 @@ from pipeline.tracking import Run
 
 
 def summarise(
-    config: Config, run: RunFolder, tracked: Run, bundle: Bundle, evaluation: Evaluation, pace: str
+    config: Config,
+    run: RunFolder,
+    tracked: Run,
+    bundle: Bundle,
+    evaluation: Evaluation,
+    more: Mapping[str, str],
 ) -> None:
-    """Print the summary; `pace` says how long the training took."""
+    """Print the summary, with `more` facts."""
     task = config.choices.task
     from_nothing = config.init_from == NOTHING
     facts = {
@@ -22,7 +29,7 @@ def summarise(
         "validation loss": f"{bundle.metrics['val/loss']:.4f} nats",
         "bundle": report.short(bundle.folder),
         "best step": f"{bundle.provenance['step']:,}",
-        "training": pace,
+        **more,
     }
     gain = None if from_nothing else gain_over_nothing(config, run, bundle, evaluation)
     if gain is not None:

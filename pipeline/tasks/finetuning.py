@@ -67,6 +67,7 @@ class FinetuneTask(ABC):
         metric: the score that chooses the best bundle and ends training early.
         higher_is_better: whether more of it is better.
         backbones: the architectures that it can start from, the one whose pretraining helps most first.
+            least_steps: steps of training that few rows get too, where nobody says how many.
     """
 
     optional_read: list[str] | None = None
@@ -77,6 +78,7 @@ class FinetuneTask(ABC):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
+    least_steps: ClassVar[int] = 600
 
     def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
         """How the backbone of a bundle is arranged for the task; its weights stay what they are."""
@@ -158,6 +160,17 @@ class FinetuneTask(ABC):
     @abstractmethod
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
         """How good each answer is, from 0 to 1 (N,): 1 for a right one."""
+
+    @property
+    def n_classes(self) -> int:
+        """How many answers there are to choose from; 0 where any text may be one."""
+        return 0
+
+    def baselines(
+        self, train: Sequence[Row], rows: Sequence[Row]
+    ) -> dict[str, Callable[[], npt.NDArray[np.float64]]]:
+        """By name, what simpler models score on `rows`, as `row_scores`; each is made when it is called."""
+        return {}
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
         """What must be known to compare the metrics, by metric: how they were computed."""

@@ -36,6 +36,7 @@ class Translation(TextToText):
     truths: ClassVar[tuple[str, ...]] = ("target",)
     optional: ClassVar[tuple[str, ...]] = ("target_language",)
     metric: ClassVar[str] = "bleu"
+    least_steps: ClassVar[int] = 1500
 
     @property
     def asked_columns(self) -> Columns:

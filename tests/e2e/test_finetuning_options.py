@@ -185,6 +185,38 @@ def test_training_ends_when_the_score_of_the_task_no_longer_rises(
     assert record("mine", "bundles/best/provenance.json")["step"] == 8
 
 
+@pytest.mark.parametrize(
+    ("schedule", "end"), [pytest.param("wsd", 10, marks=pytest.mark.slow), ("linear", 8)]
+)
+def test_on_a_plateau_a_run_gets_its_decay_and_ends_as_a_run_of_so_many_steps(
+    schedule: str, end: int, tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (f"schedule={schedule}", "trainer.val_every_steps=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(TextClassification, "score", Scores(0.5, 0.8, 0.7, 0.8, 0.9))
+        done = tune(*words, "trainer.plateau=2", "schedule.warmup_steps=0")
+    assert done.code == 0, done.err
+    assert record("mine", "bundles/last/provenance.json")["step"] == end
+    assert f"({end} of 20 steps)" in " ".join(done.err.split())
+    if schedule == "wsd":
+        assert tune(*words, f"trainer.max_steps={end}", "schedule.warmup_steps=0", "name=typed").code == 0
+        same = [Path(f"runs/{run}/bundles/last/model.safetensors").read_bytes() for run in ("mine", "typed")]
+        assert same[0] == same[1]
+
+
+def test_a_run_that_is_stopped_in_its_early_decay_ends_where_it_was_to_end(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TextClassification, "score", Scores(0.5, 0.8, 0.7, 0.8, 0.9))
+    words = ("trainer.val_every_steps=2", "trainer.plateau=2", "schedule.warmup_steps=0")
+    hook = "on_train_batch_start"
+    with monkeypatch.context() as patch:
+        patch.setattr(StepSeed, hook, interrupted(getattr(StepSeed, hook), at_call=10))
+        assert tune(*words).code == 130
+    assert tune(*words, "resume=true", "name=null").code == 0
+    assert record("mine", "bundles/last/provenance.json")["step"] == 10
+
+
 def test_the_score_of_the_task_is_that_of_the_averaged_weights_which_are_saved(tune: Tune) -> None:
     done = tune("trainer.ema_decay=0.999", "trainer.max_steps=10", "optimizer.lr=0.5")
     assert done.code == 0, done.err

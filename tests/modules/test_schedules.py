@@ -122,3 +122,12 @@ def test_an_impossible_option_is_refused_with_its_value(
 ) -> None:
     with pytest.raises(ValueError, match=f"{option} is {value}; expected .+; "):
         schedule_class(**{option: value})
+
+
+@pytest.mark.parametrize("step", [50, 333, 1000])
+def test_a_run_that_ends_early_decays_from_there_on_and_one_that_decays_already_ends(step: int) -> None:
+    wsd = WSD(warmup_steps=0)
+    end = wsd.end_from(step)
+    assert [wsd.factor(at, end) for at in (0, step - 1)] == [1.0, 1.0]
+    assert 1.0 > wsd.factor(step + 2, end) > wsd.factor(end - 1, end) > 0.0
+    assert {other.end_from(step) for other in (Linear(), Cosine(), WSD(decay_fraction=1.0))} == {step}

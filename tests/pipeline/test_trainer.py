@@ -12,7 +12,7 @@ on_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_precision_that_is_asked_for_is_taken(precision: str) -> None:
-    options = TrainerOptions(accelerator="cpu", precision=precision)  # type: ignore[arg-type]
+    options = TrainerOptions(accelerator="cpu", precision=precision, max_steps=1)  # type: ignore[arg-type]
     assert choose_precision(options) == precision
     assert build_trainer(options).precision == PRECISIONS[options.precision]  # type: ignore[index]
 

@@ -1,7 +1,7 @@
 """Text classification: one label, or any number of them, for a text or a pair of texts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -18,7 +18,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
-from pipeline.tasks.classify import figures, metrics
+from pipeline.tasks.classify import baseline, figures, metrics
 from pipeline.tasks.classify.inputs import check_texts, collated_inputs, encoded
 from pipeline.tasks.classify.labels import (
     LabelTable,
@@ -59,6 +59,7 @@ class TextClassification(FinetuneTask):
         dropout: of the pooled hidden state.
         threshold: probability from which on a label of several is given; None: the one with the best micro F1
             on the validation rows, and 0.5 until that is known.
+        linear_baseline: whether a linear model is trained on the same rows too, for comparison: seconds.
         numbered_labels: learnt: rows have places in `label_names` for labels.
         label_counts: learnt: training rows that have each label.
         n_train_rows: learnt: how many training rows there are.
@@ -72,6 +73,7 @@ class TextClassification(FinetuneTask):
     class_weights: Literal["balanced"] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    linear_baseline: bool = True
     numbered_labels: bool = False
     label_counts: list[int] | None = None
     n_train_rows: int = 0
@@ -194,6 +196,26 @@ class TextClassification(FinetuneTask):
         """1 for the right label; of several, the share of yes-or-no decisions that are right."""
         right = self._truth(rows) == self._made(predictions)
         return np.asarray(right.mean(axis=1) if self.multi_label else right, np.float64)
+
+    @property
+    def n_classes(self) -> int:
+        """How many labels there are."""
+        return len(self._table.names)
+
+    def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Callable[[], Floats]]:
+        """The commonest training label, and a linear model of words; not for several labels a row."""
+        if self.multi_label:
+            return {}
+        labels, truth = self._truth(train), self._truth(rows)
+
+        def linear() -> Floats:
+            texts, asked = ([self.texts(row) for row in some] for some in (train, rows))
+            return np.asarray(baseline.linear(texts, labels, asked) == truth, np.float64)
+
+        def majority() -> Floats:
+            return np.asarray(baseline.commonest(labels, len(rows)) == truth, np.float64)
+
+        return {"majority": majority} | ({"linear": linear} if self.linear_baseline else {})
 
     def needs_tuning(self, rows: Sequence[Row]) -> bool:
         """Where rows have several labels, and no threshold was given."""

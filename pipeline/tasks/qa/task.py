@@ -70,6 +70,7 @@ class ExtractiveQA(FinetuneTask):
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
     truths: ClassVar[tuple[str, ...]] = ("answers",)
     metric: ClassVar[str] = "f1"
+    least_steps: ClassVar[int] = 2000
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
     def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
