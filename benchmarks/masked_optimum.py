@@ -39,8 +39,8 @@ from benchmarks.hidden_words import HiddenWords, best, hide, posterior
 from datamodules.cleaning import Cleaner
 from datamodules.storyworld import StoryWorld
 from modules.model import Model
-from pipeline import build
 from pipeline.bundle import Bundle, load_bundle
+from pipeline.construct import construct
 from pipeline.errors import BundleError, UserError
 from pipeline.find import find_bundle
 from pipeline.tasks.masked_lm import MaskedLM
@@ -124,10 +124,10 @@ def story_world(bundle: Bundle) -> StoryWorld:
     if data["_target_"] != STORY_WORLD or data.get("view", "story") != "story":
         problem = f"{bundle.folder} was not trained on stories of the story world"
         raise BundleError(problem, "data=storyworld", "train one with `make pretrain-masked_lm`")
-    if cleaning["_target_"] != CLEANER or replace(build.construct(cleaning), deduplicate=False) != Cleaner():
+    if cleaning["_target_"] != CLEANER or replace(construct(cleaning), deduplicate=False) != Cleaner():
         problem = f"{bundle.folder} was trained on stories that were changed by cleaning"
         raise BundleError(problem, "stories as they are", "train without cleaning.* keys")
-    world: StoryWorld = build.construct(data)
+    world: StoryWorld = construct(data)
     return world
 
 

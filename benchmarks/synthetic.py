@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from datamodules.packing import pack
 from datamodules.tokenizer import Tokenizer
-from pipeline import build
+from pipeline.construct import construct
 from pipeline.plain import Config
 from pipeline.tasks.base import PretrainingTask
 
@@ -69,7 +69,7 @@ def make_tokenizer(config: Config) -> Tokenizer:
     words = (
         "".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=random.randint(2, 9))) for _ in range(n_words)
     )
-    tokenizer: Tokenizer = build.construct(config.tokenizer).train([" ".join([*words] * 2)])
+    tokenizer: Tokenizer = construct(config.tokenizer).train([" ".join([*words] * 2)])
     return tokenizer
 
 

@@ -25,6 +25,7 @@ from pipeline.callbacks.steps import ends_optimizer_step
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import compose
+from pipeline.construct import construct
 from pipeline.plain import to_plain
 from pipeline.progress import ProgressBar
 from pipeline.tracking import Run
@@ -60,22 +61,22 @@ class Training:
 
     def __init__(self, overrides: Sequence[str], *, document_tokens: int, max_steps: int) -> None:
         config = compose("pretrain", [*overrides, f"trainer.max_steps={max_steps}"])
-        self.options: TrainerOptions = build.construct(config.trainer)
+        self.options = construct(config.trainer, TrainerOptions)
         self.precision = choose_precision(self.options)
         self.device = torch.device("cuda" if uses_gpu(self.options) else "cpu")
         self._seed = config.seed
         torch.manual_seed(config.seed)
-        tokenizer, task = make_tokenizer(config), build.construct(config.task)
+        tokenizer, task = make_tokenizer(config), construct(config.task)
         model = build.build_model(to_plain(config.model), tokenizer)
         self.module = LitModule(
             model,
             task.objective(tokenizer),
-            optimizer=build.construct(config.optimizer),
-            schedule=build.construct(config.schedule),
+            optimizer=construct(config.optimizer),
+            schedule=construct(config.schedule),
             max_steps=max_steps,
             compile=self.options.compile,
         )
-        self._schedule = build.construct(config.schedule)
+        self._schedule = construct(config.schedule)
         self._collate = task.collator(tokenizer, seed=config.seed)
         limit = model.backbone.max_seq_len
         self._rows = make_rows(

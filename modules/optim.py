@@ -97,6 +97,10 @@ class LearningRates:
             "scalars": 2.5 * self.lr if self.scalar_lr is None else self.scalar_lr,
         }
 
+    def build(self, model: nn.Module) -> Optimizer:
+        """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(LearningRates):

@@ -13,23 +13,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hydra
 import numpy as np
 import numpy.typing as npt
 import torch
-from hydra.errors import InstantiationException
 
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
 from datamodules.corpus import TEXT_ONLY, Columns, Corpus, texts
 from datamodules.corpus.held_out import with_repeated
 from datamodules.corpus.rows import TEXT
-from datamodules.tokenizer import Tokenizer
+from datamodules.source import Source
+from datamodules.tokenizer import Tokenizer, TokenizerTrainer
 from modules.init import initialize
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline.config import target_of
-from pipeline.errors import CacheError, ConfigError, TokenizerError, UserError
+from pipeline.construct import class_of, construct
+from pipeline.errors import CacheError, ConfigError, TokenizerError
 from pipeline.plain import Config, to_plain
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
@@ -47,42 +46,20 @@ MIN_SEQ_LEN, MAX_SEQ_LEN = 4, 2**16 - 2
 ENCODE_DOCUMENTS = 1024
 
 
-def construct(node: Any, **late: Any) -> Any:
-    """Build what a configuration node describes, with the parameters that only the data can tell.
-
-    Raises:
-        ConfigError: when the class refuses a value.
-    """
-    try:
-        return hydra.utils.instantiate(to_plain(node), **late, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, ValueError):
-            problem, _, rest = str(cause).partition("; ")
-            expected, _, remedy = rest.removeprefix("expected ").partition("; ")
-            name = to_plain(node).get("_target_", "").rpartition(".")[2]
-            raise ConfigError(
-                f"{name}: {problem}", expected or "a value that fits", remedy or "see `make show-config`"
-            ) from cause
-        raise
-
-
 def pretraining_task(config: Config) -> PretrainingTask:
     """The task of a stage that reads raw text.
 
     Raises:
         ConfigError: the task learns from labelled rows.
     """
-    task = construct(config.task)
+    task = construct(config.task, PretrainingTask, FinetuneTask)
     if isinstance(task, FinetuneTask):
         raise ConfigError(
             f"task={config.choices.task} learns from labelled rows",
             "a task that learns from raw text",
             f"use `make finetune-{config.choices.task}`, or task=causal_lm",
         )
-    return task  # type: ignore[no-any-return]
+    return task
 
 
 def finetuning_task(config: Config) -> FinetuneTask:
@@ -91,7 +68,7 @@ def finetuning_task(config: Config) -> FinetuneTask:
     Raises:
         ConfigError: the task learns from raw text.
     """
-    task = construct(config.task)
+    task = construct(config.task, FinetuneTask, PretrainingTask)
     if not isinstance(task, FinetuneTask):
         raise ConfigError(
             f"task={config.choices.task} learns from raw text",
@@ -137,15 +114,15 @@ def check_model(config: Config) -> None:
             "set size.max_seq_len",
         )
     with torch.device("meta"):
-        backbone = construct(config.model.backbone, vocab_size=512)
+        backbone = construct(config.model.backbone, Transformer, vocab_size=512)
         if "_target_" in config.model.head:  # else the task makes it, when it has seen the data
             build_head(to_plain(config.model.head), backbone)
 
 
 def load_corpus(config: Config, columns: Columns = TEXT_ONLY) -> tuple[Corpus, dict[str, int]]:
     """Read and clean the corpus; also the counts of what cleaning did."""
-    corpus: Corpus = construct(config.data).load(columns)
-    cleaner: Cleaner = construct(config.cleaning)
+    corpus: Corpus = construct(config.data, Source).load(columns)
+    cleaner = construct(config.cleaning, Cleaner)
     train, counts = cleaner.clean(corpus.train)
     validation, _ = cleaner.clean(corpus.validation)
     fingerprint = cache.cache_key(
@@ -181,7 +158,7 @@ def build_tokenizer(
 
     `text` is what it is trained on, if not the column `text`; it is a function of the corpus and `columns`.
     """
-    trainer = construct(config.tokenizer)
+    trainer = construct(config.tokenizer, TokenizerTrainer)
     parts = {
         "corpus": corpus.fingerprint,
         "columns": list(columns),
@@ -224,7 +201,13 @@ def build_validation_rows(
 ) -> cache.TokenRows:
     """Validation rows of tokens, at most `trainer.val_rows`."""
     return _rows(
-        config, corpus, "validation", tokenizer, task, max_seq_len, construct(config.trainer).val_rows
+        config,
+        corpus,
+        "validation",
+        tokenizer,
+        task,
+        max_seq_len,
+        construct(config.trainer, TrainerOptions).val_rows,
     )
 
 
@@ -241,8 +224,7 @@ def build_backbone(node: Mapping[str, Any], tokenizer: Tokenizer) -> Transformer
     sizes = {"vocab_size": tokenizer.vocab_size}
     if tokenizer.has_own_target:
         sizes["target_vocab_size"] = tokenizer.target.vocab_size
-    backbone: Transformer = construct(node, **sizes)
-    return backbone
+    return construct(node, Transformer, **sizes)
 
 
 def interruptibly(work: Callable[[], T]) -> T:
@@ -276,14 +258,13 @@ def code_version(*packages: str) -> str:
 def build_head(node: Mapping[str, Any], backbone: Transformer) -> torch.nn.Module:
     """The head that `node` describes, with what it needs of the backbone."""
     known = {"embedding": backbone.output_embedding, "d_model": backbone.d_model}
-    wanted = inspect.signature(target_of(node["_target_"], "model.head")).parameters
-    head: torch.nn.Module = construct(node, **{name: known[name] for name in known if name in wanted})
-    return head
+    wanted = inspect.signature(class_of(node, torch.nn.Module, path="model.head")).parameters
+    return construct(node, torch.nn.Module, **{name: known[name] for name in known if name in wanted})
 
 
 def head_node(head: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
     """The task's head with those options of the `present` one that it takes too, such as a soft cap."""
-    taken = inspect.signature(target_of(head["_target_"], "model.head")).parameters
+    taken = inspect.signature(class_of(head, torch.nn.Module, path="model.head")).parameters
     return {**{key: value for key, value in present.items() if key in taken}, **head}
 
 

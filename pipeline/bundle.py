@@ -12,25 +12,24 @@ DONE                sha256 of every file above
 """
 
 import hashlib
-import inspect
 import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline import build
-from pipeline.config import target_of
-from pipeline.errors import BundleError, ConfigError
-from pipeline.files import read_yaml, to_yaml
+from pipeline.errors import BundleError
+from pipeline.files import to_yaml
+from pipeline.stored import check_model_config, load_weights, read_part, read_task, refused
 
 DONE = "DONE"
 FILES = (
@@ -42,9 +41,6 @@ FILES = (
     "provenance.json",
     "metrics.json",
 )
-
-#: Where the classes live that a bundle may name.
-TRUSTED = ("modules.", "pipeline.tasks.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,25 +109,22 @@ def load_bundle(folder: Path) -> Bundle:
             another tokenizer than its weights were trained with.
     """
     check_files(folder)
-    parts = {
-        name: json.loads((folder / f"{name}.json").read_text())
-        for name in ("model", "task", "provenance", "metrics")
-    }
-    for name in ("model", "task"):
-        _check_targets(parts[name], folder / f"{name}.json")
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    parts = {name: read_part(folder, f"{name}.json") for name in ("model", "task", "provenance", "metrics")}
+    task, config = read_task(folder), read_config(folder)
+    check_model_config(parts["model"], folder / "model.json")
+    with refused(folder / "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     _check_tokenizer(tokenizer, parts["provenance"], folder)
-    with torch.random.fork_rng(devices=[]):
-        model = build.build_model(parts["model"], tokenizer)
-    load_model(model, str(folder / "model.safetensors"))
+    make = partial(build.build_model, parts["model"], tokenizer)
+    model = load_weights(folder / "model.safetensors", parts["model"], make)
     return Bundle(
         folder=folder,
         model=model.eval(),
         tokenizer=tokenizer,
-        task=build.construct(parts["task"]),
+        task=task,
         model_config=parts["model"],
         task_config=parts["task"],
-        config=read_config(folder),
+        config=config,
         provenance=parts["provenance"],
         metrics=parts["metrics"],
     )
@@ -166,7 +159,7 @@ def parent_of(start: Bundle | None) -> dict[str, Any] | None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the run that wrote the bundle."""
-    return read_yaml(folder / "config.yaml")  # type: ignore[no-any-return]
+    return read_part(folder, "config.yaml")
 
 
 def read_done(folder: Path) -> dict[str, str]:
@@ -217,29 +210,6 @@ def _check_tokenizer(tokenizer: Tokenizer, provenance: Mapping[str, Any], folder
             f"the one that the weights were trained with (sha256 {trained_with})",
             "put that tokenizer.json back, or train again",
         )
-
-
-def _check_targets(node: Any, file: Path) -> None:
-    """A bundle may come from anywhere: it builds classes of this project only, and runs no other code."""
-    if isinstance(node, Mapping) and "_target_" in node and not _is_own_class(str(node["_target_"])):
-        raise BundleError(
-            f"{file} names '{node['_target_']}'",
-            "classes of modules or pipeline.tasks only",
-            "do not use this bundle: it was not written by this project",
-        )
-    values = node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ()
-    for value in values:
-        _check_targets(value, file)
-
-
-def _is_own_class(target: str) -> bool:
-    if not target.startswith(TRUSTED):
-        return False
-    try:
-        found = target_of(target, "bundle")
-    except ConfigError:
-        return False
-    return inspect.isclass(found) and found.__module__.startswith(TRUSTED)
 
 
 def _move(draft: Path, folder: Path) -> None:

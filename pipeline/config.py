@@ -23,6 +23,9 @@ from pipeline.suggestions import suggest, suggest_key
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
+#: Where the classes live that a configuration, a bundle or a run may name.
+OWN_PACKAGES = ("datamodules", "modules", "pipeline")
+
 #: Groups and keys that describe what a bundle holds.
 BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
 
@@ -211,7 +214,7 @@ def check(config: Config) -> None:
     scalars = {key: value for key, value in plain.items() if not isinstance(value, Mapping)}
     _check_keys(scalars, Root, "", everywhere)
     for key in plain.keys() - scalars.keys() - {"stage", "choices"}:
-        _check_nodes(plain[key], key, everywhere)
+        check_nodes(plain[key], key, everywhere)
 
 
 def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[str]:
@@ -223,7 +226,7 @@ def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[st
 
 def _every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Groups, and each key in them that can be given a value, also where its default is in a class."""
-    names = _parameters(target_of(node["_target_"], path)) if "_target_" in node else node
+    names = parameters_of(target_of(node["_target_"], path)) if "_target_" in node else node
     for name in names:
         key = f"{path}.{name}" if path else str(name)
         below = node.get(name)
@@ -237,32 +240,60 @@ def _every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
 
 def _check_top(config: Mapping[str, Any]) -> None:
     """A key that no group and no scalar has: misspelt in a yaml file."""
-    known = [*groups(), "choices", "cleaning", "freezing", "sweep", *(name for name in _parameters(Root))]
+    known = [*groups(), "choices", "cleaning", "freezing", "sweep", *(name for name in parameters_of(Root))]
     for key in config:
         if key not in known:
             raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", suggest(key, known))
 
 
-def _check_nodes(node: Any, path: str, everywhere: Iterable[str]) -> None:
+def check_nodes(node: Any, path: str, everywhere: Iterable[str] = ()) -> None:
+    """Check a node, and all below it, against the signatures of the classes that they name.
+
+    Raises:
+        ConfigError: for an unknown key, a wrong type or a missing value.
+    """
     if not isinstance(node, Mapping):
         return
     if "_target_" in node:
         _check_keys(node, target_of(node["_target_"], path), path, everywhere)
     for key, value in node.items():
-        _check_nodes(value, f"{path}.{key}", everywhere)
+        check_nodes(value, f"{path}.{key}", everywhere)
 
 
-def target_of(name: str, path: str) -> Any:
-    """The class that a `_target_` names."""
+def target_of(name: str, path: str) -> type:
+    """The class that a `_target_` names. Only source files of this project are imported.
+
+    Raises:
+        ConfigError: it names no class of this project.
+    """
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        if not _is_own(module):
+            raise ImportError("no module of this project")
+        found = getattr(importlib.import_module(module), attribute)
+        if not (inspect.isclass(found) and _is_own(found.__module__)):
+            raise ImportError("no class of this project")
+    except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"{path}._target_: cannot import '{name}' ({_first_line(error)})",
-            "the full name of a class",
+            "the full name of a class in datamodules, modules or pipeline",
             "compare with the yaml files in configs/",
         ) from error
+    return found
+
+
+def _is_own(module: str) -> bool:
+    """Whether a module is a source file of this project: known before it is imported.
+
+    A folder without `__init__.py` is none, so `runs`, and what somebody puts into it, is never imported.
+    """
+    parts = module.split(".")
+    if parts[0] not in OWN_PACKAGES or not all(part.isidentifier() for part in parts):
+        return False
+    folders = [CONFIGS.parent.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
+    last = folders.pop()
+    whole = all((folder / "__init__.py").is_file() for folder in folders)
+    return whole and (last.with_suffix(".py").is_file() or (last / "__init__.py").is_file())
 
 
 def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str, everywhere: Iterable[str]) -> None:
@@ -271,7 +302,7 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str, everywher
     prefix = f"{path}." if path else ""
     parameters = {
         name: parameter
-        for name, parameter in _parameters(owner).items()
+        for name, parameter in parameters_of(owner).items()
         if prefix + name not in LATE_PARAMETERS
     }
     for key, value in node.items():
@@ -292,13 +323,20 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str, everywher
 
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
-    if isinstance(value, Mapping) and "_target_" in value:
+    if _holds_nodes(value):
         return
     try:
         _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         expected = "; ".join(dict.fromkeys(_lower_first(detail["msg"]) for detail in error.errors()))
         raise ConfigError(f"{path}: {value!r} does not fit", expected, f"correct {path}") from error
+
+
+def _holds_nodes(value: Any) -> bool:
+    """Whether it is a node, or a mapping or list of some: each is checked against its own class."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_holds_nodes, value.values()))
+    return isinstance(value, list) and any(map(_holds_nodes, value))
 
 
 def _adapter(hint: Any) -> "TypeAdapter[Any]":
@@ -309,7 +347,7 @@ def _adapter(hint: Any) -> "TypeAdapter[Any]":
 
 
 @cache
-def _parameters(owner: Any) -> dict[str, tuple[Any, bool]]:
+def parameters_of(owner: Any) -> dict[str, tuple[Any, bool]]:
     """Name -> (type hint, whether it must be given) of each constructor parameter."""
     hints = get_type_hints(owner.__init__ if inspect.isclass(owner) else owner, include_extras=True)
     return {

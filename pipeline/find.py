@@ -79,7 +79,7 @@ def newest_bundle(
 ) -> Path | None:
     """The bundle to take of those of a stage and a task; says which newer ones were passed over, and why."""
     runs = [
-        (run, kind(run))
+        (run, _kind_of(run, kind))
         for run in list_runs(runs_dir)
         if (stage is None or run.is_of(stage, task)) and bundle.is_finished(run.bundles / "best")
     ]
@@ -91,6 +91,14 @@ def newest_bundle(
     if newer:
         report.say("Note", f"passed over: {_list([_why(run, each, best) for run, each in newer])}")
     return taken.bundles / "best"
+
+
+def _kind_of(run: RunFolder, kind: Callable[[RunFolder], Kind]) -> Kind:
+    """A bundle that is damaged, or not of this project, is in nobody's way unless it is named."""
+    try:
+        return kind(run)
+    except BundleError:
+        return Kind(rank=None, title="its bundle cannot be read")
 
 
 def _why(run: RunFolder, found: Kind, best: Kind) -> str:

@@ -1,6 +1,5 @@
 """The fine-tuned bundle that a stage works with, and its task with the options of this command."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus import Columns
-from pipeline import build, report
-from pipeline.bundle import TRUSTED, Bundle, load_bundle
-from pipeline.config import target_of
+from pipeline import report
+from pipeline.bundle import Bundle, load_bundle
+from pipeline.construct import construct
 from pipeline.errors import BundleError, ConfigError
 from pipeline.find import Kind, any_kind, find_bundle
 from pipeline.plain import Config, to_plain
 from pipeline.runs import RunFolder
-from pipeline.tasks.base import GAP
+from pipeline.stored import task_class
+from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions, device_of
 
@@ -29,7 +29,7 @@ def load_asked(config: Config) -> Bundle:
     Raises:
         BundleError: there is none, or it was trained for another task.
     """
-    wanted = build.construct(config.task) if config.get("task") is not None else None
+    wanted = construct(config.task, PretrainingTask, FinetuneTask) if config.get("task") is not None else None
     answers = config.stage.name in ANSWERING or isinstance(wanted, FinetuneTask)
     folder = find_bundle(
         config.bundle,
@@ -45,7 +45,7 @@ def load_asked(config: Config) -> Bundle:
             f"a bundle for {type(wanted).__name__}",
             "name another bundle, or the task of this one",
         )
-    options = build.construct(config.trainer) if "trainer" in config else TrainerOptions()
+    options = construct(config.trainer, TrainerOptions) if "trainer" in config else TrainerOptions()
     bundle.model.to(device_of(options))
     report.say("Bundle", report.short(folder))
     report.say("Model", report.describe_model(bundle.model))
@@ -76,10 +76,8 @@ def _names(data: Any) -> Iterator[tuple[str, str]]:
 
 def _kind_for(prompts: Sequence[str], run: RunFolder) -> Kind:
     """Whether a bundle does with the prompts what they ask for: fill their gaps, or go on from their ends."""
-    target = json.loads((run.bundles / "best" / "task.json").read_text(encoding="utf-8"))["_target_"]
-    if not str(target).startswith(TRUSTED):  # a bundle runs no foreign code
-        return Kind(rank=None, title="not of this project")
-    fills = bool(target_of(target, "task").fills_gaps)
+    trained = task_class(run.bundles / "best")
+    fills = not issubclass(trained, FinetuneTask) and trained.fills_gaps
     wanted = any(GAP in prompt for prompt in prompts)
     return Kind(rank=int(fills != wanted), title="it fills gaps" if fills else "it fills no gaps")
 
@@ -92,7 +90,7 @@ def asked_task(config: Config, bundle: Bundle) -> FinetuneTask:
         ConfigError: the options are those of another head.
     """
     given = {key: value for key, value in to_plain(config.get("task") or {}).items() if key != "_target_"}
-    task = build.construct({**bundle.task_config, **given})
+    task = construct({**bundle.task_config, **given}, FinetuneTask, PretrainingTask)
     if not isinstance(task, FinetuneTask):
         raise BundleError(
             f"{bundle.folder} is a pretrained model", "a fine-tuned one", "run `make finetune-TASK` first"

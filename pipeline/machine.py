@@ -10,7 +10,7 @@ import torch
 
 from modules.hardware import bf16_speedup_on_cpu
 from modules.muon import fastest_newton_schulz
-from pipeline import build
+from pipeline.construct import construct
 from pipeline.plain import Config, select, to_plain
 from pipeline.settings import with_defaults
 from pipeline.trainer import TrainerOptions, choose_precision, count_devices, describe_device, device_of
@@ -23,7 +23,7 @@ def choose_for_machine(config: Config) -> dict[str, Any]:
     """Dotted key -> what it is here, for each key of a stage that computes which is left to the machine."""
     if "trainer" not in config:
         return {}
-    options: TrainerOptions = build.construct(config.trainer)
+    options = construct(config.trainer, TrainerOptions)
     chosen: dict[str, Any] = {}
     if options.precision == AUTO:
         chosen[PRECISION] = choose_precision(options)
@@ -57,7 +57,7 @@ def _with(config: Config, values: Mapping[str, Any]) -> Config:
 
 def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
     """The device and the types that it computes in, and why these, for people."""
-    options: TrainerOptions = build.construct(config.trainer)
+    options = construct(config.trainer, TrainerOptions)
     told = describe_device(options)
     newton_schulz = select(config, NEWTON_SCHULZ)
     if newton_schulz is not None:

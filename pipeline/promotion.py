@@ -1,17 +1,16 @@
 """Whether a challenger is better than the champion beyond what chance gives, on the same rows."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import build
 from pipeline.compare.facts import Measurement, read_measurement
 from pipeline.compare.significance import Difference, pair_rows, paired_difference
 from pipeline.errors import RunError
 from pipeline.lineage.evaluations import finished_evaluations, runs_that_measured
 from pipeline.registry import Version
 from pipeline.runs import RunFolder
+from pipeline.stored import read_part, read_task
 from pipeline.tasks.finetuning import FinetuneTask, Score
 
 _EVALUATE = "`make evaluate-TASK BUNDLE=... DATA=...` (`make evaluate` for a pretrained model)"
@@ -61,7 +60,7 @@ def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
 
 
 def _goal(folder: Path) -> Goal:
-    task = build.construct(_json(folder / "task.json"))
+    task = read_task(folder)
     if not isinstance(task, FinetuneTask):
         return LOWEST_LOSS
     return Goal(metric=task.metric, higher_is_better=task.higher_is_better)
@@ -112,7 +111,7 @@ def _by_intervals(challenger: Version, champion: Version, goal: Goal) -> Verdict
 
 def _recorded(version: Version, name: str) -> Score:
     """The metric that the bundle was saved with."""
-    values = _json(version.folder / "metrics.json")
+    values = read_part(version.folder, "metrics.json")
     if name not in values:
         raise RunError(
             f"{version.title} has no {name}",
@@ -124,7 +123,3 @@ def _recorded(version: Version, name: str) -> Score:
 
 def _with_interval(score: Score) -> str:
     return f"{score.value:.4f} (95 %: {score.low:.4f} to {score.high:.4f})"
-
-
-def _json(file: Path) -> dict[str, float]:
-    return json.loads(file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

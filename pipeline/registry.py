@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 from pipeline import bundle
 from pipeline.errors import BundleError, ConfigError, TrackingError
 from pipeline.find import LATEST, find_bundle, newest_bundle
+from pipeline.plain import select
+from pipeline.stored import read_part
 from pipeline.tracking import sync
 from pipeline.tracking.describe import result_table
 from pipeline.tracking.options import Store
@@ -156,7 +158,7 @@ def name_for(task: str) -> str:
 
 
 def _task(folder: Path) -> str:
-    return str(bundle.read_config(folder)["choices"]["task"])
+    return str(bundle.read_config(folder)["choices"].get("task"))
 
 
 def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, experiment: str) -> str:
@@ -168,7 +170,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
         model.artifact_location,
         run_id=model.source_run_id,
         tags={**_tags(folder), LOGGED_MODEL: model.model_id},
-        description=result_table(_json(folder / "metrics.json")),
+        description=result_table(read_part(folder, "metrics.json")),
         model_id=model.model_id,
         await_creation_for=0,
     )
@@ -248,14 +250,14 @@ def _about_model(folder: Path) -> str:
 
 
 def _tags(folder: Path) -> dict[str, str]:
-    provenance = _json(folder / "provenance.json")
+    provenance = read_part(folder, "provenance.json")
     return {
         DIGEST: bundle.digest(folder),
         FOLDER: str(folder.absolute()),
         "run": str(provenance["run"]),
         "task": _task(folder),
-        "commit": str(provenance.get("code", {}).get("git_commit", "none")),
-        "corpus": str(provenance["corpus"]["fingerprint"]),
+        "commit": str(select(provenance, "code.git_commit") or "none"),
+        "corpus": str(select(provenance, "corpus.fingerprint")),
     }
 
 
@@ -279,10 +281,6 @@ def _version(client: "MlflowClient", found: Any) -> Version:
         folder=folder,
         digest=version.tags[DIGEST],
     )
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _quoted(text: str) -> str:

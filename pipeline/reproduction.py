@@ -1,6 +1,5 @@
 """A run made again from what is recorded, and what differs between the two."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from pipeline.config import check
 from pipeline.errors import RunError
 from pipeline.evaluation import EVALUATION, recorded
 from pipeline.files import read_yaml
-from pipeline.plain import Config
+from pipeline.plain import Config, select
 from pipeline.runs import MAX_NAME_LENGTH, RunFolder, list_runs, made_bundle
+from pipeline.stored import read_part
 
 #: Metrics of the machine, not of the model.
 OF_THE_MACHINE = ("tokens_per_second", "mfu", "wall_s", "seconds")
@@ -87,9 +87,9 @@ def read_outcome(run: RunFolder) -> Outcome:
     """
     folder = run.bundles / "best"
     if bundle.is_finished(folder):
-        values = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        values = read_part(folder, "metrics.json")
         weights = bundle.read_done(folder)["model.safetensors"]
-        origin = _origin(json.loads((folder / "provenance.json").read_text(encoding="utf-8")))
+        origin = _origin(read_part(folder, "provenance.json"))
         return Outcome(metrics=_of_the_model(values), weights=weights, origin=origin)
     measurement = read_measurement(run.path)
     if measurement is None and not made_bundle(run):
@@ -109,15 +109,16 @@ def _of_the_model(values: Mapping[str, float]) -> dict[str, float]:
 def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
     """What must be equal for equal numbers, by name."""
     code = {
-        key: str(value) for key, value in provenance.get("code", {}).items() if key not in ("command", "seed")
+        key: str(value)
+        for key, value in (select(provenance, "code") or {}).items()
+        if key not in ("command", "seed")
     }
-    parent = provenance.get("parent") or {}
     return {
         **code,
-        "corpus": str(provenance["corpus"]["fingerprint"]),
-        "tokenizer": str(provenance["tokenizer"]),
+        "corpus": str(select(provenance, "corpus.fingerprint")),
+        "tokenizer": str(provenance.get("tokenizer")),
         "token rows": str(provenance.get("train_rows", "none")),
-        "bundle it started from": str(parent.get("digest", "none")),
+        "bundle it started from": str(select(provenance, "parent.digest") or "none"),
     }
 
 

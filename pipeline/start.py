@@ -1,6 +1,5 @@
 """What a training starts from: a bundle that fits, and the configuration with that bundle's model in it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,22 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.tokenizer import TokenizerTrainer
 from modules.transformer import EncoderDecoder, Transformer
 from pipeline import build, report
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import BUNDLE_KEYS, NOTHING, target_of
+from pipeline.construct import construct
 from pipeline.errors import BundleError, ConfigError
 from pipeline.find import LATEST, Kind, find_bundle, newest_bundle
 from pipeline.plain import Config, to_plain
 from pipeline.runs import RunFolder
+from pipeline.stored import backbone_class
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.trainer import TrainerOptions
-
-
-def arrangement(folder: Path) -> type[Transformer]:
-    """The class of a bundle's backbone."""
-    node = json.loads((folder / "model.json").read_text(encoding="utf-8"))["backbone"]
-    return target_of(node["_target_"], "model.backbone")  # type: ignore[no-any-return]
 
 
 def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
@@ -49,7 +45,7 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
             )
         return found
     folder = find_bundle(spec, runs_dir)
-    if (kind := arrangement(folder)) not in backbones:
+    if (kind := backbone_class(folder)) not in backbones:
         able = newest_bundle(runs_dir, stage="pretrain", kind=serves)
         raise BundleError(
             f"{folder} holds {_article(kind.__name__)}, which this task does not support",
@@ -62,7 +58,7 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
 def _kind(
     run: RunFolder, *, backbones: tuple[type[Transformer], ...], rank_of_others: int | None = None
 ) -> Kind:
-    kind = arrangement(run.bundles / "best")
+    kind = backbone_class(run.bundles / "best")
     rank = backbones.index(kind) if kind in backbones else rank_of_others
     return Kind(rank=rank, title=_article(kind.__name__))
 
@@ -75,7 +71,7 @@ def load_start(config: Config, folder: Path) -> Bundle:
     """
     start = load_bundle(folder)
     if config.choices.tokenizer == "file":
-        given = build.construct(config.tokenizer).train([]).digest
+        given = construct(config.tokenizer, TokenizerTrainer).train([]).digest
         if given != start.tokenizer.digest:
             raise BundleError(
                 f"tokenizer.path={config.tokenizer.path} is not the tokenizer of {folder} (sha256 {given})",

@@ -14,8 +14,9 @@ from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
 from modules.lit_module import LitModule, Objective
 from modules.model import Model
+from modules.optim import LearningRates
 from modules.schedules import Schedule
-from pipeline import build, processes, report
+from pipeline import processes, report
 from pipeline.bundle import DONE, Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
@@ -26,6 +27,7 @@ from pipeline.callbacks.samples import Samples
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
+from pipeline.construct import construct
 from pipeline.errors import RunInterrupted
 from pipeline.machine import with_chosen
 from pipeline.plain import Config
@@ -34,7 +36,7 @@ from pipeline.progress import ProgressBar
 from pipeline.runs import NOT_IDENTITY, RunFolder
 from pipeline.settings import config_hash, filled, with_defaults, without_training
 from pipeline.tasks.base import Sample
-from pipeline.tracking import Run, RunCard, start_run
+from pipeline.tracking import Run, RunCard, TrackingOptions, start_run
 from pipeline.tracking.logger import TrackingLogger
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
@@ -90,7 +92,7 @@ def track(config: Config, run: RunFolder, **tags: str) -> Run:
         | pipeline_tag(config)
         | tags,
     )
-    tracking = build.construct(config.tracking)
+    tracking = construct(config.tracking, TrackingOptions)
     return start_run(card, options=tracking, run_folder=run.path, project_folder=Path.cwd())
 
 
@@ -109,7 +111,7 @@ def train(
         mode=training.mode,
     )
     throughput = Throughput(rows_per_epoch=training.rows_per_epoch)
-    schedule: Schedule = build.construct(config.schedule)
+    schedule = construct(config.schedule, Schedule)
     trainer = build_trainer(
         options,
         callbacks=_callbacks(config, options, training, checkpoints, throughput, schedule),
@@ -118,7 +120,7 @@ def train(
     module = LitModule(
         training.model,
         training.objective,
-        optimizer=build.construct(config.optimizer),
+        optimizer=construct(config.optimizer, LearningRates),
         schedule=schedule,
         max_steps=options.n_steps,
         compile=options.compile,

@@ -1,11 +1,10 @@
 """A bundle whose run was not tracked, logged to MLflow when it is wanted there."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.files import read_yaml
+from pipeline.stored import read_part
 from pipeline.tracking.describe import result_table, without_ends
 from pipeline.tracking.models import record_bundle
 from pipeline.tracking.options import Store
@@ -42,16 +41,13 @@ def log_untracked(
 
 def _record(folder: Path, redactor: Redactor) -> dict[str, Any]:
     """As the run itself would have spooled it."""
-    metrics, provenance = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in ("metrics.json", "provenance.json")
-    )
-    config = redactor.value("", read_yaml(folder / "config.yaml"))
+    metrics, provenance = (read_part(folder, name) for name in ("metrics.json", "provenance.json"))
+    config = redactor.value("", read_part(folder, "config.yaml"))
     return {
         "folder": str(folder.absolute()),
         "name": folder.name,
         "time_ms": now_ms(),
-        "step": int(provenance.get("step", 0)),
+        "step": int(provenance.get("step") or 0),
         "metrics": without_ends(metrics),
         "datasets": {},
         "params": flatten(config),

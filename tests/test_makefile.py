@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import build
 from pipeline.config import compose, groups
+from pipeline.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.grammar import read_overrides
 from pipeline.plain import Config
@@ -24,7 +25,7 @@ DOCUMENTED = re.findall(r"^([\w%-]+):.*## ", MAKEFILE, re.MULTILINE)
 FINETUNING = [
     name
     for name in groups()["task"]
-    if isinstance(build.construct(compose("show-data", [f"task={name}"]).task), FinetuneTask)
+    if isinstance(construct(compose("show-data", [f"task={name}"]).task), FinetuneTask)
 ]
 
 

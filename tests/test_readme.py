@@ -21,9 +21,9 @@ import pytest
 
 from datamodules.corpus import Columns
 from datamodules.storyworld import StoryWorld
-from pipeline import build
 from pipeline.__main__ import main
 from pipeline.config import compose, groups
+from pipeline.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.plain import Config
 from pipeline.plan.request import check_words
@@ -242,7 +242,7 @@ def options_of(task: FinetuneTask) -> set[str]:
 @cache
 def finetuning_tasks() -> dict[str, FinetuneTask]:
     """Each task that learns from labelled rows, told from the others by what it is."""
-    tasks = {name: build.construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}
+    tasks = {name: construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}
     return {name: task for name, task in tasks.items() if isinstance(task, FinetuneTask)}
 
 
@@ -343,7 +343,7 @@ def write_input(config: Config) -> None:
     """The rows that `predict` shall answer, under the names that the example gives their columns."""
     overrides = [f"task={config.choices.task}", *FEW_LABELLED]
     task = finetuning_tasks()[config.choices.task]
-    corpus = build.construct(compose("finetune", overrides).data).load(Columns(task.inputs))
+    corpus = construct(compose("finetune", overrides).data).load(Columns(task.inputs))
     names = config.columns or {}
     rows = [{names.get(column, column): row[column] for column in task.inputs} for row in corpus.train]
     write_rows(config.input, rows)

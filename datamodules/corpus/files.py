@@ -15,13 +15,14 @@ from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_dig
 from datamodules.corpus.source_file import SourceFile, find_files
 from datamodules.corpus.store import stored_rows
 from datamodules.errors import DataError
+from datamodules.source import Source
 
 Pattern = str | list[str]
 """A path, a folder, a pattern, or a list of these."""
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Source):
     """A corpus in local files: .txt, .jsonl, .json, .csv, .tsv, each also .gz, and .parquet.
 
     A .txt file is one row (one document); the others have one row a line, object or record.
@@ -126,7 +127,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Mirror:
+class Mirror(Source):
     """A corpus in a folder of local copies; for data sets that are on no hub.
 
     Args:

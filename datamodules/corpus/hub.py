@@ -12,6 +12,7 @@ from datamodules.corpus.held_out import hold_out
 from datamodules.corpus.hub_rows import check_table, checked_row, joined, picked, picked_stream
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.errors import DataError
+from datamodules.source import Source
 
 _PROBE_TIMEOUT_S = 10
 _ELSEWHERE = (
@@ -20,7 +21,7 @@ _ELSEWHERE = (
 
 
 @dataclass(frozen=True)
-class Hub:
+class Hub(Source):
     """A data set of the hub, or a folder on disk laid out as one. Data sets that are scripts are refused.
 
     Args:

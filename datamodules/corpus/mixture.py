@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,11 @@ from datamodules.corpus.columns import TEXT_ONLY, Columns
 from datamodules.corpus.forms import tables_in_one_form
 from datamodules.corpus.rows import Corpus, Rows, fingerprint_of
 from datamodules.errors import DataError
-
-
-class Source(Protocol):
-    """What a mixture is made of."""
-
-    def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
-        """Give the rows with these columns."""
-        ...
-
-    def identity(self) -> str:
-        """Tell these rows from others without reading them."""
-        ...
+from datamodules.source import Source
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Source):
     """Training rows of several sources in fixed shares, shuffled; held-out rows one source after the other.
 
     The source that is largest for its weight is read once; the others are repeated, each time in another
@@ -49,7 +38,7 @@ class Mixture:
         DataError: no sources, weights of other names, or a weight that is not above 0.
     """
 
-    sources: dict[str, Any]
+    sources: dict[str, Source]
     weights: dict[str, float] | None = None
     seed: int = 0
     name: str | None = None
@@ -105,13 +94,13 @@ class Mixture:
         """
         identities = []
         for name in self.sources:
-            source: Source = self.sources[name]
+            source = self.sources[name]
             with _named(name):
                 identities.append([name, source.identity()])
         return fingerprint_of(mixture=identities)
 
     def _loaded(self, name: str, columns: Columns) -> Corpus:
-        source: Source = self.sources[name]
+        source = self.sources[name]
         with _named(name):
             corpus = source.load(columns)
         if corpus.n_train_rows is None:

@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from datamodules.errors import DataError
+from datamodules.source import Source
 from datamodules.storyworld import views
 from datamodules.storyworld.chart import Accepts, Chart, normalised, split_words
 from datamodules.storyworld.derivation import draw
@@ -38,7 +39,7 @@ class Entropy(NamedTuple):
     bits_per_byte_error: float
 
 
-class StoryWorld:
+class StoryWorld(Source):
     """Small stories in English, German and Chinese, without end and without download.
 
     Row i depends on (seed, split, i) alone. Splits share no text: a story carries at least 60 bits of

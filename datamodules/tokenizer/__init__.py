@@ -2,7 +2,14 @@
 
 from datamodules.tokenizer.core import Tokenizer
 from datamodules.tokenizer.special import N_SPECIAL_TOKENS, SPECIAL_TOKENS
-from datamodules.tokenizer.trainers import ByteLevelBPE, Bytes, TokenizerFile, Unigram, WordPiece
+from datamodules.tokenizer.trainers import (
+    ByteLevelBPE,
+    Bytes,
+    TokenizerFile,
+    TokenizerTrainer,
+    Unigram,
+    WordPiece,
+)
 
 __all__ = [
     "N_SPECIAL_TOKENS",
@@ -11,6 +18,7 @@ __all__ = [
     "Bytes",
     "Tokenizer",
     "TokenizerFile",
+    "TokenizerTrainer",
     "Unigram",
     "WordPiece",
 ]

@@ -27,17 +27,22 @@ _FIXED = (*SPECIAL_TOKENS, *BYTE_ALPHABET)
 
 
 class TokenizerTrainer(Protocol):
-    """What a configuration gives: makes a tokenizer from text, and says what would shape it."""
+    """What a configuration gives: makes a tokenizer from text, and says what would shape it.
+
+    Those that a configuration may name are subclasses.
+    """
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Make the tokenizer; the same texts give the same tokenizer."""
+        ...
 
     def describe(self) -> dict[str, str | int]:
         """Give everything but the text that shapes the result, for cache keys."""
+        ...
 
 
 @dataclass(frozen=True)
-class ByteLevelBPE:
+class ByteLevelBPE(TokenizerTrainer):
     """Byte-level byte-pair encoding: the most frequent pair of pieces is merged until the vocabulary is full.
 
     Args:
@@ -81,7 +86,7 @@ class ByteLevelBPE:
 
 
 @dataclass(frozen=True)
-class WordPiece:
+class WordPiece(TokenizerTrainer):
     """WordPiece: words are cut greedily into the longest known pieces; those that continue a word are marked.
 
     There is no [UNK]: every byte is in the vocabulary, as a beginning and as a continuing piece.
@@ -137,7 +142,7 @@ class WordPiece:
 
 
 @dataclass(frozen=True)
-class Unigram:
+class Unigram(TokenizerTrainer):
     """Unigram language model: of all ways to cut a word the most probable is taken.
 
     Args:
@@ -180,7 +185,7 @@ class Unigram:
 
 
 @dataclass(frozen=True)
-class Bytes:
+class Bytes(TokenizerTrainer):
     """One token a byte: nothing to train, and byte b is token number 42 + b."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
@@ -193,7 +198,7 @@ class Bytes:
 
 
 @dataclass(frozen=True)
-class TokenizerFile:
+class TokenizerFile(TokenizerTrainer):
     """A tokenizer that was trained before.
 
     Args:

@@ -1,18 +1,17 @@
 """Which runs the user means: names, MLflow's ids, folders, `last:3`, `last:3:classify`, `best:classify`."""
 
 import difflib
-import json
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import report
-from pipeline.bundle import TRUSTED, is_finished
-from pipeline.config import target_of
+from pipeline.bundle import is_finished
 from pipeline.errors import RunError
 from pipeline.evaluation import EVALUATION
 from pipeline.runs import RunFolder, list_runs
+from pipeline.stored import read_part, task_class
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking.spool import Progress
 
@@ -98,7 +97,10 @@ def _ids(run: RunFolder) -> list[str]:
     """MLflow's id, and the one that the run had before MLflow knew it."""
     folder = run.path / "tracking"
     local = folder / "local_id"
-    ids = [Progress.load(folder).run_id, local.read_text() if local.exists() else None]
+    ids = [
+        Progress.load(folder).run_id,
+        local.read_text(encoding="utf-8", errors="replace") if local.exists() else None,
+    ]
     return [run_id for run_id in ids if run_id]
 
 
@@ -151,10 +153,8 @@ def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
 
 def goal_of(run: RunFolder) -> Goal:
     """What decides between runs of the task of this run's bundle."""
-    node = json.loads((run.bundles / "best" / "task.json").read_text(encoding="utf-8"))
-    target = str(node["_target_"])
-    task = target_of(target, "task") if target.startswith(TRUSTED) else None  # a bundle runs no foreign code
-    if isinstance(task, type) and issubclass(task, FinetuneTask):
+    task = task_class(run.bundles / "best")
+    if issubclass(task, FinetuneTask):
         return Goal(metric=f"test/{task.metric}", higher_is_better=task.higher_is_better)
     return Goal(metric="val/loss", higher_is_better=False)
 
@@ -166,8 +166,8 @@ def has_results(run: RunFolder) -> bool:
 
 def _value(run: RunFolder, metric: str) -> float | None:
     file = run.bundles / "best" / "metrics.json"
-    value = json.loads(file.read_text(encoding="utf-8")).get(metric)
-    return None if value is None else float(value)
+    value = read_part(file.parent, file.name).get(metric)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _fits(run: RunFolder, words: Sequence[str]) -> bool:

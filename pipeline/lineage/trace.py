@@ -1,6 +1,5 @@
 """Follow a bundle back to the bytes, from what it records, and compare each step with what is there now."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pipeline.lineage.nodes import FROM, Node, State
 from pipeline.lineage.sources import check_code, check_rows, check_source, check_versions
 from pipeline.registrations import Registration
 from pipeline.runs import RunFolder
+from pipeline.stored import read_part, refused
 
 Record = Mapping[str, Any]
 
@@ -30,7 +30,9 @@ def trace(
         BundleError: the bundle is unfinished, or what it records cannot be read.
     """
     bundle.read_done(folder)
-    node = _run(folder, _provenance(folder), None, finished_evaluations(runs_dir), cache_dir)
+    record = _provenance(folder)
+    with refused(folder / "provenance.json"):
+        node = _run(folder, record, None, finished_evaluations(runs_dir), cache_dir)
     for registration in registrations:
         aliases = {"alias": ", ".join(registration.aliases)} if registration.aliases else {}
         title = f"{registration.name} version {registration.version}"
@@ -39,15 +41,7 @@ def trace(
 
 
 def _provenance(folder: Path) -> Record:
-    try:
-        record: Record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{folder / 'provenance.json'} cannot be read ({error})",
-            "what the run recorded of its origin",
-            "restore the bundle from a copy, or name another",
-        ) from error
-    return record
+    return read_part(folder, "provenance.json")
 
 
 def _run(

@@ -10,18 +10,19 @@ inputs of each step; `make why` compares them with those of the newest one. They
     version NAME    the libraries
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from datamodules.cache import cache_key
-from pipeline import build, bundle
+from datamodules.source import Source
+from pipeline import bundle
 from pipeline.config import BUNDLE_KEYS
+from pipeline.construct import construct
 from pipeline.plain import Config, to_plain
 from pipeline.plan.code import code_of, targets_in, versions
 from pipeline.runs import NOT_IDENTITY
 from pipeline.stages import STAGES
+from pipeline.stored import read_part
 from pipeline.tracking.redaction import flatten
 
 ROWS, BUNDLE, MODEL = "rows", "bundle", "registered model"
@@ -53,7 +54,7 @@ def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
     if used is not None:
         bundle.read_done(used)
         found[BUNDLE] = bundle.digest(used)
-        roots += [*targets_in(_json(used / "model.json")), *targets_in(_json(used / "task.json"))]
+        roots += [*targets_in(read_part(used, "model.json")), *targets_in(read_part(used, "task.json"))]
         without |= set(BUNDLE_KEYS)
     kept = {key: value for key, value in plain.items() if key not in without}
     return {**flatten(kept), **found, **code_of(roots), **versions()}
@@ -90,8 +91,4 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _rows(config: Config) -> dict[str, str]:
-    return {ROWS: str(build.construct(config.data).identity())} if "data" in config else {}
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return {ROWS: str(construct(config.data, Source).identity())} if "data" in config else {}

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pipeline import build, report
+from pipeline import report
 from pipeline.config import keys_used
+from pipeline.construct import construct
 from pipeline.errors import RunError, RunInterrupted
 from pipeline.grammar import quoted
 from pipeline.plain import Config
@@ -22,6 +23,7 @@ from pipeline.plan.verdict import Verdict, judge
 from pipeline.run_folder import RunFolder
 from pipeline.runs import list_runs
 from pipeline.signals import name_of
+from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 
 AGAIN = "run the same command again: finished steps are kept"
@@ -96,7 +98,7 @@ def registry_of(request: Request) -> Registry:
     registering = [step for step in request.steps if step.stage == REGISTER]
     if not registering:
         return Registry(None)
-    return Registry(store_of(build.construct(request.configs[registering[0].name].tracking)))
+    return Registry(store_of(construct(request.configs[registering[0].name].tracking, TrackingOptions)))
 
 
 def _make_all(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline import build, bundle
+from pipeline import bundle
 from pipeline.config import check as check_signatures
+from pipeline.construct import construct
 from pipeline.plain import Config
 from pipeline.plan.finished import damage, newest_finished, runs_of, with_inputs
 from pipeline.plan.inputs import (
@@ -21,6 +22,7 @@ from pipeline.plan.registrations import Registry
 from pipeline.plan.steps import REGISTER, Step
 from pipeline.registry import name_for
 from pipeline.run_folder import RunFolder
+from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 
 #: Differences that a reason names; `make why` shows all.
@@ -108,7 +110,7 @@ def inputs_now(
 ) -> dict[str, str]:
     """The step's inputs as they are now, with the bundle that it would read."""
     if used is not None and step.stage == REGISTER:
-        store = store_of(build.construct(config.tracking)).public_uri
+        store = store_of(construct(config.tracking, TrackingOptions)).public_uri
         model = _model_of(step, config) or ""
         return inputs_of_registration(used, model=model, alias=config.alias, store=store)
     cheap = cheap_inputs(config, used=used)

@@ -5,20 +5,21 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from pipeline import build, report
+from pipeline import report
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.facts import RunFacts, read_facts
 from pipeline.compare.select import FORMS, select_runs
 from pipeline.compare.terminal import show
 from pipeline.compare.verdict import verdict
 from pipeline.compare.wording import metric_words, score_words
+from pipeline.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.output import check_writable, write_whole
 from pipeline.plain import Config
 from pipeline.runs import RunFolder, open_run
 from pipeline.settings import with_defaults
 from pipeline.stages.result import StageResult
-from pipeline.tracking import Run, RunCard, start_run
+from pipeline.tracking import Run, RunCard, TrackingOptions, start_run
 from pipeline.tracking.links import compare_url
 from pipeline.tracking.spool import Progress
 
@@ -66,7 +67,7 @@ def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) ->
         seed=config.seed,
         tags=_ties(comparison),
     )
-    options = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     results = _results(comparison)
     with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
         tracked.log_text(page, PAGE)

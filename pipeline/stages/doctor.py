@@ -7,8 +7,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import build, report
 from pipeline import doctor as checks
+from pipeline import report
+from pipeline.construct import construct
 from pipeline.doctor import Fact, Finding, Use
 from pipeline.errors import TrackingError
 from pipeline.plain import Config
@@ -20,7 +21,7 @@ from pipeline.tracking.options import Store
 
 def doctor(config: Config) -> StageResult:
     """Show versions, hardware, disk and all findings; with `fix` mend those that can be mended."""
-    options: TrackingOptions = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     facts, machine = checks.versions(), checks.hardware()
     store, findings = _find(config, options, facts)
     use = checks.disk_use(Path(config.runs_dir), Path(config.cache_dir), store)

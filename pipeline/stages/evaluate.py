@@ -3,8 +3,10 @@
 from datamodules.cache import cache_key
 from datamodules.corpus import TEXT_ONLY, Corpus
 from datamodules.corpus.held_out import with_repeated
+from datamodules.source import Source
 from pipeline import build, report
 from pipeline.bundle import Bundle
+from pipeline.construct import construct
 from pipeline.evaluation import (
     EVALUATION,
     Evaluation,
@@ -31,14 +33,14 @@ OPTIMUM = "optimum_bits_per_byte"
 
 def evaluate(config: Config) -> StageResult:
     """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
-    check_device(build.construct(config.trainer))
+    check_device(construct(config.trainer, TrainerOptions))
     bundle = load_asked(config)
     inputs = inputs_of(config, used=bundle.folder)
     config = with_measured(config, bundle.folder)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         config = with_chosen(config, run.record.chosen)
-        options: TrainerOptions = build.construct(config.trainer)
+        options = construct(config.trainer, TrainerOptions)
         tracked.use_bundle(bundle.folder)
         report.say("Run", f"{report.short(run.path)}, {describe_machine(config, run.record.chosen)}")
         evaluation: Evaluation | LanguageEvaluation
@@ -80,7 +82,7 @@ def _evaluate_task(
 ) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
     task = asked_task(config, bundle)
-    corpus = build.construct(config.data).load(with_trained_names(task.scored_columns, bundle))
+    corpus = construct(config.data, Source).load(with_trained_names(task.scored_columns, bundle))
     corpus = with_repeated(corpus, (*task.inputs, *task.optional))
     report.say_corpus(corpus, {})
     rows = list(corpus.validation if corpus.test is None else corpus.test)

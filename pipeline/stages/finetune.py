@@ -13,6 +13,7 @@ from datamodules.corpus import Corpus
 from datamodules.corpus.held_out import with_repeated
 from datamodules.datamodule import FinetuneDataModule
 from datamodules.features import Features
+from datamodules.source import Source
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
@@ -24,6 +25,7 @@ from pipeline.bundle import Bundle, parent_of
 from pipeline.callbacks.freezing import Freezing
 from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.callbacks.trend import LossTrend
+from pipeline.construct import construct
 from pipeline.errors import DataError
 from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
 from pipeline.machine import describe_machine, with_chosen
@@ -78,7 +80,7 @@ class Parts(Labelled):
 
 def finetune(config: Config) -> StageResult:
     """Train a task's head and the backbone of a bundle, or of nothing, on labelled rows."""
-    check_device(build.construct(config.trainer))
+    check_device(construct(config.trainer, TrainerOptions))
     task = build.finetuning_task(config)
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
@@ -91,7 +93,7 @@ def finetune(config: Config) -> StageResult:
     inputs = inputs_of(config, used=folder)
     config = for_nothing(config, task.backbone_options) if start is None else with_bundle(config, start)
     labelled = read_labelled(config, task)
-    if is_open(wanted := build.construct(config.trainer)):
+    if is_open(wanted := construct(config.trainer, TrainerOptions)):
         config = with_trainer(config, _with_budget(wanted, labelled))
     config = with_head(config, _head(config, labelled.task, start))
     label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
@@ -100,7 +102,7 @@ def finetune(config: Config) -> StageResult:
         machine = describe_machine(config, run.record.chosen)
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, labelled, start, tracked)
-        options: TrainerOptions = build.construct(config.trainer).for_rows(len(parts.features["train"]))
+        options = construct(config.trainer, TrainerOptions).for_rows(len(parts.features["train"]))
         trend = LossTrend()
         training = _training(config, options, parts, tracked, trend)
         checkpoints, pace = train(config, options, training, run, tracked)
@@ -129,7 +131,7 @@ def finetune(config: Config) -> StageResult:
 def _head(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:
     """The node of the task's head, with what the present one has for it; no memory is taken."""
     with torch.device("meta"):
-        nothing = partial(build.construct, config.model.backbone, vocab_size=1)
+        nothing = partial(construct, config.model.backbone, vocab_size=1)
         backbone = nothing() if start is None else start.model.backbone
     return build.head_node(task.head(backbone), to_plain(config.model.head))
 
@@ -140,7 +142,7 @@ def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
     Raises:
         DataError: what is wrong with them.
     """
-    corpus = build.construct(config.data).load(task.columns)
+    corpus = construct(config.data, Source).load(task.columns)
     corpus = with_repeated(corpus, (*task.inputs, *task.optional))
     rows = labelled_rows(corpus)
     task = task.fitted(rows["train"])
@@ -263,7 +265,7 @@ def _training(
         if config.log_corpus_text:
             tracked.log_text(report.samples_markdown(made), f"samples/step-{step:06d}.md")
 
-    freezing: Freezing = build.construct(config.freezing)
+    freezing = construct(config.freezing, Freezing)
     return Training(
         model=parts.model,
         objective=task.objective(),

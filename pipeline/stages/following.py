@@ -51,4 +51,4 @@ def _finetuning_tasks() -> dict[str, type[FinetuneTask]]:
 
 
 def _class_of(file: Path) -> type:
-    return target_of(str(OmegaConf.load(file).task._target_), f"task={file.stem}")  # type: ignore[no-any-return]
+    return target_of(str(OmegaConf.load(file).task._target_), f"task={file.stem}")

@@ -1,6 +1,5 @@
 """What a start was worth: the gain over the same training from nothing, or the command that tells."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from pipeline.grammar import as_args, typed
 from pipeline.plain import Config, select, to_plain
 from pipeline.runs import RunFolder, list_runs
 from pipeline.settings import with_defaults
+from pipeline.stored import read_part
 
 STAGE = "finetune"
 #: Two runs with these in common differ in their start alone.
@@ -89,4 +89,4 @@ def _at(plain: Mapping[str, Any], key: str) -> Any:
 
 
 def _metrics(run: RunFolder) -> Mapping[str, float]:
-    return json.loads((run.bundles / "best" / "metrics.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return read_part(run.bundles / "best", "metrics.json")

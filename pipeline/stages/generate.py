@@ -1,6 +1,8 @@
 """Write text with a bundle."""
 
-from pipeline import build, report
+from modules.generation import SamplingOptions
+from pipeline import report
+from pipeline.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.finetuned import load_asked
 from pipeline.plain import Config
@@ -29,7 +31,7 @@ def generate_text(config: Config) -> StageResult:
         bundle.tokenizer,
         prompts=prompts,
         texts=[],
-        options=build.construct(config.sampling, seed=config.seed),
+        options=construct(config.sampling, SamplingOptions, seed=config.seed),
     )
     texts = [sample.output if bundle.task.fills_gaps else sample.given + sample.output for sample in samples]
     return StageResult(stage="generate", bundle=str(bundle.folder), output=texts)

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from pipeline import build, bundle, registry, report
+from pipeline import bundle, registry, report
+from pipeline.construct import construct
 from pipeline.errors import RunError, TrackingError
 from pipeline.lineage import Node, State, as_tree, draw, trace
 from pipeline.plain import Config
@@ -39,7 +40,7 @@ def lineage(config: Config) -> StageResult:
 def _find(config: Config) -> Path:
     if not registry.looks_registered(config.bundle):
         return registry.find_trained(config.bundle, Path(config.runs_dir))
-    with connect(store_of(build.construct(config.tracking))) as client:
+    with connect(store_of(construct(config.tracking, TrackingOptions))) as client:
         version = registry.find_version(client, config.bundle)
     report.say("Model", f"{version.title}: {report.short(version.folder)}")
     return version.folder
@@ -47,7 +48,7 @@ def _find(config: Config) -> Path:
 
 def _registrations(config: Config, folder: Path) -> list[Registration]:
     """What MLflow's registry knows of the bundle; without a store that answers, this is said and left out."""
-    options: TrackingOptions = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     if not options.enabled:
         return []
     try:

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from pipeline import build, report
+from pipeline import report
+from pipeline.construct import construct
 from pipeline.errors import TrackingError
 from pipeline.plain import Config
 from pipeline.stages.result import StageResult
@@ -13,7 +14,7 @@ from pipeline.ui import serve_ui
 
 def serve(config: Config) -> StageResult:
     """Serve MLflow's pages on this machine until Ctrl-C."""
-    options: TrackingOptions = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     serve_ui(
         options,
         project_folder=Path.cwd(),
@@ -30,7 +31,7 @@ def send_missed(config: Config) -> StageResult:
     Raises:
         TrackingError: the store did not take all of it.
     """
-    options: TrackingOptions = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     folders = unsynced_runs(Path(config.runs_dir))
     reports = []
     for folder in folders:

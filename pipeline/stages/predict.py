@@ -8,7 +8,8 @@ from pathlib import Path
 from datamodules.corpus import Columns, read_rows
 from datamodules.corpus.as_text import json_line
 from datamodules.corpus.source_file import find_files
-from pipeline import build, report
+from pipeline import report
+from pipeline.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.evaluation import N_SAMPLES, as_record
 from pipeline.finetuned import asked_task, load_asked, with_trained_names
@@ -16,6 +17,7 @@ from pipeline.output import check_writable, write_whole
 from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask, Row
+from pipeline.trainer import TrainerOptions
 
 #: Added to the input's name where no output is named. Endings other than .jsonl stay in it, so that rows.csv
 #: and rows.jsonl are not answered in one file.
@@ -43,7 +45,7 @@ def predict(config: Config) -> StageResult:
     report.say("Rows", f"{len(rows):,} of {source}")
     asked = [_asked(row, columns) for row in rows]
     _say_unread(task, rows, columns)
-    batch_size = build.construct(config.trainer).answer_batch_size
+    batch_size = construct(config.trainer, TrainerOptions).answer_batch_size
     answers = task.predict(bundle.model, bundle.tokenizer, asked, batch_size=batch_size)
     lines = (json_line(as_record(*pair)) for pair in zip(rows, answers, strict=True))
     write_whole(target, "".join(f"{line}\n" for line in lines))

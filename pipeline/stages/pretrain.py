@@ -22,6 +22,7 @@ from pipeline import build, report
 from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.checkpoint import Checkpoints
+from pipeline.construct import construct
 from pipeline.evaluation import keep_samples
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.machine import describe_machine, with_chosen
@@ -59,7 +60,7 @@ class Parts:
 
 def pretrain(config: Config) -> StageResult:
     """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
-    check_device(build.construct(config.trainer))
+    check_device(construct(config.trainer, TrainerOptions))
     build.pretraining_task(config)
     start = None if config.init_from is None else load_same_arrangement(config)
     inputs = inputs_of(config, used=None if start is None else start.folder)
@@ -71,7 +72,7 @@ def pretrain(config: Config) -> StageResult:
         machine = describe_machine(config, run.record.chosen)
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, start, tracked)
-        options: TrainerOptions = build.construct(config.trainer).for_rows(len(parts.train_rows))
+        options = construct(config.trainer, TrainerOptions).for_rows(len(parts.train_rows))
         checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
         evaluation = _evaluate(options, parts, checkpoints)
         evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="val")
@@ -171,7 +172,7 @@ def _evaluate(options: TrainerOptions, parts: Parts, checkpoints: Checkpoints) -
 def _samples(config: Config, parts: Parts, model: Model) -> list[Sample]:
     """What `model` makes of the prompts, or of validation texts; never longer than it was trained for."""
     prompts = [prompt for prompt in config.prompts or [] if (GAP in prompt) == parts.task.fills_gaps]
-    options: SamplingOptions = build.construct(config.sampling)
+    options = construct(config.sampling, SamplingOptions)
     longest = max((len(parts.tokenizer.encode(prompt)) for prompt in prompts), default=0)
     room = max(1, model.backbone.max_seq_len - 1 - longest)
     return parts.task.samples(

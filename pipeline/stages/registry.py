@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import build, registry, report
+from pipeline import registry, report
+from pipeline.construct import construct
 from pipeline.errors import RunError, TrackingError
 from pipeline.output import write_whole
 from pipeline.plain import Config
@@ -30,7 +31,7 @@ def register(config: Config) -> StageResult:
         TrackingError: MLflow does not have it, or does not answer.
     """
     registry.check_alias(config.alias)
-    options: TrackingOptions = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     store = store_of(options)
     folder = registry.find_trained(config.bundle, Path(config.runs_dir))
     name = config.model_name or registry.default_name(folder)
@@ -56,7 +57,7 @@ def promote(config: Config) -> StageResult:
         RunError: it is not better, or cannot be judged.
         TrackingError: there is no challenger, or MLflow does not answer.
     """
-    options: TrackingOptions = build.construct(config.tracking)
+    options = construct(config.tracking, TrackingOptions)
     store = store_of(options)
     with connect(store) as client:
         challenger = _challenger(config, client, options)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from datamodules.corpus import texts
 from pipeline import build, report
+from pipeline.construct import construct
 from pipeline.output import write_whole
 from pipeline.plain import Config
 from pipeline.plan.inputs import inputs_of
@@ -16,7 +17,7 @@ from pipeline.plan.ties import pipeline_tag
 from pipeline.runs import open_run
 from pipeline.settings import with_defaults
 from pipeline.stages.result import StageResult
-from pipeline.tracking import DatasetRecord, RunCard, start_run
+from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 
 #: Validation rows that the tokenizer is measured on.
 N_ROWS = 1000
@@ -33,7 +34,7 @@ def train_tokenizer(config: Config) -> StageResult:
             seed=config.seed,
             tags=pipeline_tag(config),
         )
-        options = build.construct(config.tracking)
+        options = construct(config.tracking, TrackingOptions)
         with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
             report.say("Run", report.short(run.path))
             corpus, cleaned = build.load_corpus(config)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from pipeline import build, report
 from pipeline.config import compose
+from pipeline.construct import construct
 from pipeline.errors import RunError, Stopped
 from pipeline.plain import Config
 from pipeline.runs import RunFolder, open_run
@@ -47,7 +48,7 @@ def read_request(words: Sequence[str]) -> Request:
         ConfigError: what is wrong with it.
     """
     config = compose("sweep", [word for word in words if _top(word) in (*OWN, *SHARED)])
-    options: SweepOptions = build.construct(config.sweep)
+    options = construct(config.sweep, SweepOptions)
     build.check_values(config)
     plan = make_plan(options, [word for word in words if _top(word) not in OWN])
     return Request(config=config, options=options, plan=plan)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import build, report
+from pipeline import report
+from pipeline.construct import construct
 from pipeline.errors import TrackingError
 from pipeline.plain import Config
 from pipeline.runs import RunFolder
@@ -23,7 +24,7 @@ TAG = "sweep_id"
 
 def begin_summary(config: Config, run: RunFolder, plan: Plan) -> Run:
     """Begin the sweep's own run in MLflow, or go on with it."""
-    options: TrackingOptions = replace(build.construct(config.tracking), system_metrics=False)
+    options = replace(construct(config.tracking, TrackingOptions), system_metrics=False)
     card = RunCard(
         stage=config.stage.name,
         name=run.name,

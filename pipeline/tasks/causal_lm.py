@@ -8,7 +8,7 @@ from datamodules.collate import Batch, RowBatch, collate_causal
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
-from pipeline.tasks.base import Sample, TokenObjective
+from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -18,7 +18,7 @@ N_SAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalLM:
+class CausalLM(PretrainingTask):
     """Next-token prediction.
 
     Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1.

@@ -13,14 +13,14 @@ from datamodules.corruption import TokenTable, span_denoise
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
-from pipeline.tasks.base import Sample, TokenObjective, encode_with_gaps
+from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective, encode_with_gaps
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanDenoising:
+class SpanDenoising(PretrainingTask):
     """Replace spans by sentinels; the target is each sentinel with the span that it stands for.
 
     Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 3.1.4. There 15 % of the

@@ -14,14 +14,14 @@ from datamodules.corruption import TokenTable
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline.tasks.base import GAP, Sample, TokenObjective, encode_with_gaps
+from pipeline.tasks.base import GAP, PretrainingTask, Sample, TokenObjective, encode_with_gaps
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLM:
+class MaskedLM(PretrainingTask):
     """Hide a share of the tokens: 80 % become the mask, 10 % another token, 10 % stay.
 
     Source: Devlin et al. 2019, "BERT", section 3.1, where 15 % are hidden; 40 % by Wettig et al.

@@ -13,6 +13,7 @@ from datamodules.storyworld import StoryWorld
 from pipeline import build
 from pipeline.bundle import load_bundle, save_bundle
 from pipeline.config import compose
+from pipeline.construct import construct
 from pipeline.plain import to_plain
 
 MASKED = ("task=masked_lm", "size=nano", "size.max_seq_len=256", "tokenizer.vocab_size=1024", "tracking=off")
@@ -22,7 +23,7 @@ def write_bundle(folder: Path, *overrides: str) -> Path:
     """A bundle of a model with its first weights."""
     config = compose("pretrain", [*MASKED, *overrides])
     torch.manual_seed(0)
-    tokenizer = build.construct(config.tokenizer).train(row["text"] for row in StoryWorld(300).rows("train"))
+    tokenizer = construct(config.tokenizer).train(row["text"] for row in StoryWorld(300).rows("train"))
     save_bundle(
         folder,
         model=build.build_model(to_plain(config.model), tokenizer),

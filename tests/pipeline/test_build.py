@@ -15,7 +15,8 @@ import torch
 
 from pipeline import build
 from pipeline.config import compose
-from pipeline.errors import ConfigError, DataError, Stopped
+from pipeline.construct import construct
+from pipeline.errors import ConfigError, Stopped
 from pipeline.plain import Config
 from tests.waiting import LIMIT_S
 
@@ -46,7 +47,7 @@ def keys(configured: Callable[..., Config], tmp_path: Path) -> Keys:
         corpus, _ = build.load_corpus(config)
         tokenizer = build.build_tokenizer(config, corpus)
         limit = config.model.backbone.max_seq_len
-        rows = build.build_rows(config, corpus, tokenizer, build.construct(config.task), max_seq_len=limit)
+        rows = build.build_rows(config, corpus, tokenizer, construct(config.task), max_seq_len=limit)
         return rows[0].manifest["key"], rows[1].manifest["key"]
 
     return find
@@ -144,9 +145,7 @@ def test_the_manifest_counts_tokens_and_bytes_of_the_text(
     config = configured("trainer.val_rows=3")
     corpus, _ = build.load_corpus(config)
     tokenizer = build.build_tokenizer(config, corpus)
-    train, validation = build.build_rows(
-        config, corpus, tokenizer, build.construct(config.task), max_seq_len=64
-    )
+    train, validation = build.build_rows(config, corpus, tokenizer, construct(config.task), max_seq_len=64)
     assert len(validation) == config.trainer.val_rows
     counts = train.manifest["counts"]
     text = "".join(str(row["text"]) for row in corpus.train)
@@ -187,20 +186,6 @@ def test_an_impossible_value_is_known_before_data_is_read(
     message = str(caught.value)
     assert says in message
     assert message.count("expected") == 1
-
-
-def test_an_error_that_the_user_caused_passes_through_construction_unchanged() -> None:
-    error = DataError("a", "b", "c")
-
-    class Refuses:
-        def __init__(self) -> None:
-            raise error
-
-    node: Any = {"_target_": f"{__name__}.Refuses"}
-    sys.modules[__name__].Refuses = Refuses  # type: ignore[attr-defined]
-    with pytest.raises(DataError) as caught:
-        build.construct(node)
-    assert caught.value is error
 
 
 def test_the_optimum_is_bits_of_all_texts_over_bytes_of_all_texts(tmp_path: Path) -> None:

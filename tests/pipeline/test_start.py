@@ -14,6 +14,7 @@ from modules.transformer import Decoder, Encoder, EncoderDecoder
 from pipeline import build
 from pipeline.bundle import save_bundle
 from pipeline.config import compose
+from pipeline.construct import construct
 from pipeline.errors import BundleError
 from pipeline.find import find_bundle
 from pipeline.finetuned import load_asked
@@ -260,7 +261,7 @@ def test_a_tokenizer_file_beside_a_bundle_must_be_the_tokenizer_of_the_bundle(
     words = ["task=classify", "tokenizer=file", "init_from=base"]
     same = compose("finetune", [*words, f"tokenizer.path={folder / 'tokenizer.json'}"])
     start = load_start(same, folder)
-    other = build.construct(compose("pretrain", ["tokenizer.vocab_size=300"]).tokenizer)
+    other = construct(compose("pretrain", ["tokenizer.vocab_size=300"]).tokenizer)
     made = other.train(["some words, and some more words " * 20] * 30)
     made.save(tmp_path / "other.json")
     with pytest.raises(BundleError, match="is not the tokenizer of") as caught:

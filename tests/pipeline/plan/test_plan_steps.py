@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import build
 from pipeline.config import compose, groups
+from pipeline.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.grammar import quoted
 from pipeline.plan.execution import StepProcess
@@ -26,7 +26,7 @@ def test_a_pipeline_goes_from_the_tokenizer_to_a_registered_model_of_each_task()
 
 
 def test_every_task_that_learns_from_labelled_rows_is_a_step_by_default() -> None:
-    tasks = {name: build.construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}
+    tasks = {name: construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}
     assert set(TASKS) == {name for name, task in tasks.items() if isinstance(task, FinetuneTask)}
 
 

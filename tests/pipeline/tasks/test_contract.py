@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.source import Source
 from datamodules.tokenizer import Bytes, Tokenizer
 from modules.layers import LayerSpec
 from modules.model import Model
@@ -13,6 +14,7 @@ from modules.positions import Rotary
 from modules.transformer import Transformer
 from pipeline import build
 from pipeline.config import compose, groups
+from pipeline.construct import construct
 from pipeline.tasks.finetuning import FinetuneTask, Row
 
 LIMIT = 64
@@ -25,7 +27,7 @@ OPTIONS = {
 
 def named_task(name: str) -> FinetuneTask | None:
     config = compose("show-data", [f"task={name}", *(f"task.{option}" for option in OPTIONS.get(name, ()))])
-    task = build.construct(config.task)
+    task = construct(config.task)
     return task if isinstance(task, FinetuneTask) else None
 
 
@@ -41,7 +43,7 @@ def tokenizer() -> Tokenizer:
 def story_rows(name: str) -> list[Row]:
     config = compose("finetune", [f"task={name}", "data.n_train_rows=6", "data.n_validation_rows=1"])
     task = TASKS[name]
-    return list(build.construct(config.data).load(task.columns).train)
+    return list(construct(config.data, Source).load(task.columns).train)
 
 
 def small(kind: type[Transformer], tokenizer: Tokenizer, task: FinetuneTask) -> Model:
@@ -90,4 +92,4 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
 @pytest.mark.parametrize("name", TASKS)
 def test_a_fitted_task_is_built_again_from_its_node(name: str) -> None:
     task = TASKS[name].fitted(story_rows(name))
-    assert build.construct(build.to_node(task)) == task
+    assert construct(build.to_node(task)) == task
