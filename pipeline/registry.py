@@ -30,8 +30,9 @@ DIGEST, FOLDER, LOGGED_MODEL = "bundle_digest", "bundle", "model_id"
 
 #: What a registered version can and cannot do, for whoever finds it in MLflow.
 USE = (
-    "A version holds the files of a bundle: MLflow keeps and names it, and cannot load or serve it. To use it, "
-    "fetch the folder with `mlflow artifacts download`, and name that: `make predict-TASK BUNDLE=FOLDER`."
+    "A version holds the files of a bundle. MLflow keeps and names it, and cannot load or serve it. "
+    "To use it, fetch the folder with `mlflow artifacts download`, and name that: "
+    "`make predict-TASK BUNDLE=FOLDER`."
 )
 
 #: MLflow's tag of a model that names its registered versions.
