@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from inspect import getdoc
 from itertools import cycle
 from pathlib import Path
 from typing import TextIO
@@ -235,7 +234,8 @@ def code(cell: str) -> list[str]:
 
 def options_of(task: FinetuneTask) -> set[str]:
     """The fields that a user sets: of the others the docstring says that they are learnt."""
-    learnt = re.findall(r"^ +(\w+): learnt:", getdoc(type(task)) or "", re.MULTILINE)
+    pages = "\n".join(kind.__doc__ or "" for kind in type(task).__mro__)
+    learnt = re.findall(r"^ +(\w+): learnt:", pages, re.MULTILINE)
     return {item.name for item in fields(task)} - set(learnt)  # type: ignore[arg-type]
 
 

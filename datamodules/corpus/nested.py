@@ -16,12 +16,17 @@ _EXPECTED = 'a list of objects, one object a line, or {"data": [{"paragraphs": [
 
 
 def rows_of_document(document: Mapping[str, Any], where: str) -> Iterator[Placed]:
-    """Each question of each paragraph as a row, or each object of the list under `data`; `where` is the file.
+    """Each question of each paragraph as a row, or each object of the list under `data`.
+
+    An object without such a list is a row itself. `where` is the file.
 
     Raises:
         DataError: the document has another form, and where.
     """
-    for number, article in enumerate(_list(document, "data", where), start=1):
+    if not isinstance(document.get("data"), list):
+        yield where, document
+        return
+    for number, article in enumerate(document["data"], start=1):
         if not (isinstance(article, Mapping) and "paragraphs" in article):
             yield f"{where}, object {number} of 'data'", article
             continue

@@ -60,7 +60,7 @@ def missing_column(
         taken: columns that have another use.
         sample: some rows.
     """
-    shown = ", ".join(present) or "none"
+    shown = ", ".join(map(_shown, present)) or "none"
     problem, expected = f"{where}: there is no column '{wanted}'", f"one of the columns present: {shown}"
     if any(len(one) > _HEADER_CHARACTERS or _NUMBER.fullmatch(one) for one in present):
         remedy = "write the names of the columns into the first line, if they are not there"
@@ -72,6 +72,12 @@ def missing_column(
             problem, expected, f"give the file such a column, or name it with {key}.{name}=COLUMN"
         )
     return DataError(problem, expected, f"set {key}.{name}={_quoted(like)}")
+
+
+def _shown(name: str) -> str:
+    """A name on one line, and not longer than names are: a file may have a text in its place."""
+    line = " ".join(name.split())
+    return line if len(line) <= _HEADER_CHARACTERS else f"{line[: _HEADER_CHARACTERS - 1]}…"
 
 
 def _quoted(name: str) -> str:

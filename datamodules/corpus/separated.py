@@ -9,6 +9,7 @@ empty cell is an empty text. Lines without any character are left out.
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterator
 from itertools import islice
 
@@ -25,6 +26,7 @@ _RAGGED = {
     ".csv": "put fields that hold separators, quotes or line ends in double quotes",
     ".tsv": "replace tabs and line ends in texts by spaces (TSV has no quoting), or write the file as .csv",
 }
+_NAMES_SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
 _MOST_CHARACTERS = 1 << 26
 _ROWS_AT_ONCE = 1 << 13
 
@@ -94,7 +96,7 @@ def _checked(source: SourceFile, separator: str, n_columns: int) -> Iterator[Rec
     for line, cells in islice(_records(source, separator), 1, None):
         if len(cells) != n_columns:
             raise DataError(
-                f"{source.path}, line {line}: {len(cells)} fields",
+                f"{source.path}, line {line}: {len(cells)} {'field' if len(cells) == 1 else 'fields'}",
                 f"{n_columns}, as in the header",
                 _RAGGED[source.kind],
             )
@@ -130,5 +132,10 @@ def _quoted(source: SourceFile, separator: str) -> Iterator[Record]:
 
 
 def _lines(source: SourceFile) -> Iterator[str]:
-    for _, block in text_blocks(source):
-        yield from io.StringIO(block.decode(), newline="")
+    """Lines with their ends; blank in place of a first one that names the separator, as Excel writes it."""
+    for number, block in text_blocks(source):
+        lines = io.StringIO(block.decode(), newline="")
+        if number == 1:
+            first = next(lines, "")
+            yield "\n" if _NAMES_SEPARATOR.fullmatch(first) else first
+        yield from lines

@@ -101,6 +101,11 @@ def test_every_kind_of_file_is_looked_into_and_the_proposal_is_right(kind: str) 
     assert Files(name, columns=columns).load(CLASSIFY).n_train_rows == 19
 
 
+def test_names_are_shown_on_one_line_and_shortened() -> None:
+    error = missing_column("a.csv", "text", ["a\r\nb", "c" * 99], name="text", key="data.columns")
+    assert error.expected == f"one of the columns present: a b, {'c' * 59}…"
+
+
 def test_the_remedy_has_the_key_of_the_command() -> None:
     Path("a.csv").write_text("sentence,label\na,b\nc,b\n")
     with pytest.raises(DataError, match=r"set columns\.text=sentence$"):
@@ -150,7 +155,7 @@ def test_rows_under_data_are_read_and_other_objects_are_json_lines(indent: int |
     assert read_rows("a.json", {}, CLASSIFY) == rows
     Path("b.json").write_text("\n".join(map(json.dumps, rows)))
     assert read_rows("b.json", {}, CLASSIFY) == rows
-    Path("c.json").write_text(json.dumps(rows[0]))
+    Path("c.json").write_text(json.dumps(rows[0], indent=indent))
     assert read_rows("c.json", {}, CLASSIFY) == rows[:1]
 
 

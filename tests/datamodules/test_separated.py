@@ -108,6 +108,11 @@ def test_another_separator_of_csv_is_found_by_the_columns_that_are_read(separato
     assert read("a.csv", f"{header}\n{separator.join(cells)}\n") == [{"text": "one, two", "label": "1,5"}]
 
 
+def test_a_first_line_that_names_the_separator_is_no_header() -> None:
+    assert read("a.csv", "sep=;\r\ntext;label\r\na;1\r\n") == [{"text": "a", "label": "1"}]
+    assert error_of("a.csv", "sep=;\ntext;label\na\n").startswith("a.csv, line 3: 1 field; expected 2")
+
+
 def test_a_csv_file_with_the_wanted_columns_keeps_its_commas_whatever_else_stands_there() -> None:
     assert read("a.csv", "text,label,a;b;c;d\n1;2,x;y,z\n") == [{"text": "1;2", "label": "x;y"}]
 
