@@ -76,7 +76,7 @@ def drafts(folder: Path) -> list[Path]:
             b'{"body":"good"}\n' * 9,
             "there is no column 'text'; expected one of the columns pres",
         ),
-        ("rows.csv", b"text,b\nhello,1\nho\n", "rows.csv, line 3: 1 fields; expected 2"),
+        ("rows.csv", b"text,b\nhello,1\nho\n", "rows.csv, line 3: 1 field; expected 2"),
         ("rows.parquet", b"no parquet", "rows.parquet cannot be read as Parquet"),
         ("text.txt.gz", b"\x1f\x8b\x08\x00", "text.txt.gz is cut short"),
         ("letter.docx", b"PK", "letter.docx is of an unknown kind; expected a file ending in .txt"),
