@@ -1,5 +1,7 @@
 """Multi-head attention: self-attention is cross-attention to itself; masks and positions are values."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,7 +9,6 @@ from torch import Tensor, nn
 
 from modules.cache import LayerCache
 from modules.masks import Mask
-from modules.norms import RMSNorm
 from modules.positions import Rotation
 
 # On CPU torch's fused kernel has a slow backward pass in bfloat16: plain products are 2 to 4 times as fast
@@ -29,22 +30,26 @@ class MultiHeadAttention(nn.Module):
         *,
         n_heads: int,
         n_kv_heads: int | None = None,
-        qk_norm: bool = False,
+        d_head: int | None = None,
+        qk_norm: Callable[[], nn.Module] | None = None,
         bias: bool = False,
+        qkv_bias: bool | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.n_heads = n_heads
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        check_heads(d_model, n_heads, n_kv_heads)
-        self.head_size = d_model // n_heads
+        check_heads(d_model, n_heads, n_kv_heads, d_head)
+        self.head_size = d_model // n_heads if d_head is None else d_head
         self.dropout = dropout
-        self.q_proj = nn.Linear(d_model, d_model, bias=bias)
-        self.k_proj = nn.Linear(d_model, self.n_kv_heads * self.head_size, bias=bias)
-        self.v_proj = nn.Linear(d_model, self.n_kv_heads * self.head_size, bias=bias)
-        self.out_proj = nn.Linear(d_model, d_model, bias=bias)
-        self.q_norm = RMSNorm(self.head_size) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_size) if qk_norm else nn.Identity()
+        d_q, d_kv = n_heads * self.head_size, self.n_kv_heads * self.head_size
+        in_bias = bias if qkv_bias is None else qkv_bias
+        self.q_proj = nn.Linear(d_model, d_q, bias=in_bias)
+        self.k_proj = nn.Linear(d_model, d_kv, bias=in_bias)
+        self.v_proj = nn.Linear(d_model, d_kv, bias=in_bias)
+        self.out_proj = nn.Linear(d_q, d_model, bias=bias)
+        self.q_norm = nn.Identity() if qk_norm is None else qk_norm()
+        self.k_norm = nn.Identity() if qk_norm is None else qk_norm()
 
     def forward(
         self,
@@ -152,13 +157,15 @@ def _attend_by_products(
     return seen
 
 
-def check_heads(d_model: int, n_heads: int, n_kv_heads: int | None) -> None:
-    """Refuse heads that do not divide the width.
+def check_heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None = None) -> None:
+    """Refuse heads that do not divide the width, unless their own width is given.
 
     Raises:
         ValueError: with the numbers and what to change.
     """
-    if n_heads < 1 or d_model < 1 or d_model % n_heads:
+    if d_head is not None and d_head < 1:
+        raise ValueError(f"d_head is {d_head}; expected at least 1; leave it out for d_model / n_heads")
+    if n_heads < 1 or d_model < 1 or (d_head is None and d_model % n_heads):
         raise ValueError(
             f"d_model {d_model} is not divisible by n_heads {n_heads}; expected heads of equal size; "
             "choose n_heads among the divisors of d_model"

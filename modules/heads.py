@@ -7,40 +7,80 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from modules.layers import ACTIVATIONS, Activation
+
 Batch = Mapping[str, Tensor]
 
 
 class LMHead(nn.Module):
     """Scores of each word of the vocabulary, by the embedding itself: one tensor, owned by the backbone.
 
-    The embedding is held without being registered here, so that state dicts and files have it once.
+    The embedding is held without being registered here, so that state dicts and files have it once. A head
+    that is not `tied` has a table of its own.
 
     Source: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models"; Vaswani et al. 2017,
     section 3.4. The soft cap: Gemma Team 2024, "Gemma 2", section 2: cap * tanh(logits / cap).
     """
 
-    def __init__(self, embedding: nn.Embedding, *, softcap: float | None = None, bias: bool = False) -> None:
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        *,
+        softcap: float | None = None,
+        bias: bool = False,
+        tied: bool = True,
+    ) -> None:
         super().__init__()
         if softcap is not None and softcap <= 0:
             raise ValueError(f"softcap is {softcap}; expected more than 0; use 15 or 30, or leave it out")
         self.softcap = softcap
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
+        self.own_embedding = None if tied else nn.Embedding(*embedding.weight.shape)
         self._embedding = (embedding,)  # in a tuple: torch does not register it
 
     @property
     def weight(self) -> nn.Parameter:
-        """The embedding's own tensor (V, D)."""
-        return cast(nn.Parameter, self._embedding[0].weight)
+        """The tensor (V, D) that scores words: the embedding's, unless the head has its own."""
+        scoring = self._embedding[0] if self.own_embedding is None else self.own_embedding
+        return cast(nn.Parameter, scoring.weight)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """What the logits depend on: the embedding's tensor too, though its owner saves it."""
-        yield self.weight
+        if self.own_embedding is None:
+            yield self.weight
         yield from super().parameters(recurse)
 
     def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
         """Logits in float32; nothing of the batch is needed."""
         logits = nn.functional.linear(hidden, self.weight, self.bias).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class TransformedLMHead(LMHead):
+    """A dense layer, an activation and a norm before the scores of words: the head of BERT and RoBERTa.
+
+    Source: Devlin et al. 2019, "BERT", and its code (`get_masked_lm_output`).
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Embedding,
+        *,
+        activation: Activation = "gelu",
+        norm_eps: float = 1e-5,
+        softcap: float | None = None,
+        bias: bool = True,
+        tied: bool = True,
+    ) -> None:
+        super().__init__(embedding, softcap=softcap, bias=bias, tied=tied)
+        d_model = embedding.embedding_dim
+        self.dense = nn.Linear(d_model, d_model)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = nn.LayerNorm(d_model, eps=norm_eps)
+
+    def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
+        """Logits in float32; nothing of the batch is needed."""
+        return super().forward(self.norm(self.activation(self.dense(hidden))))
 
 
 class PooledClassifier(nn.Module):

@@ -15,14 +15,29 @@ from modules.masks import Mask
 from modules.norms import RMSNorm
 from modules.positions import Rotation
 
-Activation = Literal["relu", "gelu", "relu2", "swiglu"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "relu2", "swiglu", "geglu"]
 
 
 @dataclass(frozen=True)
 class LayerSpec:
     """What all layers of a transformer have in common; the defaults are today's best practice.
 
-    `d_ff` is 4 * d_model where it is not given, and for SwiGLU 8/3 of it (as many weights), rounded up to 32.
+    Args:
+        d_model: width of the hidden states.
+        n_heads: heads of queries.
+        n_kv_heads: heads of keys and values; None: as many.
+        d_head: width of one head; None: d_model / n_heads.
+        d_ff: inner width of the feed-forward network; None: 4 * d_model, and 8/3 of it, rounded up to 32, for
+            the gated ones (as many weights).
+        norm: LayerNorm or RMSNorm.
+        norm_eps: added to the variance or mean square; None: 1e-5 for LayerNorm, 1e-6 for RMSNorm.
+        norm_first: pre-norm layers; else post-norm.
+        activation: of the feed-forward network.
+        embedding_norm: a norm after the sum of embeddings and positions, as in BERT and BART.
+        qk_norm: RMSNorm on each head's queries and keys.
+        dropout: of attention weights, inner activations and the output of each sub-layer.
+        bias: biases in all linear layers and in LayerNorm.
+        qkv_bias: biases of queries, keys and values; None: as `bias`.
 
     Raises:
         ValueError: for sizes that do not fit each other.
@@ -32,16 +47,22 @@ class LayerSpec:
     _: KW_ONLY
     n_heads: int
     n_kv_heads: int | None = None
+    d_head: int | None = None
     d_ff: int | None = None
     norm: Literal["layer", "rms"] = "rms"
+    norm_eps: float | None = None
     norm_first: bool = True
+    embedding_norm: bool = False
     activation: Activation = "relu2"
     qk_norm: bool = True
     dropout: float = 0.0
     bias: bool = False
+    qkv_bias: bool | None = None
 
     def __post_init__(self) -> None:
-        check_heads(self.d_model, self.n_heads, self.n_kv_heads)
+        check_heads(self.d_model, self.n_heads, self.n_kv_heads, self.d_head)
+        if self.norm_eps is not None and not self.norm_eps > 0:
+            raise ValueError(f"norm_eps is {self.norm_eps}; expected more than 0; use 1e-6 or leave it out")
         if self.d_ff is not None and self.d_ff < 1:
             raise ValueError(f"d_ff is {self.d_ff}; expected at least 1; leave it out for 4 * d_model")
         if not 0.0 <= self.dropout < 1.0:
@@ -52,12 +73,19 @@ class LayerSpec:
         """The inner width of the feed-forward network."""
         if self.d_ff is not None:
             return self.d_ff
-        return math.ceil(self.d_model * 8 / 3 / 32) * 32 if self.activation == "swiglu" else 4 * self.d_model
+        return math.ceil(self.d_model * 8 / 3 / 32) * 32 if self.activation in _GATED else 4 * self.d_model
 
     @property
     def head_size(self) -> int:
         """The width of one head."""
-        return self.d_model // self.n_heads
+        return self.d_model // self.n_heads if self.d_head is None else self.d_head
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to a variance or mean square before it is divided by."""
+        if self.norm_eps is not None:
+            return self.norm_eps
+        return 1e-6 if self.norm == "rms" else 1e-5
 
     def build(self, *, cross: bool = False) -> "Layer":
         """A new layer, with cross-attention to a memory if `cross`."""
@@ -76,8 +104,10 @@ class LayerSpec:
             self.d_model,
             n_heads=self.n_heads,
             n_kv_heads=self.n_kv_heads,
-            qk_norm=self.qk_norm,
+            d_head=self.d_head,
+            qk_norm=self.build_qk_norm if self.qk_norm else None,
             bias=self.bias,
+            qkv_bias=self.qkv_bias,
             dropout=self.dropout,
         )
 
@@ -93,15 +123,22 @@ class LayerSpec:
 
     def build_norm(self) -> nn.Module:
         """A new norm of the width of the model."""
-        return RMSNorm(self.d_model) if self.norm == "rms" else nn.LayerNorm(self.d_model, bias=self.bias)
+        if self.norm == "rms":
+            return RMSNorm(self.d_model, eps=self.epsilon)
+        return nn.LayerNorm(self.d_model, eps=self.epsilon, bias=self.bias)
+
+    def build_qk_norm(self) -> nn.Module:
+        """A new RMSNorm of the width of one head."""
+        return RMSNorm(self.head_size, eps=1e-6 if self.norm_eps is None else self.norm_eps)
 
 
 class FeedForward(nn.Module):
     """The same small network at each position.
 
     Sources: relu: FFN(x) = max(0, x W1 + b1) W2 + b2 (Vaswani et al. 2017, section 3.3, equation 2). gelu:
-    Hendrycks and Gimpel 2016. relu2: max(0, x W1)^2 W2 (So et al. 2021, "Primer", section 3). swiglu:
-    (silu(x Wg) * x W1) W2 (Shazeer 2020, "GLU Variants Improve Transformer", equation 6).
+    Hendrycks and Gimpel 2016, section 2; gelu_tanh is its approximation. silu: Elfwing et al. 2017,
+    section 2. relu2: max(0, x W1)^2 W2 (So et al. 2021, "Primer", section 3). swiglu: (silu(x Wg) * x W1) W2,
+    geglu: (gelu_tanh(x Wg) * x W1) W2 (Shazeer 2020, "GLU Variants Improve Transformer", equation 6).
     """
 
     def __init__(
@@ -115,9 +152,9 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.up_proj = nn.Linear(d_model, d_ff, bias=bias)
-        self.gate_proj = nn.Linear(d_model, d_ff, bias=bias) if activation == "swiglu" else None
+        self.gate_proj = nn.Linear(d_model, d_ff, bias=bias) if activation in _GATED else None
         self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
-        self.activation = _ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
         self.dropout = _dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -191,11 +228,20 @@ def _relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+_GATED = ("swiglu", "geglu")
+#: By name; a gated network bends its gate with it.
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": F.silu,
     "relu2": _relu2,
     "swiglu": F.silu,
+    "geglu": _gelu_tanh,
 }
 
 

@@ -1,4 +1,4 @@
-"""Where a token stands: five schemes behind one interface, injected into the transformers.
+"""Where a token stands: six schemes behind one interface, injected into the transformers.
 
 A scheme may act at three places, each a no-op unless it is used: on the embeddings (`embed`), on queries and
 keys (`rotation`), or on the attention scores (`bias`). Positions are given, never counted, so that a packed
@@ -38,7 +38,12 @@ class Position(nn.Module):
 
     max_tokens: int | None = None
 
-    def check(self, *, d_model: int, n_heads: int) -> None:
+    @property
+    def of_decoder(self) -> "Position":
+        """The scheme of an encoder-decoder's decoder; by itself, the same one."""
+        return self
+
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse a transformer that this scheme does not fit.
 
         Raises:
@@ -86,7 +91,7 @@ class Sinusoidal(Position):
             )
         self.d_model = d_model
 
-    def check(self, *, d_model: int, n_heads: int) -> None:
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse another width than this scheme was made for."""
         _check_width(self.d_model, d_model)
 
@@ -111,7 +116,7 @@ class Learned(Position):
         self.max_tokens = max_seq_len
         self.embedding = nn.Embedding(max_seq_len, d_model)
 
-    def check(self, *, d_model: int, n_heads: int) -> None:
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse another width than this scheme was made for."""
         _check_width(self.d_model, d_model)
 
@@ -154,12 +159,12 @@ class Rotary(Position):
             raise ValueError(f"base is {base}; expected more than 1; use 10000 if in doubt")
         self.base = base
 
-    def check(self, *, d_model: int, n_heads: int) -> None:
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse an odd head size: features are turned in pairs."""
-        if (d_model // n_heads) % 2:
+        if head_size % 2:
             raise ValueError(
-                f"rotary positions turn pairs of features, but d_model {d_model} / n_heads {n_heads} = "
-                f"{d_model // n_heads} is odd; expected an even head size; change d_model or n_heads"
+                f"rotary positions turn pairs of features, but with d_model {d_model} and n_heads {n_heads} "
+                f"a head has {head_size}; expected an even head size; change d_model, n_heads or d_head"
             )
 
     def rotation(self, position_ids: Int[Tensor, "#B T"], head_size: int) -> Rotation:
@@ -185,7 +190,7 @@ class ALiBi(Position):
         self.n_heads = n_heads
         self.slopes = alibi_slopes(n_heads)
 
-    def check(self, *, d_model: int, n_heads: int) -> None:
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse another number of heads than there are slopes."""
         if n_heads != self.n_heads:
             raise ValueError(
@@ -200,6 +205,92 @@ class ALiBi(Position):
         distance = (q_position_ids[:, None, :, None] - k_position_ids[:, None, None, :]).abs()
         slopes = torch.tensor(self.slopes, device=distance.device)
         return distance * -slopes[:, None, None]
+
+
+class RelativeBias(Position):
+    """A learned number for each head and each range of distances, added to the scores; any length.
+
+    Half of the ranges hold one distance each, the others grow up to `max_distance`, and the last one holds
+    all beyond. With `both_sides`, distances to the left and to the right have ranges of their own.
+
+    Source: Raffel et al. 2020, "T5", section 2.1; the ranges as in the authors' code.
+    """
+
+    def __init__(
+        self, n_heads: int, *, n_buckets: int = 32, max_distance: int = 128, both_sides: bool = False
+    ) -> None:
+        super().__init__()
+        sides = 2 if both_sides else 1
+        if n_heads < 1 or n_buckets < 2 * sides or max_distance <= n_buckets // sides // 2:
+            raise ValueError(
+                f"n_heads {n_heads}, n_buckets {n_buckets} and max_distance {max_distance} do not fit; "
+                f"expected at least 1 head, {2 * sides} buckets and a distance beyond those with a bucket of "
+                "their own; use 32 buckets and a distance of 128"
+            )
+        self.n_heads = n_heads
+        self.n_buckets = n_buckets
+        self.max_distance = max_distance
+        self.both_sides = both_sides
+        self.bucket_embedding = nn.Embedding(n_buckets, n_heads)
+
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
+        """Refuse another number of heads than the table has columns."""
+        if n_heads != self.n_heads:
+            raise ValueError(
+                f"RelativeBias was made for {self.n_heads} heads and the layers have {n_heads}; "
+                f"expected the same number; set the position's n_heads to {n_heads}"
+            )
+
+    def bias(
+        self, q_position_ids: Int[Tensor, "#B T"], k_position_ids: Int[Tensor, "#B S"]
+    ) -> Float[Tensor, "#B H T S"]:
+        """The table's number of each head for the range that k - q falls into."""
+        buckets = self._buckets(k_position_ids[:, None, :] - q_position_ids[:, :, None])
+        numbers: Tensor = self.bucket_embedding(buckets)
+        return numbers.permute(0, 3, 1, 2)
+
+    def _buckets(self, offset: Int[Tensor, "#B T S"]) -> Int[Tensor, "#B T S"]:
+        n = self.n_buckets // 2 if self.both_sides else self.n_buckets
+        distance = offset.abs() if self.both_sides else (-offset).clamp_min(0)
+        n_exact = n // 2
+        growth = (distance.float() / n_exact).log() / math.log(self.max_distance / n_exact)
+        far = (n_exact + (growth * (n - n_exact)).long()).clamp_max(n - 1)
+        bucket = torch.where(distance < n_exact, distance, far)
+        return bucket + n * (offset > 0) if self.both_sides else bucket
+
+
+class PerSide(Position):
+    """One scheme for the encoder and another for the decoder, as in BART and T5."""
+
+    def __init__(self, encoder: Position, decoder: Position) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.max_tokens = encoder.max_tokens
+
+    @property
+    def of_decoder(self) -> Position:
+        """The decoder's own scheme."""
+        return self.decoder
+
+    def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
+        """Refuse what either scheme refuses."""
+        self.encoder.check(d_model=d_model, n_heads=n_heads, head_size=head_size)
+        self.decoder.check(d_model=d_model, n_heads=n_heads, head_size=head_size)
+
+    def embed(self, x: Float[Tensor, "B T D"], position_ids: Int[Tensor, "#B T"]) -> Float[Tensor, "B T D"]:
+        """The encoder's."""
+        return self.encoder.embed(x, position_ids)
+
+    def rotation(self, position_ids: Int[Tensor, "#B T"], head_size: int) -> Rotation | None:
+        """The encoder's."""
+        return self.encoder.rotation(position_ids, head_size)
+
+    def bias(
+        self, q_position_ids: Int[Tensor, "#B T"], k_position_ids: Int[Tensor, "#B S"]
+    ) -> Float[Tensor, "#B H T S"] | None:
+        """The encoder's."""
+        return self.encoder.bias(q_position_ids, k_position_ids)
 
 
 def alibi_slopes(n_heads: int) -> list[float]:

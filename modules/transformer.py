@@ -117,14 +117,16 @@ class Transformer(nn.Module):
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected at least {least}; give such a number")
-        position.check(d_model=layer.d_model, n_heads=layer.n_heads)
-        check_length(max_seq_len, position)
+        position.check(d_model=layer.d_model, n_heads=layer.n_heads, head_size=layer.head_size)
+        for side in (position, position.of_decoder):
+            check_length(max_seq_len, side)
         self.d_model = layer.d_model
         self.max_seq_len = max_seq_len
         self.head_size = layer.head_size
         self.embedding = nn.Embedding(vocab_size, layer.d_model)
         self.type_embedding = nn.Embedding(n_token_types, layer.d_model) if n_token_types else None
         self.position = position
+        self.embedding_norm = layer.build_norm() if layer.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(layer.dropout) if layer.dropout else nn.Identity()
 
     @property
@@ -132,17 +134,22 @@ class Transformer(nn.Module):
         """The embedding of the tokens that the hidden states predict: the one that a tied head uses."""
         return self.embedding
 
-    def _embed(self, tokens: _Tokens, embedding: nn.Embedding) -> Float[Tensor, "B T D"]:
+    def _embed(
+        self, tokens: _Tokens, embedding: nn.Embedding, position: Position, norm: nn.Module
+    ) -> Float[Tensor, "B T D"]:
         """Embeddings, positions and types; dropout on their sum (Vaswani et al. 2017, section 5.4)."""
-        x = self.position.embed(embedding(tokens.ids), tokens.position_ids)
+        x = position.embed(embedding(tokens.ids), tokens.position_ids)
         if self.type_embedding is not None and tokens.type_ids is not None:
             nothing_first = F.pad(self.type_embedding.weight, (0, 0, 1, 0))
             x = x + F.embedding(tokens.type_ids, nothing_first)
-        dropped: Tensor = self.dropout(x)
+        dropped: Tensor = self.dropout(norm(x))
         return dropped
 
-    def _rotation(self, tokens: _Tokens) -> Rotation | None:
-        return self.position.rotation(tokens.position_ids, self.head_size)
+    def _embed_input(self, tokens: _Tokens) -> Float[Tensor, "B T D"]:
+        return self._embed(tokens, self.embedding, self.position, self.embedding_norm)
+
+    def _rotation(self, tokens: _Tokens, position: Position) -> Rotation | None:
+        return position.rotation(tokens.position_ids, self.head_size)
 
 
 class _OneStack(Transformer):
@@ -174,9 +181,8 @@ class Encoder(_OneStack):
         """Hidden states of `input_ids`."""
         tokens = _Tokens.of(batch)
         mask = tokens.self_mask(self.position, causal=False)
-        hidden: Tensor = self.stack(
-            self._embed(tokens, self.embedding), mask=mask, rotation=self._rotation(tokens)
-        )
+        rotation = self._rotation(tokens, self.position)
+        hidden: Tensor = self.stack(self._embed_input(tokens), mask=mask, rotation=rotation)
         return hidden
 
 
@@ -190,7 +196,7 @@ class Decoder(_OneStack):
         """Hidden states of `input_ids`; with a cache these are the tokens after those it has seen."""
         tokens = _Tokens.of(batch, cache=cache)
         mask = tokens.self_mask(self.position, causal=True, cache=cache)
-        x, rotation = self._embed(tokens, self.embedding), self._rotation(tokens)
+        x, rotation = self._embed_input(tokens), self._rotation(tokens, self.position)
         hidden: Tensor = self.stack(x, mask=mask, rotation=rotation, cache=cache)
         return hidden
 
@@ -205,9 +211,10 @@ class Decoder(_OneStack):
 class EncoderDecoder(Transformer):
     """A decoder that also looks at an encoder's output: for text to text.
 
-    Encoder and decoder share the positions and, with `tied_embeddings`, the embedding (section 3.4 of the
-    source); without, the decoder has one of its own, for languages that have few tokens in common. So it has
-    with `target_vocab_size`: the decoder's tokens are then those of another vocabulary.
+    Encoder and decoder share the positions, unless these are `PerSide`, and, with `tied_embeddings`, the
+    embedding (section 3.4 of the source); without, the decoder has one of its own, for languages that have
+    few tokens in common. So it has with `target_vocab_size`: the decoder's tokens are then those of another
+    vocabulary.
 
     Source: Vaswani et al. 2017, section 3.1 and figure 1.
     """
@@ -228,6 +235,7 @@ class EncoderDecoder(Transformer):
         shared = tied_embeddings and target_vocab_size is None
         n_targets = vocab_size if target_vocab_size is None else target_vocab_size
         self.target_embedding = None if shared else nn.Embedding(n_targets, layer.d_model)
+        self.decoder_embedding_norm = layer.build_norm() if layer.embedding_norm else nn.Identity()
         self.encoder = Stack(layer, n_layers if n_encoder_layers is None else n_encoder_layers)
         self.decoder = Stack(layer, n_layers, cross=True)
 
@@ -240,9 +248,8 @@ class EncoderDecoder(Transformer):
         """The memory: hidden states of `input_ids`."""
         source = _Tokens.of(batch)
         mask = source.self_mask(self.position, causal=False)
-        memory: Tensor = self.encoder(
-            self._embed(source, self.embedding), mask=mask, rotation=self._rotation(source)
-        )
+        rotation = self._rotation(source, self.position)
+        memory: Tensor = self.encoder(self._embed_input(source), mask=mask, rotation=rotation)
         return memory
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
@@ -252,12 +259,13 @@ class EncoderDecoder(Transformer):
         """
         memory = self._memory(batch, cache)
         target = _Tokens.of(batch, "decoder_", cache)
+        position = self.position.of_decoder
         hidden: Tensor = self.decoder(
-            self._embed(target, self.output_embedding),
+            self._embed(target, self.output_embedding, position, self.decoder_embedding_norm),
             memory.hidden,
-            mask=target.self_mask(self.position, causal=True, cache=cache),
+            mask=target.self_mask(position, causal=True, cache=cache),
             memory_mask=_memory_mask(target, memory),
-            rotation=self._rotation(target),
+            rotation=self._rotation(target, position),
             cache=cache,
         )
         return hidden
@@ -301,6 +309,6 @@ def _memory_mask(target: _Tokens, memory: Memory) -> Mask:
 def _new_cache(
     model: Transformer, stack: Stack, batch_size: int, max_tokens: int, max_real_tokens: int | None
 ) -> KVCache:
-    check_length(max_tokens if max_real_tokens is None else max_real_tokens, model.position)
+    check_length(max_tokens if max_real_tokens is None else max_real_tokens, model.position.of_decoder)
     device = model.embedding.weight.device
     return KVCache(len(stack.layers), batch_size=batch_size, max_tokens=max_tokens, device=device)

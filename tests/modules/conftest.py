@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from modules.layers import LayerSpec
-from modules.positions import ALiBi, Learned, Position, Rotary, Sinusoidal, SinusoidalPlusLearned
+from modules.positions import (
+    ALiBi,
+    Learned,
+    Position,
+    RelativeBias,
+    Rotary,
+    Sinusoidal,
+    SinusoidalPlusLearned,
+)
 
 D_MODEL, N_HEADS, VOCAB_SIZE, MAX_SEQ_LEN = 32, 4, 50, 64
 
@@ -15,6 +23,7 @@ POSITIONS: dict[str, Callable[[], Position]] = {
     "none": Position,
     "rotary": Rotary,
     "alibi": lambda: ALiBi(N_HEADS),
+    "relative": lambda: RelativeBias(N_HEADS, n_buckets=8, max_distance=20, both_sides=True),
     "sinusoidal": lambda: Sinusoidal(D_MODEL),
     "learned": lambda: Learned(D_MODEL, max_seq_len=MAX_SEQ_LEN),
     "sinusoidal_plus_learned": lambda: SinusoidalPlusLearned(D_MODEL, max_seq_len=MAX_SEQ_LEN),

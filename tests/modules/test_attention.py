@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from modules import attention
 from modules.attention import MultiHeadAttention, attend
 from modules.cache import KVCache, LayerCache
 from modules.masks import Mask
+from modules.norms import RMSNorm
 from modules.positions import ALiBi, Rotary
 from tests import reference
 
@@ -96,12 +99,12 @@ def test_grouped_attention_equals_full_attention_with_repeated_weights(n_kv_head
 
 
 def test_self_attention_is_cross_attention_to_itself():
-    attn, x = MultiHeadAttention(32, n_heads=4, qk_norm=True), torch.randn(2, 6, 32)
+    attn, x = MultiHeadAttention(32, n_heads=4, qk_norm=partial(RMSNorm, 8)), torch.randn(2, 6, 32)
     torch.testing.assert_close(attn(x, x, mask=Mask.past()), attn(x, mask=Mask.past()))
 
 
 def test_qk_norm_makes_the_scores_blind_to_the_size_of_queries_and_keys():
-    attn, x = MultiHeadAttention(32, n_heads=4, qk_norm=True), torch.randn(2, 6, 32)
+    attn, x = MultiHeadAttention(32, n_heads=4, qk_norm=partial(RMSNorm, 8)), torch.randn(2, 6, 32)
     before = attn(x, mask=Mask())
     with torch.no_grad():
         attn.q_proj.weight *= 100
@@ -111,7 +114,10 @@ def test_qk_norm_makes_the_scores_blind_to_the_size_of_queries_and_keys():
 
 @pytest.mark.parametrize("name", sorted(masks()))
 def test_the_weights_shown_are_the_weights_used(name):
-    attn, x = MultiHeadAttention(32, n_heads=4, n_kv_heads=2, qk_norm=True), torch.randn(2, 6, 32)
+    attn, x = (
+        MultiHeadAttention(32, n_heads=4, n_kv_heads=2, qk_norm=partial(RMSNorm, 8)),
+        torch.randn(2, 6, 32),
+    )
     rotation, mask = Rotary().rotation(torch.arange(6)[None], 8), masks()[name]
     weights = attn.attention_weights(x, mask=mask, rotation=rotation)
     values = attn.v_proj(x).unflatten(-1, (2, 8)).transpose(1, 2).repeat_interleave(2, dim=1)

@@ -72,12 +72,21 @@ def test_learned_positions_refuse_a_text_longer_than_their_table():
         (lambda: Rotary(base=0.5), "base is 0.5; expected more than 1"),
         (lambda: ALiBi(0), "n_heads is 0; expected at least 1"),
         (
-            lambda: Rotary().check(d_model=12, n_heads=4),
-            "12 / n_heads 4 = 3 is odd; expected an even head size",
+            lambda: Rotary().check(d_model=12, n_heads=4, head_size=3),
+            "d_model 12 and n_heads 4 a head has 3; expected an even head size",
         ),
-        (lambda: ALiBi(4).check(d_model=32, n_heads=8), "made for 4 heads and the layers have 8"),
-        (lambda: Sinusoidal(16).check(d_model=32, n_heads=4), "width 16 meet a transformer of d_model 32"),
-        (lambda: Learned(16, max_seq_len=8).check(d_model=32, n_heads=4), "width 16 meet a transformer"),
+        (
+            lambda: ALiBi(4).check(d_model=32, n_heads=8, head_size=4),
+            "made for 4 heads and the layers have 8",
+        ),
+        (
+            lambda: Sinusoidal(16).check(d_model=32, n_heads=4, head_size=8),
+            "width 16 meet a transformer of d_model 32",
+        ),
+        (
+            lambda: Learned(16, max_seq_len=8).check(d_model=32, n_heads=4, head_size=8),
+            "width 16 meet a transformer",
+        ),
     ],
 )
 def test_a_position_scheme_that_does_not_fit_is_refused_with_the_numbers(make, text):

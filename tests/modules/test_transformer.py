@@ -436,7 +436,7 @@ def test_the_same_weights_and_batch_give_the_same_bits(build, ids):
             "65 tokens do not fit Learned positions",
         ),
         ({"position": ALiBi(8)}, "ALiBi was made for 8 heads and the layers have 4"),
-        ({"layer": LayerSpec(36, n_heads=4)}, "d_model 36 / n_heads 4 = 9 is odd"),
+        ({"layer": LayerSpec(36, n_heads=4)}, "d_model 36 and n_heads 4 a head has 9; expected an even"),
     ],
 )
 def test_an_impossible_transformer_is_refused_with_the_numbers(build, changes, text):
