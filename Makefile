@@ -10,7 +10,7 @@ PIPELINE := $(BIN)/python -m pipeline --typed
 
 # What a user types as a variable reaches Python through the environment, letter for letter: nothing is expanded.
 # pipeline/variables.py says what each stands for.
-VARIABLES := ARGS ALIAS BUNDLE DATA INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS
+VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
 $(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
 export TYPED := $(sort $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 
@@ -38,6 +38,7 @@ help: ## This help
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
 	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
+	@echo "           TO=folder  FORMAT=llama (what export writes)"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
 	@echo "           to fine-tune: classify, qa, translate, summarize, chat: make finetune-qa"
@@ -93,6 +94,10 @@ compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, bes
 .PHONY: lineage
 lineage: $(VENV)/.installed ## Follow a model back to its files, code and seed: MODEL=run
 	@$(PIPELINE) lineage
+
+.PHONY: export
+export: $(VENV)/.installed ## Write a bundle as a Hugging Face folder: BUNDLE=run TO=folder
+	@$(PIPELINE) export
 
 .PHONY: reproduce
 reproduce: $(VENV)/.installed ## Run a run again and compare to the last digit: RUN=run

@@ -84,6 +84,7 @@ class Root:
     runs: list[str] | None = None
     input: str | None = None
     output: str | None = None
+    format: str | None = None
     run: str | None = None
     model_name: str | None = None
     alias: str = "challenger"

@@ -71,6 +71,10 @@ class BundleError(PipelineError):
     """A trained thing is missing, unfinished, or does not fit its use."""
 
 
+class InteropError(PipelineError):
+    """A model of another library cannot be read, or ours cannot be written in its form."""
+
+
 class TrackingError(PipelineError):
     """The MLflow store cannot be used."""
 

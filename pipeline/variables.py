@@ -50,6 +50,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "MODEL": ("bundle", typed),
     "INPUT": ("input", typed),
     "OUTPUT": ("output", typed),
+    "TO": ("output", typed),
+    "FORMAT": ("format", typed),
     "RUN": ("run", typed),
     "ALIAS": ("alias", typed),
     "RESUME": ("resume", _switch),

@@ -33,7 +33,14 @@ from pipeline.trainer import TrainerOptions
 from tests.commands import ROOT, dry_run, pipeline_words
 from tests.waiting import wait_until
 
-DOCUMENTS = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/finetuning.md", "docs/sweeps.md")
+DOCUMENTS = (
+    "README.md",
+    "README.zh-CN.md",
+    "CONTRIBUTING.md",
+    "docs/finetuning.md",
+    "docs/sweeps.md",
+    "docs/export.md",
+)
 READMES = DOCUMENTS[:2]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 

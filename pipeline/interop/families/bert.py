@@ -1,0 +1,111 @@
+"""BERT and RoBERTa: encoders with LayerNorm after each block, learned positions and types of tokens."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pipeline.interop.operations import FoldOffset, FoldTypeZero
+from pipeline.interop.table import Entry, Family, Key, Ours, Rule, Theirs, linear, same
+
+_LAYER = "backbone.layer."
+_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
+
+
+class Bert(Family):
+    """Devlin et al. 2019, "BERT"; MiniLM has the same shape."""
+
+    model_type: ClassVar[str] = "bert"
+    architecture: ClassVar[str] = "BertForMaskedLM"
+    backbone: ClassVar[str] = "Encoder"
+    #: Before the names of the encoder's tensors, and those of the head.
+    prefix: ClassVar[str] = "bert."
+    dense: ClassVar[str] = "cls.predictions.transform.dense"
+    norm: ClassVar[str] = "cls.predictions.transform.LayerNorm"
+    bias: ClassVar[str] = "cls.predictions.bias"
+    decoder: ClassVar[str] = "cls.predictions.decoder"
+    #: Rows of their table of positions that no token uses.
+    offset: ClassVar[int] = 0
+
+    def keys(self) -> list[Entry]:
+        """Sizes and activation."""
+        return [
+            Key("vocab_size", "vocab_size"),
+            Key("hidden_size", _LAYER + "d_model"),
+            Key("intermediate_size", _LAYER + "d_ff"),
+            Key("num_hidden_layers", "backbone.n_layers"),
+            Key("num_attention_heads", _LAYER + "n_heads"),
+            Key("layer_norm_eps", _LAYER + "norm_eps"),
+            Key("layer_norm_eps", "head.norm_eps"),
+            Key("hidden_size", "backbone.position.d_model"),
+            Key("max_position_embeddings", "backbone.max_seq_len", offset=self.offset),
+            Key("max_position_embeddings", "backbone.position.max_seq_len", offset=self.offset),
+            Key("type_vocab_size", "backbone.n_token_types", offset=1),
+            Key("hidden_act", _LAYER + "activation", _ACTIVATIONS),
+            Key("hidden_act", "head.activation", _ACTIVATIONS),
+            Key("tie_word_embeddings", "head.tied"),
+            Theirs("is_decoder", False),
+            Theirs("add_cross_attention", False),
+            Ours("backbone.position._target_", "modules.positions.Learned"),
+            Ours("backbone.layer._target_", "modules.layers.LayerSpec"),
+            Ours(_LAYER + "norm", "layer"),
+            Ours(_LAYER + "norm_first", False),
+            Ours(_LAYER + "embedding_norm", True),
+            Ours(_LAYER + "bias", True),
+            Ours(_LAYER + "qkv_bias", True),
+            Ours(_LAYER + "qk_norm", False),
+            Ours("head._target_", "modules.heads.TransformedLMHead"),
+            Ours("head.softcap", None),
+            Ours("head.bias", True),
+        ]
+
+    def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
+        """All tensors."""
+        table = f"{self.prefix}embeddings."
+        types = ["backbone.type_embedding.weight"] if ours["backbone.n_token_types"] else []
+        rules = [
+            same("backbone.embedding.weight", f"{table}word_embeddings.weight"),
+            Rule(
+                ("backbone.position.embedding.weight", *types),
+                (f"{table}position_embeddings.weight", f"{table}token_type_embeddings.weight"),
+                [FoldOffset(self.offset), FoldTypeZero()],
+            ),
+            *linear("backbone.embedding_norm", f"{table}LayerNorm"),
+            *linear("head.dense", self.dense),
+            *linear("head.norm", self.norm),
+            same("head.bias", self.bias),
+        ]
+        if not ours["head.tied"]:
+            rules.append(same("head.own_embedding.weight", f"{self.decoder}.weight"))
+        for i in range(ours["backbone.n_layers"]):
+            rules += self._layer(f"backbone.stack.layers.{i}.", f"{self.prefix}encoder.layer.{i}.")
+        return rules
+
+    def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
+        """The tied head, its bias under a second name, and the numbers of positions that old files hold."""
+        names = (f"{self.decoder}.bias", f"{self.prefix}embeddings.position_ids")
+        return (*names, *([f"{self.decoder}.weight"] if ours["head.tied"] else []))
+
+    def _layer(self, mine: str, theirs: str) -> list[Rule]:
+        pairs = {
+            "self_attn.q_proj": "attention.self.query",
+            "self_attn.k_proj": "attention.self.key",
+            "self_attn.v_proj": "attention.self.value",
+            "self_attn.out_proj": "attention.output.dense",
+            "self_attn_norm": "attention.output.LayerNorm",
+            "ffn.up_proj": "intermediate.dense",
+            "ffn.down_proj": "output.dense",
+            "ffn_norm": "output.LayerNorm",
+        }
+        return [rule for a, b in pairs.items() for rule in linear(mine + a, theirs + b)]
+
+
+class Roberta(Bert):
+    """Liu et al. 2019, "RoBERTa": as BERT; positions begin at row 2, and there is one type of tokens."""
+
+    model_type: ClassVar[str] = "roberta"
+    architecture: ClassVar[str] = "RobertaForMaskedLM"
+    prefix: ClassVar[str] = "roberta."
+    dense: ClassVar[str] = "lm_head.dense"
+    norm: ClassVar[str] = "lm_head.layer_norm"
+    bias: ClassVar[str] = "lm_head.bias"
+    decoder: ClassVar[str] = "lm_head.decoder"
+    offset: ClassVar[int] = 2

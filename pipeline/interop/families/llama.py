@@ -1,0 +1,135 @@
+"""Llama, Qwen2 and Qwen3: decoders with RMSNorm first, rotary positions and a gated network.
+
+With `relu2` our network is theirs with the activation `relu` and gate = up, which no Llama-like class has of
+its own: the matrix is written twice.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pipeline.interop.operations import FoldEqual
+from pipeline.interop.table import Entry, Family, Key, Ours, Rule, Theirs, linear, same
+
+_LAYER = "backbone.layer."
+
+
+class _LlamaLike(Family):
+    backbone: ClassVar[str] = "Decoder"
+
+    def keys(self) -> list[Entry]:
+        """Sizes, activation, and what the three have in common."""
+        return [
+            Key("vocab_size", "vocab_size"),
+            Key("hidden_size", _LAYER + "d_model"),
+            Key("intermediate_size", _LAYER + "d_ff"),
+            Key("num_hidden_layers", "backbone.n_layers"),
+            Key("num_attention_heads", _LAYER + "n_heads"),
+            Key("num_key_value_heads", _LAYER + "n_kv_heads"),
+            Key("head_dim", _LAYER + "d_head"),
+            Key("max_position_embeddings", "backbone.max_seq_len"),
+            Key("rms_norm_eps", _LAYER + "norm_eps"),
+            Key("rope_parameters.rope_theta", "backbone.position.base"),
+            Theirs("rope_parameters.rope_type", "default"),
+            Key("tie_word_embeddings", "head.tied"),
+            Key(
+                "hidden_act",
+                _LAYER + "activation",
+                {"silu": "swiglu", "relu": "relu2", "gelu_pytorch_tanh": "geglu"},
+            ),
+            Ours("backbone.position._target_", "modules.positions.Rotary"),
+            Ours("backbone.layer._target_", "modules.layers.LayerSpec"),
+            Ours(_LAYER + "norm", "rms"),
+            Ours(_LAYER + "norm_first", True),
+            Ours(_LAYER + "embedding_norm", False),
+            Ours(_LAYER + "bias", False),
+            Ours("backbone.n_token_types", 0),
+            Ours("head._target_", "modules.heads.LMHead"),
+            Ours("head.softcap", None),
+            Ours("head.bias", False),
+        ]
+
+    def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
+        """All tensors."""
+        rules = [
+            same("backbone.embedding.weight", "model.embed_tokens.weight"),
+            same("backbone.stack.norm.weight", "model.norm.weight"),
+        ]
+        if not ours["head.tied"]:
+            rules.append(same("head.own_embedding.weight", "lm_head.weight"))
+        for i in range(ours["backbone.n_layers"]):
+            rules += self._layer(f"backbone.stack.layers.{i}.", f"model.layers.{i}.", ours)
+        return rules
+
+    def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
+        """The tied head."""
+        return ("lm_head.weight",) if ours["head.tied"] else ()
+
+    def _layer(self, mine: str, theirs: str, ours: Mapping[str, Any]) -> list[Rule]:
+        attention, network = f"{theirs}self_attn.", f"{theirs}mlp."
+        rules = [
+            same(f"{mine}self_attn_norm.weight", f"{theirs}input_layernorm.weight"),
+            same(f"{mine}ffn_norm.weight", f"{theirs}post_attention_layernorm.weight"),
+            same(f"{mine}self_attn.out_proj.weight", f"{attention}o_proj.weight"),
+            same(f"{mine}ffn.down_proj.weight", f"{network}down_proj.weight"),
+        ]
+        for name in ("q_proj", "k_proj", "v_proj"):
+            rules += linear(f"{mine}self_attn.{name}", attention + name, bias=ours[_LAYER + "qkv_bias"])
+        if ours[_LAYER + "qk_norm"]:
+            rules += [
+                same(f"{mine}self_attn.{name}.weight", f"{attention}{name}.weight")
+                for name in ("q_norm", "k_norm")
+            ]
+        gate, up = f"{network}gate_proj.weight", f"{network}up_proj.weight"
+        if ours[_LAYER + "activation"] == "relu2":
+            return [*rules, Rule((f"{mine}ffn.up_proj.weight",), (gate, up), [FoldEqual()])]
+        return [*rules, same(f"{mine}ffn.gate_proj.weight", gate), same(f"{mine}ffn.up_proj.weight", up)]
+
+
+class Llama(_LlamaLike):
+    """Touvron et al. 2023, "LLaMA"; SmolLM2 has the same shape."""
+
+    model_type: ClassVar[str] = "llama"
+    architecture: ClassVar[str] = "LlamaForCausalLM"
+
+    def keys(self) -> list[Entry]:
+        """No QK-norm, no biases."""
+        return [
+            *super().keys(),
+            Ours(_LAYER + "qk_norm", False),
+            Ours(_LAYER + "qkv_bias", False),
+            Theirs("attention_bias", False),
+            Theirs("mlp_bias", False),
+        ]
+
+
+class Qwen2(_LlamaLike):
+    """Yang et al. 2024, "Qwen2 Technical Report": biases of queries, keys and values."""
+
+    model_type: ClassVar[str] = "qwen2"
+    architecture: ClassVar[str] = "Qwen2ForCausalLM"
+
+    def keys(self) -> list[Entry]:
+        """Biases of queries, keys and values; no QK-norm."""
+        return [
+            *super().keys(),
+            Ours(_LAYER + "qk_norm", False),
+            Ours(_LAYER + "qkv_bias", True),
+            Theirs("use_sliding_window", False),
+        ]
+
+
+class Qwen3(_LlamaLike):
+    """Yang et al. 2025, "Qwen3 Technical Report": QK-norm, no biases. Our default decoder is one."""
+
+    model_type: ClassVar[str] = "qwen3"
+    architecture: ClassVar[str] = "Qwen3ForCausalLM"
+
+    def keys(self) -> list[Entry]:
+        """QK-norm; no biases."""
+        return [
+            *super().keys(),
+            Ours(_LAYER + "qk_norm", True),
+            Ours(_LAYER + "qkv_bias", False),
+            Theirs("attention_bias", False),
+            Theirs("use_sliding_window", False),
+        ]

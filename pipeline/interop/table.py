@@ -1,0 +1,263 @@
+"""A family of Hugging Face models as two tables, of configuration keys and of weights, each read both ways.
+
+Names of ours are those of a bundle: dotted keys of `model.json` (with all defaults, and sizes that follow
+from others written out), and names of the state dict. Names of theirs are those of `config.json` and of
+their state dict. The tables are functions of our configuration, since a weight may be there or not.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pipeline.errors import InteropError
+from pipeline.interop.operations import Operation
+
+Values = dict[str, Any]
+State = dict[str, Tensor]
+
+#: Keys of ours that change nothing of what a trained model computes.
+WITHOUT_EFFECT = ("init", "backbone.layer.dropout", "head.dropout", "backbone.max_seq_len")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A value that stands in both configurations.
+
+    Args:
+        theirs: its name there; of several the first is read and all are written.
+        ours: its name here.
+        values: a table (theirs -> ours), where the same thing has two names.
+        offset: theirs less ours, of a number.
+    """
+
+    theirs: str | tuple[str, ...]
+    ours: str
+    values: Mapping[Any, Any] | None = None
+    offset: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of theirs."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A value that our configuration must have, or one of `also`; theirs has no key for it."""
+
+    key: str
+    value: Any
+    also: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A value that their configuration must have; ours has no key for it."""
+
+    key: str
+    value: Any
+
+
+Entry = Key | Ours | Theirs
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Some tensors of ours and the same of theirs, and the steps from theirs to ours."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    steps: Sequence[Operation] = field(default_factory=tuple)
+
+    def forward(self, theirs: Mapping[str, Tensor]) -> State:
+        """Our tensors, of theirs."""
+        tensors = [theirs[name] for name in self.theirs]
+        for step in self.steps:
+            tensors = step.forward(tensors)
+        return dict(zip(self.ours, tensors, strict=True))
+
+    def backward(self, ours: Mapping[str, Tensor]) -> State:
+        """Their tensors, of ours."""
+        tensors = [ours[name] for name in self.ours]
+        for step in reversed(self.steps):
+            tensors = step.backward(tensors)
+        return dict(zip(self.theirs, tensors, strict=True))
+
+
+def same(ours: str, theirs: str, *steps: Operation) -> Rule:
+    """A rule for one tensor."""
+    return Rule((ours,), (theirs,), steps)
+
+
+def linear(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
+    """The weight of a linear layer or norm, and its bias where there is one."""
+    return [same(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", *(["bias"] if bias else []))]
+
+
+class Family(ABC):
+    """Models of one `model_type`.
+
+    Class attributes:
+        model_type: as `config.json` has it.
+        architecture: the class of `transformers` that a whole model of the family is.
+        backbone: our class, by name.
+    """
+
+    model_type: ClassVar[str]
+    architecture: ClassVar[str]
+    backbone: ClassVar[str]
+
+    @abstractmethod
+    def keys(self) -> list[Entry]:
+        """The table of the configuration."""
+
+    @abstractmethod
+    def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
+        """The table of the weights, of a model with this configuration (dotted keys of ours)."""
+
+    def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
+        """Tensors that their files may have and that follow from others, such as those that are tied."""
+        return ()
+
+    def to_ours(self, theirs: Mapping[str, Any]) -> Values:
+        """Our configuration, as dotted keys.
+
+        Raises:
+            InteropError: theirs has a value that our classes cannot express.
+        """
+        ours: Values = {"backbone._target_": f"modules.transformer.{self.backbone}", "init": "default"}
+        for entry in self.keys():
+            match entry:
+                case Ours():
+                    ours[entry.key] = entry.value
+                case Theirs():
+                    _check(entry.key, _get(theirs, entry.key), [entry.value], self.model_type)
+                case Key():
+                    value = _get(theirs, entry.names[0])
+                    if entry.values is not None:
+                        _check(entry.names[0], value, list(entry.values), self.model_type)
+                        value = entry.values[value]
+                    ours[entry.ours] = value - entry.offset if entry.offset else value
+        return ours
+
+    def to_theirs(self, ours: Mapping[str, Any]) -> Values:
+        """Their configuration, as nested containers.
+
+        Raises:
+            InteropError: ours has values that the family cannot express.
+        """
+        if problems := self.problems(ours):
+            found = ", ".join(f"model.{key}={ours.get(key)}" for key in problems)
+            needed = ", ".join(f"model.{key}={value}" for key, value in problems.items())
+            raise InteropError(
+                f"{self.architecture} cannot express {found}",
+                needed,
+                "train a model with these options, or choose another FORMAT",
+            )
+        theirs: Values = {"model_type": self.model_type, "architectures": [self.architecture]}
+        for entry in self.keys():
+            if isinstance(entry, Theirs):
+                _set(theirs, entry.key, entry.value)
+            elif isinstance(entry, Key):
+                value: Any = ours.get(entry.ours)
+                if entry.values is not None:
+                    value = next(name for name, known in entry.values.items() if known == value)
+                for name in entry.names:
+                    _set(theirs, name, value + entry.offset if entry.offset else value)
+        return theirs
+
+    def problems(self, ours: Mapping[str, Any]) -> dict[str, str]:
+        """Key of ours -> what the family needs there, of each value that it cannot express."""
+        allowed: dict[str, list[Any] | None] = {
+            "backbone._target_": [f"modules.transformer.{self.backbone}"],
+            **dict.fromkeys(WITHOUT_EFFECT),
+        }
+        for entry in self.keys():
+            if isinstance(entry, Ours):
+                allowed[entry.key] = [entry.value, *entry.also]
+            elif isinstance(entry, Key):
+                allowed[entry.ours] = None if entry.values is None else list(entry.values.values())
+        found: dict[str, str] = {}
+        for key in sorted(
+            {*allowed, *ours}, key=lambda key: (key.count("."), not key.endswith("_target_"), key)
+        ):
+            fitting = allowed.get(key, _defaults(ours, key))
+            if fitting is not None and ours.get(key) not in fitting and not _is_below(key, found):
+                found[key] = " or ".join(map(str, dict.fromkeys(fitting)))
+        return found
+
+    def weights_to_ours(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> State:
+        """Our state dict, of theirs: each tensor used exactly once.
+
+        Raises:
+            InteropError: tensors are missing or left over.
+        """
+        rules = self.rules(ours)
+        _check_names(theirs, [name for rule in rules for name in rule.theirs], self.derived(ours))
+        return {name: tensor for rule in rules for name, tensor in rule.forward(theirs).items()}
+
+    def weights_to_theirs(self, state: Mapping[str, Tensor], ours: Mapping[str, Any]) -> State:
+        """Their state dict, of ours: each tensor used exactly once.
+
+        Raises:
+            InteropError: tensors are missing or left over.
+        """
+        rules = self.rules(ours)
+        _check_names(state, [name for rule in rules for name in rule.ours], ())
+        written = {name: tensor for rule in rules for name, tensor in rule.backward(state).items()}
+        return {name: tensor.contiguous() for name, tensor in written.items()}
+
+
+def _is_below(key: str, found: Iterable[str]) -> bool:
+    """Whether the key is an option of a class that is not the right one."""
+    classes = [name.removesuffix("_target_") for name in found if name.endswith("_target_")]
+    return any(key.startswith(prefix) for prefix in classes)
+
+
+def _defaults(ours: Mapping[str, Any], key: str) -> list[Any]:
+    """What a key may be of which a family says nothing: what follows from other keys, or nothing."""
+    name = key.removeprefix("backbone.layer.")
+    if name == "d_head":
+        return [ours["backbone.layer.d_model"] // ours["backbone.layer.n_heads"]]
+    if name == "n_kv_heads":
+        return [ours["backbone.layer.n_heads"]]
+    return [None, False, 0]
+
+
+def _check(key: str, value: Any, allowed: Sequence[Any], family: str) -> None:
+    if value not in allowed:
+        raise InteropError(
+            f"config.json: {key} is {value!r}, which is not supported for {family}",
+            " or ".join(map(repr, allowed)),
+            "choose another model of the family",
+        )
+
+
+def _check_names(given: Iterable[str], expected: Sequence[str], derived: Iterable[str]) -> None:
+    present = set(given) - set(derived)
+    missing, surplus = sorted(set(expected) - present), sorted(present - set(expected))
+    if missing or surplus:
+        parts = [f"missing: {', '.join(missing)}"] if missing else []
+        parts += [f"not used: {', '.join(surplus)}"] if surplus else []
+        raise InteropError(
+            f"the weights do not fit the configuration ({'; '.join(parts)})",
+            "each tensor used exactly once",
+            "check that config.json and the weights belong together",
+        )
+
+
+def _get(nested: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = nested
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _set(nested: Values, dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for part in path:
+        nested = nested.setdefault(part, {})
+    nested[last] = value

@@ -1,0 +1,69 @@
+"""Our tokenizer as the files that `transformers` reads: the same ids, its special tokens, the chat's form."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datamodules.tokenizer import Tokenizer
+from pipeline.output import write_whole
+
+#: What each special token of ours is called there.
+_ROLES = {
+    "pad_token": "<pad>",
+    "bos_token": "<bos>",
+    "eos_token": "<eos>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+    "sep_token": "<sep>",
+    "cls_token": "<cls>",
+}
+
+#: A dialogue as `pipeline.tasks.turns` lays it out: `<bos><user>text<assistant>reply<eos><user>...`.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bool], chat: bool) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`.
+
+    Args:
+        tokenizer: of the bundle.
+        folder: it must be there.
+        frame: whether a text is read after `<bos>`, and whether before `<eos>`, as in training.
+        chat: whether the model replies in dialogues.
+    """
+    engine: dict[str, Any] = json.loads(tokenizer.to_json())
+    engine["post_processor"] = _template(tokenizer, *frame)
+    write_whole(folder / "tokenizer.json", json.dumps(engine, ensure_ascii=False, indent=2))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **_ROLES,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    if chat:
+        settings["chat_template"] = CHAT_TEMPLATE
+    write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2))
+
+
+def _template(tokenizer: Tokenizer, begin: bool, end: bool) -> dict[str, Any]:
+    """A post-processor of the `tokenizers` library that puts a text between its ends."""
+    single: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
+    used = {}
+    if begin:
+        single.insert(0, {"SpecialToken": {"id": "<bos>", "type_id": 0}})
+        used["<bos>"] = tokenizer.bos_id
+    if end:
+        single.append({"SpecialToken": {"id": "<eos>", "type_id": 0}})
+        used["<eos>"] = tokenizer.eos_id
+    second = [{"Sequence": {"id": "B", "type_id": 0}}]
+    special = {name: {"id": name, "ids": [number], "tokens": [name]} for name, number in used.items()}
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, *second],
+        "special_tokens": special,
+    }

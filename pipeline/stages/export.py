@@ -1,0 +1,32 @@
+"""Write a bundle as a folder that Hugging Face's `transformers` loads without code of ours."""
+
+from pathlib import Path
+
+from pipeline import registry, report
+from pipeline.bundle import load_bundle
+from pipeline.interop.export import export_bundle
+from pipeline.plain import Config
+from pipeline.stages.result import StageResult
+
+#: Where exports go that are given no folder.
+EXPORTS = Path("exports")
+
+
+def export(config: Config) -> StageResult:
+    """Export the bundle that is named, and say how it was proved equal.
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged.
+        InteropError: no class can express it, the folder exists, or what was loaded differs.
+    """
+    source = registry.find_trained(config.bundle, Path(config.runs_dir))
+    bundle = load_bundle(source)
+    folder = Path(config.output) if config.output else EXPORTS / bundle.provenance["run"]
+    report.say("Bundle", report.short(source))
+    exported = export_bundle(bundle, folder, config.format)
+    report.say(
+        "Export",
+        f"{report.short(folder)}: {exported.architecture}, loaded in a fresh process: the same tokens, and "
+        f"equal logits (relative error {exported.error:.0e})",
+    )
+    return StageResult(stage="export", bundle=str(source), output=[str(folder)])
