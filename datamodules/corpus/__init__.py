@@ -5,6 +5,18 @@ from datamodules.corpus.files import Files, Mirror
 from datamodules.corpus.hub import Hub
 from datamodules.corpus.inputs import read_rows
 from datamodules.corpus.mixture import Mixture
-from datamodules.corpus.rows import Corpus, Row, texts
+from datamodules.corpus.rows import Corpus, Row, numbers_of, texts
 
-__all__ = ["TEXT_ONLY", "Columns", "Corpus", "Files", "Hub", "Mirror", "Mixture", "Row", "read_rows", "texts"]
+__all__ = [
+    "TEXT_ONLY",
+    "Columns",
+    "Corpus",
+    "Files",
+    "Hub",
+    "Mirror",
+    "Mixture",
+    "Row",
+    "numbers_of",
+    "read_rows",
+    "texts",
+]

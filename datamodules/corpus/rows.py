@@ -77,6 +77,12 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
         yield from batch[TEXT]
 
 
+def numbers_of(rows: Rows) -> list[int]:
+    """The number, from 1, that each row has in what it was read from, whatever was held out of that."""
+    indices = getattr(rows, "_indices", None)  # the library has no public name for it
+    return [number + 1 for number in (range(len(rows)) if indices is None else indices.column(0).to_pylist())]
+
+
 def fingerprint_of(**parts: Any) -> str:
     """Hash plain values; equal values give equal fingerprints, in any order of the keys."""
     canonical = json.dumps({"version": _VERSION, **parts}, sort_keys=True, ensure_ascii=True)

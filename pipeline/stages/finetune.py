@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from datamodules.cache import cache_key
-from datamodules.corpus import Corpus
+from datamodules.corpus import Corpus, numbers_of
 from datamodules.corpus.held_out import with_repeated
 from datamodules.datamodule import FinetuneDataModule
 from datamodules.features import Features
@@ -53,7 +53,7 @@ from pipeline.start import (
     with_trainer,
 )
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import FinetuneTask, Row
+from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, check_device, device_of
 from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
@@ -187,7 +187,7 @@ def _prepare(config: Config, labelled: Labelled, start: Bundle | None, tracked: 
     )
 
 
-def labelled_rows(corpus: Corpus) -> dict[str, list[Row]]:
+def labelled_rows(corpus: Corpus) -> dict[str, SplitRows]:
     """The rows of each split, in memory: train, validation and, where there is one, test.
 
     Raises:
@@ -198,7 +198,7 @@ def labelled_rows(corpus: Corpus) -> dict[str, list[Row]]:
             f"{corpus.name} is streamed", "labelled rows that fit in memory", "set data.streaming=false"
         )
     splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    return {split: list(rows) for split, rows in splits.items() if rows is not None}
+    return {split: SplitRows(rows, numbers_of(rows)) for split, rows in splits.items() if rows is not None}
 
 
 def _build_model(

@@ -15,7 +15,7 @@ from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from modules.transformer import Decoder, Transformer
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import Feature, Prediction, Row, Score
+from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
 from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
 from pipeline.tasks.turns import Stream, Turn, turns_of
 from pipeline.tasks.writing import (
@@ -63,7 +63,7 @@ class Dialogue(WritingTask):
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse dialogues without a reply or with an empty one."""
         for number, row in enumerate(rows):
-            where = f"row {number + 1} of {split}"
+            where = f"row {number_of(rows, number)} of {split}"
             replies = [turn.text for turn in turns_of(row, where) if turn.role == "assistant"]
             if not replies or not all(map(str.strip, replies)):
                 raise DataError(

@@ -6,7 +6,7 @@ no files, no optimizer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,6 +26,25 @@ if TYPE_CHECKING:
     from modules.lit_module import Objective
 
 Row = Mapping[str, Any]
+
+
+class SplitRows(list[Any]):
+    """The rows of a split, or something of each, with the numbers that rows have in their file, from 1."""
+
+    def __init__(self, rows: Iterable[Any], numbers: Sequence[int]) -> None:
+        super().__init__(rows)
+        self.numbers = numbers
+
+
+def number_of(rows: Sequence[Any], place: int) -> int:
+    """The number of a row for people: that of the file, where it is known."""
+    return rows.numbers[place] if isinstance(rows, SplitRows) else place + 1
+
+
+def each_of_rows(rows: Sequence[Row], column: str) -> Sequence[Any]:
+    """What each row has in a column, with the same numbers."""
+    return SplitRows((row.get(column) for row in rows), [number_of(rows, i) for i in range(len(rows))])
+
 
 #: An example as a model reads it: unpadded integers by name. `input_ids` is always there.
 Feature = dict[str, npt.NDArray[np.int64]]

@@ -16,7 +16,7 @@ from modules.beam import BeamOptions, beam_search
 from modules.model import Model
 from modules.transformer import Decoder, EncoderDecoder, Transformer
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import Feature, Prediction, Row
+from pipeline.tasks.finetuning import Feature, Prediction, Row, number_of
 from pipeline.tasks.layouts import layout_of
 from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids
 
@@ -61,7 +61,7 @@ class TextToText(WritingTask):
         """Refuse rows whose source or target is not text or is empty."""
         (source,), (target,) = self.inputs, self.truths
         for number, row in enumerate(rows):
-            where = f"row {number + 1} of {split}"
+            where = f"row {number_of(rows, number)} of {split}"
             check_text(row.get(source), f"{where}: {source}")
             for truth in self.truth_values(row.get(target)):
                 check_text(truth, f"{where}: {target}")

@@ -11,7 +11,7 @@ from datamodules.corpus import Columns
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
-from pipeline.tasks.finetuning import Prediction, Row, Score
+from pipeline.tasks.finetuning import Prediction, Row, Score, number_of
 from pipeline.tasks.scripts import BleuTokenizer, bleu_tokenizer
 from pipeline.tasks.text_scores import bleu_of, chrf, corpus_score, row_chrf, signature
 from pipeline.tasks.text_to_text import TextToText, check_text
@@ -54,14 +54,14 @@ class Translation(TextToText):
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse empty sources and targets; a target language of some rows alone, or of no training row."""
         super().check(rows, split)
-        self.check_languages(rows, lambda number: f"row {number + 1} of {split}")
+        self.check_languages(rows, lambda number: f"row {number_of(rows, number)} of {split}")
         for number, row in enumerate(rows):
             name = row.get("target_language")
             if name is not None:
-                check_text(name, f"row {number + 1} of {split}: target_language")
+                check_text(name, f"row {number_of(rows, number)} of {split}: target_language")
             if (name is None) != (rows[0].get("target_language") is None):
                 raise DataError(
-                    f"row {number + 1} of {split}: target_language is {name!r}",
+                    f"row {number_of(rows, number)} of {split}: target_language is {name!r}",
                     f"a language in all rows or in none, as row 1 has {'none' if name else 'one'}",
                     "add it, or leave the column out",
                 )

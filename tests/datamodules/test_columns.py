@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpus import Columns, Corpus, Files, Hub, Mirror
+from datamodules.corpus.rows import numbers_of
 from datamodules.errors import DataError
 
 LABELLED = Columns(("text", "label"), ("text_pair",))
@@ -220,6 +221,14 @@ def test_dialogues_of_both_forms_may_be_in_one_file_in_several_and_in_several_sp
             [("user", "e"), ("assistant", "f")],
         ]
         assert list(corpus.validation) == plain[:1]
+
+
+def test_rows_keep_the_numbers_of_their_file_when_a_part_is_held_out() -> None:
+    rows = labelled(40)
+    corpus = Files(write("rows.jsonl", *rows), validation_fraction=0.2).load(LABELLED)
+    for split in (corpus.train, corpus.validation):
+        assert [rows[number - 1]["text"] for number in numbers_of(split)] == [row["text"] for row in split]
+    assert sorted([*numbers_of(corpus.train), *numbers_of(corpus.validation)]) == list(range(1, 41))
 
 
 def test_a_value_that_does_not_fit_those_before_it_is_named_by_its_line() -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from datamodules.collate import Batch
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
-from pipeline.tasks.finetuning import Feature, Row
+from pipeline.tasks.finetuning import Feature, Row, number_of
 from pipeline.tasks.inference import padded_inputs
 from pipeline.tasks.scoring import Ints
 
@@ -22,13 +22,13 @@ def check_texts(rows: Sequence[Row], split: str) -> None:
     Raises:
         DataError: the split, the row, and what it has instead.
     """
-    for number, row in enumerate(rows, start=1):
+    for place, row in enumerate(rows):
         for column in ("text", "text_pair"):
             value = row.get(column)
             if not isinstance(value, str) and not (column == "text_pair" and value is None):
                 found = "missing" if value is None else f"{type(value).__name__} {value!r}"
                 raise DataError(
-                    f"{split}, row {number}: '{column}' is {found}",
+                    f"{split}, row {number_of(rows, place)}: '{column}' is {found}",
                     "text",
                     f"drop the row, or name the right column with data.columns.{column}=...",
                 )

@@ -10,6 +10,7 @@ from typing import Any
 
 from datamodules.corpus.as_text import label_text
 from datamodules.errors import DataError
+from pipeline.tasks.finetuning import number_of
 
 #: Labels that an error names before it only counts them.
 _NAMED = 5
@@ -80,19 +81,19 @@ def check_labels(labels: Sequence[Any], table: LabelTable | None, split: str) ->
     """
     kinds = [_kind(label) for label in labels]
     if None in kinds:
-        _refuse_missing(kinds, split)
+        _refuse_missing(labels, kinds, split)
     found: Mapping[str | None, int] = Counter(kinds)
     if len(found) > 1:
         usual = max(found, key=lambda kind: found[kind])
         row = next(i for i, kind in enumerate(kinds) if kind != usual)
         raise DataError(
-            f"{split}, row {row + 1}: the label {labels[row]!r} is {kinds[row]}",
+            f"{split}, row {number_of(labels, row)}: the label {labels[row]!r} is {kinds[row]}",
             f"{usual}, as in {found[usual]:,} other rows",
             "give every row the same kind of label",
         )
     if not found.keys() <= _KINDS:
         raise DataError(
-            f"{split}, row 1: the label {labels[0]!r} is {kinds[0]}",
+            f"{split}, row {number_of(labels, 0)}: the label {labels[0]!r} is {kinds[0]}",
             "text, a whole number, or a list of these",
             "name the right column with data.columns.label=...",
         )
@@ -100,9 +101,10 @@ def check_labels(labels: Sequence[Any], table: LabelTable | None, split: str) ->
         _refuse_unknown(labels, table, split)
 
 
-def _refuse_missing(kinds: Sequence[str | None], split: str) -> None:
+def _refuse_missing(labels: Sequence[Any], kinds: Sequence[str | None], split: str) -> None:
+    number = number_of(labels, kinds.index(None))
     raise DataError(
-        f"{split}, row {kinds.index(None) + 1}: the label is missing ({kinds.count(None):,} such rows)",
+        f"{split}, row {number}: the label is missing ({kinds.count(None):,} such rows)",
         "a label in every row",
         "drop these rows, or name the right column with data.columns.label=...",
     )
@@ -118,7 +120,7 @@ def _refuse_unknown(labels: Sequence[Any], table: LabelTable, split: str) -> Non
         row = next(iter(unknown.values()))
         verb = "is no label" if len(unknown) == 1 else "are no labels"
         raise DataError(
-            f"{split}, row {row + 1}: {listed(unknown)} {verb} of the training rows",
+            f"{split}, row {number_of(labels, row)}: {listed(unknown)} {verb} of the training rows",
             f"labels that training has: {listed(table.names)}",
             f"give training rows of these too, or drop the rows from {split}",
         )

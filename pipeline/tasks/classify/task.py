@@ -29,7 +29,7 @@ from pipeline.tasks.classify.labels import (
     labels_of,
     listed,
 )
-from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
+from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score, each_of_rows
 from pipeline.tasks.inference import batch_outputs
 from pipeline.tasks.scoring import Floats, Ints
 
@@ -115,7 +115,7 @@ class TextClassification(FinetuneTask):
         """
         check_texts(rows, split)
         table = None if self.label_names is None else self._table
-        check_labels([row.get("label") for row in rows], table, split)
+        check_labels(each_of_rows(rows, "label"), table, split)
         seen = [
             name
             for name, count in zip(self.label_names or [], self.label_counts or [], strict=False)

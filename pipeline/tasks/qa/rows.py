@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datamodules.errors import DataError
+from pipeline.tasks.finetuning import number_of
 
 #: Characters of a text that an error shows, and of a context that people see around its answer.
 _SHOWN = 40
@@ -20,13 +21,13 @@ def check_rows(rows: Sequence[Row], split: str) -> None:
         DataError: the split, the first such row, what stands there, and how many rows are so.
     """
     wrong: list[tuple[int, str, int]] = []
-    for number, row in enumerate(rows, start=1):
-        where = f"{split}, row {number}"
+    for place, row in enumerate(rows):
+        where = f"{split}, row {number_of(rows, place)}"
         context = _text(row, "context", where)
         _text(row, "question", where)
         for text, start in _answers(row, where):
             if context[start : start + len(text)] != text or start < 0:
-                wrong.append((number, text, start))
+                wrong.append((place, text, start))
                 break
     if wrong:
         _refuse_offset(rows, wrong, split)
@@ -92,8 +93,8 @@ def _answers(row: Row, where: str) -> list[tuple[str, int]]:
 
 
 def _refuse_offset(rows: Sequence[Row], wrong: Sequence[tuple[int, str, int]], split: str) -> None:
-    number, text, start = wrong[0]
-    context = rows[number - 1]["context"]
+    place, text, start = wrong[0]
+    number, context = number_of(rows, place), rows[place]["context"]
     others = f" ({len(wrong):,} such rows)" if len(wrong) > 1 else ""
     places = context.count(text)
     if places == 0:

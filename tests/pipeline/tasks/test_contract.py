@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.errors import DataError
 from datamodules.source import Source
 from datamodules.tokenizer import Bytes, Tokenizer
 from modules.layers import LayerSpec
@@ -15,7 +16,7 @@ from modules.transformer import Transformer
 from pipeline import build
 from pipeline.config import compose, groups
 from pipeline.construct import construct
-from pipeline.tasks.finetuning import FinetuneTask, Row
+from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 
 LIMIT = 64
 OPTIONS = {
@@ -93,3 +94,12 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
 def test_a_fitted_task_is_built_again_from_its_node(name: str) -> None:
     task = TASKS[name].fitted(story_rows(name))
     assert construct(build.to_node(task)) == task
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_row_that_is_refused_has_the_number_of_its_file(name: str) -> None:
+    rows = story_rows(name)[:3]
+    task = TASKS[name].fitted(rows)
+    bad = {**rows[2], task.inputs[0]: None}
+    with pytest.raises(DataError, match="row 17"):
+        task.check(SplitRows([*rows[:2], bad], [4, 9, 17]), "train")
