@@ -16,6 +16,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from datamodules.errors import CacheError, DataError
+from datamodules.files import write_whole
 
 DATA_FILE = "data.arrow"
 MANIFEST_FILE = "manifest.json"
@@ -230,7 +231,9 @@ class TokenCache:
             if not writer.n_rows:
                 raise DataError("the corpus gives no tokens", "a document with text", "check the data files")
             with _disk_errors(self.folder):
-                _write_manifest(place, _manifest(key, parts, counts, writer))
+                manifest = _manifest(key, parts, counts, writer)
+                text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
+                write_whole(place / MANIFEST_FILE, text)
         except BaseException:
             shutil.rmtree(place, ignore_errors=True)
             raise
@@ -248,21 +251,6 @@ def _manifest(key: str, parts: dict[str, Any], counts: dict[str, Any], writer: R
         "n_bytes": writer.sink.n_bytes,
         "sha256": writer.sink.digest.hexdigest(),
     }
-
-
-def _write_manifest(place: Path, manifest: dict[str, Any]) -> None:
-    """Write it beside its place, force it to the disk, and only then give it its name."""
-    temporary = place / f"{MANIFEST_FILE}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, ensure_ascii=False, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(place / MANIFEST_FILE)
-    folder = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import IO
 
 
-def write_whole(target: Path, content: str | bytes) -> None:
+def write_whole(target: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Put `content` in the place of what `target` holds, text as UTF-8; a crash leaves the old or the new.
+
+    Not `durable`: it is not forced to the disk, and a crash of the whole machine may leave it empty.
 
     Raises:
         OSError: it cannot be written; the old file is whole, and nothing is left beside it.
@@ -18,7 +20,7 @@ def write_whole(target: Path, content: str | bytes) -> None:
     with draft_of(target) as file:
         # Half of a surrogate pair has no bytes in UTF-8 and is written as \udc80; all else is kept.
         file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
-        put_in_place(file, target)
+        put_in_place(file, target, durable=durable)
 
 
 @contextmanager
@@ -40,13 +42,25 @@ def draft_of(target: Path) -> Iterator[IO[bytes]]:
                 os.unlink(file.name)
 
 
-def put_in_place(draft: IO[bytes], target: Path) -> None:
+def put_in_place(draft: IO[bytes], target: Path, *, durable: bool = True) -> None:
     """Force a draft to the disk and give it the name `target`; a link there is replaced, not followed."""
     draft.flush()
     os.fchmod(draft.fileno(), 0o666 & ~_umask())
-    os.fsync(draft.fileno())
+    if durable:
+        os.fsync(draft.fileno())
     os.replace(draft.name, target)
-    sync(target.parent)
+    if durable:
+        sync(target.parent)
+
+
+def open_to_append(path: Path) -> IO[bytes]:
+    """A file to append to, made if it is not there; a link in its place is not followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o666), "ab")
 
 
 def sync(path: Path) -> None:

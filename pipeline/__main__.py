@@ -19,7 +19,7 @@ from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams
 
 #: What a disk or its permissions refuse; any other OSError is a defect of ours, and shown with its trace.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

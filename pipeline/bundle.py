@@ -11,10 +11,8 @@ metrics.json        what it scored when it was saved
 DONE                sha256 of every file above
 """
 
-import hashlib
-import json
-import os
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +26,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline import build
 from pipeline.errors import BundleError
-from pipeline.files import to_yaml
+from pipeline.files import read_json, sha256_of, sync, to_yaml, write_json, write_whole
 from pipeline.stored import check_model_config, load_weights, read_part, read_task, refused
 
 DONE = "DONE"
@@ -74,22 +72,25 @@ def save_bundle(
     Raises:
         BundleError: if the disk is full or the folder cannot be written; nothing is left behind.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
+    draft = None
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*draft"):  # by a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".draft"))
+        draft.chmod(0o755)
         save_model(model, str(draft / "model.safetensors"))
-        _write_json(draft / "model.json", model_config)
+        write_json(draft / "model.json", model_config)
         tokenizer.save(draft / "tokenizer.json")
-        _write_json(draft / "task.json", task_config)
-        (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        _write_json(draft / "provenance.json", provenance)
-        _write_json(draft / "metrics.json", metrics)
-        hashes = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
-        _write_json(draft / DONE, hashes)
+        write_json(draft / "task.json", task_config)
+        write_whole(draft / "config.yaml", to_yaml(config))
+        write_json(draft / "provenance.json", provenance)
+        write_json(draft / "metrics.json", metrics)
+        hashes = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
+        write_json(draft / DONE, hashes)
         for file in draft.iterdir():
-            _sync(file)
-        _sync(draft)
+            sync(file)
+        sync(draft)
         _move(draft, folder)
     except (OSError, SafetensorError) as error:
         raise BundleError(
@@ -98,7 +99,8 @@ def save_bundle(
             "free some space or choose another runs_dir, then go on with RESUME=1",
         ) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -136,8 +138,16 @@ def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
     Raises:
         BundleError: the folder is missing or unfinished, or a file is gone or not the one that was saved.
     """
-    for name, digest in read_done(folder).items():
-        if name not in without and (not (folder / name).is_file() or _sha256(folder / name) != digest):
+    hashes = read_done(folder)
+    if linked := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+        raise BundleError(
+            f"{linked} is a link",
+            "files that lie in the bundle itself",
+            "copy its file",
+        )
+    for name, digest in hashes.items():
+        file = folder / name
+        if name not in without and (not file.is_file() or sha256_of(file) != digest):
             raise BundleError(
                 f"{folder / name} is not the file that was saved",
                 f"sha256 {digest[:12]}…",
@@ -180,9 +190,11 @@ def read_done(folder: Path) -> dict[str, str]:
             "let its run finish with RESUME=1, or name another bundle",
         )
     try:
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        done = read_json(folder / DONE)
+        if any(name in ("", ".", "..") or Path(name).name != name for name in done):
+            raise ValueError("it names a file outside of the folder")
         return {name: str(done[name]) for name in (*FILES, *done)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"{folder / DONE} is damaged",
             f"the sha256 of {', '.join(FILES)}",
@@ -198,7 +210,7 @@ def is_finished(folder: Path) -> bool:
 
 def digest(folder: Path) -> str:
     """One hash for the whole bundle."""
-    return _sha256(folder / DONE)
+    return sha256_of(folder / DONE)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, provenance: Mapping[str, Any], folder: Path) -> None:
@@ -219,7 +231,7 @@ def _move(draft: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     draft.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -228,20 +240,3 @@ def _restore_old(folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old")
     if not folder.exists() and old.exists():
         old.rename(folder)
-
-
-def _write_json(file: Path, value: Any) -> None:
-    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

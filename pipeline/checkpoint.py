@@ -2,9 +2,7 @@
 
 import hashlib
 import math
-import os
 import pickle
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -16,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.callbacks.steps import ends_optimizer_step, validation_follows
 from pipeline.errors import CheckpointError
+from pipeline.files import draft_of, put_in_place, write_whole
 
 
 def check_writable(folder: Path) -> None:
@@ -27,7 +26,7 @@ def check_writable(folder: Path) -> None:
     probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_durably(probe, b"probe")
+        write_whole(probe, b"probe")
         probe.unlink()
     except OSError as error:
         raise _cannot_write(folder, error) from error
@@ -50,18 +49,17 @@ class AtomicCheckpointIO(CheckpointIO):
             CheckpointError: the file cannot be written; the old one is whole.
         """
         target = Path(path)
-        draft = target.with_name(f".{target.name}.draft")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            digest = _save_hashed(checkpoint, draft)
-            _write_sums(target, [digest, *(_read_sums(target) if target.exists() else [])])
-            _replace_durably(draft, target)
+            for left in target.parent.glob(f".{target.name}.*draft"):  # by a save that was killed
+                left.unlink(missing_ok=True)
+            with draft_of(target) as draft:
+                digest = _save_hashed(checkpoint, draft)
+                _write_sums(target, [digest, *(_read_sums(target) if target.exists() else [])])
+                put_in_place(draft, target)
             _write_sums(target, [digest])
         except OSError as error:
             raise _cannot_write(target, error) from error
-        finally:
-            with suppress(OSError):  # what stopped the writing is reported; this may fail for the same reason
-                draft.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -232,17 +230,14 @@ class _HashingFile:
         self._file.flush()
 
 
-def _save_hashed(checkpoint: dict[str, Any], draft: Path) -> str:
-    with draft.open("wb") as file:
-        hashing = _HashingFile(file)
-        try:
-            torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it needs write and flush only
-        except RuntimeError:
-            if hashing.error is not None:
-                raise hashing.error from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
+def _save_hashed(checkpoint: dict[str, Any], draft: IO[bytes]) -> str:
+    hashing = _HashingFile(draft)
+    try:
+        torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it needs write and flush only
+    except RuntimeError:
+        if hashing.error is not None:
+            raise hashing.error from None
+        raise
     return hashing.hash.hexdigest()
 
 
@@ -252,30 +247,13 @@ def _sums_of(target: Path) -> Path:
 
 def _read_sums(target: Path) -> list[str]:
     sums = _sums_of(target)
-    return [line.split()[0] for line in sums.read_text().splitlines()] if sums.is_file() else []
+    return (
+        [line.split()[0] for line in sums.read_text(encoding="utf-8").splitlines()] if sums.is_file() else []
+    )
 
 
 def _write_sums(target: Path, digests: list[str]) -> None:
-    sums = _sums_of(target)
-    draft = sums.with_name(f".{sums.name}.draft")
-    _write_durably(draft, "".join(f"{digest}  {target.name}\n" for digest in digests).encode())
-    _replace_durably(draft, sums)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace_durably(draft: Path, target: Path) -> None:
-    os.replace(draft, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(_sums_of(target), "".join(f"{digest}  {target.name}\n" for digest in digests))
 
 
 def _cannot_write(path: Path, error: OSError) -> CheckpointError:

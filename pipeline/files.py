@@ -2,18 +2,32 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from datamodules.files import sha256_of, sync, write_whole
+from datamodules.files import draft_of, open_to_append, put_in_place, sha256_of, sync, write_whole
 
-__all__ = ["read_json", "read_yaml", "sha256_of", "sync", "to_yaml", "write_json", "write_whole"]
+__all__ = [
+    "draft_of",
+    "open_to_append",
+    "put_in_place",
+    "read_json",
+    "read_yaml",
+    "sha256_of",
+    "sync",
+    "to_yaml",
+    "write_json",
+    "write_whole",
+]
 
 #: What a file of ours never reaches: how deep it is nested, and how many values it holds.
-MAX_DEPTH, MAX_VALUES = 64, 10_000_000
+MAX_DEPTH, MAX_VALUES = 64, 1_000_000
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -37,7 +51,8 @@ def read_yaml(file: Path) -> Any:
     """
     text = file.read_text(encoding="utf-8")
     try:
-        return _checked(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        _check_depth(yaml.parse(text, Loader=_LOADER))
+        return _checked(yaml.load(text, Loader=_LOADER))
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -63,6 +78,15 @@ def write_json(file: Path, value: Any) -> None:
         OSError: it cannot be written.
     """
     write_whole(file, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _check_depth(events: Iterable[yaml.Event]) -> None:
+    """The library in C goes down as deep as the text does, and ends the process where its stack ends."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
 
 
 def _checked(root: Any, *, finite: bool = False) -> Any:

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+from pipeline import files
 from pipeline.errors import RunError
 
 
@@ -13,12 +14,11 @@ def check_writable(target: Path) -> None:
     Raises:
         RunError: it cannot; nothing is left behind.
     """
-    draft = _draft_of(target)
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        draft.touch()
-        draft.unlink()
+        with files.draft_of(target):
+            pass
     except OSError as error:
         raise _cannot_write(target, error) from error
 
@@ -29,18 +29,10 @@ def write_whole(target: Path, text: str) -> None:
     Raises:
         RunError: it cannot be written; the old file is whole.
     """
-    draft = _draft_of(target)
     try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, target)
+        files.write_whole(target, text)
     except OSError as error:
         raise _cannot_write(target, error) from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _draft_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.draft")
 
 
 def _cannot_write(target: Path, error: OSError) -> RunError:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline.files import sha256_of, write_whole
 
 #: The input that says a run was begun with others: it is then made from neither alone.
 BEGAN_WITH = "began with other inputs"
@@ -88,15 +89,7 @@ class RunFolder:
         """Change the record and write it atomically."""
         for key, value in changes.items():
             setattr(self.record, key, value)
-        draft = self.path / ".run.json.draft"
-        draft.write_text(json.dumps(asdict(self.record), indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, self.path / "run.json")
-
-
-def sha256_of(file: Path) -> str:
-    """The hash of a file, as `sha256sum` prints it."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        write_whole(self.path / "run.json", json.dumps(asdict(self.record), indent=2) + "\n")
 
 
 def with_its_beginning(run: RunFolder, inputs: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -159,6 +159,8 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of each tensor in a file, of which only the head is read."""
     with safe_open(str(file), framework="pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+        if not slices:
+            raise ValueError("no weights")
         for name, each in slices.items():
             if each.get_dtype() not in FLOATS:
                 raise ValueError(f"{name} is of type {each.get_dtype()}, not one of {', '.join(FLOATS)}")

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy.typing as npt
 import tokenizers
 
 from datamodules.errors import TokenizerError
+from datamodules.files import write_whole
 from datamodules.tokenizer import pretokens
 from datamodules.tokenizer.offsets import character_spans
 from datamodules.tokenizer.special import (
@@ -128,9 +127,9 @@ class Tokenizer:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, self.to_json().encode())
+            write_whole(path, self.to_json())
             if self.has_own_target:
-                _write_atomically(_target_file(path), self.target.to_json().encode())
+                write_whole(_target_file(path), self.target.to_json())
         except OSError as error:
             raise TokenizerError(
                 f"tokenizer file {path} cannot be written: {error.strerror}",
@@ -348,17 +347,3 @@ def _printable(piece: bytes) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from pipeline.bundle import is_finished
 from pipeline.compare.curves import FLOPS, SECONDS, TOKENS, Floats, History
 from pipeline.evaluation import EVALUATION, SAMPLES
+from pipeline.files import read_yaml
 from pipeline.runs import RunFolder
 from pipeline.settings import without_training
 from pipeline.tasks.base import Sample
@@ -153,9 +153,8 @@ def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
 def _read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a file; empty where there is none."""
     try:
-        text = file.read_text(encoding="utf-8")
-        return dict(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {})
-    except (OSError, yaml.YAMLError, ValueError, TypeError):
+        return dict(read_yaml(file) or {})
+    except (OSError, ValueError, TypeError):
         return {}
 
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.compare.facts import read_measurement
+from pipeline.files import read_yaml
 from pipeline.lineage.nodes import Node, State
 from pipeline.runs import RunFolder, list_runs
 from pipeline.tasks.finetuning import Score
@@ -64,8 +63,7 @@ def _in_words(score: Score) -> str:
 
 def _config(run: RunFolder) -> Mapping[str, Any]:
     try:
-        text = (run.path / "config.yaml").read_text(encoding="utf-8")
-    except FileNotFoundError:
+        found = read_yaml(run.path / "config.yaml")
+    except (OSError, ValueError):
         return {}
-    # Much faster than OmegaConf, and it may be hundreds.
-    return yaml.load(text, Loader=yaml.CSafeLoader)  # type: ignore[no-any-return]
+    return found if isinstance(found, Mapping) else {}

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline import bundle, registry, report
 from pipeline.construct import construct
 from pipeline.errors import RunError, TrackingError
+from pipeline.files import write_whole
 from pipeline.lineage import Node, State, as_tree, draw, trace
 from pipeline.plain import Config
 from pipeline.registrations import Registration, registrations_of
@@ -75,9 +76,9 @@ def _say_what_differs(node: Node) -> None:
 def _write(node: Node, target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
-        (target / "lineage.svg").write_text(draw(node), encoding="utf-8")
+        write_whole(target / "lineage.svg", draw(node))
         text = json.dumps(node.to_plain(), indent=2, ensure_ascii=False)
-        (target / "lineage.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(target / "lineage.json", text + "\n")
     except OSError as error:
         raise RunError(
             f"cannot write into {target} ({error.strerror})",

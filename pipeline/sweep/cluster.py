@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from pipeline.errors import ConfigError, RunError
+from pipeline.files import open_to_append
 from pipeline.sweep.launch import Job, Work, import_path
 from pipeline.sweep.options import SlurmOptions
 from pipeline.sweep.watch import can_resume
@@ -37,7 +38,7 @@ class TrialCommand:
         folder = self._work.folder
         if folder.exists() and not can_resume(folder):  # its time was over before it could save anything
             shutil.rmtree(folder)
-        with self._work.log.open("ab") as log:
+        with open_to_append(self._work.log) as log:
             self._process = subprocess.Popen(
                 self._work.command(),
                 stdin=subprocess.DEVNULL,
@@ -133,8 +134,8 @@ class ClusterJob:
         if self.exit_code is None and self._job.exception() is None:
             self.exit_code = self._job.result()
         elif self.exit_code is None and self._log is not None:
-            with self._log.open("a", encoding="utf-8") as log:
-                log.write(f"error: the cluster ended the job: {self._job.state}\n")
+            with open_to_append(self._log) as log:
+                log.write(f"error: the cluster ended the job: {self._job.state}\n".encode())
             self._log = None
         return False
 

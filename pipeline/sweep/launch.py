@@ -11,6 +11,7 @@ from typing import Protocol
 
 import psutil
 
+from pipeline.files import open_to_append
 from pipeline.grammar import quoted
 from pipeline.sweep.watch import can_resume
 
@@ -89,7 +90,7 @@ class Processes:
         """Start a process with the share of its slot."""
         environ = {**self._environ, **share(slot, self._n_slots, self._environ)}
         environ["PYTHONPATH"] = import_path(self._environ)
-        with work.log.open("ab") as file:
+        with open_to_append(work.log) as file:
             process = psutil.Popen(
                 work.command(),
                 stdin=subprocess.DEVNULL,

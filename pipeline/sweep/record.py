@@ -1,12 +1,12 @@
 """What a sweep records of itself in its folder, and the sweep that RESUME goes on with."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RunError
+from pipeline.files import write_whole
 from pipeline.runs import RunFolder, list_runs
 
 RECORD = "sweep.json"
@@ -14,9 +14,7 @@ RECORD = "sweep.json"
 
 def write_record(folder: Path, identity: Mapping[str, Any]) -> None:
     """Record what a sweep begins with."""
-    draft = folder / f".{RECORD}.draft"
-    draft.write_text(json.dumps(identity, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
 
 
 def find_sweep(runs_dir: Path, resume: bool | str, identity: Mapping[str, Any]) -> RunFolder:

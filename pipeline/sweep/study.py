@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pipeline.files import write_whole
 from pipeline.sweep.options import SweepOptions
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.space import words_of
@@ -51,7 +52,7 @@ def _mend(file: Path) -> None:
     """Take away what a killed process left: half a line at the end, and Optuna's lock."""
     file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
     if file.exists() and not (text := file.read_bytes()).endswith(b"\n"):
-        file.write_bytes(text[: text.rfind(b"\n") + 1])
+        write_whole(file, text[: text.rfind(b"\n") + 1])
 
 
 def next_trial(study: Study, plan: Plan, options: SweepOptions) -> Trial | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import report
 from pipeline.construct import construct
 from pipeline.errors import TrackingError
+from pipeline.files import write_whole
 from pipeline.plain import Config
 from pipeline.runs import RunFolder
 from pipeline.settings import with_defaults
@@ -58,8 +59,8 @@ def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | Non
 
 def write_results(folder: Path, found: Sequence[Result], plan: Plan) -> list[Path]:
     """The table and the picture in the sweep's folder, as far as there is something to show."""
-    (folder / TABLE).write_text(as_csv(found, plan.metric), encoding="utf-8")
-    (folder / NOTE).write_text(_page(folder, found, plan), encoding="utf-8")
+    write_whole(folder / TABLE, as_csv(found, plan.metric))
+    write_whole(folder / NOTE, _page(folder, found, plan))
     has_picture = draw(found, plan, folder / PICTURE)
     return [folder / TABLE, folder / NOTE, *([folder / PICTURE] if has_picture else [])]
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.files import write_whole
+
 POINTS = "points"  # start, metrics, parameters, tags, end
 FILES = "files"  # artifacts, data sets, models
 SYSTEM = "system"  # samples of the machine, written by the writer itself
@@ -32,7 +34,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         self._lock = threading.Lock()
         self._unwritten = b""
         self.lost_bytes = 0
@@ -119,9 +121,8 @@ class Progress:
 
     def save(self, folder: Path) -> None:
         """Replace the record at once: a reader sees the old or the new one, never half of it."""
-        temporary = folder / f".progress.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
-        temporary.replace(folder / "progress.json")
+        text = json.dumps(asdict(self), ensure_ascii=False)
+        write_whole(folder / "progress.json", text, durable=False)
 
 
 def lane_file(folder: Path, lane: str) -> Path:

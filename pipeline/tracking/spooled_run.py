@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
+from datamodules.files import write_whole
 from pipeline.errors import TrackingError
 from pipeline.tracking.describe import describe, result_table, without_ends
 from pipeline.tracking.links import run_url
@@ -83,8 +84,8 @@ class SpooledRun(Run):
     def _keep_local_id(self) -> str:
         file = self._folder / "local_id"
         if not file.exists():
-            file.write_text(uuid.uuid4().hex)
-        return file.read_text()
+            write_whole(file, uuid.uuid4().hex)
+        return file.read_text(encoding="utf-8")
 
     def _open(self) -> None:
         """Say who this is; the same record starts a run and reopens it."""
@@ -171,7 +172,7 @@ class SpooledRun(Run):
     def log_text(self, text: str, artifact: str) -> None:
         try:
             staged = self._staged(artifact)
-            staged.write_text(self._redactor.text(text), encoding="utf-8")
+            write_whole(staged, self._redactor.text(text))
         except OSError as error:
             logger.warning("tracking: %s cannot be kept (%s)", artifact, error)
             return

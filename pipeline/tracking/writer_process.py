@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from datamodules.files import open_to_append
 from pipeline.tracking.spool import Progress, count_unsent
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class WriterProcess:
         command += ["--system-metrics"] if system_metrics else []
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            with (folder / "writer.log").open("ab") as log:
+            with open_to_append(folder / "writer.log") as log:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,

@@ -93,14 +93,14 @@ def test_done_is_written_last_and_holds_the_hash_of_every_other_file(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    write = bundle._write_json
+    write = bundle.write_json
 
     def written(file: Path, value: Any) -> None:
         order.append(file.name)
         assert DONE in order or not (file.parent / DONE).exists()
         write(file, value)
 
-    monkeypatch.setattr(bundle, "_write_json", written)
+    monkeypatch.setattr(bundle, "write_json", written)
     folder = tmp_path / "b"
     save(folder, config)
     assert order[-1] == DONE
@@ -112,7 +112,7 @@ def test_done_is_written_last_and_holds_the_hash_of_every_other_file(
     }
 
 
-@pytest.mark.parametrize("moment", ["save_model", "_write_json", "_sha256", "_sync", "_move"])
+@pytest.mark.parametrize("moment", ["save_model", "write_json", "sha256_of", "sync", "_move"])
 def test_a_save_that_is_stopped_at_any_moment_leaves_the_old_bundle_whole(
     moment: str, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
