@@ -307,8 +307,8 @@ def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str, everywher
         if prefix + name not in LATE_PARAMETERS
     }
     for key, value in node.items():
-        if key == "_target_":
-            continue
+        if key == "_target_" or (value is None and prefix + key in LATE_PARAMETERS):
+            continue  # a recorded model has its late parameters at their defaults
         if key not in parameters:
             problem = f"{prefix}{key}: {_title(owner)} takes no such key"
             expected = f"one of {', '.join(parameters)}" if parameters else "none"

@@ -16,6 +16,7 @@ from pipeline.bundle import DONE, Bundle, is_finished, load_bundle, read_done, s
 from pipeline.config import compose
 from pipeline.errors import BundleError, Stopped
 from pipeline.plain import to_plain
+from pipeline.settings import filled
 
 TOKENIZER = Bytes().train([])
 METRICS = {"val/loss": 1.25}
@@ -54,6 +55,13 @@ def assert_holds(found: Bundle, saved: Model) -> None:
     assert weights(found.model).keys() == expected.keys()
     for name, tensor in weights(found.model).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "masked_lm", "denoise"])
+def test_a_model_that_is_recorded_with_all_defaults_is_loaded(task: str, tmp_path: Path) -> None:
+    config = model_config(f"task={task}")
+    saved = save(tmp_path / "best", config, model_config=filled(config, "model"))
+    assert_holds(load_bundle(tmp_path / "best"), saved)
 
 
 @pytest.mark.parametrize("task", ["causal_lm", "masked_lm", "denoise"])
