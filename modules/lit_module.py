@@ -45,9 +45,9 @@ class LearningRateSchedule(Protocol):
 class LitModule(L.LightningModule):
     """Trains `model` for `objective`.
 
-    The loss of a step is the mean over its labelled tokens. Under gradient accumulation and on several
-    devices it is the mean of the means of the forward passes. What is logged as `train/loss` is the mean over
-    all tokens since it was logged last.
+    The loss of a step is the mean over all its labelled tokens: each weighs the same, however they are spread
+    over forward passes (accumulation) and devices. What is logged as `train/loss` is the mean over all tokens
+    since it was logged last.
 
     Args:
         model: gets a batch, gives logits.
@@ -87,6 +87,9 @@ class LitModule(L.LightningModule):
         # Of each forward pass since train/loss was logged last.
         self._nats: list[Tensor] = []
         self._n_tokens: list[int] = []
+        # Of each forward pass of the present step, and what each is divided by before the whole is known.
+        self._step_tokens: list[int] = []
+        self._divisor: float | Tensor = 1.0
         if compile:
             # Objectives may call the parts of a model without calling the model itself.
             for part in list(model.children()) or [model]:
@@ -111,15 +114,42 @@ class LitModule(L.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of `batch` in nats; nothing here waits for the device."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The part of `batch` in the loss of the step, and its own mean; nothing waits for the device."""
         nats, n_tokens = self.objective.loss(self.model, batch)
         self._nats.append(nats.detach())
         self._n_tokens.append(n_tokens)
-        return nats / max(n_tokens, 1)
+        if not self._step_tokens:
+            # One divisor for all passes of a step, of the right size: float16 would overflow without.
+            self._divisor = self._mean_over_processes(n_tokens)
+        self._step_tokens.append(n_tokens)
+        return {"loss": nats / self._divisor, "mean_loss": nats.detach() / max(n_tokens, 1)}
+
+    def _mean_over_processes(self, n_tokens: int) -> float | Tensor:
+        """The mean of the processes' `n_tokens`, at least 1; of several, on the device."""
+        if self.trainer.world_size == 1:
+            return float(max(n_tokens, 1))
+        total = torch.full((), n_tokens, device=self.device, dtype=torch.float32)
+        # Not the strategy's reduce: it has a barrier, which waits for the device.
+        torch.distributed.all_reduce(total)
+        return (total / self.trainer.world_size).clamp(min=1.0)
+
+    def _weigh_by_tokens(self) -> None:
+        """Scale the gradients to those of the mean over all tokens of the step.
+
+        Lightning has divided each pass by the number of passes, and taken the mean over processes.
+        """
+        n_passes, n_tokens = len(self._step_tokens), sum(self._step_tokens)
+        self._step_tokens.clear()
+        if n_passes == 1:
+            return  # the divisor was the number of tokens
+        factor = n_passes * self._divisor / self._mean_over_processes(n_tokens)
+        if isinstance(factor, Tensor) or factor != 1.0:
+            torch._foreach_mul_([p.grad for p in self.parameters() if p.grad is not None], factor)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """At logging steps, log loss, gradient norm (before clipping) and learning rates."""
+        """Weigh by tokens; at logging steps, log loss, gradient norm (before clipping) and learning rates."""
+        self._weigh_by_tokens()
         step = self.trainer.global_step + 1
         every = self.trainer.log_every_n_steps or 1  # type: ignore[attr-defined]
         if step % every and step != self.trainer.max_steps:

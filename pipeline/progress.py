@@ -81,10 +81,10 @@ class ProgressBar(Callback):
         self._tokens += batch["input_ids"].numel() * trainer.world_size
         if not ends_optimizer_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
-        self._step, self._latest = trainer.global_step, outputs["loss"]
+        self._step, self._latest = trainer.global_step, outputs["mean_loss"]
         self._max_steps = trainer.max_steps  # which a plateau makes fewer
         if self._is_time(time.monotonic()):
-            self._loss.read(outputs["loss"] * trainer.accumulate_grad_batches)
+            self._loss.read(outputs["mean_loss"])
             self._show()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -124,7 +124,7 @@ class ProgressBar(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the end."""
         if trainer.is_global_zero and self._latest is not None:
-            self._loss.read(self._latest * trainer.accumulate_grad_batches)
+            self._loss.read(self._latest)
             self._loss.finish()
             self._show()
         self._close()

@@ -35,7 +35,7 @@ class TrainerOptions:
             null: as many as the rows ask for, in fine-tuning (`pipeline.budget`).
         max_epochs: how often to see each row; given, it decides about max_steps.
         batch_size: rows on one device in one forward pass.
-        accumulate: forward passes a step.
+        accumulate: forward passes a step; 4 of 4 rows have the gradient of one of 16.
         precision: auto takes bf16 where the machine is much faster in it, else fp32.
         compile: run the model through `torch.compile`.
         gradient_clip: the largest norm of a gradient; null: no limit.

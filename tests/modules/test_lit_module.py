@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -55,21 +56,60 @@ def test_training_equals_a_plain_loop_of_torch(tmp_path: Path) -> None:
     assert recorder.of("lr/matrices")[4] == 0.01 * ToySchedule().factor(3, 6)
 
 
-def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path: Path) -> None:
-    class Plain(ToyTraining):
+class Gradients(Callback):
+    """Keeps the clipped gradients of each step but the last."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[Tensor]] = []
+
+    def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        gradients = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+        self.steps += [gradients] if gradients else []
+
+
+def gradients_of(training: ToyTraining) -> tuple[list[list[Tensor]], Recorder]:
+    recorder, kept = Recorder(), Gradients()
+    training.with_(extra=(kept,), uneven=True).fit(logger=recorder)
+    return kept.steps, recorder
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path: Path, clip: float | None) -> None:
+    found = [
+        gradients_of(
+            ToyTraining(
+                folder=tmp_path / f"{batch_size}",
+                batch_size=batch_size,
+                accumulate=accumulate,
+                max_steps=3,
+                log_every_steps=1,
+                clip=clip,
+            )
+        )
+        for batch_size, accumulate in ((16, 1), (4, 4), (1, 16))
+    ]
+    (large, logged), *rest = found
+    assert len(large) == 2
+    for gradients, recorder in rest:
+        torch.testing.assert_close(gradients, large, rtol=1e-4, atol=1e-7)
+        for name in ("train/loss", "train/grad_norm"):
+            assert recorder.of(name) == pytest.approx(logged.of(name), rel=1e-5)
+
+
+def test_a_step_may_begin_with_a_pass_without_labels(tmp_path: Path) -> None:
+    class NoneAtFirst(ToyTraining):
         def data(self) -> Any:
             data = super().data()
-            data.train_rows.segment_ids[:] = 1  # equal numbers of labels: a mean of means is the mean
+            order = data.train_dataloader()._batches.keys(0)[:4]
+            data.train_rows.segment_ids[order % self.n_rows] = 0
             return data
 
-    weights = []
-    for name, batch_size, accumulate in (("a", 4, 2), ("b", 8, 1)):
-        training = Plain(folder=tmp_path / name, batch_size=batch_size, accumulate=accumulate, max_steps=3)
-        module = training.module()
-        module.model.layer[2].p = 0.0
-        training.trainer().fit(module, datamodule=training.data())
-        weights.append(module.model.head.weight)
-    torch.testing.assert_close(*weights)
+    large, small = (
+        gradients_of(NoneAtFirst(folder=tmp_path / name, batch_size=size, accumulate=passes, max_steps=2))[0]
+        for name, size, passes in (("a", 8, 1), ("b", 4, 2))
+    )
+    assert len(large) == 1
+    torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-7)
 
 
 def test_a_loss_is_logged_as_the_mean_over_tokens_and_not_over_batches(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.pipeline.toy import (
@@ -220,3 +221,21 @@ def test_two_processes_are_the_same_run_after_resuming(tmp_path: Path) -> None:
             _, errors = process.communicate(timeout=LIMIT_S)
             assert (process.returncode == 0) == (extra[:1] != ("--crash-after",)), errors
     assert differences(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "accumulate"), [("2", "4"), ("8", "1")])
+def test_two_processes_have_the_gradient_of_one_batch_of_all_their_rows(
+    batch_size: str, accumulate: str, tmp_path: Path
+) -> None:
+    ToyTraining(folder=tmp_path / "one", batch_size=16, max_steps=1, uneven=True).fit()
+    arguments = ("--devices", "2", "--max-steps", "1", "--uneven", "--batch-size", batch_size)
+    process = start(tmp_path / "two", *arguments, "--accumulate", accumulate)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    # After one step these are the clipped gradients, times a constant.
+    one, two = (
+        [state["exp_avg"] for state in checkpoint(tmp_path / name)["optimizer_states"][0]["state"].values()]
+        for name in ("one", "two")
+    )
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-8)

@@ -168,6 +168,7 @@ class ToyTraining:
     compile: bool = False
     clip: float | None = 1.0
     monitor: str = "val/loss"
+    uneven: bool = False  # most rows have few labels; and no dropout
     objective: Any = field(default_factory=ToyObjective)
     extra: tuple[Callback, ...] = ()
 
@@ -216,8 +217,11 @@ class ToyTraining:
 
     def module(self) -> LitModule:
         torch.manual_seed(self.seed)
+        model = ToyModel()
+        if self.uneven:
+            model.layer[2].p = 0.0
         return LitModule(
-            ToyModel(),
+            model,
             self.objective,
             optimizer=ToyOptimizer(),
             schedule=ToySchedule(),
@@ -226,8 +230,12 @@ class ToyTraining:
         )
 
     def data(self) -> PretrainDataModule:
+        rows = ToyRows(self.n_rows, seed=1)
+        if self.uneven:
+            rows.segment_ids[::3, 2:] = 0
+            rows.segment_ids[1::3, 4:] = 0
         return PretrainDataModule(
-            ToyRows(self.n_rows, seed=1),
+            rows,
             ToyRows(6, seed=2),
             collate=collate_causal,
             validation_collate=collate_causal,
@@ -277,8 +285,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    for name in ("max-steps", "save-every-steps", "accumulate", "num-workers", "devices", "val-every-steps"):
+    numbers = ("max-steps", "save-every-steps", "batch-size", "accumulate", "num-workers", "devices")
+    for name in (*numbers, "val-every-steps"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--uneven", action="store_true")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--tell", action="store_true", help="print each step")
     parser.add_argument("--crash-after", type=int)
