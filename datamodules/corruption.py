@@ -216,7 +216,6 @@ def noise_mask(
     seed: int,
     rate: float,
     mean_span_tokens: float,
-    max_spans: int,
 ) -> Bools:
     """Choose the tokens (B, L) to drop: spans that never touch, drawn anew for each document of a row.
 
@@ -237,7 +236,7 @@ def noise_mask(
     n_noise = np.maximum(1, np.rint(rate * n_tokens).astype(np.int64)).clip(max=n_tokens)
     n_kept = n_tokens - n_noise
     n_spans = np.maximum(1, np.rint(n_noise / mean_span_tokens).astype(np.int64))
-    n_spans = np.minimum(np.minimum(n_spans, n_kept + 1), max_spans)
+    n_spans = np.minimum(n_spans, n_kept + 1)
     document_keys, document_columns = keys[rows[first]], columns[first]
 
     def hashes(groups: Ints, items: Ints, stream: int) -> Hashes:
@@ -277,8 +276,9 @@ def span_denoise(
     """Replace spans of each document by sentinels; the target spells them out.
 
     A document's source is its text with each dropped span replaced by one sentinel, counted from the first in
-    every document; its target is sentinel and span in turn, one last sentinel, and the end token. Special
-    tokens are never dropped. Merging the target into the source gives the document.
+    every document, and from the first again after the last one; its target is sentinel and span in turn, one
+    last sentinel, and the end token. Special tokens are never dropped. Merging the target into the source,
+    in order, gives the document.
 
     Source: Raffel et al. 2020, section 3.1.4 and figure 2.
     """
@@ -291,18 +291,18 @@ def span_denoise(
         seed=seed,
         rate=rate,
         mean_span_tokens=mean_span_tokens,
-        max_spans=len(tokens.sentinel_ids) - 1,
     )
     begins = noise.copy()
     begins[:, 1:] &= ~noise[:, :-1] | (segments[:, 1:] != segments[:, :-1])
     number = _number_within(begins, segments)
-    sentinels = tokens.sentinel_ids[number.clip(0, len(tokens.sentinel_ids) - 1)]
+    n_sentinels = len(tokens.sentinel_ids)
+    sentinels = tokens.sentinel_ids[number % n_sentinels]
 
     in_source = (segments > 0) & (~noise | begins)
     source = _left_aligned(np.where(begins, sentinels, ids), segments, in_source, tokens)
     last = segments > 0
     last[:, :-1] &= segments[:, 1:] != segments[:, :-1]
-    last_sentinels = tokens.sentinel_ids[(number + 1).clip(0, len(tokens.sentinel_ids) - 1)]
+    last_sentinels = tokens.sentinel_ids[(number + 1) % n_sentinels]
     # Four possible target tokens for each token of the row; most are left out.
     slots = np.stack([sentinels, ids, last_sentinels, np.full_like(ids, tokens.eos_id)], axis=-1)
     kept = np.stack([begins, noise, last, last], axis=-1)

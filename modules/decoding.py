@@ -81,7 +81,7 @@ def check_room(backbone: Writer, prompts: Sequence[Sequence[int]], max_new_token
 
 def forbidden_mask(backbone: Writer, forbidden_ids: Sequence[int], *, eos_id: int) -> Bool[Tensor, " V"]:
     """True for the tokens that are never chosen; `eos_id` always can be."""
-    weight = backbone.embedding.weight
+    weight = backbone.output_embedding.weight
     forbidden = torch.zeros(weight.shape[0], dtype=torch.bool, device=weight.device)
     forbidden[sorted({*forbidden_ids} - {eos_id})] = True
     return forbidden

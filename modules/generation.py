@@ -136,7 +136,15 @@ def penalize_repetition(
     logits: Float[Tensor, "B V"], seen: Bool[Tensor, "B V"], penalty: float
 ) -> Float[Tensor, "B V"]:
     """Make the tokens that are `seen` less likely by `penalty` (more than 1), or likelier (less than 1)."""
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    changed = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, changed.clamp(max=torch.finfo(logits.dtype).max), logits)
+
+
+def at_temperature(logits: Float[Tensor, "B V"], temperature: float) -> Float[Tensor, "B V"]:
+    """Logits over `temperature`, however small; the largest of a row becomes 0, so none overflows."""
+    limits = torch.finfo(logits.dtype)
+    highest = logits.amax(dim=-1, keepdim=True)
+    return (logits - highest) / min(max(temperature, limits.tiny), limits.max)
 
 
 def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
@@ -190,7 +198,9 @@ class _Chooser:
         if self._options.temperature == 0.0:
             chosen = logits.argmax(dim=-1)
         else:
-            chosen = sample(self._filtered(logits / self._options.temperature), self._uniform(logits))
+            chosen = sample(
+                self._filtered(at_temperature(logits, self._options.temperature)), self._uniform(logits)
+            )
         self._seen.scatter_(1, chosen.unsqueeze(1), True)
         return chosen
 

@@ -28,6 +28,13 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tags of a version.
 DIGEST, FOLDER, LOGGED_MODEL = "bundle_digest", "bundle", "model_id"
 
+#: What a registered version can and cannot do, for whoever finds it in MLflow.
+USE = (
+    "A version holds the files of a bundle. MLflow keeps and names it, and cannot load or serve it. "
+    "To use it, fetch the folder with `mlflow artifacts download`, and name that: "
+    "`make predict-TASK BUNDLE=FOLDER`."
+)
+
 #: MLflow's tag of a model that names its registered versions.
 MODEL_VERSIONS = "mlflow.modelVersions"
 
@@ -245,7 +252,7 @@ def _same(recorded: Path, folder: Path) -> bool:
 def _about_model(folder: Path) -> str:
     return (
         f"Models of the task **{_task(folder)}**, registered by `make register` and `make promote`. "
-        f"Where one comes from: `make lineage MODEL=NAME@{CHAMPION}`."
+        f"Where one comes from: `make lineage MODEL=NAME@{CHAMPION}`. {USE}"
     )
 
 

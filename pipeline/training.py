@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 
 from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ from pipeline import processes, report
 from pipeline.bundle import DONE, Bundle, load_bundle, save_bundle
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
-from pipeline.callbacks.limits import FinalValidation, TimeBudget
+from pipeline.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
 from pipeline.callbacks.plateau import Plateau
 from pipeline.callbacks.preemption import Preemption
 from pipeline.callbacks.samples import Samples

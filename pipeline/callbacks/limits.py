@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import lightning as L
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.callbacks.steps import any_process, ends_optimizer_step
@@ -46,6 +47,19 @@ class FinalValidation(Callback):
             trainer.should_stop = True
 
 
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's; a run that it stopped stays stopped when it is resumed, unless it has more patience."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train no step more than the checkpoint of a run that had been stopped."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count, but not the patience: that is this run's."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
 class TimeBudget(Callback):
     """Ends training, with a validation, when its seconds are spent; schedule and `max_steps` stay.
 
@@ -63,7 +77,9 @@ class TimeBudget(Callback):
         return self.budget_s - self._clock.elapsed_s
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; a run that was resumed with nothing left trains no step more."""
+        if any_process(trainer, self.left_s <= 0):
+            trainer.should_stop = True
         self._clock.start()
 
     def on_train_batch_end(

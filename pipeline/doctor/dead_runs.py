@@ -63,8 +63,9 @@ def unsynced(runs_dir: Path) -> Iterator[Finding]:
     if waiting:
         n_records = sum(count_unsent(folder / "tracking", _progress(folder)) for folder in waiting)
         names = ", ".join(folder.name for folder in waiting[:5])
+        some = "1 run has" if len(waiting) == 1 else f"{len(waiting)} runs have"
         yield Finding(
-            what=f"{len(waiting)} runs have {n_records:,} records that MLflow has not had ({names})",
+            what=f"{some} {n_records:,} records that MLflow has not had ({names})",
             remedy="`make sync` sends them",
         )
 

@@ -73,7 +73,7 @@ def _show(findings: Sequence[Finding], *, fix: bool) -> None:
     table = Table("", "found", "remedy", box=None, pad_edge=False)
     for finding in findings:
         table.add_row("✓" if finding.mend else "!", Text(finding.what, overflow="fold"), finding.remedy)
-    report.panel(f"{len(findings)} findings", table)
+    report.panel(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}", table)
     n_mendable = sum(finding.mend is not None for finding in findings)
     if n_mendable and not fix:
         report.say("Next", f'make doctor ARGS="fix=true"  puts right the {n_mendable} marked ✓')

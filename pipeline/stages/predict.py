@@ -50,8 +50,9 @@ def predict(config: Config) -> StageResult:
     lines = (json_line(as_record(*pair)) for pair in zip(rows, answers, strict=True))
     write_whole(target, "".join(f"{line}\n" for line in lines))
     shown = [task.sample(row, answer) for row, answer in zip(asked[:N_SAMPLES], answers, strict=False)]
-    report.panel("Answers", report.show_samples(shown))
-    report.say("Written", f"{target} ({len(rows):,} lines, each row with its 'prediction')")
+    report.panel("Predictions", report.show_samples(shown))
+    n_lines = "1 line" if len(rows) == 1 else f"{len(rows):,} lines"
+    report.say("Written", f"{target} ({n_lines}, each row with its 'prediction')")
     return StageResult(stage="predict", bundle=str(bundle.folder), output=[str(target)], is_said=True)
 
 

@@ -45,6 +45,7 @@ def register(config: Config) -> StageResult:
         run.keep(record)
     what = "is new" if is_new else "is this bundle already"
     report.say("Registry", f"{version.title} {what}, {_called(version)}: {report.short(folder)}")
+    report.say("Use", registry.USE)
     _say_next(version)
     report.show_address("This version", version_url(store.public_uri, version.name, version.number))
     return StageResult(stage="register", bundle=str(folder), output=[f"{version.name}/{version.number}"])

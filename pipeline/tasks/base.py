@@ -5,6 +5,7 @@ A task holds options only: no weights, no files, no optimizer.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -111,9 +112,9 @@ class TokenObjective:
 
 
 def encode_with_gaps(tokenizer: Tokenizer, text: str, gap_ids: Sequence[int]) -> list[int]:
-    """The ids of `text`, with one of `gap_ids` for each `<mask>` in it, in order."""
+    """The ids of `text`, with one of `gap_ids` for each `<mask>` in it: in order, and over again."""
     first, *rest = text.split(GAP)
     ids = tokenizer.encode(first).tolist()
-    for gap, part in zip(gap_ids, rest, strict=False):
+    for gap, part in zip(cycle(gap_ids), rest, strict=False):
         ids += [gap, *tokenizer.encode(part).tolist()]
     return [tokenizer.bos_id, *ids, tokenizer.eos_id]

@@ -26,6 +26,9 @@ class SpanDenoising(PretrainingTask):
     Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 3.1.4. There 15 % of the
     tokens are dropped; half of them, as by one of the denoisers of Tay et al. 2022, "UL2", section 3.1, label
     more tokens in a step, and small models learn far faster (docs/log.md).
+
+    Raises:
+        ValueError: spans so short that not enough tokens stay to lie between them.
     """
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -34,9 +37,19 @@ class SpanDenoising(PretrainingTask):
     overlap = 0
     fills_gaps = True
 
+    def __post_init__(self) -> None:
+        shortest = self.rate / (1 - self.rate)  # one token stays between two spans
+        if self.mean_span_tokens < round(shortest, 6):
+            raise ValueError(
+                f"mean_span_tokens is {self.mean_span_tokens} at a rate of {self.rate}; "
+                f"expected {shortest:.3g} or more, so that a token stays between two spans; "
+                "lower task.rate or raise task.mean_span_tokens"
+            )
+
     def row_tokens(self, max_seq_len: int) -> int:
-        """As many as the encoder reads: a source is never longer than its text."""
-        return max_seq_len
+        """As many as the encoder reads, or fewer, where targets are longer than their texts."""
+        target_of_token = self.rate * (1 + 1 / self.mean_span_tokens)
+        return int(max_seq_len / max(1.0, 1.05 * target_of_token))  # numbers are rounded in each document
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
         """Sources with sentinels, targets with what they hide."""
@@ -84,8 +97,8 @@ class SpanDenoising(PretrainingTask):
         )
         return [
             Sample(
-                given=_join(tokenizer, source, {}),
-                output=_join(tokenizer, source, _spans(tokenizer, target)),
+                given=_filled(tokenizer, source, []),
+                output=_filled(tokenizer, source, target),
                 truth=truth,
             )
             for source, target, truth in zip(sources, made, truths, strict=True)
@@ -107,26 +120,36 @@ class SpanDenoising(PretrainingTask):
         return source
 
 
-def _spans(tokenizer: Tokenizer, target: Sequence[int]) -> dict[int, list[int]]:
-    """Sentinel -> the ids that the target gives for it."""
+def _spans(tokenizer: Tokenizer, target: Sequence[int], n_gaps: int) -> dict[int, list[int]]:
+    """Number of a gap -> the ids that the target gives for it; a sentinel may stand for several, in turn."""
+    places = {sentinel: place for place, sentinel in enumerate(tokenizer.sentinel_ids)}
     spans: dict[int, list[int]] = {}
     current: list[int] = []
+    number = 0
     for token in target:
-        if token in tokenizer.sentinel_ids:
-            current = spans.setdefault(token, [])
+        if token in places:
+            gaps = range(places[token], n_gaps, len(places))
+            number = next((gap for gap in gaps if gap >= number), gaps[-1] if gaps else number)
+            current = spans.setdefault(number, []) if gaps else []
         elif token != tokenizer.eos_id:
             current.append(token)
     return spans
 
 
-def _join(tokenizer: Tokenizer, source: Sequence[int], spans: dict[int, list[int]]) -> str:
-    """The source with its sentinels replaced by their spans, or by a gap where there is none."""
+def _filled(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int]) -> str:
+    """The source with its sentinels replaced by what the target gives, or by a gap where it gives nothing."""
+    spans = _spans(tokenizer, target, sum(token in tokenizer.sentinel_ids for token in source))
     parts: list[str] = []
     run: list[int] = []
+    number = 0
     for token in source:
-        if token in tokenizer.sentinel_ids and token not in spans:
+        if token not in tokenizer.sentinel_ids:
+            run.append(token)
+            continue
+        if number in spans:
+            run += spans[number]
+        else:
             parts += [tokenizer.decode(run), " ▁▁"]
             run = []
-        else:
-            run += spans.get(token, [token])
+        number += 1
     return "".join([*parts, tokenizer.decode(run)])

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -173,17 +174,20 @@ def merged(made: Denoising, row: int) -> list[list[int]]:
     for number in range(1, int(made.source_segments[row].max()) + 1):
         source = made.source[row][made.source_segments[row] == number].tolist()
         target = made.target[row][made.target_segments[row] == number].tolist()
-        spans: dict[int, list[int]] = {}
+        spans: list[tuple[int, list[int]]] = []
         for token in target[:-1]:
             if token in sentinels:
-                spans[token] = []
+                spans.append((token, []))
             else:
-                spans[next(reversed(spans))].append(token)
+                spans[-1][1].append(token)
         assert target[-1] == TOKENS.eos_id
         used = [token for token in source if token in sentinels]
-        assert [*used, next(reversed(spans))] == TOKENS.sentinel_ids[: len(used) + 1].tolist() == list(spans)
-        assert spans[next(reversed(spans))] == []
-        documents.append([t for token in source for t in spans.get(token, [token])])
+        in_order = list(islice(cycle(TOKENS.sentinel_ids.tolist()), len(used) + 1))
+        assert used == in_order[:-1]
+        assert [sentinel for sentinel, _ in spans] == in_order
+        assert spans[-1][1] == []
+        hidden = (span for _, span in spans)
+        documents.append([t for token in source for t in (next(hidden) if token in sentinels else [token])])
     return documents
 
 
@@ -209,7 +213,6 @@ def test_each_document_drops_15_percent_in_spans_of_three_on_average(shape: tupl
         seed=0,
         rate=0.15,
         mean_span_tokens=3.0,
-        max_spans=31,
     )
     assert not (noise & ~maskable).any()
     for row in range(len(ids)):
@@ -219,24 +222,30 @@ def test_each_document_drops_15_percent_in_spans_of_three_on_average(shape: tupl
             n_noise = max(1, round(0.15 * n)) if n else 0
             assert here.sum() == n_noise
             n_spans = (np.diff(here.astype(int), prepend=0) == 1).sum()
-            assert n_spans == (min(max(1, round(n_noise / 3)), n - n_noise + 1, 31) if n else 0)
+            assert n_spans == (min(max(1, round(n_noise / 3)), n - n_noise + 1) if n else 0)
 
 
 def test_every_token_is_dropped_about_equally_often() -> None:
     ids = np.broadcast_to(np.arange(FIRST_ORDINARY, FIRST_ORDINARY + 100), (4000, 100))
-    options = {"keys": np.arange(4000), "seed": 0, "rate": 0.15, "mean_span_tokens": 3.0, "max_spans": 31}
+    options = {"keys": np.arange(4000), "seed": 0, "rate": 0.15, "mean_span_tokens": 3.0}
     rates = noise_mask(ids > 0, np.ones_like(ids), **options).mean(axis=0)  # type: ignore[arg-type]
     # A token near an end has fewer spans that could cover it.
     assert np.abs(rates[3:-3] - 0.15).max() < 0.03
     assert rates.min() > 0.04
 
 
-def test_a_document_with_more_spans_than_sentinels_gets_longer_spans() -> None:
-    ids = np.full((1, 2000), FIRST_ORDINARY)
-    made = denoised(ids, np.ones_like(ids))
+@pytest.mark.parametrize("rate", [0.15, 0.5])
+@pytest.mark.parametrize("n_tokens", [186, 512, 2000])
+def test_spans_of_a_document_have_the_length_that_is_asked_for_however_long_it_is(
+    n_tokens: int, rate: float
+) -> None:
+    ids = np.random.default_rng(0).choice(TOKENS.ordinary_ids, (1, n_tokens))
+    made = denoised(ids, np.ones_like(ids), rate=rate, mean_span_tokens=3.0)
     assert merged(made, 0) == ids.tolist()
-    assert np.isin(made.source, TOKENS.sentinel_ids).sum() == len(TOKENS.sentinel_ids) - 1
-    assert (~TOKENS.special[made.target]).sum() == 300
+    n_noise = (~TOKENS.special[made.target]).sum()
+    n_spans = np.isin(made.source, TOKENS.sentinel_ids).sum()
+    assert n_noise == round(rate * n_tokens)
+    assert n_noise / n_spans == pytest.approx(3.0, rel=0.05)
 
 
 def test_sources_and_targets_are_as_narrow_as_the_longest_of_the_batch_in_steps_of_sixteen() -> None:

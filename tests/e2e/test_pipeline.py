@@ -161,7 +161,7 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
         (["tasks=[classify,qq]"], "tasks has qq; expected some of classify"),
         (["tasks=[qa,qa]"], "tasks has one twice"),
         (["tasks=[]"], "tasks is empty"),
-        (["trainr.max_steps=3"], "did you mean trainer?"),
+        (["trainr.max_steps=3"], "did you mean trainer.max_steps?"),
         (["trainer.max_stpes=3"], "did you mean max_steps?"),
         (["finetune-qu.trainer.max_steps=3"], "did you mean finetune-qa?"),
         (["finetune-qa.packing=whole"], "finetune-qa takes no such key"),

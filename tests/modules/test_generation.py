@@ -11,6 +11,7 @@ from transformers.generation import logits_process as reference
 
 from modules.generation import (
     SamplingOptions,
+    at_temperature,
     generate,
     keep_min_p,
     keep_top_k,
@@ -318,3 +319,50 @@ def test_a_token_without_probability_is_not_sampled_even_at_the_ends(uniform: fl
     logits = torch.randn(500, 16).masked_fill(~possible, float("-inf"))
     drawn = sample(logits, torch.full((500,), uniform))
     assert possible.gather(1, drawn.unsqueeze(1)).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-9])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    cold = SamplingOptions(temperature=temperature, max_new_tokens=6)
+    greedy = SamplingOptions(temperature=0.0, max_new_tokens=6)
+    assert fast_generate(make_model(), PROMPTS, cold, NEVER) == fast_generate(
+        make_model(), PROMPTS, greedy, NEVER
+    )
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e40, float("inf")])
+def test_any_heat_draws_evenly_and_still_never_what_is_forbidden(temperature: float) -> None:
+    logits = torch.tensor([[5.0, -torch.inf, -3.0, 0.0]])
+    probabilities = at_temperature(logits, temperature).softmax(dim=-1)
+    torch.testing.assert_close(probabilities, torch.tensor([[1 / 3, 0.0, 1 / 3, 1 / 3]]))
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 20.0))
+def test_a_temperature_divides_the_logits(seed: int, temperature: float) -> None:
+    logits = logits_of(seed)
+    expected = (logits.double() / temperature).softmax(dim=-1).float()
+    torch.testing.assert_close(at_temperature(logits, temperature).softmax(dim=-1), expected)
+
+
+def test_the_smallest_penalty_of_repetition_leaves_numbers() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.0]])
+    assert not penalize_repetition(logits, torch.ones(1, 3, dtype=torch.bool), 1e-44).isnan().any()
+
+
+@pytest.mark.parametrize("n_source", [V - 5, V + 40])
+def test_what_may_be_written_is_counted_in_the_vocabulary_of_the_answers(n_source: int) -> None:
+    torch.manual_seed(0)
+    backbone = EncoderDecoder(
+        n_source,
+        target_vocab_size=V,
+        n_layers=1,
+        max_seq_len=LIMIT,
+        layer=LayerSpec(D, n_heads=4),
+        position=Rotary(),
+    )
+    model = Model(backbone, LMHead(backbone.output_embedding))
+    forbidden = [token for token in range(V) if token != V - 1]
+    for temperature in (0.0, 1.0):
+        options = SamplingOptions(temperature=temperature, max_new_tokens=3)
+        answers = fast_generate(model, [[5, 6], [7]], options, NEVER, forbidden_ids=forbidden)
+        assert answers == [[V - 1] * 3] * 2

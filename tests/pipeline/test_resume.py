@@ -98,13 +98,6 @@ def test_a_run_without_averaged_weights_is_the_same_run_after_resuming(tmp_path:
 
 
 def test_the_best_validation_is_not_forgotten_by_resuming(tmp_path: Path) -> None:
-    class Unlearn(ToyObjective):
-        """Trains away from the data, so that the first validation is the best."""
-
-        def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-            nats, n_tokens = super().loss(model, batch)
-            return (-nats if model.training else nats), n_tokens
-
     assert_same_run(ToyTraining(folder=tmp_path, objective=Unlearn()), tmp_path, stops=[7])
     assert checkpoint(tmp_path / "parts", "best.ckpt")["global_step"] == 5
 
@@ -112,6 +105,34 @@ def test_the_best_validation_is_not_forgotten_by_resuming(tmp_path: Path) -> Non
 def test_early_stopping_counts_on_after_resuming(tmp_path: Path) -> None:
     training = ToyTraining(folder=tmp_path, patience=2, max_steps=20, val_every_steps=1)
     assert_same_run(training, tmp_path, stops=[3, 5])
+
+
+class Unlearn(ToyObjective):
+    """Trains away from the data, so that the first validation is the best."""
+
+    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        nats, n_tokens = super().loss(model, batch)
+        return (-nats if model.training else nats), n_tokens
+
+
+def test_a_run_that_was_stopped_early_trains_no_step_more_when_its_end_is_resumed(tmp_path: Path) -> None:
+    training = ToyTraining(
+        folder=tmp_path, patience=2, max_steps=20, val_every_steps=1, objective=Unlearn(), save_every_steps=5
+    )
+    finish(training, resume=False, logger=Recorder())
+    stopped = checkpoint(tmp_path)
+    assert stopped["global_step"] == 3
+    assert finish(training, resume=True, logger=Recorder()).batches == []
+    assert differences(stopped, checkpoint(tmp_path)) == []
+    assert len(finish(training.with_(patience=4), resume=True, logger=Recorder()).batches) == 2
+
+
+def test_a_run_whose_time_was_spent_trains_no_step_more_when_its_end_is_resumed(tmp_path: Path) -> None:
+    training = ToyTraining(folder=tmp_path, time_budget_s=1e-9, save_every_steps=5)
+    finish(training, resume=False, logger=Recorder())
+    assert checkpoint(tmp_path)["global_step"] == 1
+    assert finish(training, resume=True, logger=Recorder()).batches == []
+    assert len(finish(training.with_(time_budget_s=1e9), resume=True, logger=Recorder()).batches) == 11
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +22,7 @@ from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
 from pipeline.callbacks.averaging import EMA
 from pipeline.callbacks.guard import NonFiniteGuard
-from pipeline.callbacks.limits import FinalValidation, TimeBudget
+from pipeline.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
 from pipeline.callbacks.preemption import Preemption
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput

@@ -14,8 +14,7 @@ from pipeline.plain import to_plain
 from pipeline.tasks.base import GAP, PretrainingTask, TokenObjective, encode_with_gaps
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.denoise import SpanDenoising
-from pipeline.tasks.denoise import _join as join
-from pipeline.tasks.denoise import _spans as spans
+from pipeline.tasks.denoise import _filled as filled
 from pipeline.tasks.masked_lm import MaskedLM
 
 TOKENIZER = Bytes().train([])
@@ -125,5 +124,32 @@ def test_spans_are_put_where_their_sentinels_stand() -> None:
     first, second = TOKENIZER.sentinel_ids[:2]
     source = encode_with_gaps(TOKENIZER, f"a{GAP}b{GAP}c", [first, second])
     target = [first, *TOKENIZER.encode("XY").tolist(), TOKENIZER.eos_id]
-    assert spans(TOKENIZER, target) == {first: TOKENIZER.encode("XY").tolist()}
-    assert join(TOKENIZER, source, spans(TOKENIZER, target)) == "aXYb ▁▁c"
+    assert filled(TOKENIZER, source, target) == "aXYb ▁▁c"
+    assert filled(TOKENIZER, source, [second, *target]) == "aXYbc"
+    assert filled(TOKENIZER, source, [TOKENIZER.sentinel_ids[7], *target]) == "aXYb ▁▁c"
+
+
+def test_a_text_may_have_more_gaps_than_there_are_sentinels() -> None:
+    n_gaps = 2 * len(TOKENIZER.sentinel_ids) + 3
+    source = encode_with_gaps(TOKENIZER, "".join(f"{i},{GAP}" for i in range(n_gaps)), TOKENIZER.sentinel_ids)
+    sentinels = [token for token in source if token in TOKENIZER.sentinel_ids]
+    assert len(sentinels) == n_gaps
+    target = [
+        token for i, one in enumerate(sentinels) for token in (one, *TOKENIZER.encode(f"<{i}>").tolist())
+    ]
+    assert filled(TOKENIZER, source, target) == "".join(f"{i},<{i}>" for i in range(n_gaps))
+
+
+@pytest.mark.parametrize(("rate", "mean"), [(0.5, 3.0), (0.15, 1.0), (0.5, 1.0), (0.8, 4.0)])
+def test_neither_source_nor_target_is_longer_than_the_model_reads(rate: float, mean: float) -> None:
+    task, limit = SpanDenoising(rate=rate, mean_span_tokens=mean), 512
+    n_tokens = task.row_tokens(limit)
+    ids = np.full((3, n_tokens), TOKENIZER.encode("a")[0], np.int64)
+    rows = RowBatch(ids, np.ones_like(ids), np.arange(3))
+    batch = task.collator(TOKENIZER, seed=0)(rows)
+    assert max(batch["input_ids"].shape[1], batch["decoder_input_ids"].shape[1]) <= limit
+
+
+def test_spans_too_short_to_lie_apart_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"mean_span_tokens is 3.0 at a rate of 0.9; expected 9 or more"):
+        SpanDenoising(rate=0.9)

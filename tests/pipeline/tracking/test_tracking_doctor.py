@@ -94,7 +94,7 @@ def test_a_spool_that_mlflow_has_not_had_is_counted_with_its_remedy(
     run.log_metrics({"train/loss": 1.0}, 1)
     run.end("FINISHED")
     (finding,) = doctor.unsynced(project / "runs")
-    assert finding.what.startswith("1 runs have ")
+    assert finding.what.startswith("1 run has ")
     assert "make sync" in finding.remedy
 
 

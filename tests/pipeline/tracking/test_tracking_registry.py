@@ -61,6 +61,8 @@ def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     assert version.tags["run"] == "a"
     assert version.tags["task"] == "classify"
     assert "| test/accuracy | 0.75 |" in version.description
+    model_page = client.get_registered_model("prelude-classify").description
+    assert "cannot load or serve it" in model_page
     progress = json.loads((folder.parents[1] / "tracking/progress.json").read_text())
     model = client.get_logged_model(progress["models"][str(folder)])
     assert version.source == model.artifact_location
