@@ -108,7 +108,7 @@ register: $(VENV)/.installed ## Register a bundle in MLflow: MODEL=run ALIAS=cha
 	@$(PIPELINE) register
 
 .PHONY: promote
-promote: $(VENV)/.installed ## Make the challenger champion, if it is better beyond its interval
+promote: $(VENV)/.installed ## Make the challenger champion, if it is significantly better
 	@$(PIPELINE) promote
 
 .PHONY: doctor

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,10 +28,30 @@ SAMPLES, ERRORS = "samples.md", "errors.md"
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Which rows a model was measured on, and whether they had chosen its weights before."""
+
+    corpus: str
+    split: Literal["validation", "test"]
+    chose_weights: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What the names of metrics begin with."""
+        return "val" if self.split == "validation" else "test"
+
+    def in_words(self, n_rows: int) -> str:
+        """For example `1,000 test rows of reviews`."""
+        what = f"{n_rows:,} {self.split} {'row' if n_rows == 1 else 'rows'} of {self.corpus}"
+        return f"{what}, which also chose the weights" if self.chose_weights else what
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Answers to rows, and their scores with intervals."""
+    """Predictions and their metrics with confidence intervals."""
 
     task: FinetuneTask
+    on: HeldOut
     rows: Sequence[Row]
     predictions: Sequence[Prediction]
     scores: Mapping[str, Score]
@@ -50,9 +70,20 @@ class Evaluation:
         worst = np.lexsort((-sure, quality))[:N_ERRORS]
         return [(int(i), float(quality[i])) for i in worst if quality[i] < 1]
 
-    def metrics(self, prefix: str) -> dict[str, float]:
+    @property
+    def metrics(self) -> dict[str, float]:
         """Values, and the ends of intervals, as they are recorded."""
-        return recorded(self.scores, prefix)
+        return recorded(self.scores, self.on.prefix)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader of the metrics must know."""
+        own = {name: score for name, score in self.scores.items() if name.startswith(self.task.metric)}
+        empty = [name for name, score in own.items() if self.task.higher_is_better and score.value == 0]
+        return [
+            *(f"{name} is 0 on all rows, so it cannot tell models apart here" for name in empty),
+            *self.task.cautions(self.predictions),
+        ]
 
 
 def recorded(scores: Mapping[str, Score], prefix: str) -> dict[str, float]:
@@ -66,12 +97,18 @@ def recorded(scores: Mapping[str, Score], prefix: str) -> dict[str, float]:
 
 
 def evaluate_rows(
-    task: FinetuneTask, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    task: FinetuneTask,
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[Row],
+    *,
+    on: HeldOut,
+    batch_size: int,
 ) -> Evaluation:
     """Answer all rows and score the answers, with intervals."""
     predictions = task.predict(model, tokenizer, rows, batch_size=batch_size)
     scores = task.score(predictions, rows, intervals=True)
-    return Evaluation(task=task, rows=rows, predictions=predictions, scores=scores)
+    return Evaluation(task=task, on=on, rows=rows, predictions=predictions, scores=scores)
 
 
 def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_text: bool) -> None:
@@ -83,7 +120,8 @@ def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_t
             file = Path(drafts) / f"{name}.png"
             figure.savefig(file, dpi=150, bbox_inches="tight")
             tracked.log_file(file, f"plots/{name}.png")
-    keep_samples(tracked, evaluation.samples, folder, "samples/test.md", show_text=show_text)
+    artifact = f"samples/{evaluation.on.split}.md"
+    keep_samples(tracked, evaluation.samples, folder, artifact, show_text=show_text)
     write_whole(folder / ERRORS, errors_markdown(evaluation, show_text=True))
     tracked.log_text(errors_markdown(evaluation, show_text=show_text), ERRORS)
 
@@ -127,7 +165,7 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def save_evaluation(folder: Path, evaluation: Evaluation, *, corpus: str, split: str) -> None:
+def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Keep in a run's folder what each row scored, for `compare` to pair with another run's; no text."""
     task = evaluation.task
     scores = task.row_scores(evaluation.predictions, evaluation.rows)
@@ -137,8 +175,8 @@ def save_evaluation(folder: Path, evaluation: Evaluation, *, corpus: str, split:
         "task": type(task).__name__,
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
-        "corpus": corpus,
-        "split": split,
+        **asdict(evaluation.on),
+        "prefix": evaluation.on.prefix,
         "metrics": {name: asdict(score) for name, score in evaluation.scores.items()},
         "row_metric": task.metric if task.metric in same else next(iter(same), None),
         "rows": [row_digest(row) for row in evaluation.rows],

@@ -19,7 +19,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.metrics import RowLoss
 from modules.model import Model
 from pipeline import build
-from pipeline.evaluation import EVALUATION, recorded
+from pipeline.evaluation import EVALUATION, HeldOut, recorded
 from pipeline.output import write_whole
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import Score
@@ -36,12 +36,14 @@ class LanguageEvaluation:
 
     Args:
         task: what the model was trained for.
+        on: which rows these are.
         values: metrics of all rows together, by plain name.
         rows: a digest of each row and of what is asked of the model there.
         losses: nats and labelled tokens of each row (N, 2).
     """
 
     task: PretrainingTask
+    on: HeldOut
     values: Mapping[str, float]
     rows: list[str]
     losses: npt.NDArray[np.float64]
@@ -52,11 +54,10 @@ class LanguageEvaluation:
         scores = {name: Score(value=value) for name, value in self.values.items()}
         if self.rows:
             loss = statistic_score(self._mean_losses, len(self.rows))
-            ends = np.array([loss.low, loss.high], np.float64)
+            scores["loss"] = replace(loss, value=scores["loss"].value)
             with np.errstate(over="ignore"):  # the perplexity of a model that knows nothing may be infinite
-                intervals = {"loss": ends, "perplexity": np.exp(ends)}
-            for name, (low, high) in intervals.items():
-                scores[name] = replace(scores[name], low=float(low), high=float(high))
+                low, high = (None if end is None else float(np.exp(end)) for end in (loss.low, loss.high))
+            scores["perplexity"] = replace(scores["perplexity"], low=low, high=high, n_rows=loss.n_rows)
         return scores
 
     def _mean_losses(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -65,18 +66,23 @@ class LanguageEvaluation:
         means: npt.NDArray[np.float64] = nats / n_tokens
         return means
 
-    def metrics(self, prefix: str) -> dict[str, float]:
+    @property
+    def metrics(self) -> dict[str, float]:
         """Values, and the ends of intervals, as they are recorded."""
-        return recorded(self.scores, prefix)
+        return recorded(self.scores, self.on.prefix)
 
-    def save(self, folder: Path, *, corpus: str, split: str, prefix: str) -> None:
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader of the metrics must know."""
+        return []
+
+    def save(self, folder: Path) -> None:
         """Keep it in a run's folder, for `compare` to pair its rows with another run's; no text."""
         nats, n_tokens = self.losses.T
         record = {
             "task": type(self.task).__name__,
-            "corpus": corpus,
-            "split": split,
-            "prefix": prefix,
+            **asdict(self.on),
+            "prefix": self.on.prefix,
             "metrics": {name: asdict(score) for name, score in self.scores.items()},
             "row_metric": ROW_METRIC,
             "rows": self.rows,
@@ -86,7 +92,13 @@ class LanguageEvaluation:
 
 
 def evaluate_language_model(
-    task: PretrainingTask, model: Model, tokenizer: Tokenizer, rows: TokenRows, options: TrainerOptions
+    task: PretrainingTask,
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: TokenRows,
+    options: TrainerOptions,
+    *,
+    on: HeldOut,
 ) -> LanguageEvaluation:
     """Every row once, on one device; corrupted, where the task corrupts, as in every other validation."""
     quieten_lightning()
@@ -112,6 +124,7 @@ def evaluate_language_model(
     digests = np.array(_digests(task, rows))
     return LanguageEvaluation(
         task=task,
+        on=on,
         values={name: float(value) for name, value in values.items()},
         rows=digests[labelled].tolist(),
         losses=losses[labelled],

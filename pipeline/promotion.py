@@ -1,17 +1,19 @@
-"""Whether a challenger is better than the champion beyond what chance gives, on the same rows."""
+"""Whether a challenger is significantly better than the champion (paired test on the same rows)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from pipeline.compare.facts import Measurement, read_measurement
-from pipeline.compare.significance import Difference, pair_rows, paired_difference
+from pipeline.compare.significance import MIN_ROWS, Difference, count_missing, pair_rows, paired_difference
+from pipeline.compare.verdict import p_words
 from pipeline.errors import RunError
 from pipeline.lineage.evaluations import finished_evaluations, runs_that_measured
 from pipeline.registry import Version
 from pipeline.runs import RunFolder
 from pipeline.stored import read_part, read_task
-from pipeline.tasks.finetuning import FinetuneTask, Score
+from pipeline.tasks.finetuning import FinetuneTask
 
 _EVALUATE = "`make evaluate-TASK BUNDLE=... DATA=...` (`make evaluate` for a pretrained model)"
 
@@ -26,37 +28,40 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The metric that decides for a task; `prefix` is what bundles record it under."""
+    """The metric that decides for a task."""
 
     metric: str
     higher_is_better: bool
-    prefix: str = "test"
 
 
 #: Of a pretrained model.
-LOWEST_LOSS = Goal(metric="loss", higher_is_better=False, prefix="val")
+LOWEST_LOSS = Goal(metric="loss", higher_is_better=False)
 
 
 def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
-    """By the rows that both have answered; else by the intervals of the task's metric.
+    """By the rows that both have answered.
 
     Raises:
-        RunError: there is nothing to judge them by, or they were measured on different rows.
+        RunError: there are no such rows, or too few, or rows without a score.
     """
     goal = _goal(challenger.folder)
     evaluations = finished_evaluations(runs_dir)
     ours, theirs = (list(_measurements(one, evaluations)) for one in (challenger, champion))
-    for new in ours:
-        for old in theirs:
-            if new.row_metric == old.row_metric and sorted(new.rows) == sorted(old.rows) and new.rows:
-                return _by_rows(new, old, goal)
-    if ours and theirs:
-        raise RunError(
-            f"{challenger.title} and {champion.title} were measured on different rows",
-            "an evaluation of both on one corpus; of pretrained models, with one tokenizer too",
-            f"run {_EVALUATE} for each, then try again",
-        )
-    return _by_intervals(challenger, champion, goal)
+    same = [
+        (new, old)
+        for new, old in product(ours, theirs)
+        if new.row_metric == old.row_metric and sorted(new.rows) == sorted(old.rows)
+    ]
+    if same:
+        return _by_rows(challenger, champion, *max(same, key=_fitness), goal)
+    unknown = [version.title for version, known in ((challenger, ours), (champion, theirs)) if not known]
+    raise RunError(
+        f"there are no scores row by row of {' and '.join(unknown)}"
+        if unknown
+        else f"{challenger.title} and {champion.title} were measured on different rows",
+        "an evaluation of both on one corpus; of pretrained models, with one tokenizer too",
+        f"run {_EVALUATE} for each, then try again",
+    )
 
 
 def _goal(folder: Path) -> Goal:
@@ -76,9 +81,25 @@ def _measurements(version: Version, evaluations: Sequence[RunFolder]) -> Iterato
             yield found
 
 
-def _by_rows(new: Measurement, old: Measurement, goal: Goal) -> Verdict:
-    """Better where the interval of the mean difference lies above 0, and the task's metric is no worse."""
+def _fitness(pair: tuple[Measurement, Measurement]) -> tuple[bool, bool, int]:
+    """Enough rows first, then rows that chose no weights, then more rows."""
+    n_rows = len(pair[0].rows)
+    return n_rows >= MIN_ROWS, not any(one.chose_weights for one in pair), n_rows
+
+
+def _by_rows(
+    challenger: Version, champion: Version, new: Measurement, old: Measurement, goal: Goal
+) -> Verdict:
+    """Better where rows are significantly better on average, and the task's metric is no worse."""
     scores, others = pair_rows(new.rows, new.row_scores, old.rows, old.row_scores)
+    _check_enough(challenger, champion, len(scores))
+    if n_missing := count_missing(scores, others):
+        raise RunError(
+            f"{n_missing:,} of {len(scores):,} rows have a score of {challenger.title} or {champion.title} "
+            "that is not a finite number",
+            "a score in every row",
+            f"run {_EVALUATE} for each, then try again",
+        )
     difference = paired_difference(scores, others)
     gain = new.metrics[goal.metric].value - old.metrics[goal.metric].value
     no_worse = gain >= 0 if goal.higher_is_better else gain <= 0
@@ -87,39 +108,21 @@ def _by_rows(new: Measurement, old: Measurement, goal: Goal) -> Verdict:
         f"{what} {_signed(difference)} on the same {difference.n_rows:,} rows; "
         f"{goal.metric} {new.metrics[goal.metric].value:.4f} against {old.metrics[goal.metric].value:.4f}"
     )
-    return Verdict(is_better=difference.low > 0 and no_worse, numbers=numbers)
+    if new.metric and (new.chose_weights or old.chose_weights):
+        numbers += "; these are validation rows, which also chose weights"
+    is_better = difference.is_significant and difference.value > 0 and no_worse
+    return Verdict(is_better=is_better, numbers=numbers)
+
+
+def _check_enough(challenger: Version, champion: Version, n_rows: int) -> None:
+    if n_rows < MIN_ROWS:
+        raise RunError(
+            f"{challenger.title} and {champion.title} were measured on {n_rows:,} rows",
+            f"at least {MIN_ROWS} rows: fewer say little about all others",
+            f"run {_EVALUATE} for each on more rows, then try again",
+        )
 
 
 def _signed(difference: Difference) -> str:
-    return f"{difference.value:+.4f} (95 %: {difference.low:+.4f} to {difference.high:+.4f})"
-
-
-def _by_intervals(challenger: Version, champion: Version, goal: Goal) -> Verdict:
-    """Better where the two intervals do not touch."""
-    new, old = (_recorded(version, f"{goal.prefix}/{goal.metric}") for version in (challenger, champion))
-    if new.low is None or new.high is None or old.low is None or old.high is None:
-        raise RunError(
-            f"{goal.metric} of {challenger.title} or {champion.title} has no interval",
-            "an evaluation of both on one corpus",
-            f"run {_EVALUATE} for each, then try again",
-        )
-    is_better = new.low > old.high if goal.higher_is_better else new.high < old.low
-    return Verdict(
-        is_better=is_better, numbers=f"{goal.metric} {_with_interval(new)} against {_with_interval(old)}"
-    )
-
-
-def _recorded(version: Version, name: str) -> Score:
-    """The metric that the bundle was saved with."""
-    values = read_part(version.folder, "metrics.json")
-    if name not in values:
-        raise RunError(
-            f"{version.title} has no {name}",
-            f"a bundle with {name}",
-            "train again, or register another",
-        )
-    return Score(value=values[name], low=values.get(f"{name}_low"), high=values.get(f"{name}_high"))
-
-
-def _with_interval(score: Score) -> str:
-    return f"{score.value:.4f} (95 %: {score.low:.4f} to {score.high:.4f})"
+    interval = f"95 %: {difference.low:+.4f} to {difference.high:+.4f}"
+    return f"{difference.value:+.4f} ({interval}, {p_words(difference.p_value)})"

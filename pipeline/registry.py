@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline import bundle
 from pipeline.errors import BundleError, ConfigError, TrackingError
+from pipeline.evaluation import HeldOut
 from pipeline.find import LATEST, find_bundle, newest_bundle
 from pipeline.plain import select
 from pipeline.stored import read_part
@@ -177,7 +178,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
         model.artifact_location,
         run_id=model.source_run_id,
         tags={**_tags(folder), LOGGED_MODEL: model.model_id},
-        description=result_table(read_part(folder, "metrics.json")),
+        description=_about_version(folder),
         model_id=model.model_id,
         await_creation_for=0,
     )
@@ -254,6 +255,16 @@ def _about_model(folder: Path) -> str:
         f"Models of the task **{_task(folder)}**, registered by `make register` and `make promote`. "
         f"Where one comes from: `make lineage MODEL=NAME@{CHAMPION}`. {USE}"
     )
+
+
+def _about_version(folder: Path) -> str:
+    """The numbers in Markdown, and which rows they are of."""
+    numbers = result_table(read_part(folder, "metrics.json"))
+    measured = dict(read_part(folder, "provenance.json").get("measured_on") or {})
+    if not measured:
+        return numbers
+    on = HeldOut(corpus=measured["corpus"], split=measured["split"], chose_weights=measured["chose_weights"])
+    return f"{numbers}\n\n`{on.prefix}/`: {on.in_words(measured['rows'])}."
 
 
 def _tags(folder: Path) -> dict[str, str]:

@@ -98,9 +98,13 @@ def show_address(what: str, address: str) -> None:
 
 
 def show_score(score: Score) -> str:
-    """A metric with its interval."""
-    value = f"[bold]{score.value:.4f}[/bold]"
-    return value if score.low is None else f"{value}  (95 %: {score.low:.4f} to {score.high:.4f})"
+    """A metric with its interval and the number of rows."""
+    words = []
+    if score.low is not None:
+        words.append(f"95 %: {score.low:.4f} to {score.high:.4f}")
+    if score.n_rows is not None:
+        words.append(f"{score.n_rows:,} {'row' if score.n_rows == 1 else 'rows'}")
+    return f"[bold]{score.value:.4f}[/bold]" + (f"  ({', '.join(words)})" if words else "")
 
 
 def show_samples(samples: Sequence[Sample]) -> RenderableType:

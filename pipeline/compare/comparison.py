@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.compare.facts import Measurement, RunFacts
-from pipeline.compare.significance import Difference, holm, pair_rows, paired_difference
-from pipeline.compare.wording import metric_words
+from pipeline.compare.significance import Difference, count_missing, holm, pair_rows, paired_difference
+from pipeline.compare.wording import list_words, metric_words
 from pipeline.errors import RunError
 from pipeline.tasks.finetuning import Score
 
@@ -90,7 +90,7 @@ def deciding_metric(runs: Sequence[RunFacts], metrics: Mapping[str, list[Score |
     own = {run.measurement.metric for run in runs if run.measurement and run.measurement.metric}
     tokens = {run.provenance.get("validation rows") for run in runs}
     language = (*DECIDING, *ACROSS_TOKENIZERS) if len(tokens) == 1 else (*ACROSS_TOKENIZERS, *DECIDING)
-    candidates = [f"test/{name}" for name in own] if own else list(language)
+    candidates = [f"{split}/{name}" for split in ("test", "val") for name in own] if own else list(language)
     complete = [name for name in [*candidates, *language] if name in metrics and None not in metrics[name]]
     return next(iter(complete), None)
 
@@ -170,6 +170,9 @@ def _paired(first: int, second: int, a: Measurement | None, b: Measurement | Non
     scores, others = pair_rows(a.rows, a.row_scores, b.rows, b.row_scores)
     if not len(scores):
         return Pair(first=first, second=second, difference=None, reason="measured on different rows")
+    if n_missing := count_missing(scores, others):
+        reason = f"{n_missing:,} of {len(scores):,} rows have a score that is not a finite number"
+        return Pair(first=first, second=second, difference=None, reason=reason)
     return Pair(first=first, second=second, difference=paired_difference(scores, others))
 
 
@@ -182,6 +185,12 @@ def _notes(runs: Sequence[RunFacts], metric: str | None) -> list[str]:
         notes.append(
             f"The runs were measured on different rows ({n_common:,} are common to all): the metrics are "
             "of each run's own rows, the tests of common rows only."
+        )
+    chosen = [run.name for run in runs if (one := run.measurement) and one.metric and one.chose_weights]
+    if chosen:
+        notes.append(
+            f"The rows of {list_words(chosen)} are validation rows, which also chose the weights: on others, "
+            "the metrics may be worse."
         )
     corpora = {run.provenance.get("corpus fingerprint") for run in runs} - {None}
     if not rows and len(corpora) > 1:

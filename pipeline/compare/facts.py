@@ -23,7 +23,7 @@ from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records
 
 #: Samples that a run has recorded, since texts of its corpus may be shown.
-SHOWN_SAMPLES = ("test.md", "best.md")
+SHOWN_SAMPLES = ("test.md", "validation.md", "best.md")
 
 _SAMPLE = re.compile(
     r"Given: (?P<given>.*?)\n\nMade: (?P<output>.*?)(?:\n\nTruth: (?P<truth>.*))?", re.DOTALL
@@ -32,12 +32,16 @@ _SAMPLE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What each row scored; `prefix` is what the metrics are recorded under."""
+    """What each row scored; `prefix` is what the metrics are recorded under.
+
+    `chose_weights` tells that the best weights were chosen by these rows.
+    """
 
     task: str
     corpus: str
     split: str
     prefix: str
+    chose_weights: bool
     metric: str | None
     higher_is_better: bool
     row_metric: str | None
@@ -118,17 +122,23 @@ def read_measurement(folder: Path) -> Measurement | None:
     """What `pipeline.evaluation` has kept; None where it has kept nothing, or something else lies there."""
     record = _read_json(folder / EVALUATION)
     try:
+        is_validation = record["split"] == "validation"
+        scores = np.array(record.get("row_scores", []), np.float64)
+        if scores.shape != (len(record.get("rows", [])),):
+            return None
         return Measurement(
             task=record["task"],
             corpus=record["corpus"],
             split=record["split"],
-            prefix=record.get("prefix", "test"),
+            # A fine-tuning once called its validation metrics `test/` where there were no test rows.
+            prefix=record.get("prefix", "val" if is_validation else "test"),
+            chose_weights=record.get("chose_weights", is_validation),
             metric=record.get("metric"),
             higher_is_better=record.get("higher_is_better", True),
             row_metric=record.get("row_metric"),
             metrics={name: Score(**score) for name, score in record["metrics"].items()},
             rows=record.get("rows", []),
-            row_scores=np.array(record.get("row_scores", []), np.float64),
+            row_scores=scores,
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -209,6 +219,8 @@ def _metrics(run: RunFolder, measurement: Measurement | None, history: History) 
         if key not in ends
     }
     if measurement is not None:
+        if measurement.chose_weights:  # as they were once called
+            found = {key: score for key, score in found.items() if not key.startswith("test/")}
         found |= {f"{measurement.prefix}/{name}": score for name, score in measurement.metrics.items()}
     return found
 

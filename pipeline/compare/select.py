@@ -1,6 +1,7 @@
 """Which runs the user means: names, MLflow's ids, folders, `last:3`, `last:3:classify`, `best:classify`."""
 
 import difflib
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ FORMS = "a run's name, MLflow id or folder, last:N, last:N:WORD or best:WORD (WO
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The metric that decides which of several runs is the best."""
+    """The metric that decides which of several runs is the best; the first of these that all of them have."""
 
-    metric: str
+    metrics: tuple[str, ...]
     higher_is_better: bool
 
 
@@ -145,18 +146,24 @@ def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
                 f"say which: {spec}:{kinds[0]}",
             )
     goal = goal_of(trained[0])
-    measured = [(value, run) for run in trained if (value := _value(run, goal.metric)) is not None]
+    found = [(_values(run), run) for run in trained]
+    measured = [(values, run) for values, run in found if any(name in values for name in goal.metrics)]
     if not measured:
         raise _too_few(spec, 0, words, known)
-    return [max(measured, key=lambda pair: pair[0] if goal.higher_is_better else -pair[0])[1]]
+    sign = 1 if goal.higher_is_better else -1
+    # Where some runs had no test rows, all are ranked by validation rows.
+    metric = next((m for m in goal.metrics if all(m in values for values, _ in measured)), goal.metrics[0])
+    return [max(measured, key=lambda pair: sign * pair[0].get(metric, -sign * math.inf))[1]]
 
 
 def goal_of(run: RunFolder) -> Goal:
     """What decides between runs of the task of this run's bundle."""
     task = task_class(run.bundles / "best")
     if issubclass(task, FinetuneTask):
-        return Goal(metric=f"test/{task.metric}", higher_is_better=task.higher_is_better)
-    return Goal(metric="val/loss", higher_is_better=False)
+        return Goal(
+            metrics=(f"test/{task.metric}", f"val/{task.metric}"), higher_is_better=task.higher_is_better
+        )
+    return Goal(metrics=("val/loss",), higher_is_better=False)
 
 
 def has_results(run: RunFolder) -> bool:
@@ -164,10 +171,10 @@ def has_results(run: RunFolder) -> bool:
     return (run.path / EVALUATION).is_file() or (run.bundles / "best" / "metrics.json").is_file()
 
 
-def _value(run: RunFolder, metric: str) -> float | None:
+def _values(run: RunFolder) -> dict[str, float]:
     file = run.bundles / "best" / "metrics.json"
-    value = read_part(file.parent, file.name).get(metric)
-    return float(value) if isinstance(value, int | float) else None
+    values = read_part(file.parent, file.name)
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _fits(run: RunFolder, words: Sequence[str]) -> bool:

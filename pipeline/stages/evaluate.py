@@ -1,5 +1,7 @@
 """Measure a bundle on the held-out rows of a corpus."""
 
+from typing import Literal
+
 from datamodules.cache import cache_key
 from datamodules.corpus import TEXT_ONLY, Corpus
 from datamodules.corpus.held_out import with_repeated
@@ -10,6 +12,7 @@ from pipeline.construct import construct
 from pipeline.evaluation import (
     EVALUATION,
     Evaluation,
+    HeldOut,
     evaluate_rows,
     log_evaluation,
     save_evaluation,
@@ -46,22 +49,27 @@ def evaluate(config: Config) -> StageResult:
         evaluation: Evaluation | LanguageEvaluation
         if isinstance(bundle.task, FinetuneTask):
             evaluation = _evaluate_task(config, options, bundle, run, tracked)
-            metrics, samples = evaluation.metrics("test"), evaluation.samples
-            save_evaluation(run.path, evaluation, corpus=config.choices.data, split="test")
+            metrics, samples = evaluation.metrics, evaluation.samples
+            save_evaluation(run.path, evaluation)
         else:
             evaluation, optimum = _evaluate_language_model(config, options, bundle, tracked)
-            metrics, samples = evaluation.metrics("test") | optimum, []
-            evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="test")
+            metrics, samples = evaluation.metrics | optimum, []
+            evaluation.save(run.path)
         run.keep(run.path / EVALUATION)
-        tracked.describe(_about(config, bundle, len(evaluation.rows)))
+        facts = {
+            "bundle": report.short(bundle.folder),
+            "measured on": evaluation.on.in_words(len(evaluation.rows)),
+        }
+        tracked.describe(_about(bundle, facts["measured on"]))
+        if evaluation.cautions:
+            facts["caution"] = "; ".join(evaluation.cautions)
         tracked.log_metrics(metrics, int(bundle.provenance["step"]))
         tracked.end("FINISHED", metrics)
-        rows = f"{len(evaluation.rows):,} of {config.choices.data}"
         report.summary(
             f"{run.name}: done",
             metrics={key: value for key, value in metrics.items() if key == OPTIMUM},
             scores=evaluation.scores,
-            facts={"bundle": report.short(bundle.folder), "rows": rows},
+            facts=facts,
             samples=samples,
             next_commands={"make ui": "compare runs in MLflow"},
             address=tracked.url,
@@ -69,11 +77,10 @@ def evaluate(config: Config) -> StageResult:
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=metrics)
 
 
-def _about(config: Config, bundle: Bundle, n_rows: int) -> str:
+def _about(bundle: Bundle, rows: str) -> str:
     """What was measured on what, in Markdown."""
     model = f"{type(bundle.task).__name__} on {type(bundle.model.backbone).__name__}"
     made = f"run `{bundle.provenance['run']}`, step {bundle.provenance['step']:,}"
-    rows = f"{n_rows:,} held-out rows of {config.choices.data}"
     return f"The bundle `{report.short(bundle.folder)}` ({model}; {made}), measured on {rows}."
 
 
@@ -85,11 +92,12 @@ def _evaluate_task(
     corpus = construct(config.data, Source).load(with_trained_names(task.scored_columns, bundle))
     corpus = with_repeated(corpus, (*task.inputs, *task.optional))
     report.say_corpus(corpus, {})
+    on = _held_out(config, bundle, corpus, "validation" if corpus.test is None else "test")
     rows = list(corpus.validation if corpus.test is None else corpus.test)
-    task.check(rows, "test")
-    _log_rows(tracked, corpus, cache_key(corpus=corpus.fingerprint, split="test"))
+    task.check(rows, on.split)
+    _log_rows(tracked, corpus, cache_key(corpus=corpus.fingerprint, split=on.split), on)
     evaluation = evaluate_rows(
-        task, bundle.model, bundle.tokenizer, rows, batch_size=options.answer_batch_size
+        task, bundle.model, bundle.tokenizer, rows, on=on, batch_size=options.answer_batch_size
     )
     log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
     return evaluation
@@ -103,13 +111,22 @@ def _evaluate_language_model(
     report.say_corpus(corpus, cleaned)
     limit = bundle.model.backbone.max_seq_len
     rows = build.build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)
-    _log_rows(tracked, corpus, rows.manifest["sha256"])
-    evaluation = evaluate_language_model(bundle.task, bundle.model, bundle.tokenizer, rows, options)
+    on = _held_out(config, bundle, corpus, "validation")
+    _log_rows(tracked, corpus, rows.manifest["sha256"], on)
+    evaluation = evaluate_language_model(bundle.task, bundle.model, bundle.tokenizer, rows, options, on=on)
     optimum = build.optimum_bits_per_byte(corpus)
     if optimum is None or "bits_per_byte" not in evaluation.values:
         return evaluation, {}
     return evaluation, {OPTIMUM: optimum}
 
 
-def _log_rows(tracked: Run, corpus: Corpus, digest: str) -> None:
-    tracked.log_dataset(DatasetRecord(name=corpus.name, digest=digest, source=corpus.uri), "test")
+def _held_out(
+    config: Config, bundle: Bundle, corpus: Corpus, split: Literal["validation", "test"]
+) -> HeldOut:
+    """Validation rows of the corpus that a bundle was trained on have chosen its weights."""
+    is_own = corpus.fingerprint == (bundle.provenance.get("corpus") or {}).get("fingerprint")
+    return HeldOut(corpus=config.choices.data, split=split, chose_weights=split == "validation" and is_own)
+
+
+def _log_rows(tracked: Run, corpus: Corpus, digest: str, on: HeldOut) -> None:
+    tracked.log_dataset(DatasetRecord(name=corpus.name, digest=digest, source=corpus.uri), on.split)

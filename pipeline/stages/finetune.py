@@ -1,7 +1,7 @@
 """Fine-tuning: labelled rows, features, a backbone with the task's head, training, answers, bundles."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.callbacks.task_metrics import TaskMetrics
 from pipeline.callbacks.trend import LossTrend
 from pipeline.construct import construct
 from pipeline.errors import DataError
-from pipeline.evaluation import N_SAMPLES, Evaluation, evaluate_rows, log_evaluation, save_evaluation
+from pipeline.evaluation import N_SAMPLES, Evaluation, HeldOut, evaluate_rows, log_evaluation, save_evaluation
 from pipeline.machine import describe_machine, with_chosen
 from pipeline.plain import Config, to_plain
 from pipeline.plan.inputs import inputs_of
@@ -107,13 +107,14 @@ def finetune(config: Config) -> StageResult:
         training = _training(config, options, parts, tracked, trend)
         checkpoints, pace = train(config, options, training, run, tracked)
         step = load_weights(parts.model, checkpoints.best_path)
-        parts, evaluation = _measure(options, parts)
-        metrics = evaluation.metrics("test")
-        tracked.log_metrics(metrics, step)
-        split = "test" if "test" in parts.rows else "validation"
-        save_evaluation(run.path, evaluation, corpus=config.choices.data, split=split)
+        parts, evaluation = _measure(config, options, parts)
+        metrics = evaluation.metrics
+        if evaluation.on.split == "test":  # the curves of validation metrics are of training alone
+            tracked.log_metrics(metrics, step)
+        save_evaluation(run.path, evaluation)
+        tracked.describe(f"Measured on {evaluation.on.in_words(len(evaluation.rows))}.")
         log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
-        bundle_parts = _bundle_parts(parts, start)
+        bundle_parts = _bundle_parts(parts, start, evaluation)
         bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=metrics)
         first = parts.task.collate(parts.features["validation"].take([0]))
         log_attention(tracked, bundle.model, parts.tokenizer, first, show_text=config.log_corpus_text)
@@ -122,7 +123,8 @@ def finetune(config: Config) -> StageResult:
         tracked.end("FINISHED", bundle.metrics)
         facts = {"training": pace, **length_facts(options, trend, len(parts.features["train"]))}
         facts |= baseline_facts(baselines, parts.task.metric)
-        summarise(config, run, tracked, bundle, evaluation, facts)
+        is_tied = bool(checkpoints.is_tied)
+        summarise(config, run, tracked, bundle, evaluation, facts, is_tied=is_tied)
     return StageResult(
         stage="finetune", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
     )
@@ -279,20 +281,24 @@ def _training(
     )
 
 
-def _measure(options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
+def _measure(config: Config, options: TrainerOptions, parts: Parts) -> tuple[Parts, Evaluation]:
     """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows."""
     model, batch_size = parts.model.to(device_of(options)).eval(), options.answer_batch_size
     task, held_out = parts.task, parts.rows["validation"]
     if task.needs_tuning(held_out):
         answers = task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)
         task = task.tuned(answers, held_out)
-    rows = parts.rows.get("test", held_out)
-    evaluation = evaluate_rows(task, model, parts.tokenizer, rows, batch_size=batch_size)
+    on = HeldOut(corpus=config.choices.data, split="validation", chose_weights=True)
+    if "test" in parts.rows:
+        on = HeldOut(corpus=config.choices.data, split="test")
+    evaluation = evaluate_rows(
+        task, model, parts.tokenizer, parts.rows[on.split], on=on, batch_size=batch_size
+    )
     model.cpu()
     return replace(parts, task=task), evaluation
 
 
-def _bundle_parts(parts: Parts, start: Bundle | None) -> BundleParts:
+def _bundle_parts(parts: Parts, start: Bundle | None, evaluation: Evaluation) -> BundleParts:
     """What the bundles hold beside weights and metrics."""
     return BundleParts(
         model=parts.model,
@@ -303,6 +309,7 @@ def _bundle_parts(parts: Parts, start: Bundle | None) -> BundleParts:
             "corpus": corpus_record(parts.corpus),
             "tokenizer": parts.tokenizer.digest,
             "parent": parent_of(start),
+            "measured_on": {**asdict(evaluation.on), "rows": len(evaluation.rows)},
         },
     )
 

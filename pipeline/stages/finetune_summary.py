@@ -20,17 +20,26 @@ def summarise(
     bundle: Bundle,
     evaluation: Evaluation,
     more: Mapping[str, str],
+    *,
+    is_tied: bool,
 ) -> None:
     """Print the summary, with `more` facts."""
     task = config.choices.task
     from_nothing = config.init_from == NOTHING
     facts = {
-        "measured on": f"{len(evaluation.rows):,} held-out rows of {config.choices.data}",
+        "measured on": evaluation.on.in_words(len(evaluation.rows)),
         "validation loss": f"{bundle.metrics['val/loss']:.4f} nats",
         "bundle": report.short(bundle.folder),
         "best step": f"{bundle.provenance['step']:,}",
         **more,
     }
+    cautions = evaluation.cautions
+    if is_tied:
+        cautions.append(
+            f"{evaluation.task.metric} was the same at every validation, so the loss chose the weights"
+        )
+    if cautions:
+        facts["caution"] = "; ".join(cautions)
     gain = None if from_nothing else gain_over_nothing(config, run, bundle, evaluation)
     if gain is not None:
         facts["gain over nothing"] = gain

@@ -30,8 +30,10 @@ def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation
         if other.name == run.name or not other.is_of(STAGE, config.choices.task):
             continue
         if is_finished(other.bundles / "best") and _differs_in_start(config, other):
-            name = f"test/{evaluation.task.metric}"
-            before = _metrics(other)[name]
+            name = f"{evaluation.on.prefix}/{evaluation.task.metric}"
+            before = _metrics(other).get(name)
+            if before is None:
+                continue
             gain = bundle.metrics[name] - before
             return f"{gain:+.4f} {evaluation.task.metric} (from nothing {before:.4f}, {other.name})"
     return None

@@ -23,7 +23,7 @@ from pipeline.attention_picture import log_attention
 from pipeline.bundle import Bundle, parent_of
 from pipeline.checkpoint import Checkpoints
 from pipeline.construct import construct
-from pipeline.evaluation import keep_samples
+from pipeline.evaluation import HeldOut, keep_samples
 from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
 from pipeline.machine import describe_machine, with_chosen
 from pipeline.plain import Config, to_plain
@@ -74,12 +74,10 @@ def pretrain(config: Config) -> StageResult:
         parts = _prepare(config, start, tracked)
         options = construct(config.trainer, TrainerOptions).for_rows(len(parts.train_rows))
         checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
-        evaluation = _evaluate(options, parts, checkpoints)
-        evaluation.save(run.path, corpus=config.choices.data, split="validation", prefix="val")
+        evaluation = _evaluate(config, options, parts, checkpoints)
+        evaluation.save(run.path)
         bundle_parts = _bundle_parts(config, parts, start)
-        bundle = export(
-            config, run, tracked, checkpoints, bundle_parts, best_metrics=evaluation.metrics("val")
-        )
+        bundle = export(config, run, tracked, checkpoints, bundle_parts, best_metrics=evaluation.metrics)
         samples = _samples(config, parts, bundle.model)
         keep_samples(tracked, samples, run.path, "samples/best.md", show_text=_may_be_shown(config, samples))
         log_attention(
@@ -160,11 +158,20 @@ def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Ru
     )
 
 
-def _evaluate(options: TrainerOptions, parts: Parts, checkpoints: Checkpoints) -> LanguageEvaluation:
+def _evaluate(
+    config: Config, options: TrainerOptions, parts: Parts, checkpoints: Checkpoints
+) -> LanguageEvaluation:
     """The best weights on all validation rows, row by row."""
     model = parts.model
     load_weights(model, checkpoints.best_path)
-    evaluation = evaluate_language_model(parts.task, model, parts.tokenizer, parts.validation_rows, options)
+    evaluation = evaluate_language_model(
+        parts.task,
+        model,
+        parts.tokenizer,
+        parts.validation_rows,
+        options,
+        on=HeldOut(corpus=config.choices.data, split="validation", chose_weights=True),
+    )
     model.cpu()
     return evaluation
 

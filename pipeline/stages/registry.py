@@ -52,7 +52,7 @@ def register(config: Config) -> StageResult:
 
 
 def promote(config: Config) -> StageResult:
-    """Make the challenger champion, if there is none, or if it is better beyond its interval.
+    """Make the challenger champion, if there is none, or if it is significantly better.
 
     Raises:
         RunError: it is not better, or cannot be judged.
@@ -105,9 +105,9 @@ def _why_better(challenger: Version, champion: Version | None, runs_dir: Path) -
     verdict = judge(challenger, champion, runs_dir)
     if not verdict.is_better:
         raise RunError(
-            f"{challenger.title} is not better than the champion, version {champion.number}, "
-            f"beyond its interval: {verdict.numbers}",
-            "a difference that chance does not explain",
+            f"{challenger.title} is not significantly better than the champion, version {champion.number}: "
+            f"{verdict.numbers}",
+            "a difference that chance alone makes in less than 5 % of cases (paired test on the same rows)",
             "the champion stays; train a better one, or measure both on more rows",
         )
     return verdict.numbers

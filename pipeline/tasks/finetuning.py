@@ -64,11 +64,12 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A metric over all rows, with its 95 % bootstrap interval over rows where one was asked for."""
+    """A metric over rows, with its 95 % confidence interval where one was asked for and there is one."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    n_rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,10 @@ class FinetuneTask(ABC):
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
         """What must be known to compare the metrics, by metric: how they were computed."""
         return {}
+
+    def cautions(self, predictions: Sequence[Prediction]) -> list[str]:
+        """What is wrong with some of the answers, each as a clause with its number of rows."""
+        return []
 
     def quick(self) -> Self:
         """The task as it answers during training, where time counts: such as without beams."""

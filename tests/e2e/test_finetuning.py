@@ -69,6 +69,10 @@ def test_rows_of_a_file_are_learnt_predicted_and_asked(
     train = labelled(tmp_path / "train.jsonl")
     done = run("finetune", "task=classify", *QUICK, "init_from=none", "tokenizer=bytes", *files(train))
     assert done.code == 0, done.err
+    assert {key.partition("/")[0] for key in done.result["metrics"]} == {"val"}
+    assert "validation rows of files, which also chose the weights" in " ".join(
+        done.err.replace("│", "").split()
+    )
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"sentence": "text number 3 is bad"}\n{"sentence": ""}\n')
     done = run("predict", "task=classify", f"input={rows}", "columns.text=sentence")

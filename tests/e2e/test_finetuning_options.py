@@ -74,7 +74,7 @@ def test_the_gain_over_nothing_is_told_once_the_command_for_it_was_run(tune: Tun
     again = tune("trainer.max_steps=3", "name=again")
     assert "INIT=none" not in again.err
     before, after = (
-        record(name, "bundles/best/metrics.json")["test/accuracy"] for name in ("nothing", "again")
+        record(name, "bundles/best/metrics.json")["val/accuracy"] for name in ("nothing", "again")
     )
     told = f"{after - before:+.4f} accuracy (from nothing {before:.4f}, nothing)"
     assert told in " ".join(again.err.split())

@@ -96,6 +96,7 @@ def _provenance(
         "step": 20,
         "code": CODE,
         "tokenizer": tokenizer,
+        "measured_on": {"corpus": "reviews", "split": "test", "chose_weights": False, "rows": 200},
         "corpus": {
             "name": "corpus",
             "fingerprint": "f" * 64,

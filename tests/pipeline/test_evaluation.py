@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation import ERRORS, SAMPLES, Evaluation, log_evaluation
+from pipeline.evaluation import ERRORS, SAMPLES, Evaluation, HeldOut, log_evaluation
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 from pipeline.tasks.qa import ExtractiveQA
 from pipeline.tracking import Run
 
+ON = HeldOut(corpus="reviews", split="test")
 REVIEWS = [{"text": f"private review {i}", "label": "good|fine" if i % 2 else "bad"} for i in range(4)]
 QUESTIONS = [
     {"context": f"private room {i}", "question": "where?", "answers": {"text": ["room"], "answer_start": [8]}}
@@ -37,7 +38,7 @@ def logged(
     show_text: bool,
 ) -> dict[str, str]:
     recorder = Recorder()
-    evaluation = Evaluation(task=task, rows=rows, predictions=predictions, scores={})
+    evaluation = Evaluation(task=task, on=ON, rows=rows, predictions=predictions, scores={})
     log_evaluation(recorder, evaluation, folder, show_text=show_text)
     return recorder.texts
 

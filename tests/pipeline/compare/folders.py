@@ -28,6 +28,7 @@ def make_run(
     run_id: str | None = None,
     config: Mapping[str, Any] | None = None,
     steps: int = 5,
+    split: str = "test",
 ) -> Path:
     """A finished run with a bundle (without weights), a spool and scores row by row."""
     folder = runs_dir / name
@@ -42,19 +43,19 @@ def make_run(
     _write(bundle / "provenance.json", {"run": name, "step": steps, "tokenizer": "t", "validation_rows": "v"})
     _write(bundle / "DONE", {})
     if scores is not None:
-        _write(folder / "evaluation.json", evaluation(scores, rows, data))
+        _write(folder / "evaluation.json", evaluation(scores, rows, data, split))
     _spool(folder / "tracking", steps, run_id)
     return folder
 
 
-def evaluation(scores: Sequence[float], rows: Sequence[str] | None, data: str) -> dict[str, Any]:
+def evaluation(scores: Sequence[float], rows: Sequence[str] | None, data: str, split: str) -> dict[str, Any]:
     mean = sum(scores) / len(scores)
     return {
         "task": "TextClassification",
         "metric": "accuracy",
         "higher_is_better": True,
         "corpus": data,
-        "split": "test",
+        "split": split,
         "metrics": {"accuracy": {"value": mean, "low": mean - 0.1, "high": mean + 0.1}},
         "row_metric": "accuracy",
         "rows": list(rows or [f"row {i}" for i in range(len(scores))]),

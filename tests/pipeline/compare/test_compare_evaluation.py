@@ -1,17 +1,20 @@
 """What an evaluation leaves behind for comparisons."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from pipeline.compare.facts import read_measurement
-from pipeline.evaluation import Evaluation, row_digest, save_evaluation
+from pipeline.evaluation import Evaluation, HeldOut, row_digest, save_evaluation
 from pipeline.tasks.finetuning import Prediction
 from pipeline.tasks.qa import ExtractiveQA
 
 
-def evaluation() -> Evaluation:
+def evaluation(split: Literal["validation", "test"] = "test", *, chose_weights: bool = False) -> Evaluation:
     task = ExtractiveQA()
     rows = [
         {
@@ -23,12 +26,16 @@ def evaluation() -> Evaluation:
     ]
     predictions = [Prediction(text="Anna") for _ in rows]
     return Evaluation(
-        task=task, rows=rows, predictions=predictions, scores=task.score(predictions, rows, intervals=True)
+        task=task,
+        on=HeldOut(corpus="squad", split=split, chose_weights=chose_weights),
+        rows=rows,
+        predictions=predictions,
+        scores=task.score(predictions, rows, intervals=True),
     )
 
 
 def test_scores_of_rows_are_kept_and_no_text(tmp_path: Path) -> None:
-    save_evaluation(tmp_path, evaluation(), corpus="squad", split="test")
+    save_evaluation(tmp_path, evaluation())
     measured = read_measurement(tmp_path)
     assert measured is not None
     assert (measured.metric, measured.row_metric, measured.corpus) == ("f1", "f1", "squad")
@@ -38,6 +45,39 @@ def test_scores_of_rows_are_kept_and_no_text(tmp_path: Path) -> None:
     text = (tmp_path / "evaluation.json").read_text()
     assert not any(word in text for word in ("Anna", "lantern", "Who"))
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_validation_rows_are_called_so_and_known_to_have_chosen_the_weights(tmp_path: Path) -> None:
+    found = evaluation("validation", chose_weights=True)
+    assert found.metrics["val/f1"] == pytest.approx(1 / 3)
+    assert found.on.in_words(3) == "3 validation rows of squad, which also chose the weights"
+    assert evaluation().on.in_words(1) == "1 test row of squad"
+    save_evaluation(tmp_path, found)
+    measured = read_measurement(tmp_path)
+    assert measured is not None
+    assert (measured.prefix, measured.chose_weights) == ("val", True)
+    assert measured.metrics["f1"].n_rows == 3
+
+
+def test_an_old_record_that_calls_validation_rows_test_is_read_as_what_it_is(tmp_path: Path) -> None:
+    save_evaluation(tmp_path, evaluation("validation"))
+    file = tmp_path / "evaluation.json"
+    record = json.loads(file.read_text())
+    del record["prefix"], record["chose_weights"]
+    for score in record["metrics"].values():
+        del score["n_rows"]
+    file.write_text(json.dumps(record))
+    measured = read_measurement(tmp_path)
+    assert measured is not None
+    assert (measured.prefix, measured.chose_weights) == ("val", True)
+
+
+def test_a_metric_that_is_0_on_all_rows_is_said_to_tell_nothing(tmp_path: Path) -> None:
+    found = evaluation()
+    assert found.cautions == []
+    wrong = [Prediction(text="nobody")] * 3
+    found = replace(found, predictions=wrong, scores=found.task.score(wrong, found.rows, intervals=True))
+    assert found.cautions == ["f1 is 0 on all rows, so it cannot tell models apart here"]
 
 
 def test_a_rows_digest_is_of_its_content_not_of_its_order() -> None:

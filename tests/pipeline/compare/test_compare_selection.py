@@ -64,6 +64,13 @@ def test_best_goes_by_the_tasks_own_metric_and_pretraining_by_its_loss(runs: Pat
     assert names(["best:causal_lm", "base"], runs) == ["base-2", "base"]
 
 
+def test_where_some_run_had_no_test_rows_best_goes_by_validation_rows(tmp_path: Path) -> None:
+    for name, test, val in (("a", 0.9, 0.6), ("b", None, 0.8), ("c", 0.7, 0.7)):
+        tested = {} if test is None else {"test/accuracy": test}
+        make_run(tmp_path, name, metrics={"val/accuracy": val, **tested})
+    assert names(["best:classify", "a"], tmp_path) == ["b", "a"]
+
+
 def test_best_of_runs_that_cannot_be_ranked_together_asks_which(runs: Path) -> None:
     make_run(runs, "news", data="news")
     assert "different data: news, reviews" in refusal(["best:classify", "old"], runs)

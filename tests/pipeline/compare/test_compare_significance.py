@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.compare.significance import holm, pair_rows, paired_difference
+from pipeline.compare.significance import holm, mean_interval, pair_rows, paired_difference
 
 
 def scores(n_rows: int, seed: int, right: float) -> np.ndarray:
@@ -55,12 +55,47 @@ def test_few_rows_are_tested_exactly() -> None:
 def test_equal_scores_are_no_difference() -> None:
     same = scores(50, 1, 0.5)
     found = paired_difference(same, same)
-    assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert (found.value, found.p_value) == (0.0, 1.0)
+    assert found.low == pytest.approx(-found.high)
+    assert 0 < found.high < 0.05
+    graded = np.linspace(0, 0.9, 50)
+    assert paired_difference(graded, graded).p_value == 1.0
 
 
-def test_no_rows_are_refused() -> None:
+def test_one_row_tells_next_to_nothing() -> None:
+    found = paired_difference(np.array([1.0]), np.array([0.0]))
+    assert (found.value, found.p_value, found.low < 0) == (1.0, 1.0, True)
+    graded = paired_difference(np.array([0.5]), np.array([0.2]))
+    assert (graded.low, graded.high) == (-np.inf, np.inf)
+    assert not graded.is_significant
+
+
+def test_no_rows_and_a_score_that_is_no_number_are_refused() -> None:
     with pytest.raises(ValueError, match="no rows in common"):
         paired_difference(np.array([]), np.array([]))
+    with pytest.raises(ValueError, match="1 rows have a score that is not finite"):
+        paired_difference(np.array([1.0, np.nan, 1]), np.array([0.0, 0, 0]))
+
+
+def test_nothing_is_significant_on_fewer_than_thirty_rows() -> None:
+    few, enough = (paired_difference(np.ones(n), np.zeros(n)) for n in (29, 30))
+    assert few.p_value < 1e-8
+    assert not few.is_significant
+    assert enough.is_significant
+
+
+@pytest.mark.parametrize("n_rows", [5, 10, 30, 100])
+def test_the_interval_holds_the_true_difference_of_few_rows_too(n_rows: int) -> None:
+    rng = np.random.default_rng(n_rows)
+    of_shares, of_means = 0, 0
+    for _ in range(200):
+        first, second = rng.random((2, n_rows))
+        found = paired_difference(np.float64(first < 0.8), np.float64(second < 0.7))
+        of_shares += found.low <= 0.1 <= found.high
+        low, high = mean_interval(first - second**2)
+        of_means += low <= 1 / 6 <= high
+    assert of_shares >= 182
+    assert of_means >= 182
 
 
 def test_a_pair_is_the_same_every_time_and_in_the_other_order() -> None:

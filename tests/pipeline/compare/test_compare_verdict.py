@@ -49,6 +49,32 @@ def test_a_difference_that_may_be_chance_is_not_called_better(tmp_path: Path) ->
     assert "is better" not in said
 
 
+def test_runs_measured_on_validation_rows_are_ranked_by_them_and_it_is_said(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", scores=GOOD, split="validation", metrics={"val/accuracy": 0.6})
+    make_run(tmp_path, "old", scores=POOR, split="validation")
+    comparison = compared(tmp_path, "a", "old")
+    assert comparison.metric == "val/accuracy"
+    assert set(comparison.metrics) == {"val/accuracy"}
+    assert [score and score.value for score in comparison.metrics["val/accuracy"]] == [0.7, 0.5]
+    assert any(
+        note.startswith("The rows of a and old are validation rows, which also chose the weights")
+        for note in comparison.notes
+    )
+
+
+def test_a_run_measured_on_test_rows_is_not_ranked_with_one_on_validation_rows(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", scores=GOOD)
+    make_run(tmp_path, "b", scores=POOR, split="validation", metrics={"val/accuracy": 0.5})
+    assert compared(tmp_path, "a", "b").metric is None
+
+
+def test_a_score_of_a_row_that_is_no_number_leaves_the_pair_untested(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", scores=[1.0] * 100)
+    make_run(tmp_path, "b", scores=[float("nan"), *[0.0] * 99])
+    said = verdict(compared(tmp_path, "a", "b"))
+    assert "Not tested for significance: 1 of 100 rows have a score that is not a finite number." in said
+
+
 def test_runs_measured_on_different_rows_are_not_tested(tmp_path: Path) -> None:
     make_run(tmp_path, "a", scores=GOOD)
     make_run(tmp_path, "b", scores=POOR, rows=[f"other {i}" for i in range(100)])
