@@ -12,7 +12,7 @@ from pipeline.errors import RunError
 from pipeline.lineage.evaluations import finished_evaluations, runs_that_measured
 from pipeline.registry import Version
 from pipeline.runs import RunFolder
-from pipeline.stored import read_part, read_task
+from pipeline.stored import read_task
 from pipeline.tasks.finetuning import FinetuneTask
 
 _EVALUATE = "`make evaluate-TASK BUNDLE=... DATA=...` (`make evaluate` for a pretrained model)"

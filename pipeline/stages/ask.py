@@ -24,7 +24,7 @@ def ask(config: Config) -> StageResult:
             report.say("Ask", f"{error.problem.removeprefix('row 1: ')}; expected {error.expected}")
             continue
         sure = "" if answer.confidence is None else f"  ({answer.confidence:.0%} sure)"
-        print(f"{answer.text}{sure}\n", flush=True)
+        print(f"{answer.text}{answer.remark}{sure}\n", flush=True)
         history.append((row, answer))
     return StageResult(stage="try", bundle=str(bundle.folder))
 

@@ -59,6 +59,7 @@ class Dialogue(WritingTask):
     metric: ClassVar[str] = "reply_perplexity"
     higher_is_better: ClassVar[bool] = False
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
+    length_option: ClassVar[str] = "max_reply_tokens"
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse dialogues without a reply or with an empty one."""
@@ -110,7 +111,10 @@ class Dialogue(WritingTask):
         )
         totals = self._reply_totals(model, tokenizer, dialogues, batch_size=batch_size)
         return [
-            Prediction(text=tokenizer.decode(answer.ids).strip(), details=details)
+            Prediction(
+                text=tokenizer.decode(answer.ids).strip(),
+                details={**details, "finish_reason": answer.finish_reason},
+            )
             for answer, details in zip(answers, totals, strict=True)
         ]
 
@@ -189,7 +193,7 @@ class Dialogue(WritingTask):
         """The turns before, the reply that was written, and the true one."""
         turns = turns_of(row, "a row")
         given = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
-        return Sample(given=given, output=prediction.text, truth=_reply(turns))
+        return Sample(given=given, output=prediction.text + prediction.remark, truth=_reply(turns))
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ no files, no optimizer.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,11 @@ def each_of_rows(rows: Sequence[Row], column: str) -> Sequence[Any]:
 Feature = dict[str, npt.NDArray[np.int64]]
 
 
+#: Why the writing of a text ended.
+FinishReason = Literal["stop", "length", "empty_source"]
+_REMARKS = {"length": "cut at the longest length", "empty_source": "nothing to answer"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What a model makes of one row: the text that a person reads, how sure it is, and what else is known.
@@ -60,6 +65,12 @@ class Prediction:
     text: str
     confidence: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def remark(self) -> str:
+        """What a reader of the text must know of it, in brackets; mostly nothing."""
+        remark = _REMARKS.get(self.details.get("finish_reason", ""))
+        return f" [{remark}]" if remark else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,7 @@ class TextToText(WritingTask):
     separate_vocabularies: bool = False
 
     backbones: ClassVar[tuple[type[Transformer], ...]] = (EncoderDecoder, Decoder)
+    length_option: ClassVar[str] = "max_target_tokens"
 
     @abstractmethod
     def source(self, row: Row) -> str:
@@ -99,14 +100,24 @@ class TextToText(WritingTask):
     ) -> list[Prediction]:
         """The best answer that a beam search finds; confidence is the geometric mean over its tokens.
 
+        An empty source has an empty answer. `finish_reason` in the details tells of it, and of answers that
+        were cut.
+
         Raises:
             DataError: a source is not text.
         """
-        if not rows:
-            return []
-        layout, limit = layout_of(model.backbone), model.backbone.max_seq_len
+        (column,) = self.inputs
         for number, row in enumerate(rows):
-            check_text(row.get(self.inputs[0]), f"row {number + 1}: {self.inputs[0]}", empty=True)
+            check_text(row.get(column), f"row {number + 1}: {column}", empty=True)
+        asked = [row for row in rows if row[column].strip()]
+        written = iter(self._answers(model, tokenizer, asked, batch_size=batch_size) if asked else ())
+        nothing = Prediction(text="", details={"finish_reason": "empty_source"})
+        return [next(written) if row[column].strip() else nothing for row in rows]
+
+    def _answers(
+        self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
+    ) -> list[Prediction]:
+        layout, limit = layout_of(model.backbone), model.backbone.max_seq_len
         sources = tokenizer.encode_batch([self.source(row) for row in rows])
 
         def prompt(row: int, reserve: int) -> list[int]:
@@ -121,7 +132,11 @@ class TextToText(WritingTask):
         write = partial(self._write, model, tokenizer)
         answers = room.answers(prompt, len(rows), write, batch_size=batch_size)
         return [
-            Prediction(text=tokenizer.target.decode(answer.ids).strip(), confidence=answer.confidence)
+            Prediction(
+                text=tokenizer.target.decode(answer.ids).strip(),
+                confidence=answer.confidence,
+                details={"finish_reason": answer.finish_reason},
+            )
             for answer in answers
         ]
 
@@ -153,9 +168,8 @@ class TextToText(WritingTask):
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """The source, what was written, and the first target."""
-        return Sample(
-            given=self.source(row), output=prediction.text, truth=next(iter(self.targets(row)), None)
-        )
+        output = prediction.text + prediction.remark
+        return Sample(given=self.source(row), output=output, truth=next(iter(self.targets(row)), None))
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from modules.losses import CHUNK_TOKENS, labelled_positions, token_loss
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline.tasks.base import TokenObjective
-from pipeline.tasks.finetuning import Feature, FinetuneTask
+from pipeline.tasks.finetuning import Feature, FinetuneTask, FinishReason, Prediction
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -73,7 +73,17 @@ class SmoothedObjective(TokenObjective):
 class WritingTask(FinetuneTask):
     """What tasks share whose model writes by the backbone's own embedding."""
 
+    #: The option that says how long a text may become.
+    length_option: ClassVar[str]
     label_smoothing: float
+
+    def cautions(self, predictions: Sequence[Prediction]) -> list[str]:
+        """How many texts were cut."""
+        n_cut = sum(one.details.get("finish_reason") == "length" for one in predictions)
+        if not n_cut:
+            return []
+        limit = f"{self.length_option}={getattr(self, self.length_option)}"
+        return [f"{n_cut:,} of {len(predictions):,} texts were cut at {limit} or at what the backbone holds"]
 
     def collate(self, features: Sequence[Feature]) -> Batch:
         """Pad; labels are what is written, and its ends."""
@@ -95,6 +105,11 @@ class Answer:
     ids: Sequence[int]
     confidence: float | None = None
     ended: bool = True
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Whether it ended by itself or was cut."""
+        return "stop" if self.ended else "length"
 
 
 #: Prompts of one batch, and the most tokens that each may be answered with -> their answers.

@@ -172,6 +172,10 @@ def test_a_reply_is_no_longer_than_asked_for_and_the_same_for_the_same_seed() ->
     first, again = (task.predict(model, TOKENIZER, ROWS, batch_size=8) for _ in range(2))
     assert [answer.text for answer in first] == [answer.text for answer in again]
     assert all(len(answer.text) <= 3 for answer in first)
+    assert {answer.details["finish_reason"] for answer in first} == {"length"}
+    assert task.cautions(first)[0].startswith(
+        f"{len(ROWS)} of {len(ROWS)} texts were cut at max_reply_tokens=3"
+    )
     assert TASK.predict(model, TOKENIZER, [], batch_size=8) == []
 
 

@@ -221,10 +221,41 @@ def test_a_source_that_is_no_text_is_named_when_it_is_asked() -> None:
         TRANSLATION.predict(writer(Decoder), TOKENIZER, [{"source": "x"}, {"source": None}], batch_size=2)
 
 
+@EVERY_WRITER
+def test_a_text_that_was_cut_is_marked_and_counted(kind: Any) -> None:
+    model = writer(kind)
+    overfit(TRANSLATION, model, ROWS)
+    whole = TRANSLATION.predict(model, TOKENIZER, ROWS, batch_size=3)
+    assert [one.details["finish_reason"] for one in whole] == ["stop"] * 3
+    assert TRANSLATION.cautions(whole) == []
+    task = replace(TRANSLATION, max_target_tokens=14, beams=1)
+    cut = task.predict(model, TOKENIZER, ROWS, batch_size=3)
+    assert [one.details["finish_reason"] for one in cut] == ["stop", "length", "length"]
+    assert task.sample(ROWS[2], cut[2]).output == f"{cut[2].text} [cut at the longest length]"
+    (caution,) = task.cautions(cut)
+    assert caution.startswith("2 of 3 texts were cut at max_target_tokens=14")
+
+
+@EVERY_WRITER
+@pytest.mark.parametrize("language", [{}, {"target_language": "de"}])
+def test_an_empty_source_has_an_empty_answer_that_is_marked(kind: Any, language: dict[str, str]) -> None:
+    rows = [{"source": text} | language for text in ("", "a red hat", " \n")]
+    model = writer(kind)
+    empty, asked, blank = TRANSLATION.predict(model, TOKENIZER, rows, batch_size=2)
+    for nothing in (empty, blank):
+        assert (nothing.text, nothing.confidence, nothing.details) == (
+            "", None, {"finish_reason": "empty_source"},
+        )  # fmt: skip
+    assert asked == TRANSLATION.predict(model, TOKENIZER, rows[1:2], batch_size=2)[0]
+    assert TRANSLATION.predict(model, TOKENIZER, rows[:1], batch_size=2) == [empty]
+
+
 def test_a_sample_shows_source_answer_and_first_truth() -> None:
     prediction = TRANSLATION.predict(writer(Decoder), TOKENIZER, ROWS[:1], batch_size=1)[0]
     sample = TRANSLATION.sample(ROWS[0], prediction)
-    assert (sample.given, sample.output, sample.truth) == ("de: a red hat", prediction.text, "ein roter Hut")
+    assert (sample.given, sample.output, sample.truth) == (
+        "de: a red hat", f"{prediction.text}{prediction.remark}", "ein roter Hut",
+    )  # fmt: skip
     assert Summarisation().sample({"text": "x"}, prediction).truth is None
 
 
