@@ -128,7 +128,7 @@ def take_turns(
     trained: Rates = {name: [] for name in trainings}
     for training in trainings.values():
         training.run_plainly(N_WARMUP_STEPS)
-    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         for turn in range(n_turns):
             for name, training in trainings.items():
                 plain[name].append(training.run_plainly(n_steps).tokens_per_second)

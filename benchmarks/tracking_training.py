@@ -84,7 +84,7 @@ class TrackedTraining(Training):
         """Make `n_steps` through the Trainer, from a new optimizer on."""
         times = StepTimes(at)
         options = replace(self.options, max_steps=n_steps, val_every_steps=n_steps)
-        with Path(os.devnull).open("w") as nowhere:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
             callbacks = [
                 StepSeed(self._seed),
                 NonFiniteGuard(),

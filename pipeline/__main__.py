@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from pipeline.errors import RunInterrupted, Stopped, UserError
+from pipeline.errors import ConfigError, RunInterrupted, Stopped, UserError
 from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams
 
@@ -39,9 +39,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with _signals_raise():
             if arguments is None:
-                sys.argv[1:] = arguments = _typed(sys.argv[1:])
+                sys.argv[1:] = arguments = [_as_text(word) for word in _typed(sys.argv[1:])]
             parsed = _parser().parse_args(arguments)
             return _dispatch(parsed.stage, parsed.overrides, as_json=parsed.json)
+    except UnicodeEncodeError as error:
+        if os.environ.get("DEBUG") or error.encoding != sys.getfilesystemencoding():
+            raise
+        print(f"error: {_unknown_letters(error)}", file=sys.stderr)
+        return 2
     except (UserError, Stopped, OSError) as error:
         if os.environ.get("DEBUG"):
             raise
@@ -65,6 +70,34 @@ def _signals_raise() -> Iterator[None]:
 
     with listening(stop):
         yield
+
+
+def _as_text(word: str) -> str:
+    """An argument whose bytes the locale cannot read; they may be UTF-8 all the same.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if word.isprintable() or not any("\udc80" <= letter <= "\udcff" for letter in word):
+        return word
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeDecodeError:
+        shown = word.encode(errors="backslashreplace").decode()
+        raise ConfigError(
+            f"the argument {shown} is no text in {sys.getfilesystemencoding()}, and none in UTF-8",
+            "text in the encoding of the locale",
+            "set LC_ALL to the locale of the terminal, or rename the file or folder",
+        ) from None
+
+
+def _unknown_letters(error: UnicodeEncodeError) -> ConfigError:
+    """A name or a path that this locale cannot hand to the system."""
+    return ConfigError(
+        f"{error.object!r} has letters that the encoding of the locale, {error.encoding}, has not",
+        "names of files and folders in that encoding",
+        "set LC_ALL=C.UTF-8, or use other names",
+    )
 
 
 def _disk_problem(error: OSError) -> str:

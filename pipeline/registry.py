@@ -288,7 +288,7 @@ def _version(client: "MlflowClient", found: Any) -> Version:
             "a version that `make register` made",
             "name another",
         )
-    folder = Path(version.tags[FOLDER])
+    folder = _trained(Path(version.tags[FOLDER]), version.tags[DIGEST])
     copy = urlsplit(version.source or "")
     if not folder.exists() and copy.scheme in ("", "file"):
         folder = Path(unquote(copy.path))
@@ -299,6 +299,12 @@ def _version(client: "MlflowClient", found: Any) -> Version:
         folder=folder,
         digest=version.tags[DIGEST],
     )
+
+
+def _trained(recorded: Path, digest: str) -> Path:
+    """Where a version's bundle was trained, RUNS/NAME/bundles/best, also in a project that was moved."""
+    here = Path(*recorded.parts[-4:]).absolute()
+    return here if bundle.is_finished(here) and bundle.digest(here) == digest else recorded
 
 
 def _quoted(text: str) -> str:

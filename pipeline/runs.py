@@ -9,6 +9,7 @@ runs/NAME/
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from pipeline.machine import as_asked, choose_for_machine, with_chosen
 from pipeline.plain import Config, select
 from pipeline.run_folder import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
 from pipeline.settings import config_hash, with_defaults
+from pipeline.tracking.options import resolve_store
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -81,10 +83,12 @@ def open_run(
 
     Raises:
         RunError: if the folder cannot be written, is in use, or there is nothing to resume.
+        TrackingError: if the address of the store can never work.
     """
     if (folder := processes.shared_run()) is not None:
         yield _join(folder)
         return
+    _check_store(config)
     runs_dir = Path(config.runs_dir)
     resume = config.get("resume", False)
     if found is None:
@@ -117,6 +121,13 @@ def _sweep_of(config: Config) -> str | None:
     """The sweep that the run is a trial of, which tells its trials so by a tag."""
     tags: Mapping[str, str] = select(config, "tracking.tags") or {}
     return tags.get(SWEEP_TAG)
+
+
+def _check_store(config: Config) -> None:
+    """Refuse a store whose address can never work before there is a folder of the run."""
+    tracking = config.get("tracking")
+    if tracking and tracking.get("enabled", True):
+        resolve_store(tracking.get("uri"), project_folder=Path.cwd(), environ=os.environ)
 
 
 def _join(folder: Path) -> RunFolder:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from pipeline.errors import TrackingError
 from pipeline.signals import listening
 from pipeline.tracking.links import charts_url, home_url
+from pipeline.tracking.moved import follow_project
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 from pipeline.tracking.problems import explain
 from pipeline.tracking.store import create_sqlite, quieten_mlflow
@@ -70,6 +71,7 @@ def running_server(
     if store.sqlite_file is not None and not store.sqlite_file.exists():
         quieten_mlflow()
         create_sqlite(store)
+    follow_project(store)
     command = [
         sys.executable,
         "-m",

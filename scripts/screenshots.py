@@ -92,7 +92,7 @@ def _run(folder: Path, *words: str) -> str:
     print(f"python -m pipeline {' '.join(words)}", file=sys.stderr)
     command = [sys.executable, "-m", "pipeline", *words]
     done = subprocess.run(
-        command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+        command, cwd=folder, env=_environment(), capture_output=True, encoding="utf-8", check=False
     )
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -111,7 +111,9 @@ def _served(folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "pipeline", "ui", f"port={port}"]
-    server = subprocess.Popen(command, cwd=folder, env=_environment(), stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command, cwd=folder, env=_environment(), stderr=subprocess.PIPE, encoding="utf-8"
+    )
     try:
         for line in server.stderr or ():
             if found := re.search(r"http://\S+", line):

@@ -19,6 +19,7 @@ from pipeline.runs import RunFolder
 from pipeline.settings import without_training
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
+from pipeline.tracking.places import found_path
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records
 
@@ -171,7 +172,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 def _bundle_of(run: RunFolder, history: History) -> Path:
     """The bundle that a run made; of a run that trained nothing, the one that it measured."""
     used = [
-        Path(record["folder"])
+        found_path(record["folder"], run.path)
         for record, _ in read_records(lane_file(run.path / "tracking", FILES), 0)
         if record is not None and record["kind"] == "use_bundle"
     ]

@@ -9,6 +9,7 @@ from pipeline.files import read_yaml
 from pipeline.lineage.nodes import Node, State
 from pipeline.runs import RunFolder, list_runs
 from pipeline.tasks.finetuning import Score
+from pipeline.tracking.places import found_path
 from pipeline.tracking.spool import FILES, lane_file, read_records
 
 STAGE = "evaluate"
@@ -42,7 +43,7 @@ def _measured(run: RunFolder, folder: Path) -> bool:
     """By the folder of the bundle that was read, where it is recorded; else by its name."""
     for record, _ in read_records(lane_file(run.path / "tracking", FILES), 0):
         if record is not None and record["kind"] == "use_bundle":
-            return Path(record["folder"]) == folder.absolute()
+            return found_path(record["folder"], run.path) == folder.absolute()
     named = str(_config(run).get("bundle", ""))
     return named in (folder.parent.parent.name, str(folder), str(folder.parent.parent))
 

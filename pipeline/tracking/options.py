@@ -89,6 +89,12 @@ def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str
             "set tracking.uri, or leave it out",
         )
     file = (project_folder / chosen.removeprefix("sqlite:///")).absolute()
+    if any(letter in "?%" or "\ud800" <= letter <= "\udfff" for letter in str(file)):
+        raise TrackingError(
+            f"the path of the MLflow store, {file}, cannot be part of an address",
+            "a path without ? and %, which have a meaning there, and of letters only",
+            "rename the folder, or set tracking.uri=sqlite:////OTHER/FOLDER/mlflow.db or tracking=off",
+        )
     if not file.parent.is_dir():
         raise TrackingError(
             f"the folder of the MLflow store, {file.parent}, does not exist",

@@ -83,7 +83,7 @@ def _package_version(name: str) -> str | None:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -95,6 +95,6 @@ def _gpu_names() -> str:
     found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     names = []
     for file in found:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return ", ".join(names) or "none"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.tracking.figures import LEARNING_CURVES, draw_learning_curves
 from pipeline.tracking.models import record_bundle, record_use
 from pipeline.tracking.options import Store
+from pipeline.tracking.places import found_path
 from pipeline.tracking.problems import first_line
 from pipeline.tracking.spool import FILES, LANES, POINTS, Progress, lane_file, read_records
 from pipeline.tracking.store import experiment_id, is_permanent, open_client
@@ -45,10 +46,14 @@ class Replay:
             "file": self._file,
             "dataset": self._dataset,
             "bundle": lambda record: record_bundle(
-                self.client, self.progress, record, lane_file(self.folder, POINTS)
+                self.client, self.progress, self._found(record), lane_file(self.folder, POINTS)
             ),
-            "use_bundle": lambda record: record_use(self.client, self.progress, record),
+            "use_bundle": lambda record: record_use(self.client, self.progress, self._found(record)),
         }
+
+    def _found(self, record: Record) -> Record:
+        """A record about a bundle, with the folder where that is now."""
+        return {**record, "folder": str(found_path(record["folder"], self.folder.parent))}
 
     @property
     def client(self) -> "MlflowClient":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files import write_whole
+from pipeline.tracking.places import found_path, found_uri, kept_path, kept_uri
 
 POINTS = "points"  # start, metrics, parameters, tags, end
 FILES = "files"  # artifacts, data sets, models
@@ -45,7 +46,8 @@ class Spool:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record; one system call, no waiting for the disk."""
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        line = text.encode(errors="replace") + b"\n"  # bytes of a path that are no text
         with self._lock:
             self._unwritten += line
             self._write()
@@ -115,14 +117,20 @@ class Progress:
     def load(cls, folder: Path) -> "Progress":
         """The progress recorded in a tracking folder; a fresh one where there is none."""
         try:
-            return cls(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+            progress = cls(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls()
+        run_folder = folder.parent
+        progress.uri = progress.uri and found_uri(progress.uri, run_folder)
+        progress.models = {str(found_path(path, run_folder)): one for path, one in progress.models.items()}
+        return progress
 
     def save(self, folder: Path) -> None:
         """Replace the record at once: a reader sees the old or the new one, never half of it."""
-        text = json.dumps(asdict(self), ensure_ascii=False)
-        write_whole(folder / "progress.json", text, durable=False)
+        kept, run_folder = asdict(self), folder.parent
+        kept["uri"] = self.uri and kept_uri(self.uri, run_folder)
+        kept["models"] = {kept_path(Path(path), run_folder): one for path, one in self.models.items()}
+        write_whole(folder / "progress.json", json.dumps(kept, ensure_ascii=False), durable=False)
 
 
 def lane_file(folder: Path, lane: str) -> Path:

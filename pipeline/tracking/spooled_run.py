@@ -20,6 +20,7 @@ from pipeline.errors import TrackingError
 from pipeline.tracking.describe import describe, result_table, without_ends
 from pipeline.tracking.links import run_url
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
+from pipeline.tracking.places import kept_path, kept_uri
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
@@ -72,6 +73,10 @@ class SpooledRun(Run):
             environ=environ,
         )
 
+    def _kept_root(self) -> str | None:
+        root = self._store.artifact_root
+        return None if root is None else kept_path(root, self._folder.parent)
+
     def _refuse_another_store(self) -> None:
         known, chosen = self._progress.uri, self._store.public_uri
         if known is not None and known != chosen:
@@ -108,8 +113,8 @@ class SpooledRun(Run):
             "local_id": self._local_id,
             "name": redact.text(card.name),
             "experiment": self._options.experiment,
-            "uri": self._store.public_uri,
-            "artifact_root": str(self._store.artifact_root) if self._store.artifact_root else None,
+            "uri": kept_uri(self._store.public_uri, self._folder.parent),
+            "artifact_root": self._kept_root(),
             "params": flatten(self._config),
             "tags": tags,
         }
@@ -204,7 +209,7 @@ class SpooledRun(Run):
         record = {
             "kind": "bundle",
             "time_ms": now_ms(),
-            "folder": str(folder.absolute()),
+            "folder": kept_path(folder, self._folder.parent),
             "name": name,
             "step": step,
             "metrics": {key: float(value) for key, value in without_ends(metrics).items()},
@@ -226,7 +231,7 @@ class SpooledRun(Run):
 
     @override
     def use_bundle(self, folder: Path) -> None:
-        self._files.append({"kind": "use_bundle", "folder": str(folder.absolute())})
+        self._files.append({"kind": "use_bundle", "folder": kept_path(folder, self._folder.parent)})
 
     @override
     def describe(self, note: str) -> None:

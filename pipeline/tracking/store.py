@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from pipeline.tracking.moved import follow_project
 from pipeline.tracking.options import Store
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def open_client(store: Store) -> "MlflowClient":
 
     if store.sqlite_file is not None and not store.sqlite_file.exists():
         create_sqlite(store)
+    follow_project(store)
     return MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
 
 

@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import TrackingError
 from pipeline.tracking.options import Store, resolve_store
+from pipeline.tracking.places import found_path, found_uri
 from pipeline.tracking.problems import Problem, explain
 from pipeline.tracking.replay import Replay
 from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records
@@ -109,7 +110,8 @@ def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
             if uri is not None:
                 return resolve_store(uri, project_folder=Path.cwd(), environ=environ)
             root = record["artifact_root"]
-            recorded = Store(record["uri"], Path(root) if root else None)
+            known = found_uri(record["uri"], folder.parent)
+            recorded = Store(known, found_path(root, folder.parent) if root else None)
             if named := environ.get("MLFLOW_TRACKING_URI"):
                 with_credentials = resolve_store(named, project_folder=Path.cwd(), environ=environ)
                 if with_credentials.public_uri == recorded.uri:

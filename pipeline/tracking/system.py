@@ -58,7 +58,9 @@ class SystemSampler:
             return {}
         command = [self._nvidia_smi, f"--query-gpu={_NVIDIA_QUERY}", "--format=csv,noheader,nounits"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=5, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return {}
         return parse_nvidia_smi(done.stdout) if done.returncode == 0 else {}
@@ -76,7 +78,7 @@ def peak_memory() -> dict[str, float]:
 def _peak_bytes() -> float:
     """Linux begins `ru_maxrss` with what the process had that started this one, hence its own mark."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
     (peak,) = (line for line in lines if line.startswith("VmHWM:"))

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from pipeline.tracking.figures import TRAINED
 from pipeline.tracking.options import Store
+from pipeline.tracking.places import found_path, found_uri
 from pipeline.tracking.problems import Problem, explain, first_line
 from pipeline.tracking.replay import Replay
 from pipeline.tracking.spool import (
@@ -174,7 +175,8 @@ def recorded_store(folder: Path, uri: str | None) -> Store:
     for record, _ in read_records(lane_file(folder, POINTS), 0):
         if record is not None and record["kind"] == "start":
             root = record["artifact_root"]
-            return Store(uri or record["uri"], Path(root) if root else None)
+            known = found_uri(record["uri"], folder.parent)
+            return Store(uri or known, found_path(root, folder.parent) if root else None)
     raise LookupError(f"{lane_file(folder, POINTS)} does not begin with the start of a run")
 
 

@@ -15,6 +15,7 @@ from filelock import FileLock
 from pipeline import bundle
 from pipeline.__main__ import main
 from pipeline.tracking.options import Store
+from pipeline.tracking.spool import Progress
 from tests.pipeline.made_bundles import finish, make_bundle, make_evaluation, make_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -64,10 +65,10 @@ def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     assert "`test/`: 200 test rows of reviews." in version.description
     model_page = client.get_registered_model("prelude-classify").description
     assert "cannot load or serve it" in model_page
-    progress = json.loads((folder.parents[1] / "tracking/progress.json").read_text())
-    model = client.get_logged_model(progress["models"][str(folder)])
+    progress = Progress.load(folder.parents[1] / "tracking")
+    model = client.get_logged_model(progress.models[str(folder)])
     assert version.source == model.artifact_location
-    assert version.run_id == model.source_run_id == progress["run_id"]
+    assert version.run_id == model.source_run_id == progress.run_id
     assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "prelude-classify"
 
 
