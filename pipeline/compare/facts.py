@@ -26,8 +26,11 @@ from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_rec
 #: Samples that a run has recorded, since texts of its corpus may be shown.
 SHOWN_SAMPLES = ("test.md", "validation.md", "best.md")
 
+#: As `report.samples_markdown` writes them, and as it once did.
 _SAMPLE = re.compile(
-    r"Given: (?P<given>.*?)\n\nMade: (?P<output>.*?)(?:\n\nTruth: (?P<truth>.*))?", re.DOTALL
+    r"(?:Input|Given): (?P<given>.*?)\n\n(?:Prediction|Made): (?P<output>.*?)"
+    r"(?:\n\n(?:Target|Truth): (?P<truth>.*))?",
+    re.DOTALL,
 )
 
 

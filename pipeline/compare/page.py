@@ -1,5 +1,6 @@
 """The comparison as one HTML page that needs nothing else: no network, no script, no further file."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import zip_longest
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from pipeline.compare.charts import COLOURS, draw_curves, draw_intervals
 from pipeline.compare.comparison import Comparison
 from pipeline.compare.facts import RunFacts
+from pipeline.compare.significance import MIN_ROWS
 from pipeline.compare.tables import cost_table, difference_table, metric_table
 from pipeline.compare.verdict import verdict
 from pipeline.compare.wording import ABSENT, LETTERS, list_words, metric_words
@@ -36,6 +39,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     return environment.get_template("page.html.j2").render(
         at=f"{at:%Y-%m-%d %H:%M}",
         title=" · ".join(run.name for run in comparison.runs),
@@ -55,7 +59,13 @@ def render_page(
         provenance={key: (values, len(set(values)) > 1) for key, values in comparison.provenance.items()},
         mlflow_url=mlflow_url,
         absent=ABSENT,
+        min_rows=MIN_ROWS,
     )
+
+
+def breakable(text: str) -> Markup:
+    """A name or path that a line may break at its joints, and nowhere else while there is room."""
+    return Markup("<wbr>").join(re.split(r"(?<=[-_./=,])", text))
 
 
 def _columns(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
@@ -117,7 +127,7 @@ def _cell(sample: Sample | None, *, is_same: bool) -> str:
         return ABSENT
     if is_same:
         return _cut(sample.output)
-    truth = f"\n\ntruth: {sample.truth}" if sample.truth else ""
+    truth = f"\n\ntarget: {sample.truth}" if sample.truth else ""
     joint = "" if sample.goes_on else " → "
     return _cut(f"{sample.given}{joint}{sample.output}{truth}")
 

@@ -3,31 +3,51 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.compare.comparison import Comparison, lower_is_better
+from pipeline.compare.comparison import Comparison, Pair, lower_is_better
 from pipeline.compare.facts import RunFacts
+from pipeline.compare.significance import MIN_ROWS, Difference
 from pipeline.compare.verdict import interval_words
 from pipeline.compare.wording import ABSENT, LETTERS, duration, large, metric_words, score_words
+from pipeline.tasks.finetuning import Score
 
 
 def metric_table(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each metric in words, its scores, and the places of the best ones."""
+    """Each metric in words, its scores, and whether each is significantly better than all others."""
     rows = []
     for name, scores in comparison.metrics.items():
-        values = [score.value for score in scores if score is not None]
-        best = min(values) if lower_is_better(name) else max(values)
-        is_tie = len(set(values)) == 1
+        best = _significantly_best(comparison, name)
         rows.append(
             {
                 "name": metric_words(name),
                 "lower": lower_is_better(name),
                 "decides": name == comparison.metric,
-                "cells": [
-                    (score_words(score), score is not None and not is_tie and score.value == best)
-                    for score in scores
-                ],
+                "cells": [(score_words(score), place == best) for place, score in enumerate(scores)],
             }
         )
     return sorted(rows, key=lambda row: not row["decides"])
+
+
+def _significantly_best(comparison: Comparison, name: str) -> int | None:
+    """The run that is better than each other one by more than chance, if one is.
+
+    Of the metric that decides, the paired tests tell; of another one, intervals that do not touch.
+    """
+    scores = {place: score for place, score in enumerate(comparison.metrics[name]) if score is not None}
+    sign = -1 if lower_is_better(name) else 1
+    best = max(scores, key=lambda place: sign * scores[place].value)
+    tested = [pair.difference for pair in comparison.pairs]
+    if name == comparison.metric and any(tested):
+        won = all(one is not None and one.is_significant and one.value > 0 for one in tested)
+    else:
+        others = [score for place, score in scores.items() if place != best]
+        won = bool(others) and all(_is_apart(scores[best], other, sign) for other in others)
+    return best if won else None
+
+
+def _is_apart(best: Score, other: Score, sign: int) -> bool:
+    if best.low is None or best.high is None or other.low is None or other.high is None:
+        return False
+    return best.low > other.high if sign > 0 else best.high < other.low
 
 
 def difference_table(comparison: Comparison) -> list[dict[str, str]]:
@@ -40,14 +60,19 @@ def difference_table(comparison: Comparison) -> list[dict[str, str]]:
                 "pair": f"{LETTERS[pair.first]} − {LETTERS[pair.second]}",
                 "difference": f"{difference.value:+.4f}" if difference else ABSENT,
                 "numbers": interval_words(difference) if difference else pair.reason,
-                "verdict": ""
-                if difference is None
-                else "more than chance"
-                if difference.is_significant
-                else "may be chance",
+                "verdict": "" if difference is None else _verdict(pair, difference),
             }
         )
     return rows
+
+
+def _verdict(pair: Pair, difference: Difference) -> str:
+    if not difference.has_enough_rows:
+        return f"too few rows to tell (at least {MIN_ROWS} are needed)"
+    if not difference.is_significant:
+        return "no significant difference"
+    better = pair.first if difference.value > 0 else pair.second
+    return f"{LETTERS[better]} is significantly better"
 
 
 def cost_table(runs: Sequence[RunFacts]) -> dict[str, list[str]]:

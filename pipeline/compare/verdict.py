@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.compare.comparison import Comparison, Pair, lower_is_better
-from pipeline.compare.significance import Difference
+from pipeline.compare.significance import MIN_ROWS, Difference
 from pipeline.compare.wording import list_words, metric_words, number, ratio_words
 
 
@@ -29,7 +29,7 @@ def interval_words(difference: Difference) -> str:
     """Interval, p-value and rows of a difference, signed as the difference is."""
     return (
         f"[{difference.low:+.3f}, {difference.high:+.3f}], {p_words(difference.p_value)}, "
-        f"on {difference.n_rows:,} rows"
+        f"paired test on the same {difference.n_rows:,} rows"
     )
 
 
@@ -59,17 +59,19 @@ def _judgement(comparison: Comparison, pair: Pair) -> str:
         return f"{first} and {second} were not tested against each other: {pair.reason}."
     words = comparison.row_metric
     if not difference.is_significant:
+        few = "" if difference.has_enough_rows else f" on fewer than {MIN_ROWS} rows"
         return (
-            f"{first} and {second} cannot be told apart: {difference.value:+.3f} {words} "
+            f"{first} and {second} cannot be told apart{few}: {difference.value:+.3f} {words} "
             f"{interval_words(difference)}."
         )
     if difference.value > 0:
         return (
-            f"{first} is better than {second} by {difference.value:.3f} {words} {interval_words(difference)}."
+            f"{first} is significantly better than {second} by {difference.value:.3f} {words} "
+            f"{interval_words(difference)}."
         )
     return (
-        f"{first} has the better {metric_words(str(comparison.metric))}, but {second} is better row by row: "
-        f"{difference.value:+.3f} {words} {interval_words(difference)}."
+        f"{first} has the better {metric_words(str(comparison.metric))}, but row by row {second} is "
+        f"significantly better: {difference.value:+.3f} {words} {interval_words(difference)}."
     )
 
 

@@ -29,13 +29,14 @@ def list_words(words: Sequence[str]) -> str:
 
 
 def score_words(score: Score | None) -> str:
-    """A value with its interval."""
+    """A value with its interval and the number of rows."""
     if score is None:
         return ABSENT
     interval = (
         "" if score.low is None or score.high is None else f" [{number(score.low)}, {number(score.high)}]"
     )
-    return number(score.value) + interval
+    rows = "" if score.n_rows is None else f" (n = {score.n_rows:,})"
+    return number(score.value) + interval + rows
 
 
 def number(value: float) -> str:

@@ -73,7 +73,7 @@ def test_the_page_needs_no_network_no_script_and_no_other_file(runs: Path) -> No
 def test_the_page_shows_verdict_metrics_curves_cost_and_settings(runs: Path) -> None:
     _, page = page_of(runs, "a", "b")
     for words in (
-        "a and b cannot be told apart",
+        "a and b cannot be told apart on fewer than 30 rows",
         "0.7500 [0.6500, 0.8500]",
         "p = ",
         "seed",
@@ -82,6 +82,28 @@ def test_the_page_shows_verdict_metrics_curves_cost_and_settings(runs: Path) -> 
     ):
         assert words in page.text, words
     assert page.tags.count("svg") == 2
+
+
+def test_green_is_only_what_is_significantly_better_than_every_other_run(tmp_path: Path) -> None:
+    for name, n_right in (("good", 90), ("fair", 60), ("equal", 61)):
+        make_run(tmp_path, name, scores=[1.0] * n_right + [0.0] * (100 - n_right))
+    for names, n_green in ((("good", "fair"), 1), (("fair", "equal"), 0), (("good", "fair", "equal"), 1)):
+        text, page = page_of(tmp_path, *names)
+        assert text.count('class="num best"') == n_green, names
+        assert ("A is significantly better" in page.text) == bool(n_green)
+    make_run(tmp_path, "alone", scores=None, metrics={"val/loss": 1.0})
+    make_run(tmp_path, "lower", scores=None, metrics={"val/loss": 0.5})
+    assert "num best" not in page_of(tmp_path, "alone", "lower")[0]
+
+
+def test_names_break_at_their_joints_alone(tmp_path: Path) -> None:
+    name = "classify-tiny-film_reviews-1128-225948"
+    make_run(tmp_path, name)
+    make_run(tmp_path, "b<i>")
+    text, page = page_of(tmp_path, name, "b<i>")
+    assert "classify-<wbr>tiny-<wbr>film_<wbr>reviews-<wbr>1128-<wbr>225948" in text
+    assert "i" not in page.tags
+    assert name in page.text
 
 
 def test_the_same_comparison_gives_the_same_page(runs: Path) -> None:
@@ -108,7 +130,7 @@ def test_the_page_for_all_has_no_samples_where_one_corpus_may_not_be_shown(runs:
     own, of_all = (
         render_page(compare_runs(facts), mlflow_url=None, at=AT, show_text=show) for show in (True, False)
     )
-    assert "given: secret" in own
+    assert "input: secret" in own
     assert "secret" not in of_all
     assert "Left out here: texts of a stay in their run folders" in of_all
 

@@ -25,8 +25,8 @@ def test_a_real_difference_is_said_with_interval_p_value_rows_and_cost(tmp_path:
     make_run(tmp_path, "a", scores=GOOD, steps=12)
     make_run(tmp_path, "b", scores=POOR, steps=4)
     said = verdict(compared(tmp_path, "b", "a"))
-    assert said.startswith("a is better than b by 0.200 accuracy [+0.1")
-    assert "p < 0.001, on 100 rows." in said
+    assert said.startswith("a is significantly better than b by 0.200 accuracy [+0.1")
+    assert "p < 0.001, paired test on the same 100 rows." in said
     assert said.endswith("a took 3.0 times as many seconds and 3.0 times as many tokens as b.")
 
 
@@ -45,8 +45,8 @@ def test_a_difference_that_may_be_chance_is_not_called_better(tmp_path: Path) ->
     )
     make_run(tmp_path, "c", scores=[0, 1, 0, 1, 0])
     said = verdict(compared(tmp_path, "a", "b", "c"))
-    assert "a and c cannot be told apart: +0.200 accuracy" in said
-    assert "is better" not in said
+    assert "a and c cannot be told apart on fewer than 30 rows: +0.200 accuracy" in said
+    assert "better than" not in said
 
 
 def test_runs_measured_on_validation_rows_are_ranked_by_them_and_it_is_said(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_metric_and_the_rows_that_disagree_are_both_told(tmp_path: Path) -> No
         record |= {"metric": "bleu", "row_metric": None, "metrics": {"bleu": {"value": bleu}}}
         file.write_text(json.dumps(record))
     said = verdict(compared(tmp_path, "a", "b"))
-    assert "a has the better bleu, but b is better row by row: -0.200 score per row" in said
+    assert "a has the better bleu, but row by row b is significantly better: -0.200 score per row" in said
 
 
 def test_runs_of_different_tasks_are_refused_with_what_each_is(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_runs_of_different_tasks_are_refused_with_what_each_is(tmp_path: Path) -
 def test_a_fine_tuning_and_an_evaluation_of_one_task_may_be_compared(tmp_path: Path) -> None:
     make_run(tmp_path, "a", scores=GOOD)
     make_run(tmp_path, "b", stage="evaluate", scores=POOR)
-    assert "a is better than b" in verdict(compared(tmp_path, "a", "b"))
+    assert "a is significantly better than b" in verdict(compared(tmp_path, "a", "b"))
 
 
 def test_pretrainings_are_ranked_by_loss_and_by_bits_per_byte_across_tokenizers(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_deleted_bundle_is_said_and_what_is_known_goes_on(tmp_path: Path) -> N
     make_run(tmp_path, "b", scores=POOR)
     shutil.rmtree(tmp_path / "b" / "bundles")
     comparison = compared(tmp_path, "a", "b")
-    assert "a is better than b by 0.200 accuracy" in verdict(comparison)
+    assert "a is significantly better than b by 0.200 accuracy" in verdict(comparison)
     assert any(note.startswith("b has no bundle that can be found") for note in comparison.notes)
 
 
