@@ -6,6 +6,7 @@ None of that may end a training, or keep it from being saved.
 
 import errno
 import io
+import logging
 import os
 import select
 import sys
@@ -16,6 +17,26 @@ from typing import Any, TextIO, cast
 
 #: What writing to a pipe without a reader, or to a terminal that is gone, is answered with.
 GONE = (errno.EPIPE, errno.EIO)
+
+
+class Note(logging.Formatter):
+    """What other libraries log, as a note that names the library; what this project logs stays as it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the trace if there is one."""
+        text = super().format(record)
+        return text if record.name.startswith("pipeline.") else f"note: {text} ({record.name})"
+
+
+def show_logs_as_notes() -> None:
+    """Show warnings that are logged in one form, and keep libraries from showing them in theirs.
+
+    The handler is the one that Python falls back to. It writes to what is standard error at the time, and a
+    root logger that has it is configured: `logging.warning` and `logging.basicConfig` add no other.
+    """
+    assert logging.lastResort is not None
+    logging.lastResort.setFormatter(Note())
+    logging.getLogger().addHandler(logging.lastResort)
 
 
 class SafeStream:

@@ -1,5 +1,6 @@
 import errno
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.stdio import SafeStream
+from pipeline.stdio import SafeStream, show_logs_as_notes
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -61,3 +62,21 @@ def test_the_streams_are_given_back(capfd: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     assert main(["no-such-stage"]) == 2
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_what_a_library_logs_is_a_note_that_names_it_and_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    show_logs_as_notes()
+    show_logs_as_notes()
+    logging.getLogger("sacrebleu").warning("It looks like this")
+    logging.getLogger("sacrebleu").info("unimportant")
+    logging.warning("of nobody")
+    logging.getLogger("pipeline.tracking").warning("tracking: 3 records wait")
+    assert capsys.readouterr().err.splitlines() == [
+        "note: It looks like this (sacrebleu)",
+        "note: of nobody (root)",
+        "tracking: 3 records wait",
+    ]
