@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 #: What a file of ours never reaches: how deep it is nested, and how many values it holds.
-MAX_DEPTH, MAX_VALUES = 64, 1_000_000
+MAX_DEPTH, MAX_VALUES = 200, 1_000_000
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_model
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from modules.model import Model
 from modules.transformer import Transformer
@@ -20,6 +22,67 @@ from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
 
 Task = PretrainingTask | FinetuneTask
+
+
+class ModelForm(TypedDict):
+    """What model.json holds."""
+
+    backbone: dict[str, Any]
+    head: dict[str, Any]
+    init: str
+
+
+class TaskForm(TypedDict):
+    """What task.json holds; the other keys are the options of the class."""
+
+    _target_: str
+
+
+class ConfigForm(TypedDict):
+    """What config.yaml holds, beside all else that was configured."""
+
+    choices: dict[str, Any]
+
+
+class CorpusForm(TypedDict, total=False):
+    """What a bundle records of its corpus."""
+
+    name: str
+    fingerprint: str
+    sources: list[dict[str, Any]]
+
+
+class ParentForm(TypedDict, total=False):
+    """What a bundle records of the one that it was trained from."""
+
+    run: Required[str]
+    bundle: Required[str]
+    digest: str
+    provenance: "ProvenanceForm"
+
+
+class ProvenanceForm(TypedDict, total=False):
+    """What provenance.json holds; versions before this one may lack all but the run."""
+
+    run: Required[str]
+    stage: str
+    step: int
+    tokenizer: str | None
+    tokenizer_run: str | None
+    train_rows: str | None
+    validation_rows: str | None
+    corpus: CorpusForm
+    parent: ParentForm | None
+    code: dict[str, str | int | float | bool | None]
+
+
+_FORMS: dict[str, TypeAdapter[Any]] = {
+    "model.json": TypeAdapter(ModelForm),
+    "task.json": TypeAdapter(TaskForm),
+    "config.yaml": TypeAdapter(ConfigForm),
+    "metrics.json": TypeAdapter(dict[str, float]),
+    "provenance.json": TypeAdapter(ProvenanceForm),
+}
 
 #: A size that no model here has, unless its weights are at least as many.
 SMALL = 2**16
@@ -37,21 +100,13 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
     file = folder / name
     with refused(file):
         found = read_yaml(file) if file.suffix == ".yaml" else read_json(file, finite=name == "model.json")
-        if not isinstance(found, Mapping):
-            raise ValueError("no object")
-        for key, kind in REQUIRED.get(name, {}).items():
-            if not isinstance(found.get(key), kind):
-                raise ValueError(f"no {key}")
+        try:
+            _FORMS[name].validate_python(found, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}" if place else str(first["msg"])) from error
         return dict(found)
-
-
-#: What each file holds at least.
-REQUIRED: dict[str, dict[str, type]] = {
-    "model.json": {"backbone": dict, "head": dict, "init": str},
-    "task.json": {"_target_": str},
-    "config.yaml": {"choices": dict},
-    "provenance.json": {"run": str},
-}
 
 
 def backbone_class(folder: Path) -> type[Transformer]:

@@ -1,6 +1,5 @@
 """What a run's folder tells of it. What is missing is left out, and said in a note."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from pipeline.bundle import is_finished
 from pipeline.compare.curves import FLOPS, SECONDS, TOKENS, Floats, History
 from pipeline.evaluation import EVALUATION, SAMPLES
-from pipeline.files import read_yaml
+from pipeline.files import read_json, read_yaml
+from pipeline.plain import select
 from pipeline.runs import RunFolder
 from pipeline.settings import without_training
 from pipeline.tasks.base import Sample
@@ -151,7 +151,7 @@ def read_measurement(folder: Path) -> Measurement | None:
 def _read_json(file: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none, or half of one."""
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(read_json(file))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -159,7 +159,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
     """The resolved configuration, without secrets; what is not typed of a bundle's task is as in training."""
     config = without_training(_read_yaml(run.path / "config.yaml"))
-    if "bundle" in config and (trained := _read_yaml(bundle / "config.yaml").get("task")):
+    trained = _read_yaml(bundle / "config.yaml").get("task")
+    if "bundle" in config and isinstance(trained, Mapping):
         config["task"] = {**trained, **(config.get("task") or {})}
     return dict(Redactor(os.environ).value("", config))
 
@@ -205,14 +206,15 @@ def _notes(
 
 def _task(config: Mapping[str, Any], bundle: Path, measurement: Measurement | None) -> str | None:
     """The name of the task's class."""
-    nodes = ((config.get("task") or {}), _read_json(bundle / "task.json"))
-    targets = [str(node["_target_"]).rpartition(".")[2] for node in nodes if "_target_" in node]
+    named = [select(config, "task._target_"), _read_json(bundle / "task.json").get("_target_")]
+    targets = [name.rpartition(".")[2] for name in named if isinstance(name, str)]
     return measurement.task if measurement else next(iter(targets), None)
 
 
 def _metrics(run: RunFolder, measurement: Measurement | None, history: History) -> dict[str, Score]:
     """Of the bundle; else what the run said at its end; and what was measured afterwards."""
-    values = _read_json(run.bundles / "best" / "metrics.json")
+    recorded = _read_json(run.bundles / "best" / "metrics.json")
+    values = {key: value for key, value in recorded.items() if isinstance(value, int | float)}
     if not values:
         said = {key: history.last(key) for key in history.points if key.startswith("final/")}
         values = {key.removeprefix("final/"): value for key, value in said.items() if value is not None}
@@ -264,17 +266,17 @@ def _count_parameters(weights: Path) -> int | None:
 def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
     """Code, versions and machine, and what went in."""
     facts = _read_json(bundle / "provenance.json")
-    code = _read_json(run.path / "tracking" / "files" / "provenance.json") or facts.get("code") or {}
-    corpus, parent = facts.get("corpus") or {}, facts.get("parent") or {}
+    code = _read_json(run.path / "tracking" / "files" / "provenance.json") or select(facts, "code")
+    code = code if isinstance(code, Mapping) else {}
     origin = {
         "git_commit": code.get("git_commit"),
         "git_dirty": code.get("git_dirty"),
         "command": code.get("command"),
-        "corpus": corpus.get("name"),
-        "corpus fingerprint": corpus.get("fingerprint"),
+        "corpus": select(facts, "corpus.name"),
+        "corpus fingerprint": select(facts, "corpus.fingerprint"),
         "validation rows": facts.get("validation_rows"),
         "tokenizer": facts.get("tokenizer"),
-        "parent run": parent.get("run"),
+        "parent run": select(facts, "parent.run"),
         "best step": facts.get("step"),
         "bundle": str(bundle) if facts else None,
     }

@@ -312,3 +312,25 @@ def test_any_value_anywhere_loads_or_is_one_line(
     for use in (load_bundle, backbone_class, task_class):
         with suppress(BundleError):
             use(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("metrics.json", {"val/loss": "text"}),
+        ("metrics.json", {"val/loss": [1.0]}),
+        ("provenance.json", {"run": None}),
+        ("provenance.json", {"corpus": 7}),
+        ("provenance.json", {"code": [1]}),
+        ("provenance.json", {"parent": "x"}),
+        ("provenance.json", {"parent": {"run": "x"}}),
+        ("provenance.json", {"parent": {"run": "x", "bundle": "y", "provenance": {"run": 3}}}),
+        ("provenance.json", {"step": "x"}),
+        ("provenance.json", {"tokenizer": [1]}),
+    ],
+    ids=str,
+)
+def test_a_record_of_another_form_is_one_line(
+    name: str, keys: dict[str, Any], write: Write, parts: dict[str, bytes]
+) -> None:
+    assert name in refusal(write(**{name.replace(".", "__"): changed(parts, name, **keys)}))
