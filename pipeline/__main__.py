@@ -117,7 +117,7 @@ def _typed(arguments: Sequence[str]) -> list[str]:
 
 
 def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
-    from pipeline.config import compose
+    from pipeline.config import check, compose_unchecked
 
     if stage == "show-config":
         return _show_config(overrides)
@@ -126,7 +126,12 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
     if stage in OVER_STAGES:
         result = find_over_stages(stage)(overrides)
     else:
-        config = compose(stage, overrides)
+        config = compose_unchecked(stage, overrides)
+        if isinstance(config.get("resume"), str):
+            from pipeline.resume import with_recorded
+
+            config = with_recorded(config, overrides)
+        check(config)
         from pipeline.build import check_values
 
         check_values(config)

@@ -96,7 +96,7 @@ def save_bundle(
         raise BundleError(
             f"cannot write the bundle {folder} ({error})",
             "a folder that can be written, with room for the weights",
-            "free some space or choose another runs_dir, then go on with RESUME=1",
+            "free some space, then go on with RESUME=1",
         ) from error
     finally:
         if draft is not None:

@@ -116,11 +116,15 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> Config:
     """
     parsed = read_overrides(overrides)
     check_overrides(stage, parsed)
-    return _compose(stage, parsed)
+    return composed(stage, parsed)
 
 
-def _compose(stage: str, overrides: Sequence[Override]) -> Config:
-    """What Hydra makes of overrides, without what the stage does not read."""
+def composed(stage: str, overrides: Sequence[Override]) -> Config:
+    """What Hydra makes of overrides, without what the stage does not read.
+
+    Raises:
+        ConfigError: they do not compose.
+    """
     forced = [_forced(override) for override in overrides]
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -222,7 +226,7 @@ def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[st
     """Every key that a stage reads, with the options that were chosen where there are such."""
     options = groups()
     chosen = [each for each in overrides if each.value() in options.get(each.key_or_group, ())]
-    yield from _every_key(to_plain(_compose(stage, chosen)))
+    yield from _every_key(to_plain(composed(stage, chosen)))
 
 
 def _every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -12,6 +12,9 @@ from pipeline.files import sha256_of, write_whole
 #: The input that says a run was begun with others: it is then made from neither alone.
 BEGAN_WITH = "began with other inputs"
 
+#: Inputs that are no keys of the configuration; nor are code and versions, whose names hold a space.
+READ = ("rows", "bundle")
+
 #: The tag that ties a sweep to its trials.
 SWEEP_TAG = "sweep_id"
 
@@ -32,6 +35,7 @@ class RunRecord:
         pipeline_id: the pipeline that it is a step of.
         sweep_id: the sweep that it is a trial of.
         chosen: what was left to the machine, by dotted key of the configuration (`pipeline.machine`).
+        changes: what was changed when it was resumed, in words, and when.
     """
 
     name: str
@@ -45,6 +49,7 @@ class RunRecord:
     pipeline_id: str | None = None
     sweep_id: str | None = None
     chosen: dict[str, Any] | None = None
+    changes: list[str] | None = None
 
 
 class RunFolder:
@@ -92,12 +97,28 @@ class RunFolder:
         write_whole(self.path / "run.json", json.dumps(asdict(self.record), indent=2) + "\n")
 
 
-def with_its_beginning(run: RunFolder, inputs: Mapping[str, str] | None) -> dict[str, str] | None:
-    """The inputs; of a run that goes on with others than it began with, this is one of them."""
-    if inputs is None:
-        return None
+def with_its_beginning(
+    run: RunFolder, inputs: Mapping[str, str] | None, changed: Mapping[str, str] | None = None
+) -> dict[str, str] | None:
+    """The inputs; of a run that goes on with others than it began with, this is one of them.
+
+    Args:
+        run: with the inputs that it began with, if it goes on.
+        inputs: what it is made from now.
+        changed: the keys of the configuration that are changed, and their values; of a run that goes on the
+            others are those that it began with, in whatever words it is resumed.
+    """
     before = run.record.inputs
-    if not run.resumed or before is None or before == dict(inputs):
-        return dict(inputs)
+    if inputs is None or not run.resumed or before is None:
+        return None if inputs is None else dict(inputs)
+    read = {name: inputs.get(name, value) for name, value in before.items() if _is_read(name)}
+    now = {**before, **read, **(changed or {})}
+    if now == before:
+        return now
     began = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:12]
-    return {**inputs, BEGAN_WITH: before.get(BEGAN_WITH, began)}
+    return {**now, BEGAN_WITH: before.get(BEGAN_WITH, began)}
+
+
+def _is_read(name: str) -> bool:
+    """Whether an input is something that the run reads, not a key of its configuration."""
+    return name in READ or " " in name

@@ -11,17 +11,17 @@ runs/NAME/
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import bundle, processes
+from pipeline import bundle, processes, report
+from pipeline.changes import LONGER, Changes, brief, check_changes, describe
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
-from pipeline.files import read_yaml, to_yaml, write_whole
+from pipeline.files import to_yaml, write_whole
 from pipeline.machine import as_asked, choose_for_machine, with_chosen
 from pipeline.plain import Config, select
 from pipeline.run_folder import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
@@ -33,8 +33,10 @@ __all__ = [
     "NOT_IDENTITY",
     "RunFolder",
     "RunRecord",
+    "changes_of",
     "list_runs",
     "made_bundle",
+    "named_run",
     "open_run",
 ]
 
@@ -46,23 +48,6 @@ NOT_IDENTITY = (
 
 #: File systems allow 255 bytes, and a stage adds to it.
 MAX_NAME_LENGTH = 60
-
-#: Keys that a checkpoint depends on: a run is resumed with those that it began with.
-FIXED = (
-    "task",
-    "model",
-    "data",
-    "tokenizer",
-    "tokenizer_text_bytes",
-    "cleaning",
-    "packing",
-    "optimizer",
-    "freezing",
-    "init_from",
-    "trainer.batch_size",
-    "trainer.accumulate",
-    "trainer.ema_decay",
-)
 
 
 @contextmanager
@@ -89,12 +74,9 @@ def open_run(
         yield _join(folder)
         return
     _check_store(config)
-    runs_dir = Path(config.runs_dir)
-    resume = config.get("resume", False)
-    if found is None:
-        found = _find_unfinished(config, runs_dir, resume) if resume else _create(config, runs_dir, label)
-    run = found
+    run = found or _find_or_create(config, label)
     with _locked(run):
+        changes = {} if found else changes_of(run, with_chosen(config, run.record.chosen))
         try:
             chosen = choose_for_machine(config) if run.record.chosen is None else run.record.chosen
             write_whole(run.path / "config.yaml", to_yaml(with_defaults(with_chosen(config, chosen))))
@@ -102,7 +84,8 @@ def open_run(
                 status="RUNNING",
                 chosen=chosen,
                 config_hash=config_hash(as_asked(config, chosen), without=NOT_IDENTITY),
-                inputs=with_its_beginning(run, inputs),
+                inputs=with_its_beginning(run, inputs, _as_inputs(changes)),
+                changes=[*(run.record.changes or []), *_dated(changes)] or None,
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
                 sweep_id=_sweep_of(config),
             )
@@ -115,6 +98,24 @@ def open_run(
             with suppress(OSError):  # a full disk has been reported by what met it first
                 run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
             raise
+
+
+def _find_or_create(config: Config, label: str) -> RunFolder:
+    resume = config.get("resume", False)
+    if isinstance(resume, str):
+        return named_run(config)
+    return _newest_unfinished(config) if resume else _create(config, Path(config.runs_dir), label)
+
+
+def _as_inputs(changes: Changes) -> dict[str, str]:
+    return {key: brief(now) for key, (_, now) in changes.items()}
+
+
+def _dated(changes: Changes) -> list[str]:
+    """The changes with the time, said too."""
+    for change in describe(changes):
+        report.say("Changed", change)
+    return [f"{datetime.now().astimezone().isoformat()} {change}" for change in describe(changes)]
 
 
 def _sweep_of(config: Config) -> str | None:
@@ -218,48 +219,58 @@ def _unused(runs_dir: Path, name: str) -> Path:
     raise FileExistsError(0, f"1000 runs are called {name}")
 
 
-def _find_unfinished(config: Config, runs_dir: Path, resume: bool | str) -> RunFolder:
-    """The run to go on with: the one of that name, or the newest of this configuration."""
+def named_run(config: Config) -> RunFolder:
+    """The run of the stage that `resume` names.
+
+    Raises:
+        RunError: there is none that can go on.
+    """
+    runs_dir = Path(config.runs_dir)
+    runs = _runs_with_checkpoint(config, runs_dir)
+    for run in runs:
+        if config.resume in (run.name, str(run.path), f"{run.path}/"):
+            return RunFolder(run.path, run.record, resumed=True)
+    raise _none_unfinished(config, runs, f"called '{config.resume}'")
+
+
+def _newest_unfinished(config: Config) -> RunFolder:
+    """The newest unfinished run of this configuration."""
     wanted = config_hash(config, without=NOT_IDENTITY)
+    runs = _runs_with_checkpoint(config, Path(config.runs_dir))
+    for run in runs:
+        if run.record.status != "FINISHED" and run.record.config_hash == wanted:
+            return RunFolder(run.path, run.record, resumed=True)
+    raise _none_unfinished(config, runs, "with this configuration")
+
+
+def _runs_with_checkpoint(config: Config, runs_dir: Path) -> list[RunFolder]:
     runs = [run for run in list_runs(runs_dir) if run.record.stage == config.stage.name]
-    unfinished = [run for run in runs if run.record.status != "FINISHED" and run.last_checkpoint.exists()]
-    if isinstance(resume, str):
-        found = [run for run in runs if resume in (run.name, str(run.path), f"{run.path}/")]
-        found = [run for run in found if run.last_checkpoint.exists()]
-    else:
-        found = [run for run in unfinished if run.record.config_hash == wanted]
-    if not found:
-        what = f"called '{resume}'" if isinstance(resume, str) else "with this configuration"
-        raise RunError(
-            f"no unfinished {config.stage.name} run {what} in {runs_dir}",
-            f"one with a checkpoint (there are: {', '.join(run.name for run in unfinished[:5]) or 'none'})",
-            "name one with RESUME=name, or start anew without RESUME",
-        )
-    run = found[0]
-    if run.record.status == "FINISHED" and run.record.config_hash == wanted:
+    return [run for run in runs if run.last_checkpoint.exists()]
+
+
+def _none_unfinished(config: Config, runs: Sequence[RunFolder], what: str) -> RunError:
+    names = [run.name for run in runs if run.record.status != "FINISHED"]
+    return RunError(
+        f"no unfinished {config.stage.name} run {what} in {config.runs_dir}",
+        f"one with a checkpoint (there are: {', '.join(names[:5]) or 'none'})",
+        "name one with RESUME=name, or start anew without RESUME",
+    )
+
+
+def changes_of(run: RunFolder, config: Config) -> Changes:
+    """What is changed of a run that goes on.
+
+    Raises:
+        RunError: it is finished and would not train longer, or something else cannot be changed.
+    """
+    if not run.resumed:
+        return {}
+    changes = check_changes(run, config)
+    if run.record.status == "FINISHED" and not changes.keys() & set(LONGER):
         raise RunError(
             f"{run.path} is finished",
             "an unfinished run",
-            f"use its bundle {run.bundles / 'best'}, or train it longer with a larger trainer.max_steps",
+            f"use its bundle {run.bundles / 'best'}, or train it longer: RESUME={run.name} with a larger "
+            "trainer.max_steps",
         )
-    _check_fixed(config, run)
-    return RunFolder(run.path, run.record, resumed=True)
-
-
-def _check_fixed(config: Config, run: RunFolder) -> None:
-    """Refuse to resume a run with another model or other data: its checkpoint would not fit."""
-    recorded = Config(read_yaml(run.path / "config.yaml"))
-    began, asked = (with_defaults(each) for each in (recorded, with_chosen(config, run.record.chosen)))
-    for key in FIXED:
-        before, now = select(began, key), select(asked, key)
-        if before != now:
-            raise RunError(
-                f"{run.path} began with {key}={_brief(before)}, not {_brief(now)}",
-                "the same model, data and batches as at its beginning",
-                f"give {key} as it was (see {run.path / 'config.yaml'}), or start a new run",
-            )
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_NAME_LENGTH else f"{text[:MAX_NAME_LENGTH]}…"
+    return changes

@@ -196,7 +196,7 @@ def check_device(options: TrainerOptions) -> None:
         raise ConfigError(
             f"trainer.devices={options.devices}: this machine has {torch.cuda.device_count()} GPUs",
             "as many devices as there are",
-            "use trainer.devices=auto",
+            "use trainer.devices=auto in a new run, or go on where there are as many",
         )
 
 

@@ -64,6 +64,6 @@ class NonFiniteGuard(Callback):
         raise RunError(
             f"the {what} not finite at step {step}",
             "finite numbers",
-            "lower the learning rate, lengthen the warm-up, or clip gradients harder (trainer.gradient_clip)"
-            f"{precision}; the last good checkpoint is kept",
+            "start a new run with a lower learning rate, a longer warm-up or harder clipping of gradients "
+            f"(trainer.gradient_clip){precision}; the last good checkpoint is kept",
         )

@@ -8,6 +8,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
 
 from pipeline.callbacks.steps import any_process, ends_optimizer_step
+from pipeline.errors import RunError
 
 
 class TrainingClock:
@@ -36,8 +37,28 @@ class TrainingClock:
         self._started = None
 
 
+def ends_before(step: int, max_steps: int) -> RunError:
+    """The refusal of a run that is to end before the step that it has reached."""
+    return RunError(
+        f"the run is at step {step:,}, and trainer.max_steps is {max_steps:,}",
+        f"{step:,} steps or more",
+        f"give trainer.max_steps={step} to end it there",
+    )
+
+
 class FinalValidation(Callback):
     """Validates after the last step too, wherever the validation interval falls."""
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a last step that is gone by.
+
+        Raises:
+            RunError: which step the run has reached.
+        """
+        if checkpoint["global_step"] > trainer.max_steps:
+            raise ends_before(checkpoint["global_step"], trainer.max_steps)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -16,6 +16,7 @@ from datamodules.corpus import Columns, Files
 from modules.optim import AdamW
 from pipeline.bundle import load_bundle
 from pipeline.callbacks.seeding import StepSeed
+from pipeline.run_folder import BEGAN_WITH
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction, Row, Score
 from pipeline.trainer import TrainerOptions
@@ -312,7 +313,10 @@ def test_a_run_is_not_resumed_from_another_bundle_that_became_the_newest(
         assert tune().code == 130
     again = ("pretrain", *QUICK, "data=files", "data.train=my.txt", "init_from=base", "name=newer")
     assert run(*again, "trainer.max_steps=1").code == 0
-    refused = tune("resume=mine")
+    refused = tune("resume=mine", "init_from=newer")
     assert refused.code == 2
     assert 'runs/mine began with init_from="runs/base/bundles/best", not "runs/newer' in refused.error
-    assert tune("resume=mine", "init_from=runs/base").code == 0
+    resumed = run("finetune", "resume=mine")
+    assert resumed.code == 0, resumed.err
+    assert BEGAN_WITH not in record("mine", "run.json")["inputs"]
+    assert record("mine", "run.json")["changes"] is None

@@ -77,7 +77,13 @@ def test_a_run_of_another_configuration_is_not_resumed(config: Config) -> None:
     ):
         pass
     config = changed(config, resume=run.name)
-    with open_run(config, label="x") as again:
+    with (
+        pytest.raises(RunError, match=r"began with seed=1, not 2; .* start a new run"),
+        open_run(config, label="x"),
+    ):
+        pass
+    assert [each.record.status for each in list_runs(Path(config.runs_dir))] == ["FAILED"]
+    with open_run(changed(config, seed=1), label="x") as again:
         assert again.path == run.path
 
 
