@@ -158,10 +158,10 @@ class LitModule(L.LightningModule):
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         values = {
             "train/loss": nats / max(n_tokens, 1.0),
-            "train/grad_norm": torch.nn.utils.get_total_norm(gradients).item(),
+            "grad_norm": torch.nn.utils.get_total_norm(gradients).item(),
         }
         for i, group in enumerate(optimizer.param_groups):
-            values[f"lr/{group.get('name', i)}"] = float(group["lr"])
+            values[f"lr_{group.get('name', i)}"] = float(group["lr"])
         # Straight to the loggers: what is given to `self.log` costs time at every later step too.
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=step)

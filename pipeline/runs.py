@@ -157,7 +157,7 @@ def made_bundle(run: RunFolder) -> bool:
 
 def _create(config: Config, runs_dir: Path, label: str) -> RunFolder:
     now = datetime.now().astimezone()
-    name = _checked(config.name) if config.name else f"{label}-{now:%m%d-%H%M%S}".replace("/", "-")
+    name = _checked(config.name) if config.name else f"{label}-{now:%H%M}".replace("/", "-")
     record = RunRecord(
         name=name,
         stage=config.stage.name,

@@ -1,6 +1,7 @@
 """What every stage that trains shares: how its run is tracked, its callbacks, the bundles that come of it."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pipeline.callbacks.samples import Samples
 from pipeline.callbacks.seeding import StepSeed
 from pipeline.callbacks.throughput import Throughput
 from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
+from pipeline.config import BUNDLE_KEYS, NOTHING, compose_unchecked
 from pipeline.construct import construct
 from pipeline.errors import RunInterrupted
 from pipeline.machine import with_chosen
@@ -41,6 +43,11 @@ from pipeline.tracking.logger import TrackingLogger
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
 from pipeline.trainer import TrainerOptions, build_trainer
+
+#: The groups that a run's name tells of, the most telling first.
+_TOLD = ("data", "experiment", "model", "size", "position", "tokenizer", "optimizer", "schedule")
+#: Letters of a corpus in the name of a run: MLflow's list shows some twenty of the whole.
+_LONGEST_WORD = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,27 @@ class BundleParts:
     provenance: Mapping[str, Any]
 
 
-def track(config: Config, run: RunFolder, **tags: str) -> Run:
+def label_of(config: Config) -> str:
+    """What tells a training from others: its task, and of what it chooses what the task alone does not."""
+    usual = compose_unchecked(config.stage.name, [f"task={config.choices.task}"]).choices
+    words = [config.choices.task]
+    from_nothing = config.init_from in (None, NOTHING)
+    for group in _TOLD if from_nothing else [group for group in _TOLD if group not in BUNDLE_KEYS]:
+        choice = config.choices.get(group)
+        if choice is not None and choice != usual.get(group):
+            words.append(_corpus_word(config) if group == "data" else choice)
+    return "-".join(words)
+
+
+def _corpus_word(config: Config) -> str:
+    """The corpus's own name, or its first file's."""
+    files = config.data.get("train")
+    first = str(files[0] if isinstance(files, list | tuple) else files or config.choices.data)
+    name = str(config.data.get("name") or Path(first).name.split(".")[0] or config.choices.data)
+    return re.sub(r"\W+", "_", name)[:_LONGEST_WORD].strip("_") or str(config.choices.data)
+
+
+def track(config: Config, run: RunFolder, *, is_report: bool = False) -> Run:
     """Begin to record the run, or go on with its record."""
     card = RunCard(
         stage=config.stage.name,
@@ -89,8 +116,8 @@ def track(config: Config, run: RunFolder, **tags: str) -> Run:
         config=without_training(with_defaults(with_chosen(config, run.record.chosen))),
         seed=config.seed,
         tags={key: str(value) for key, value in config.choices.items() if value is not None}
-        | pipeline_tag(config)
-        | tags,
+        | pipeline_tag(config),
+        is_report=is_report,
     )
     tracking = construct(config.tracking, TrackingOptions)
     return start_run(card, options=tracking, run_folder=run.path, project_folder=Path.cwd())

@@ -21,7 +21,7 @@ from pipeline.callbacks.steps import ends_optimizer_step, is_logging_step
 class Throughput(Callback):
     """Logs how far training is and how fast it goes, at logging steps.
 
-    They are tokens_seen, training_flops, epoch, wall_s, train/tokens_per_second and train/mfu. A token is a
+    They are tokens_seen, training_flops, epoch, wall_s, tokens_per_second and mfu. A token is a
     position of `input_ids` or `decoder_input_ids` that is not padding. Validations and checkpoints do not
     count in tokens_per_second, but in wall_s.
 
@@ -145,14 +145,14 @@ class Throughput(Callback):
         values: dict[str, float] = {
             "tokens_seen": self._tokens_seen,
             "wall_s": self._clock.elapsed_s,
-            "train/tokens_per_second": (self._tokens_seen - self._interval_tokens_from) / seconds,
+            "tokens_per_second": (self._tokens_seen - self._interval_tokens_from) / seconds,
         }
         if self._flops is not None:
             values["training_flops"] = self._flops_spent
         if self._rows_per_epoch:
             values["epoch"] = self._rows_seen / self._rows_per_epoch
         if self._peak_flops_per_s is not None:
-            values["train/mfu"] = self._step_flops * self._interval_steps / seconds / self._peak_flops_per_s
+            values["mfu"] = self._step_flops * self._interval_steps / seconds / self._peak_flops_per_s
         self._interval_tokens_from, self._interval_steps, self._interval_s = self._tokens_seen, 0, 0.0
         self._running_since = time.monotonic()
         return values

@@ -100,7 +100,7 @@ def read_facts(run: RunFolder) -> RunFacts:
     bundle = _bundle_of(run, history)
     config = _config(run, bundle)
     measurement = read_measurement(run.path)
-    metrics = _metrics(run, measurement, history)
+    metrics = _metrics(run, measurement)
     return RunFacts(
         name=run.name,
         folder=run.path,
@@ -211,13 +211,12 @@ def _task(config: Mapping[str, Any], bundle: Path, measurement: Measurement | No
     return measurement.task if measurement else next(iter(targets), None)
 
 
-def _metrics(run: RunFolder, measurement: Measurement | None, history: History) -> dict[str, Score]:
+def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score]:
     """Of the bundle; else what the run said at its end; and what was measured afterwards."""
     recorded = _read_json(run.bundles / "best" / "metrics.json")
     values = {key: value for key, value in recorded.items() if isinstance(value, int | float)}
     if not values:
-        said = {key: history.last(key) for key in history.points if key.startswith("final/")}
-        values = {key.removeprefix("final/"): value for key, value in said.items() if value is not None}
+        values = _said_at_its_end(run.path)
     ends = {f"{key}_{end}" for key in values for end in ("low", "high")}
     found = {
         key: Score(value=value, low=values.get(f"{key}_low"), high=values.get(f"{key}_high"))
@@ -229,6 +228,15 @@ def _metrics(run: RunFolder, measurement: Measurement | None, history: History) 
             found = {key: score for key, score in found.items() if not key.startswith("test/")}
         found |= {f"{measurement.prefix}/{name}": score for name, score in measurement.metrics.items()}
     return found
+
+
+def _said_at_its_end(folder: Path) -> dict[str, float]:
+    ends = [
+        record.get("results", {})
+        for record, _ in read_records(lane_file(folder / "tracking", POINTS), 0)
+        if record is not None and record["kind"] == "end"
+    ]
+    return dict(ends[-1]) if ends else {}
 
 
 def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:

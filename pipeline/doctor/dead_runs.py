@@ -83,7 +83,8 @@ def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding
         return
     try:
         with connect(store) as client:
-            found = list(_running(client, options.experiment))
+            experiments = (options.experiment, options.reports)
+            found = [run for name in experiments for run in _running(client, name)]
     except TrackingError as error:
         yield Finding(what=f"MLflow: {error.problem}", remedy=error.remedy)
         return

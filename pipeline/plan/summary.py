@@ -13,6 +13,7 @@ from pipeline import report
 from pipeline.compare.facts import read_measurement
 from pipeline.plan.registrations import REGISTRATION
 from pipeline.run_folder import RunFolder
+from pipeline.runs import made_bundle
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.links import charts_url
@@ -88,7 +89,7 @@ def summarise(done: Mapping[str, Done], pipeline_id: str | None, *, failed: Sequ
         ran = f"{n_ran} of {len(done) + len(failed)} steps ran"
     report.panel(f"{pipeline_id}: {ran}" if pipeline_id else ran, table)
     _say_next(done)
-    _say_address([one.run for one in done.values()])
+    _say_address([one.run for one in done.values() if made_bundle(one.run)])
 
 
 def _took(one: Done) -> Text:

@@ -66,6 +66,7 @@ def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) ->
         config=with_defaults(config),
         seed=config.seed,
         tags=_ties(comparison),
+        is_report=True,
     )
     options = construct(config.tracking, TrackingOptions)
     results = _results(comparison)
@@ -92,13 +93,14 @@ def mlflow_url(runs: Sequence[RunFacts]) -> str | None:
     same = _tracked_together(runs)
     if len(same) < 2:
         return None
-    return compare_url(str(same[0].uri), str(same[0].experiment_id), [str(one.run_id) for one in same])
+    experiments = dict.fromkeys(str(one.experiment_id) for one in same)
+    return compare_url(str(same[0].uri), list(experiments), [str(one.run_id) for one in same])
 
 
 def _tracked_together(runs: Sequence[RunFacts]) -> list[Progress]:
-    """Those in the same store and experiment as the first that is in any."""
+    """Those in the same store as the first that is in any."""
     known = [run.tracked for run in runs if run.tracked.run_id and run.tracked.uri]
-    return [one for one in known if (one.uri, one.experiment_id) == (known[0].uri, known[0].experiment_id)]
+    return [one for one in known if one.uri == known[0].uri]
 
 
 def _ties(comparison: Comparison) -> dict[str, str]:

@@ -41,7 +41,7 @@ def evaluate(config: Config) -> StageResult:
     inputs = inputs_of(config, used=bundle.folder)
     config = with_measured(config, bundle.folder)
     label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
-    with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
+    with open_run(config, label=label, inputs=inputs) as run, track(config, run, is_report=True) as tracked:
         config = with_chosen(config, run.record.chosen)
         options = construct(config.trainer, TrainerOptions)
         tracked.use_bundle(bundle.folder)
@@ -63,7 +63,6 @@ def evaluate(config: Config) -> StageResult:
         tracked.describe(_about(bundle, facts["measured on"]))
         if evaluation.cautions:
             facts["caution"] = "; ".join(evaluation.cautions)
-        tracked.log_metrics(metrics, int(bundle.provenance["step"]))
         tracked.end("FINISHED", metrics)
         report.summary(
             f"{run.name}: done",

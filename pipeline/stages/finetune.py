@@ -56,7 +56,16 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, check_device, device_of
-from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
+from pipeline.training import (
+    BundleParts,
+    Training,
+    corpus_record,
+    export,
+    label_of,
+    load_weights,
+    track,
+    train,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +105,7 @@ def finetune(config: Config) -> StageResult:
     if is_open(wanted := construct(config.trainer, TrainerOptions)):
         config = with_trainer(config, _with_budget(wanted, labelled))
     config = with_head(config, _head(config, labelled.task, start))
-    label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
+    label = label_of(config)
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         config = with_chosen(config, run.record.chosen)
         machine = describe_machine(config, run.record.chosen)
@@ -109,8 +118,6 @@ def finetune(config: Config) -> StageResult:
         step = load_weights(parts.model, checkpoints.best_path)
         parts, evaluation = _measure(config, options, parts)
         metrics = evaluation.metrics
-        if evaluation.on.split == "test":  # the curves of validation metrics are of training alone
-            tracked.log_metrics(metrics, step)
         save_evaluation(run.path, evaluation)
         tracked.describe(f"Measured on {evaluation.on.in_words(len(evaluation.rows))}.")
         log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)

@@ -36,7 +36,16 @@ from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.trainer import TrainerOptions, check_device
-from pipeline.training import BundleParts, Training, corpus_record, export, load_weights, track, train
+from pipeline.training import (
+    BundleParts,
+    Training,
+    corpus_record,
+    export,
+    label_of,
+    load_weights,
+    track,
+    train,
+)
 
 #: Validation texts that masked and denoising models show their work on.
 N_TEXTS = 3
@@ -66,7 +75,7 @@ def pretrain(config: Config) -> StageResult:
     inputs = inputs_of(config, used=None if start is None else start.folder)
     if start is not None:
         config = with_bundle(config, start)
-    label = f"{config.choices.task}-{config.choices.size}-{config.choices.data}"
+    label = label_of(config)
     with open_run(config, label=label, inputs=inputs) as run, track(config, run) as tracked:
         config = with_chosen(config, run.record.chosen)
         machine = describe_machine(config, run.record.chosen)

@@ -33,6 +33,7 @@ def train_tokenizer(config: Config) -> StageResult:
             config=with_defaults(config),
             seed=config.seed,
             tags=pipeline_tag(config),
+            is_report=True,
         )
         options = construct(config.tracking, TrackingOptions)
         with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
@@ -56,7 +57,6 @@ def train_tokenizer(config: Config) -> StageResult:
             tracked.log_file(file, "tokenizer.json")
             write_whole(run.path / "metrics.json", json.dumps(metrics))
             run.keep(file, run.path / "metrics.json")
-            tracked.log_metrics(metrics, 0)
             tracked.end("FINISHED", metrics)
         _summarise(
             run.name, file, metrics, measured[0], tokenizer.decode_tokens(tokenizer.encode(measured[0])[:60])

@@ -1,5 +1,6 @@
 """The run of MLflow that stands for a whole sweep: the best trial, the table, the picture, the addresses."""
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,16 +37,18 @@ def begin_summary(config: Config, run: RunFolder, plan: Plan) -> Run:
         },
         seed=config.sweep.get("seed"),
         tags={TAG: run.name, "swept": plan.target, "metric": plan.metric},
+        is_report=True,
     )
     return start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd())
 
 
 def trials_url(folder: Path) -> str | None:
-    """The trials in MLflow, side by side; None where the store is not known (yet)."""
-    progress = Progress.load(folder / "tracking")
-    if not progress.uri or not progress.experiment_id:
-        return None
-    return tagged_url(progress.uri, progress.experiment_id, TAG, folder.name)
+    """The trials in MLflow, side by side; None where no trial is known there (yet)."""
+    for trial in sorted(folder.parent.glob(f"{glob.escape(folder.name)}-*/tracking")):
+        progress = Progress.load(trial)
+        if progress.uri and progress.experiment_id:
+            return tagged_url(progress.uri, progress.experiment_id, TAG, folder.name)
+    return None
 
 
 def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | None) -> None:

@@ -1,6 +1,5 @@
 """MLflow tracking that cannot hurt training: runs, their spool, its replay, addresses. Light to import."""
 
-from pipeline.tracking.describe import readable_name
 from pipeline.tracking.options import TrackingOptions
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
 from pipeline.tracking.spooled_run import start_run
@@ -15,7 +14,6 @@ __all__ = [
     "RunStillSent",
     "SyncReport",
     "TrackingOptions",
-    "readable_name",
     "start_run",
     "sync",
     "unsynced_runs",

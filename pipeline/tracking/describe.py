@@ -1,7 +1,6 @@
-"""A run's name and its description in Markdown, from its configuration and its numbers."""
+"""A run's description in Markdown and its last numbers, from its configuration and its results."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from pipeline.tracking.redaction import flatten
@@ -15,11 +14,6 @@ _SETTINGS = (
 _MAX_ROWS = 24
 
 
-def readable_name(*words: str, at: datetime) -> str:
-    """A run's name: its words and the moment it began, for example `pretrain causal_lm tiny 11-23 145703`."""
-    return " ".join([*(word for word in words if word), at.strftime("%m-%d %H%M%S")])
-
-
 def describe(
     stage: str,
     *,
@@ -29,7 +23,7 @@ def describe(
     provenance: Mapping[str, str],
 ) -> str:
     """What this run was, with what and how well, for somebody who has seen nothing of it."""
-    parts = [f"**{stage}**" + (f" of {', '.join(parts)}" if (parts := _classes(config)) else "") + "."]
+    parts = [f"**{stage}**{_subject(config)}."]
     if results:
         parts.append(result_table(results))
     else:
@@ -61,22 +55,49 @@ def without_ends(values: Mapping[str, float]) -> dict[str, float]:
     }
 
 
+def final_values(results: Mapping[str, float]) -> dict[str, float]:
+    """What a run ended with, under names without a slash: MLflow draws those below the curves, as bars.
+
+    `test/f1` becomes `test_f1`. What was validated has its curve: of the best weights it is given again, as
+    `best_val_loss`, where nothing was tested.
+    """
+    values = without_ends(results)
+    tested = {result_name(key): value for key, value in values.items() if result_name(key) != key}
+    return tested or {f"best_{key.replace('/', '_')}" if "/" in key else key: values[key] for key in values}
+
+
+def result_name(key: str) -> str:
+    """`test_f1` for `test/f1`, which has no curve; any other name as it is."""
+    split, slash, name = key.partition("/")
+    return f"test_{name}" if slash and split == "test" else key
+
+
 def _with_interval(key: str, results: Mapping[str, float]) -> str:
     low, high = results.get(f"{key}_low"), results.get(f"{key}_high")
     interval = "" if low is None or high is None else f" (95 %: {_number(low)} to {_number(high)})"
     return _number(results[key]) + interval
 
 
-def _classes(config: Mapping[str, Any]) -> list[str]:
-    """The names of the classes that the configuration builds for these groups, in the reader's order."""
+def _subject(config: Mapping[str, Any]) -> str:
+    """` of a Decoder for TextClassification on reviews.csv with Muon`, as far as the configuration says."""
+    words = {"of a": _class(config, "model"), "for": _class(config, "task"), "on": _corpus(config)}
+    words["with"] = _class(config, "optimizer")
+    return "".join(f" {word} {what}" for word, what in words.items() if what)
+
+
+def _class(config: Mapping[str, Any], group: str) -> str | None:
+    """The name of the class that the configuration builds for a group."""
     flat = flatten(config)
-    groups = ("model", "task", "data", "optimizer")
-    found = [
-        min(keys, key=lambda key: key.count("."))
-        for group in groups
-        if (keys := [k for k in flat if k.startswith(f"{group}.") and k.endswith("._target_")])
-    ]
-    return [flat[key].rpartition(".")[2] for key in found]
+    keys = [key for key in flat if key.startswith(f"{group}.") and key.endswith("._target_")]
+    return flat[min(keys, key=lambda key: key.count("."))].rpartition(".")[2] if keys else None
+
+
+def _corpus(config: Mapping[str, Any]) -> str | None:
+    """The files, the name or the class of the corpus."""
+    data = config.get("data") or {}
+    files = data.get("train") or data.get("path") or data.get("name")
+    names = [str(file).rpartition("/")[2] for file in ([files] if isinstance(files, str) else files or [])]
+    return ", ".join(names) or _class(config, "data")
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -41,10 +41,10 @@ def tagged_url(store_uri: str, experiment_id: str, tag: str, value: str) -> str:
     return f"{charts_url(store_uri, experiment_id)}&searchFilter={wanted}"
 
 
-def compare_url(store_uri: str, experiment_id: str, run_ids: Sequence[str]) -> str:
-    """The differences of the chosen runs."""
+def compare_url(store_uri: str, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str:
+    """The differences of the chosen runs, of one or more experiments."""
     runs = quote(json.dumps(list(run_ids), separators=(",", ":")), safe="")
-    experiments = quote(json.dumps([experiment_id]), safe="")
+    experiments = quote(json.dumps(list(experiment_ids), separators=(",", ":")), safe="")
     return f"{_base(store_uri)}/#/compare-runs?runs={runs}&experiments={experiments}&{_VIEW}"
 
 

@@ -69,7 +69,7 @@ def _find_or_create(client: "MlflowClient", progress: Progress, record: Record) 
         return min(found, key=lambda model: (model.creation_timestamp, model.model_id))
     return client.create_logged_model(
         experiment,
-        name=_NOT_IN_MODEL_NAMES.sub("-", f"{record['tags']['run_name']} {record['name']}"),
+        name=_NOT_IN_MODEL_NAMES.sub("-", f"{record['name']} of {record['tags']['run_name']}"),
         source_run_id=progress.run_id,
         tags={**record["tags"], "record": _mark(progress, record), "step": str(record["step"])},
         params=record["params"],
@@ -85,28 +85,28 @@ def _log_metrics(
     from mlflow.entities import Metric
 
     metrics: list[Metric] = []
-    known: dict[tuple[str, float], int] = _times(points, record["step"]) if points else {}
+    known = _logged(points, {record["step"], 0}) if points else {}
     for key, value in record["metrics"].items():
-        time_ms = known[key, value] if (key, value) in known else int(record["time_ms"])
+        time_ms, step = known.get((key, value), (int(record["time_ms"]), int(record["step"])))
         dataset = _measured_on(record["datasets"], key)
         tie: dict[str, Any] = {"dataset_name": dataset.get("name"), "dataset_digest": dataset.get("digest")}
-        metrics.append(Metric(key, value, time_ms, record["step"], model_id=model_id, run_id=run_id, **tie))
+        metrics.append(Metric(key, value, time_ms, step, model_id=model_id, run_id=run_id, **tie))
     if metrics:
         client.log_batch(run_id, metrics=metrics)
 
 
-def _times(points: Path, step: int) -> dict[tuple[str, float], int]:
-    """(metric, value) -> time in ms, of all that the run logged at a step."""
+def _logged(points: Path, steps: set[int]) -> dict[tuple[str, float], tuple[int, int]]:
+    """(metric, value) -> time in ms and step, of all that the run logged at these steps."""
     return {
-        (key, value): logged["time_ms"]
+        (key, value): (logged["time_ms"], logged["step"])
         for logged, _ in read_records(points, 0)
-        if logged is not None and logged["kind"] == "metrics" and logged["step"] == step
+        if logged is not None and logged["kind"] == "metrics" and logged["step"] in steps
         for key, value in logged["values"].items()
     }
 
 
 def _measured_on(datasets: dict[str, dict[str, str] | None], metric: str) -> dict[str, str]:
-    split = metric.partition("/")[0]
+    split = re.split("[/_]", metric)[0]
     return datasets.get(split) or (datasets.get("val") if split == "test" else None) or {}
 
 

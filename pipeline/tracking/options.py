@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import TrackingError
+from pipeline.tracking.run import RunCard
 from pipeline.tracking.secret_forms import without_credentials
 
 _SERVERS = frozenset({"http", "https"})
@@ -24,7 +25,8 @@ class TrackingOptions:
     Args:
         enabled: False gives a run whose calls do nothing.
         uri: An MLflow store or server; None: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project folder.
-        experiment: MLflow's name for the table that the runs stand in.
+        experiment: MLflow's name for the table that trainings stand in; what tells of trainings or serves
+            them (tokenizers, evaluations, comparisons, sweeps) stands in a second one, NAME-reports.
         system_metrics: Sample processor, memory, disk, network and GPU every ten seconds.
         end_wait_s: Longest wait at the end of a run for the store, in seconds.
         tags: Further tags of the run, for whoever looks for it: tracking.tags.NAME=TEXT.
@@ -36,6 +38,15 @@ class TrackingOptions:
     system_metrics: bool = True
     end_wait_s: float = 6.0
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    def experiment_of(self, card: RunCard) -> str:
+        """The table that a run stands in."""
+        return self.reports if card.is_report else self.experiment
+
+    @property
+    def reports(self) -> str:
+        """The table of the runs that are no trainings."""
+        return f"{self.experiment}-reports"
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():

@@ -35,10 +35,11 @@ class RunCard:
 
     Args:
         stage: The stage's word: pretrain, evaluate, ...
-        name: A name that tells it from its siblings (`describe.readable_name`).
+        name: A name that tells it from its siblings.
         config: The resolved configuration, plain containers.
         seed: The seed, if the stage has one.
         tags: Plain tags: pipeline_id, sweep_id, parent_run, ...
+        is_report: Whether it trains no model: such runs stand in a table of their own, apart from trainings.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class RunCard:
     config: Mapping[str, Any]
     seed: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_report: bool = False
 
 
 class Run:
@@ -107,7 +109,7 @@ class Run:
         """Put Markdown at the beginning of the description that the run has at its end."""
 
     def end(self, status: EndStatus = "FINISHED", results: Mapping[str, float] | None = None) -> None:
-        """End the run with its true status, and `results` as its `final/` numbers. May be called twice."""
+        """End the run with its true status and `results` (`describe.final_values`). May be called twice."""
 
     def __enter__(self) -> Self:
         return self

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from datamodules.files import write_whole
 from pipeline.errors import TrackingError
-from pipeline.tracking.describe import describe, result_table, without_ends
+from pipeline.tracking.describe import describe, final_values, result_name, result_table, without_ends
 from pipeline.tracking.links import run_url
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 from pipeline.tracking.places import kept_path, kept_uri
@@ -112,7 +112,7 @@ class SpooledRun(Run):
             "session": self._session,
             "local_id": self._local_id,
             "name": redact.text(card.name),
-            "experiment": self._options.experiment,
+            "experiment": self._options.experiment_of(card),
             "uri": kept_uri(self._store.public_uri, self._folder.parent),
             "artifact_root": self._kept_root(),
             "params": flatten(self._config),
@@ -206,13 +206,18 @@ class SpooledRun(Run):
         step: int,
         metrics: Mapping[str, float],
     ) -> None:
+        values = {result_name(key): float(value) for key, value in without_ends(metrics).items()}
+        # Before the model, whose metric is this point with its time; and not again at the end of the run.
+        tested = {key: value for key, value in values.items() if key not in metrics}
+        self.log_metrics(tested, 0)
+        self._known_points |= {(key, 0) for key in tested}
         record = {
             "kind": "bundle",
             "time_ms": now_ms(),
             "folder": kept_path(folder, self._folder.parent),
             "name": name,
             "step": step,
-            "metrics": {key: float(value) for key, value in without_ends(metrics).items()},
+            "metrics": values,
             "datasets": {split: self._dataset_named(context) for split, context in _MEASURED_ON.items()},
             "params": flatten(self._config),
             "tags": {
@@ -259,9 +264,17 @@ class SpooledRun(Run):
         # At step 0 MLflow draws a bar for each run, which is how ends are compared.
         if status != "KILLED":  # a killed run has its end before it
             self._log(peak_memory(), 0)
-        self._log({f"final/{key}": value for key, value in without_ends(results).items()}, 0)
+        self.log_metrics(final_values(results), 0)
         self.set_tags({"mlflow.note.content": self._description(results)})
-        self._points.append({"kind": "end", "time_ms": now_ms(), "session": self._session, "status": status})
+        self._points.append(
+            {
+                "kind": "end",
+                "time_ms": now_ms(),
+                "session": self._session,
+                "status": status,
+                "results": results,
+            }
+        )
         self._points.close()
         self._files.close()
         self._writer.finish(self._options.end_wait_s)

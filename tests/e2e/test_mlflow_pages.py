@@ -147,10 +147,13 @@ def test_make_ui_opens_on_the_curves_of_our_runs_by_name_in_groups(
     page: "api.Page", ui: str, store: Store
 ) -> None:
     visit(page, ui, ui)
-    for name in ("rotary", "learned", "wishes", "answers", "positions"):
+    for name in ("rotary", "learned", "wishes", "answers"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
-    for group in ("final/val", "final/test", "lr", "train", "val", "System metrics"):
+    expect(page.get_by_role("link", name="positions", exact=True)).to_have_count(0)  # of prelude-reports
+    for group in ("train", "val", "Model metrics", "System metrics"):
         expect(section(page, group)).to_be_attached()
+    heads = page.get_by_role("button").filter(has_text=re.compile(r"^[\w/ ]+\s*\([1-9]\d*\)"))
+    expect(heads.first).to_have_text(re.compile("^train"))
     # What a run ends with is a bar, and there is no chart of an interval's ends.
     expect(page.locator(".plotly .barlayer path").first).to_be_attached()
     expect(page.get_by_text(re.compile("_(low|high)$"))).to_have_count(0)
@@ -173,7 +176,7 @@ def test_the_page_of_a_run_says_what_it_was_with_what_and_how_well(
     expect(page.get_by_role("heading", name="wishes")).to_be_visible()
     expect(page.get_by_role("cell", name=re.compile(r"^0\.\d+ \(95 %: .* to .*\)$")).first).to_be_visible()
     expect(page.get_by_text("TextClassification", exact=False).first).to_be_visible()
-    for text in ("storyworld-classify", "wishes best", "rotary best", "trainer.max_steps", "final/test/mcc"):
+    for text in ("storyworld-classify", "best of wishes", "best of rotary", "trainer.max_steps", "test_mcc"):
         expect(page.get_by_text(text, exact=False).first).to_be_attached()
     expect(page.get_by_text(re.compile("Registered models")).first).to_be_attached()
 
@@ -231,11 +234,11 @@ def test_the_page_of_a_logged_model_ties_its_numbers_to_run_and_data(
 ) -> None:
     tracked = store.tracked("wishes")
     visit(page, ui, model_url(PRINTED, str(tracked.experiment_id), store.model("wishes")))
-    expect(page.get_by_role("heading", name="wishes best")).to_be_visible()
+    expect(page.get_by_role("heading", name="best of wishes")).to_be_visible()
     expect(page.get_by_text("storyworld-classify:test").first).to_be_visible()
     expect(page.get_by_text("prelude-classify").first).to_be_visible()
     visit(page, ui, models_url(PRINTED, str(tracked.experiment_id)))
-    for name in ("rotary best", "learned best", "wishes best", "answers best"):
+    for name in ("best of rotary", "best of learned", "best of wishes", "best of answers"):
         expect(page.get_by_role("link", name=name)).to_be_visible()
 
 

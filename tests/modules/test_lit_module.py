@@ -51,9 +51,9 @@ def test_training_equals_a_plain_loop_of_torch(tmp_path: Path) -> None:
     expected = [sum(nats for nats, _ in pair) / sum(n for _, n in pair) for pair in pairs]
     assert list(recorder.of("train/loss")) == [2, 4, 6]
     assert list(recorder.of("train/loss").values()) == pytest.approx(expected, rel=1e-6)
-    assert list(recorder.of("train/grad_norm").values()) == pytest.approx(norms[1::2], rel=1e-5)
-    assert recorder.of("lr/embeddings")[4] == 0.02 * ToySchedule().factor(3, 6)
-    assert recorder.of("lr/matrices")[4] == 0.01 * ToySchedule().factor(3, 6)
+    assert list(recorder.of("grad_norm").values()) == pytest.approx(norms[1::2], rel=1e-5)
+    assert recorder.of("lr_embeddings")[4] == 0.02 * ToySchedule().factor(3, 6)
+    assert recorder.of("lr_matrices")[4] == 0.01 * ToySchedule().factor(3, 6)
 
 
 class Gradients(Callback):

@@ -157,7 +157,7 @@ def test_the_time_budget_counts_on_after_resuming_and_leaves_the_schedule_as_it_
     recorder = Recorder()
     again = training.with_(log_every_steps=1).fit(resume=True, logger=recorder)
     assert again.global_step <= first + 1
-    for step, rate in recorder.of("lr/matrices").items():
+    for step, rate in recorder.of("lr_matrices").items():
         assert rate == 0.01 * (1 - 0.9 * (step - 1) / 10**6)
 
 
@@ -313,8 +313,8 @@ def test_tokens_and_epochs_are_counted_without_padding_on_one_axis(tmp_path: Pat
     assert recorder.of("tokens_seen") == {5: 2 * (20 * T - 1), 10: 4 * (20 * T - 1)}
     walls = recorder.of("wall_s")
     assert 0 < walls[5] < walls[10]
-    assert all(rate > 0 for rate in recorder.of("train/tokens_per_second").values())
-    assert recorder.of("train/mfu") == {}
+    assert all(rate > 0 for rate in recorder.of("tokens_per_second").values())
+    assert recorder.of("mfu") == {}
 
 
 def test_the_work_of_a_step_is_three_times_its_matrix_products(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.pipeline.toy import (
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
-CLOCKED = {"wall_s", "train/tokens_per_second"}
+CLOCKED = {"wall_s", "tokens_per_second"}
 
 pytestmark = pytest.mark.filterwarnings(
     # Lightning 2.6's own call of torch.

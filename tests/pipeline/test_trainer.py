@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from modules import hardware
+from pipeline.config import compose
 from pipeline.errors import ConfigError
 from pipeline.trainer import PRECISIONS, TrainerOptions, build_trainer, choose_precision, describe_device
+from pipeline.training import label_of
 
 on_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -67,3 +69,26 @@ def test_lightning_counts_batches_between_validations_where_we_count_steps() -> 
     )
     assert trainer.val_check_interval == 10 * 4
     assert trainer.max_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "label"),
+    [
+        ("pretrain", [], "causal_lm"),
+        ("pretrain", ["task=masked_lm", "size=small"], "masked_lm-small"),
+        ("pretrain", ["position=alibi", "trainer.max_steps=5"], "causal_lm-alibi"),
+        ("finetune", ["task=qa", "init_from=base", "optimizer=adamw"], "qa-adamw"),
+        ("finetune", ["task=qa", "init_from=none", "size=small"], "qa-small"),
+        (
+            "finetune",
+            ["task=classify", "data=files", "data.train=my/film reviews.v2.csv"],
+            "classify-film_reviews",
+        ),
+        ("finetune", ["task=classify", "data=files", "data.train=[a.csv,b.csv]"], "classify-a"),
+        ("finetune", ["task=classify", "data=imdb"], "classify-imdb"),
+    ],
+)
+def test_a_trainings_name_begins_with_its_task_and_what_was_chosen(
+    stage: str, words: list[str], label: str
+) -> None:
+    assert label_of(compose(stage, words)) == label

@@ -56,9 +56,11 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         folder: str = "run",
         name: str = "pretrain tiny",
         uri: str | None = None,
+        is_report: bool = False,
         **options: Any,
     ) -> Run:
-        card = RunCard(stage="pretrain", name=name, config=config or {"lr": 0.1}, seed=1)
+        config = config or {"lr": 0.1}
+        card = RunCard(stage="pretrain", name=name, config=config, seed=1, is_report=is_report)
         run = start_run(
             card,
             options=TrackingOptions(uri=uri, **{"end_wait_s": 0.0, "system_metrics": False, **options}),

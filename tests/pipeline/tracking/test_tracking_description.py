@@ -1,9 +1,10 @@
 import subprocess
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from pipeline.tracking import readable_name
-from pipeline.tracking.describe import describe
+import pytest
+
+from pipeline.tracking.describe import describe, final_values
 from pipeline.tracking.figures import _panels, draw_learning_curves, read_curves
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
@@ -20,11 +21,6 @@ CONFIG = {
 }
 
 
-def test_a_name_is_words_and_a_moment() -> None:
-    at = datetime(2026, 11, 23, 14, 57, 3)
-    assert readable_name("pretrain", "", "tiny", at=at) == "pretrain tiny 11-23 145703"
-
-
 def test_a_stranger_learns_what_was_trained_on_what_and_how_well() -> None:
     text = describe(
         "pretrain",
@@ -38,7 +34,7 @@ def test_a_stranger_learns_what_was_trained_on_what_and_how_well() -> None:
         },
     )
     for part in [
-        "**pretrain** of Decoder, StoryWorld, Muon",
+        "**pretrain** of a Decoder on StoryWorld with Muon.",
         "| val/loss | 1.235 |",
         "train: storyworld",
         "| model.backbone.layer.d_model | 128 |",
@@ -47,6 +43,20 @@ def test_a_stranger_learns_what_was_trained_on_what_and_how_well() -> None:
         "python -m pipeline pretrain",
     ]:
         assert part in text
+
+
+@pytest.mark.parametrize("train", ["/home/me/my data/reviews.csv", ["a/reviews.csv"]])
+def test_the_description_names_the_file_that_was_learnt_from(train: Any) -> None:
+    data = {"_target_": "datamodules.corpus.Files", "train": train}
+    text = describe("finetune", config={**CONFIG, "data": data}, datasets=[], results={}, provenance={})
+    assert text.startswith("**finetune** of a Decoder on reviews.csv with Muon.")
+
+
+def test_a_run_ends_with_what_was_tested_or_else_with_its_best_validation() -> None:
+    validated = {"val/loss": 2.0, "val/loss_low": 1.5, "val/loss_high": 2.5}
+    assert final_values(validated) == {"best_val_loss": 2.0}
+    assert final_values({**validated, "test/f1": 0.5}) == {"test_f1": 0.5}
+    assert final_values({"vocab_size": 600.0}) == {"vocab_size": 600.0}
 
 
 def test_provenance_tells_the_commit_and_whether_the_code_was_changed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ def test_every_address_carries_the_model_training_view_inside_the_hash_route() -
         links.home_url(STORE),
         links.table_url(STORE, "1"),
         links.charts_url(STORE, "1", ["a"]),
-        links.compare_url(STORE, "1", ["a"]),
+        links.compare_url(STORE, ["1"], ["a"]),
         links.run_url(STORE, "1", "a"),
         links.models_url(STORE, "1"),
         links.model_url(STORE, "1", "m-1"),
@@ -26,8 +26,8 @@ def test_the_addresses_have_the_form_that_mlflow_reads() -> None:
     assert links.charts_url(STORE, "7", ["a", "b"]).endswith(
         "&searchFilter=attributes.run_id%20IN%20%28%27a%27%2C%27b%27%29"
     )
-    assert links.compare_url(STORE, "7", ["a", "b"]) == (
-        f"{STORE}/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%227%22%5D"
+    assert links.compare_url(STORE, ["7", "8"], ["a", "b"]) == (
+        f"{STORE}/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%227%22%2C%228%22%5D"
         "&workflowType=machine_learning"
     )
 

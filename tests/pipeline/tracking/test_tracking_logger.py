@@ -31,5 +31,5 @@ def test_points_stand_at_the_number_of_optimizer_steps_done(tmp_path: Path, accu
     )
     training.trainer(TrackingLogger(run)).fit(training.module(), training.data())
     assert run.steps_of("train/loss") == [2, 4, 6]
-    assert run.steps_of("train/tokens_per_second") == [2, 4, 6]
+    assert run.steps_of("tokens_per_second") == [2, 4, 6]
     assert run.steps_of("val/loss") == [3, 6]

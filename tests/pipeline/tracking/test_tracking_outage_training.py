@@ -114,8 +114,8 @@ def test_an_outage_in_the_midst_changes_nothing_but_when_the_points_arrive(
     client = open_client(Store(server.uri, None))
     assert_all_there(client, folder)
     curves = stored(client, run_id_of(folder))
-    assert values(curves, "train/", "val/", "lr/", "tokens_seen") == values(
-        undisturbed, "train/", "val/", "lr/", "tokens_seen"
+    assert values(curves, "train/", "val/", "lr_", "tokens_seen") == values(
+        undisturbed, "train/", "val/", "lr_", "tokens_seen"
     )
     for curve in curves.values():
         times = [time_ms for _, time_ms, _ in curve]

@@ -71,7 +71,7 @@ def test_a_run_arrives_with_parameters_tags_status_and_files(
     assert run.data.tags["pipeline_id"] == "p1"
     assert run.data.tags["stage"] == "pretrain"
     assert "| val/loss | 0.25 |" in run.data.tags["mlflow.note.content"]
-    assert run.data.metrics["final/val/loss"] == 0.25
+    assert run.data.metrics["best_val_loss"] == 0.25
     root = tmp_path / "mlartifacts" / replay.run_id / "artifacts"
     assert (root / "samples" / "step-000005.md").read_text() == "# sample"
     assert (root / "plots" / "learning_curves.png").exists()
@@ -225,18 +225,18 @@ def test_steps_that_a_resumed_run_comes_through_again_are_recorded_once(
         run = begin()
         for step in steps:
             run.log_metrics({"train/loss": 1 / step}, step)
-            run.log_metrics({"train/tokens_per_second": time.monotonic()}, step)
+            run.log_metrics({"tokens_per_second": time.monotonic()}, step)
         if 4 in steps:
-            run.log_bundle(folder, name="best", step=4, metrics={"val/loss": 0.5})
+            run.log_bundle(folder, name="best", step=4, metrics={"val/loss": 0.5, "test/f1": 0.4})
         run.end("FINISHED" if steps == (3, 4) else "KILLED", {"val/loss": 0.5} if steps == (3, 4) else None)
     replay = drain()
     metrics = client.get_run(replay.run_id).data.metrics
     steps = {key: [step for step, _, _ in history(client, replay.run_id, key)] for key in metrics}
-    assert steps.pop("train/loss") == steps.pop("train/tokens_per_second") == [1, 2, 3, 4]
+    assert steps.pop("train/loss") == steps.pop("tokens_per_second") == [1, 2, 3, 4]
     assert {key: len(found) for key, found in steps.items()} == dict.fromkeys(steps, 1)
-    assert {"val/loss", "final/val/loss", "system/peak_memory_megabytes"} <= steps.keys()
+    assert {"val/loss", "best_val_loss", "test_f1", "system/peak_memory_megabytes"} <= steps.keys()
     (model,) = client.search_logged_models([replay.progress.experiment_id])
-    assert [metric.key for metric in model.metrics] == ["val/loss"]
+    assert [metric.key for metric in model.metrics] == ["val/loss", "test_f1"]
 
 
 def test_parameters_changed_by_a_resume_become_drift_tags_and_go_when_changed_back(
@@ -280,7 +280,7 @@ def test_a_bundle_becomes_a_model_with_its_files_metrics_and_data(
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     assert run.outputs.model_outputs[0].step == 5
     assert model.status == "READY"
-    assert model.name == "pretrain tiny best"
+    assert model.name == "best of pretrain tiny"
     assert model.source_run_id == replay.run_id
     assert model.params["model.n_layers"] == "2"
     assert [(m.key, m.value, m.dataset_name) for m in model.metrics] == [
@@ -291,6 +291,35 @@ def test_a_bundle_becomes_a_model_with_its_files_metrics_and_data(
     original = tmp_path / "run" / "best" / "model.safetensors"
     assert os.path.samefile(files / "model.safetensors", original)  # a link, not a copy
     assert len(history(client, replay.run_id, "val/loss")) == 1  # the curve has no point twice
+
+
+def test_what_was_tested_is_one_number_of_the_run_and_of_its_model_tied_to_the_data(
+    begin: Begin, drain: Callable[..., Replay], client: Any, tmp_path: Path, corpus: DatasetRecord
+) -> None:
+    run = begin()
+    run.log_dataset(corpus, "test")
+    metrics = {"test/f1": 0.5, "test/f1_low": 0.4, "test/f1_high": 0.6}
+    run.log_bundle(bundle_folder(tmp_path / "run" / "best"), name="best", step=5, metrics=metrics)
+    run.end("FINISHED", {"val/loss": 0.25, **metrics})
+    replay = drain()
+    assert [(step, value) for step, _, value in history(client, replay.run_id, "test_f1")] == [(0, 0.5)]
+    found = client.get_run(replay.run_id)
+    assert not found.data.metrics.keys() & {"test/f1", "best_val_loss"}
+    model = client.get_logged_model(found.outputs.model_outputs[0].model_id)
+    assert [(m.key, m.value, m.dataset_name) for m in model.metrics] == [("test_f1", 0.5, "storyworld:test")]
+
+
+def test_a_report_stands_in_a_table_apart_from_trainings(
+    begin: Begin, store: Store, client: Any, tmp_path: Path
+) -> None:
+    begin(folder="training").end()
+    begin(folder="comparison", is_report=True).end()
+    names = []
+    for folder in ("training", "comparison"):
+        replay = Replay(tmp_path / folder / "tracking", store, client=client)
+        replay.drain()
+        names.append(client.get_experiment(replay.progress.experiment_id).name)
+    assert names == ["prelude", "prelude-reports"]
 
 
 def test_an_unfinished_bundle_is_refused_and_the_rest_arrives(

@@ -48,7 +48,7 @@ class Tracked:
     def models(self, name: str) -> dict[str, Any]:
         outputs = self.found(name).outputs.model_outputs
         models = [self.client.get_logged_model(output.model_id) for output in outputs]
-        return {model.name.rpartition(" ")[2]: model for model in models}
+        return {model.name.partition(" ")[0]: model for model in models}
 
 
 @contextmanager
