@@ -115,7 +115,7 @@ def finetune(config: Config) -> StageResult:
         trend = LossTrend()
         training = _training(config, options, parts, tracked, trend)
         checkpoints, pace = train(config, options, training, run, tracked)
-        step = load_weights(parts.model, checkpoints.best_path)
+        load_weights(parts.model, checkpoints.best_path)
         parts, evaluation = _measure(config, options, parts)
         metrics = evaluation.metrics
         save_evaluation(run.path, evaluation)
@@ -126,7 +126,7 @@ def finetune(config: Config) -> StageResult:
         first = parts.task.collate(parts.features["validation"].take([0]))
         log_attention(tracked, bundle.model, parts.tokenizer, first, show_text=config.log_corpus_text)
         baselines = compare_baselines(evaluation, parts.rows["train"])
-        tracked.log_metrics(baseline_metrics(baselines, parts.task.metric), step)
+        tracked.log_metrics(baseline_metrics(baselines, parts.task.metric), 0)
         tracked.end("FINISHED", bundle.metrics)
         facts = {"training": pace, **length_facts(options, trend, len(parts.features["train"]))}
         facts |= baseline_facts(baselines, parts.task.metric)

@@ -41,13 +41,13 @@ def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str,
 
 
 def baseline_metrics(baselines: Mapping[str, Baseline], metric: str) -> dict[str, float]:
-    """As they are recorded: `baseline/linear_accuracy`, and the difference with its interval and p-value."""
+    """As they are recorded: `baseline_linear_accuracy`, and the difference with its interval and p-value."""
     values = {}
     for name, one in baselines.items():
-        values[f"baseline/{name}_{metric}"] = one.score
+        values[f"baseline_{name}_{metric}"] = one.score
         for part, value in asdict(one.difference).items():
             if part != "n_rows":
-                values[f"baseline/{name}_difference{'' if part == 'value' else f'_{part}'}"] = value
+                values[f"baseline_{name}_difference{'' if part == 'value' else f'_{part}'}"] = value
     return values
 
 

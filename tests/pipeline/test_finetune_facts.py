@@ -40,9 +40,9 @@ def trend(*losses: float) -> LossTrend:
 def test_a_model_is_compared_row_by_row_with_simpler_ones() -> None:
     found = compare_baselines(evaluation(right=40), ROWS)
     metrics = baseline_metrics(found, "accuracy")
-    assert metrics["baseline/majority_accuracy"] == 0.5
-    assert metrics["baseline/majority_difference"] == 0.5
-    assert metrics["baseline/majority_difference_p_value"] < 0.001
+    assert metrics["baseline_majority_accuracy"] == 0.5
+    assert metrics["baseline_majority_difference"] == 0.5
+    assert metrics["baseline_majority_difference_p_value"] < 0.001
     assert baseline_facts(found, "accuracy")["majority label"] == "0.5000 accuracy"
     name = NAMES["linear"]
     for right, says in (
