@@ -22,7 +22,7 @@ WITHOUT_EFFECT = (
     *("datamodules.errors", "modules.interpret", "pipeline.attention_picture", "pipeline.config"),
     *("pipeline.errors", "pipeline.plain", "pipeline.plan", "pipeline.progress", "pipeline.report"),
     *("pipeline.run_folder", "pipeline.runs", "pipeline.settings", "pipeline.signals"),
-    *("pipeline.stages.result", "pipeline.stdio", "pipeline.tracking"),
+    *("pipeline.stages.following", "pipeline.stages.result", "pipeline.stdio", "pipeline.tracking"),
 )
 #: A package whose modules count and whose own file only lists them.
 LIST_OF_MODULES = "pipeline.stages"

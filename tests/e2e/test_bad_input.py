@@ -332,4 +332,4 @@ def test_a_prompt_without_a_gap_is_refused_by_a_bundle_that_fills_gaps(run, tmp_
     assert run("pretrain", *words).code == 0
     refused = run("generate", "prompts=['no gap']")
     assert refused.code == 2
-    assert "no prompt has one: ['no gap']; expected a text with <mask> in it" in refused.error
+    assert "fills gaps, and ['no gap'] has none; expected a text with <mask> in it" in refused.error
