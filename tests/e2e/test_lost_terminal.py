@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
         process.wait()
 
 
+def open_terminal() -> tuple[int, int]:
+    """The two ends of a terminal that has a size: without one, a progress bar shows nothing."""
+    terminal, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (24, 100))
+    return terminal, inner
+
+
 def read_until(file: int, mark: bytes) -> None:
     """Read what the process says until it has said this."""
     said = b""
@@ -74,7 +82,7 @@ def test_a_training_whose_reader_is_gone_is_saved(start, number: signal.Signals,
 @pytest.mark.slow
 def test_a_training_whose_terminal_is_closed_is_saved(start, tmp_path: Path) -> None:
     """Window closed, ssh dropped: writing fails, and SIGHUP comes from the shell and from the kernel."""
-    terminal, inner = pty.openpty()
+    terminal, inner = open_terminal()
     process = start(*LONG, "tracking=off", talk=inner)
     read_until(terminal, b"pretrain causal_lm")
     os.close(terminal)
@@ -95,7 +103,7 @@ def test_a_training_that_nobody_reads_ends_as_any_other(start, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_pipeline_whose_terminal_is_closed_saves_its_step(start, tmp_path: Path) -> None:
-    terminal, inner = pty.openpty()
+    terminal, inner = open_terminal()
     words = (
         "pipeline",
         "tasks=[classify]",
