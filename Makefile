@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIPELINE := $(BIN)/python -m pipeline --typed
 
 # What a user types as a variable reaches Python through the environment, letter for letter: nothing is expanded.
-# pipeline/variables.py says what each stands for.
+# pipeline/config/variables.py says what each stands for.
 VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
 $(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
 export TYPED := $(sort $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))

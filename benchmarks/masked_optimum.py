@@ -39,10 +39,10 @@ from benchmarks.hidden_words import HiddenWords, best, hide, posterior
 from datamodules.cleaning import Cleaner
 from datamodules.storyworld import StoryWorld
 from modules.model import Model
-from pipeline.bundle import Bundle, load_bundle
-from pipeline.construct import construct
+from pipeline.config.construct import construct
 from pipeline.errors import BundleError, UserError
-from pipeline.find import find_bundle
+from pipeline.runs.bundle import Bundle, load_bundle
+from pipeline.runs.find import find_bundle
 from pipeline.tasks.masked_lm import MaskedLM
 
 RATE = 0.15

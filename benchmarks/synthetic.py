@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from datamodules.packing import pack
 from datamodules.tokenizer import Tokenizer
-from pipeline.construct import construct
-from pipeline.plain import Config
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.tasks.base import PretrainingTask
 
 #: Batches of rows; after these they come again in another order.

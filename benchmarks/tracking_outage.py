@@ -183,7 +183,7 @@ def running_server(folder: Path) -> Iterator[Server]:
     """A fresh MLflow server with a proxy before it."""
     from contextlib import ExitStack
 
-    from pipeline import ui
+    from pipeline.tracking import ui
     from pipeline.tracking.options import Store
 
     store, port = Store(f"sqlite:///{folder}/mlflow.db", folder / "mlartifacts"), free_port()

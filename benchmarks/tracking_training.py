@@ -12,16 +12,16 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from benchmarks.training import Training
-from pipeline.callbacks.guard import NonFiniteGuard
-from pipeline.callbacks.limits import FinalValidation
-from pipeline.callbacks.seeding import StepSeed
-from pipeline.callbacks.steps import ends_optimizer_step
-from pipeline.callbacks.throughput import Throughput
-from pipeline.checkpoint import Checkpoints
-from pipeline.progress import ProgressBar
 from pipeline.tracking import Run
 from pipeline.tracking.logger import TrackingLogger
-from pipeline.trainer import build_trainer
+from pipeline.training.callbacks.guard import NonFiniteGuard
+from pipeline.training.callbacks.limits import FinalValidation
+from pipeline.training.callbacks.progress import ProgressBar
+from pipeline.training.callbacks.seeding import StepSeed
+from pipeline.training.callbacks.steps import ends_optimizer_step
+from pipeline.training.callbacks.throughput import Throughput
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.trainer import build_trainer
 
 
 class Steps(NamedTuple):

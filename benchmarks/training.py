@@ -16,21 +16,21 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks.synthetic import make_rows, make_tokenizer
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
-from pipeline import build
-from pipeline.callbacks.guard import NonFiniteGuard
-from pipeline.callbacks.limits import FinalValidation
-from pipeline.callbacks.preemption import Preemption
-from pipeline.callbacks.seeding import StepSeed
-from pipeline.callbacks.steps import ends_optimizer_step
-from pipeline.callbacks.throughput import Throughput
-from pipeline.checkpoint import Checkpoints
-from pipeline.config import compose
-from pipeline.construct import construct
-from pipeline.plain import to_plain
-from pipeline.progress import ProgressBar
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.construct import construct
+from pipeline.config.plain import to_plain
 from pipeline.tracking import Run
 from pipeline.tracking.logger import TrackingLogger
-from pipeline.trainer import TrainerOptions, build_trainer, choose_precision, uses_gpu
+from pipeline.training.callbacks.guard import NonFiniteGuard
+from pipeline.training.callbacks.limits import FinalValidation
+from pipeline.training.callbacks.preemption import Preemption
+from pipeline.training.callbacks.progress import ProgressBar
+from pipeline.training.callbacks.seeding import StepSeed
+from pipeline.training.callbacks.steps import ends_optimizer_step
+from pipeline.training.callbacks.throughput import Throughput
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.trainer import TrainerOptions, build_trainer, choose_precision, uses_gpu
 
 Batch = Mapping[str, Tensor]
 

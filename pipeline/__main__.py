@@ -111,13 +111,13 @@ def _disk_problem(error: OSError) -> str:
 
 def _typed(arguments: Sequence[str]) -> list[str]:
     """The whole command line, with what make hands over beside it: it is recorded, and run again by ranks."""
-    from pipeline.variables import with_variables
+    from pipeline.config.variables import with_variables
 
     return with_variables(arguments, os.environ)
 
 
 def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
-    from pipeline.config import check, compose_unchecked
+    from pipeline.config.compose import check, compose_unchecked
 
     if stage == "show-config":
         return _show_config(overrides)
@@ -128,11 +128,11 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
     else:
         config = compose_unchecked(stage, overrides)
         if isinstance(config.get("resume"), str):
-            from pipeline.resume import with_recorded
+            from pipeline.runs.resume import with_recorded
 
             config = with_recorded(config, overrides)
         check(config)
-        from pipeline.build import check_values
+        from pipeline.prepare import check_values
 
         check_values(config)
         result = find_stage(stage)(config)
@@ -145,9 +145,9 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
 def _show_config(overrides: Sequence[str]) -> int:
     """Print the configuration of a stage, defaults too: `stage=NAME`, or pretrain."""
-    from pipeline.config import compose
+    from pipeline.config.compose import compose
+    from pipeline.config.recorded import with_defaults
     from pipeline.files import to_yaml
-    from pipeline.settings import with_defaults
 
     stages = [override.removeprefix("stage=") for override in overrides if override.startswith("stage=")]
     others = [override for override in overrides if not override.startswith("stage=")]
@@ -157,7 +157,7 @@ def _show_config(overrides: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pipeline.config import groups, stage_titles
+    from pipeline.config.compose import groups, stage_titles
 
     titles = {
         **stage_titles(),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.variables import with_variables
+from pipeline.config.variables import with_variables
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import build
-from pipeline.config import compose, groups
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline.config.compose import compose, groups
+from pipeline.config.construct import construct
+from pipeline.config.grammar import read_overrides
+from pipeline.config.plain import Config
+from pipeline.config.variables import VARIABLES
 from pipeline.errors import ConfigError
-from pipeline.grammar import read_overrides
-from pipeline.plain import Config
 from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.variables import VARIABLES
 from tests.commands import ROOT, call_make, dry_run, pipeline_words
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

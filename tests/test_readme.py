@@ -21,15 +21,15 @@ import pytest
 from datamodules.corpus import Columns
 from datamodules.storyworld import StoryWorld
 from pipeline.__main__ import main
-from pipeline.config import compose, groups
-from pipeline.construct import construct
+from pipeline.config.compose import compose, groups
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
-from pipeline.plain import Config
 from pipeline.plan.request import check_words
 from pipeline.stages import OVER_STAGES
 from pipeline.sweep.command import read_request
 from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.trainer import TrainerOptions
+from pipeline.training.trainer import TrainerOptions
 from tests.commands import ROOT, dry_run, pipeline_words
 from tests.waiting import wait_until
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from pipeline.bundle import is_finished
 from pipeline.compare.curves import FLOPS, SECONDS, TOKENS, Floats, History
-from pipeline.evaluation import EVALUATION, SAMPLES
+from pipeline.config.plain import select
+from pipeline.config.recorded import without_training
+from pipeline.evaluation.rows import EVALUATION, SAMPLES
 from pipeline.files import read_json, read_yaml
-from pipeline.plain import select
-from pipeline.runs import RunFolder
-from pipeline.settings import without_training
+from pipeline.runs.bundle import is_finished
+from pipeline.runs.folders import RunFolder
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.places import found_path
@@ -123,7 +123,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 
 def read_measurement(folder: Path) -> Measurement | None:
-    """What `pipeline.evaluation` has kept; None where it has kept nothing, or something else lies there."""
+    """What `pipeline.evaluation.rows` has kept; None where it has kept nothing, or something else lies there."""
     record = _read_json(folder / EVALUATION)
     try:
         is_validation = record["split"] == "validation"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import report
-from pipeline.bundle import is_finished
 from pipeline.errors import RunError
-from pipeline.evaluation import EVALUATION
-from pipeline.runs import RunFolder, list_runs
-from pipeline.stored import read_part, task_class
+from pipeline.evaluation.rows import EVALUATION
+from pipeline.runs.bundle import is_finished
+from pipeline.runs.folders import RunFolder, list_runs
+from pipeline.runs.stored import read_part, task_class
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking.spool import Progress
 

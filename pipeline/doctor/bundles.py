@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.cache import MANIFEST_FILE, TokenRows
-from pipeline import bundle
 from pipeline.doctor.findings import Finding, is_held
 from pipeline.errors import BundleError, CacheError
+from pipeline.runs import bundle
 
 #: What is read only when every byte is asked for.
 LARGE = ("model.safetensors",)

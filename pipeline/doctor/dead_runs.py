@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.doctor.findings import Finding, held, is_held
 from pipeline.errors import TrackingError
-from pipeline.runs import RunFolder, list_runs
+from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.tracking import TrackingOptions, sync, unsynced_runs
 from pipeline.tracking.connection import connect, store_of
 from pipeline.tracking.options import Store

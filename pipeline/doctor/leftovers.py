@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.cache import MANIFEST_FILE
-from pipeline.bundle import DONE
 from pipeline.doctor.findings import Finding, held, is_held, is_old
+from pipeline.runs.bundle import DONE
 
 #: Names under which something is written before it gets its own.
 DRAFTS = (".*.draft", ".*.old", ".*.part", ".*.building", ".*.tmp", "*.tmp", "*.part")

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from pipeline.doctor.findings import Finding
-from pipeline.trainer import TrainerOptions, describe_device
+from pipeline.training.trainer import TrainerOptions, describe_device
 
 ROOT = Path(__file__).parent.parent.parent
 

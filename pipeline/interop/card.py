@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from pipeline.bundle import Bundle
+from pipeline.runs.bundle import Bundle
 
 _VERSIONS = ("torch", "lightning", "tokenizers")
 

@@ -19,7 +19,6 @@ from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from modules.transformer import Decoder, EncoderDecoder
-from pipeline.bundle import Bundle
 from pipeline.errors import InteropError
 from pipeline.interop import fresh_process
 from pipeline.interop.card import model_card
@@ -28,6 +27,7 @@ from pipeline.interop.shape import dotted
 from pipeline.interop.table import Family
 from pipeline.interop.tokenizer_files import write_tokenizer
 from pipeline.output import write_whole
+from pipeline.runs.bundle import Bundle
 from pipeline.tasks.chat import Dialogue
 
 #: The largest relative error of logits in float64; norms, rotations and logits are float32 in both libraries.

@@ -6,9 +6,9 @@ from typing import Any
 from modules.layers import LayerSpec
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline import build
-from pipeline.construct import construct
-from pipeline.settings import filled
+from pipeline import prepare as build
+from pipeline.config.construct import construct
+from pipeline.config.recorded import filled
 
 Values = dict[str, Any]
 _LAYER = "backbone.layer."

@@ -6,14 +6,14 @@ from typing import Any
 
 from datamodules.errors import TokenizerError
 from datamodules.tokenizer import Tokenizer
-from pipeline import bundle
+from pipeline.compare.evaluations import evaluations_of, finished_evaluations
 from pipeline.errors import BundleError
-from pipeline.lineage.evaluations import evaluations_of, finished_evaluations
 from pipeline.lineage.nodes import FROM, Node, State
 from pipeline.lineage.sources import check_code, check_rows, check_source, check_versions
-from pipeline.registrations import Registration
-from pipeline.runs import RunFolder
-from pipeline.stored import read_part, refused
+from pipeline.registry.registrations import Registration
+from pipeline.runs import bundle
+from pipeline.runs.folders import RunFolder
+from pipeline.runs.stored import read_part, refused
 
 Record = Mapping[str, Any]
 

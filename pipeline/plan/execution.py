@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from pipeline.plan.code import ROOT
+from pipeline.runs.code import ROOT
 from pipeline.signals import Requests, listening
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline import bundle
-from pipeline.config import keys_used
+from pipeline.config.compose import keys_used
 from pipeline.errors import BundleError
 from pipeline.files import sha256_of
-from pipeline.plan.inputs import MODEL, key_of
 from pipeline.plan.steps import Step
-from pipeline.run_folder import RunFolder
+from pipeline.runs import bundle
+from pipeline.runs.inputs import MODEL, key_of
+from pipeline.runs.record import RunFolder
 
 FINISHED = "FINISHED"
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol, Self
 
-from pipeline.config import keys_of_stage, keys_used
+from pipeline.config.compose import keys_of_stage, keys_used
+from pipeline.config.suggestions import suggest, suggest_key
 from pipeline.errors import ConfigError
-from pipeline.suggestions import suggest, suggest_key
 
 #: Keys that all steps must have in common.
 SHARED = ("runs_dir", "cache_dir", "pipeline_id")

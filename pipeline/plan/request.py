@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import build
-from pipeline.config import compose, compose_unchecked, keys_used
+from pipeline import prepare as build
+from pipeline.config.compose import compose, compose_unchecked, keys_used
+from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
-from pipeline.plain import Config
 from pipeline.plan.overrides import Override
 from pipeline.plan.steps import REGISTER, TASKS, Step, plan
 from pipeline.tracking import TrackingOptions

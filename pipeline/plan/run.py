@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipeline import report
-from pipeline.config import keys_used
-from pipeline.construct import construct
+from pipeline.config.compose import keys_used
+from pipeline.config.construct import construct
+from pipeline.config.grammar import quoted
+from pipeline.config.plain import Config
 from pipeline.errors import RunError, RunInterrupted
-from pipeline.grammar import quoted
-from pipeline.plain import Config
 from pipeline.plan.execution import StepProcess
 from pipeline.plan.finished import runs_of, unfinished_with, with_inputs
-from pipeline.plan.registrations import Registry
 from pipeline.plan.request import Request, check, read_request
 from pipeline.plan.steps import REGISTER, Step
 from pipeline.plan.summary import Done, PipelineResult, result_of, summarise
-from pipeline.plan.ties import PIPELINE_ID, tie
 from pipeline.plan.verdict import Verdict, judge
-from pipeline.run_folder import RunFolder
-from pipeline.runs import list_runs
+from pipeline.registry.kept import Registry
+from pipeline.runs.folders import list_runs
+from pipeline.runs.record import RunFolder
+from pipeline.runs.ties import PIPELINE_ID, tie
 from pipeline.signals import name_of
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of

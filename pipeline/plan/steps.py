@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config import BUNDLE_KEYS, keys_used
+from pipeline.config.compose import BUNDLE_KEYS, keys_used
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override, refuse_unread, refuse_what_the_pipeline_gives
 

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from pipeline import report
 from pipeline.compare.facts import read_measurement
-from pipeline.plan.registrations import REGISTRATION
-from pipeline.run_folder import RunFolder
-from pipeline.runs import made_bundle
+from pipeline.registry.kept import REGISTRATION
+from pipeline.runs.folders import made_bundle
+from pipeline.runs.record import RunFolder
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.links import charts_url

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline import bundle
-from pipeline.config import check as check_signatures
-from pipeline.construct import construct
-from pipeline.plain import Config
+from pipeline.config.compose import check as check_signatures
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.plan.finished import damage, newest_finished, runs_of, with_inputs
-from pipeline.plan.inputs import (
+from pipeline.plan.steps import REGISTER, Step
+from pipeline.registry.kept import Registry
+from pipeline.registry.versions import name_for
+from pipeline.runs import bundle
+from pipeline.runs.inputs import (
     BUNDLE,
     ROWS,
     cheap_inputs,
@@ -18,10 +21,7 @@ from pipeline.plan.inputs import (
     inputs_of,
     inputs_of_registration,
 )
-from pipeline.plan.registrations import Registry
-from pipeline.plan.steps import REGISTER, Step
-from pipeline.registry import name_for
-from pipeline.run_folder import RunFolder
+from pipeline.runs.record import RunFolder
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 

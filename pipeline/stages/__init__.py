@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from pipeline.plain import Config
+from pipeline.config.plain import Config
 from pipeline.stages.result import StageResult
 
 __all__ = ["OVER_STAGES", "STAGES", "StageResult", "find_over_stages", "find_stage"]
@@ -13,7 +13,7 @@ __all__ = ["OVER_STAGES", "STAGES", "StageResult", "find_over_stages", "find_sta
 STAGES = {
     "tokenizer": "pipeline.stages.tokenizer:train_tokenizer",
     "pretrain": "pipeline.stages.pretrain:pretrain",
-    "finetune": "pipeline.stages.finetune:finetune",
+    "finetune": "pipeline.stages.finetune.stage:finetune",
     "evaluate": "pipeline.stages.evaluate:evaluate",
     "predict": "pipeline.stages.predict:predict",
     "try": "pipeline.stages.ask:ask",

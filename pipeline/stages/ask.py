@@ -4,8 +4,8 @@ import sys
 
 from datamodules.errors import DataError
 from pipeline import report
-from pipeline.finetuned import asked_task, load_asked
-from pipeline.plain import Config
+from pipeline.config.plain import Config
+from pipeline.runs.finetuned import asked_task, load_asked
 from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 

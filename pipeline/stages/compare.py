@@ -12,12 +12,12 @@ from pipeline.compare.select import FORMS, select_runs
 from pipeline.compare.terminal import show
 from pipeline.compare.verdict import verdict
 from pipeline.compare.wording import metric_words, score_words
-from pipeline.construct import construct
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.config.recorded import with_defaults
 from pipeline.errors import ConfigError
 from pipeline.output import check_writable, write_whole
-from pipeline.plain import Config
-from pipeline.runs import RunFolder, open_run
-from pipeline.settings import with_defaults
+from pipeline.runs.folders import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.tracking import Run, RunCard, TrackingOptions, start_run
 from pipeline.tracking.links import compare_url

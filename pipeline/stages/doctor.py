@@ -9,10 +9,10 @@ from rich.text import Text
 
 from pipeline import doctor as checks
 from pipeline import report
-from pipeline.construct import construct
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.doctor import Fact, Finding, Use
 from pipeline.errors import TrackingError
-from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of

@@ -6,10 +6,12 @@ from datamodules.cache import cache_key
 from datamodules.corpus import TEXT_ONLY, Corpus
 from datamodules.corpus.held_out import with_repeated
 from datamodules.source import Source
-from pipeline import build, report
-from pipeline.bundle import Bundle
-from pipeline.construct import construct
-from pipeline.evaluation import (
+from pipeline import prepare as build
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
+from pipeline.evaluation.rows import (
     EVALUATION,
     Evaluation,
     HeldOut,
@@ -17,18 +19,17 @@ from pipeline.evaluation import (
     log_evaluation,
     save_evaluation,
 )
-from pipeline.finetuned import asked_task, load_asked, with_trained_names
-from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
-from pipeline.machine import describe_machine, with_chosen
-from pipeline.plain import Config
-from pipeline.plan.inputs import inputs_of
-from pipeline.runs import RunFolder, open_run
+from pipeline.runs.bundle import Bundle
+from pipeline.runs.finetuned import asked_task, load_asked, with_trained_names
+from pipeline.runs.folders import RunFolder, open_run
+from pipeline.runs.inputs import inputs_of
+from pipeline.runs.start import with_measured
 from pipeline.stages.result import StageResult
-from pipeline.start import with_measured
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
-from pipeline.trainer import TrainerOptions, check_device
-from pipeline.training import track
+from pipeline.training.fit import track
+from pipeline.training.machine import describe_machine, with_chosen
+from pipeline.training.trainer import TrainerOptions, check_device
 
 #: What the corpus itself cannot be told in less than, where that is known.
 OPTIMUM = "optimum_bits_per_byte"

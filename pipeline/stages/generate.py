@@ -2,10 +2,10 @@
 
 from modules.generation import SamplingOptions
 from pipeline import report
-from pipeline.construct import construct
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
-from pipeline.finetuned import load_asked
-from pipeline.plain import Config
+from pipeline.runs.finetuned import load_asked
 from pipeline.stages.result import StageResult
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask

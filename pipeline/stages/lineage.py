@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
-from pipeline import bundle, registry, report
-from pipeline.construct import construct
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import RunError, TrackingError
 from pipeline.files import write_whole
 from pipeline.lineage import Node, State, as_tree, draw, trace
-from pipeline.plain import Config
-from pipeline.registrations import Registration, registrations_of
+from pipeline.registry import versions as registry
+from pipeline.registry.registrations import Registration, registrations_of
+from pipeline.runs import bundle
 from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import connect, store_of

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 from pipeline import report
-from pipeline.construct import construct
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import TrackingError
-from pipeline.plain import Config
 from pipeline.stages.result import StageResult
 from pipeline.tracking import RunStillSent, TrackingOptions, sync, unsynced_runs
-from pipeline.ui import serve_ui
+from pipeline.tracking.ui import serve_ui
 
 
 def serve(config: Config) -> StageResult:

@@ -18,25 +18,24 @@ from datamodules.datamodule import PretrainDataModule
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline import build, report
-from pipeline.attention_picture import log_attention
-from pipeline.bundle import Bundle, parent_of
-from pipeline.checkpoint import Checkpoints
-from pipeline.construct import construct
-from pipeline.evaluation import HeldOut, keep_samples
-from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
-from pipeline.machine import describe_machine, with_chosen
-from pipeline.plain import Config, to_plain
-from pipeline.plan.inputs import inputs_of
-from pipeline.plan.tokenizers import edge_to, maker_of
-from pipeline.runs import RunFolder, open_run
+from pipeline import prepare as build
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config, to_plain
+from pipeline.evaluation.attention_picture import log_attention
+from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
+from pipeline.evaluation.rows import HeldOut, keep_samples
+from pipeline.runs.bundle import Bundle, parent_of
+from pipeline.runs.folders import RunFolder, open_run
+from pipeline.runs.inputs import inputs_of
+from pipeline.runs.start import load_same_arrangement, with_bundle
+from pipeline.runs.tokenizers import edge_to, maker_of
 from pipeline.stages.following import after_pretraining
 from pipeline.stages.result import StageResult
-from pipeline.start import load_same_arrangement, with_bundle
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run
-from pipeline.trainer import TrainerOptions, check_device
-from pipeline.training import (
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.fit import (
     BundleParts,
     Training,
     corpus_record,
@@ -46,6 +45,8 @@ from pipeline.training import (
     track,
     train,
 )
+from pipeline.training.machine import describe_machine, with_chosen
+from pipeline.training.trainer import TrainerOptions, check_device
 
 #: Validation texts that masked and denoising models show their work on.
 N_TEXTS = 3

@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import registry, report
-from pipeline.construct import construct
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import RunError, TrackingError
 from pipeline.output import write_whole
-from pipeline.plain import Config
-from pipeline.plan.inputs import inputs_of_registration
-from pipeline.plan.registrations import REGISTRATION
-from pipeline.promotion import judge
-from pipeline.registry import CHALLENGER, CHAMPION, Version
-from pipeline.runs import open_run
+from pipeline.registry import versions as registry
+from pipeline.registry.kept import REGISTRATION
+from pipeline.registry.promotion import judge
+from pipeline.registry.versions import CHALLENGER, CHAMPION, Version
+from pipeline.runs.folders import open_run
+from pipeline.runs.inputs import inputs_of_registration
 from pipeline.stages.result import StageResult
 from pipeline.tracking.connection import connect, store_of
 from pipeline.tracking.links import version_url

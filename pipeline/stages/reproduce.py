@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
+from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
-from pipeline.plain import Config
-from pipeline.reproduction import (
+from pipeline.lineage.reproduction import (
     Outcome,
     changed_metrics,
     differences,
@@ -17,7 +17,7 @@ from pipeline.reproduction import (
     read_outcome,
     recorded_config,
 )
-from pipeline.runs import RunFolder, list_runs
+from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.stages.result import StageResult
 
 

@@ -3,8 +3,9 @@
 from datamodules.collate import RowBatch
 from datamodules.inspect import show_rows
 from datamodules.sampling import ResumableBatchSampler
-from pipeline import build, report
-from pipeline.plain import Config
+from pipeline import prepare as build
+from pipeline import report
+from pipeline.config.plain import Config
 from pipeline.stages.result import StageResult
 
 

@@ -8,14 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.corpus import texts
-from pipeline import build, report
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.config.recorded import with_defaults
 from pipeline.output import write_whole
-from pipeline.plain import Config
-from pipeline.plan.inputs import inputs_of
-from pipeline.plan.ties import pipeline_tag
-from pipeline.runs import open_run
-from pipeline.settings import with_defaults
+from pipeline.runs.folders import open_run
+from pipeline.runs.inputs import inputs_of
+from pipeline.runs.ties import pipeline_tag
 from pipeline.stages.result import StageResult
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 

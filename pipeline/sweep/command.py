@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import build, report
-from pipeline.config import compose
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline import report
+from pipeline.config.compose import compose
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import RunError, Stopped
-from pipeline.plain import Config
-from pipeline.runs import RunFolder, open_run
+from pipeline.runs.folders import RunFolder, open_run
 from pipeline.stages.result import StageResult
 from pipeline.sweep.cluster import Cluster, check_cluster
 from pipeline.sweep.driver import Driver

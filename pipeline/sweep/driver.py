@@ -13,8 +13,8 @@ from typing import Protocol
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pipeline.config.grammar import quoted
 from pipeline.errors import ConfigError, Stopped, UserError
-from pipeline.grammar import quoted
 from pipeline.signals import Requests, listening
 from pipeline.sweep import study as studies
 from pipeline.sweep.launch import Job, Launcher, Work

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import psutil
 
+from pipeline.config.grammar import quoted
 from pipeline.files import open_to_append
-from pipeline.grammar import quoted
 from pipeline.sweep.watch import can_resume
 
 #: The folder that `python -m pipeline` is imported from.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.runs import MAX_NAME_LENGTH
+from pipeline.runs.folders import MAX_NAME_LENGTH
 
 #: Letters that need quotes in a shell or in Hydra's grammar, or that no folder may have.
 _AWKWARD = str.maketrans(dict.fromkeys("/\\\"'`$ ,=:;()[]{}<>|&*?!#~\t\n", "_"))

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from pipeline import build
+from pipeline import prepare as build
 from pipeline.compare.comparison import ACROSS_TOKENIZERS, DECIDING, lower_is_better
-from pipeline.config import compose, groups
+from pipeline.config.compose import compose, groups
+from pipeline.config.plain import Config
 from pipeline.errors import ConfigError, UserError
-from pipeline.plain import Config
 from pipeline.sweep.options import DEFAULT_TRIALS, SweepOptions
 from pipeline.sweep.space import Swept, combinations, examples, read_words
 from pipeline.tasks.finetuning import FinetuneTask

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import RunError
 from pipeline.files import write_whole
-from pipeline.runs import RunFolder, list_runs
+from pipeline.runs.folders import RunFolder, list_runs
 
 RECORD = "sweep.json"
 

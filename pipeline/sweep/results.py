@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.grammar import as_args
+from pipeline.config.grammar import as_args
 from pipeline.sweep.driver import REASON, RUN, SECONDS, TWIN
 from pipeline.sweep.naming import short_values
 from pipeline.sweep.plan import Plan

@@ -20,9 +20,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from pipeline.config import groups
+from pipeline.config.compose import groups
+from pipeline.config.grammar import read_overrides
 from pipeline.errors import ConfigError
-from pipeline.grammar import read_overrides
 
 LOG = "log"
 EXPECTED = "key=value, key=a,b,c or key=interval(low,high)"

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import report
-from pipeline.construct import construct
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.config.recorded import with_defaults
 from pipeline.errors import TrackingError
 from pipeline.files import write_whole
-from pipeline.plain import Config
-from pipeline.runs import RunFolder
-from pipeline.settings import with_defaults
+from pipeline.runs.folders import RunFolder
 from pipeline.sweep.picture import draw
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.results import Result, as_csv, as_markdown, best_of, command_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.bundle import is_finished
+from pipeline.runs.bundle import is_finished
 from pipeline.signals import SIGNALS
 from pipeline.tracking.spool import POINTS, lane_file, read_records
 

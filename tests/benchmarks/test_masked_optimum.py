@@ -10,11 +10,11 @@ import torch
 from benchmarks.hidden_words import hide
 from benchmarks.masked_optimum import Score, figures, fill, main
 from datamodules.storyworld import StoryWorld
-from pipeline import build
-from pipeline.bundle import load_bundle, save_bundle
-from pipeline.config import compose
-from pipeline.construct import construct
-from pipeline.plain import to_plain
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.construct import construct
+from pipeline.config.plain import to_plain
+from pipeline.runs.bundle import load_bundle, save_bundle
 
 MASKED = ("task=masked_lm", "size=nano", "size.max_seq_len=256", "tokenizer.vocab_size=1024", "tracking=off")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from datamodules.corpus import Columns, Mixture
-from pipeline.build import construct
-from pipeline.config import compose
+from pipeline.config.compose import compose
+from pipeline.prepare import construct
 
 COLUMNS = {
     "classify": Columns(("text", "label"), ("text_pair",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bundle import load_bundle
+from pipeline.runs.bundle import load_bundle
 from tests.e2e.conftest import QUICK, Outcome, files, labelled
 
 Call = Callable[..., Outcome]

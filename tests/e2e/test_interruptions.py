@@ -16,9 +16,10 @@ import pytest
 
 from modules.lit_module import LitModule
 from modules.metrics import RowLoss
-from pipeline import build, bundle
-from pipeline.bundle import is_finished, load_bundle
-from pipeline.callbacks.seeding import StepSeed
+from pipeline import prepare as build
+from pipeline.runs import bundle
+from pipeline.runs.bundle import is_finished, load_bundle
+from pipeline.training.callbacks.seeding import StepSeed
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
@@ -230,7 +231,7 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, run) -> None:
 
 
 def load_step(checkpoint: Path) -> int:
-    from pipeline.checkpoint import AtomicCheckpointIO
+    from pipeline.training.checkpoint import AtomicCheckpointIO
 
     return int(AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"])
 

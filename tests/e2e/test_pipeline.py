@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import bundle
 from pipeline.lineage import trace
-from pipeline.runs import list_runs
+from pipeline.runs import bundle
+from pipeline.runs.folders import list_runs
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import Progress
 from pipeline.tracking.store import open_client

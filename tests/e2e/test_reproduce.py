@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import bundle
 from pipeline.__main__ import main
+from pipeline.runs import bundle
 from tests.e2e.conftest import QUICK, Outcome
 
 FILES = ("data=files", "data.train=poem.txt", "tokenizer=bytes")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bundle import load_bundle, read_done
+from pipeline.runs.bundle import load_bundle, read_done
 
 QUICK = ("debug=quick", "tracking=off", "tokenizer=bytes", "packing=concat")
 Run = Callable[..., "object"]

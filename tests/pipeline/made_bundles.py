@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.tokenizer import Bytes
-from pipeline import bundle
-from pipeline.evaluation import EVALUATION
+from pipeline.evaluation.rows import EVALUATION
+from pipeline.runs import bundle
 
 CODE = {"git_commit": "0123456789abcdef" * 2, "git_dirty": "false", "python": "3.11"}
 
@@ -64,7 +64,7 @@ def finish(folder: Path) -> None:
 def make_evaluation(
     run: Path, scores: Sequence[float], *, rows: str = "row", metric: str = "accuracy", **more: Any
 ) -> None:
-    """What each row scored, as `pipeline.evaluation` keeps it."""
+    """What each row scored, as `pipeline.evaluation.rows` keeps it."""
     mean = sum(scores) / len(scores)
     record = {
         "task": "TextClassification",

@@ -12,7 +12,7 @@ from modules.layers import LayerSpec
 from modules.model import Model
 from modules.positions import Rotary
 from modules.transformer import Decoder, EncoderDecoder, Transformer
-from pipeline.attention_picture import ATTENTION, beginning, draw_attention, log_attention
+from pipeline.evaluation.attention_picture import ATTENTION, beginning, draw_attention, log_attention
 from pipeline.tracking import Run
 
 TEXT = "Otto $x$ 有一只猫"

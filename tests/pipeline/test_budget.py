@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.budget import MOST_STEPS, describe_budget, is_open, with_budget
-from pipeline.config import compose_unchecked
+from pipeline.config.compose import compose_unchecked
 from pipeline.errors import ConfigError
-from pipeline.trainer import TrainerOptions
+from pipeline.training.budget import MOST_STEPS, describe_budget, is_open, with_budget
+from pipeline.training.trainer import TrainerOptions
 
 OPEN = TrainerOptions(accelerator="cpu", devices=1, batch_size=16)
 

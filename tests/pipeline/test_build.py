@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import build
-from pipeline.config import compose
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
 from pipeline.errors import ConfigError, Stopped
-from pipeline.plain import Config
 from tests.waiting import LIMIT_S
 
 GOOD = "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(200))

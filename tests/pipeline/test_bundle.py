@@ -11,12 +11,13 @@ import torch
 
 from datamodules.tokenizer import Bytes
 from modules.model import Model
-from pipeline import build, bundle
-from pipeline.bundle import DONE, Bundle, is_finished, load_bundle, read_done, save_bundle
-from pipeline.config import compose
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.plain import to_plain
+from pipeline.config.recorded import filled
 from pipeline.errors import BundleError, Stopped
-from pipeline.plain import to_plain
-from pipeline.settings import filled
+from pipeline.runs import bundle
+from pipeline.runs.bundle import DONE, Bundle, is_finished, load_bundle, read_done, save_bundle
 
 TOKENIZER = Bytes().train([])
 METRICS = {"val/loss": 1.25}
@@ -194,7 +195,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(config: dict[str, Any], tmp
         "os.system",
         "subprocess.Popen",
         "torch.nn.Linear",
-        "pipeline.bundle.save_bundle",
+        "pipeline.runs.bundle.save_bundle",
         "modules.model.torch.load",
         "pipeline.tasks.causal_lm.generate",
     ],

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from pipeline import signals
-from pipeline.callbacks.flops import count_training_flops
-from pipeline.callbacks.preemption import RunInterrupted
-from pipeline.callbacks.seeding import batch_seed
 from pipeline.errors import RunError
+from pipeline.training.callbacks.flops import count_training_flops
+from pipeline.training.callbacks.preemption import RunInterrupted
+from pipeline.training.callbacks.seeding import batch_seed
 from tests.pipeline.toy import (
     BatchOrder,
     CrashError,

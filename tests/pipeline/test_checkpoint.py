@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.callbacks.task_metrics import TaskMetrics
-from pipeline.checkpoint import AtomicCheckpointIO, check_writable
 from pipeline.errors import CheckpointError
+from pipeline.training.callbacks.task_metrics import TaskMetrics
+from pipeline.training.checkpoint import AtomicCheckpointIO, check_writable
 from tests.pipeline.test_resume import crash, finish
 from tests.pipeline.toy import Recorder, StopAfter, ToyTraining, checkpoint
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import build, config
-from pipeline.config import CONFIGS, compose, groups
+from pipeline import prepare as build
+from pipeline.config import compose as config
+from pipeline.config.compose import CONFIGS, compose, groups
+from pipeline.config.recorded import config_hash
 from pipeline.errors import ConfigError
-from pipeline.settings import config_hash
 
 ROOT = Path(__file__).parent.parent.parent
 FINETUNED = ("classify", "qa", "translate", "summarize", "chat")
@@ -63,13 +64,15 @@ def test_a_key_that_is_like_no_other_gets_no_suggestion() -> None:
 def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "configs"
     subprocess.run(["cp", "-r", str(CONFIGS), str(copy)], check=True)
-    (copy / "trainer" / "default.yaml").write_text("_target_: pipeline.trainer.TrainerOptions\nmax_stps: 5\n")
+    (copy / "trainer" / "default.yaml").write_text(
+        "_target_: pipeline.training.trainer.TrainerOptions\nmax_stps: 5\n"
+    )
     (copy / "experiment" / "typo.yaml").write_text("# @package _global_\nsede: 5\n")
     monkeypatch.setattr(config, "CONFIGS", copy)
     assert "trainer.max_stps: TrainerOptions takes no such key" in refusal()
     monkeypatch.undo()
     monkeypatch.setattr(config, "CONFIGS", copy)
-    (copy / "trainer" / "default.yaml").write_text("_target_: pipeline.trainer.TrainerOptions\n")
+    (copy / "trainer" / "default.yaml").write_text("_target_: pipeline.training.trainer.TrainerOptions\n")
     message = refusal("experiment=typo")
     assert message.startswith("sede: no such key")
     assert message.endswith("did you mean seed?")

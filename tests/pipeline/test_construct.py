@@ -12,8 +12,8 @@ from datamodules.source import Source
 from modules.layers import LayerSpec
 from modules.positions import Learned, Position
 from modules.transformer import Decoder, Transformer
-from pipeline.config import CONFIGS, OWN_PACKAGES, compose
-from pipeline.construct import construct
+from pipeline.config.compose import CONFIGS, OWN_PACKAGES, compose
+from pipeline.config.construct import construct
 from pipeline.errors import ConfigError
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
@@ -42,7 +42,7 @@ def test_a_node_is_built_with_the_nodes_in_it() -> None:
         "torch.nn.Linear",
         "modules.transformer.nn.Linear",
         "modules.transformer.Tensor",
-        "pipeline.bundle.save_bundle",
+        "pipeline.runs.bundle.save_bundle",
         "pipeline.files.write_whole",
         "modules.layers.LayerSpec.build",
         "modules",

@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.files import sha256_of
 from datamodules.tokenizer import Bytes
-from pipeline import build, bundle
-from pipeline.bundle import load_bundle, save_bundle
-from pipeline.config import compose
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.construct import construct
+from pipeline.config.plain import to_plain
 from pipeline.errors import BundleError
-from pipeline.plain import to_plain
-from pipeline.stored import backbone_class, read_task, task_class
+from pipeline.runs import bundle
+from pipeline.runs.bundle import load_bundle, save_bundle
+from pipeline.runs.stored import backbone_class, read_task, task_class
 
 #: What a template of Hydra or OmegaConf would make of a text: a file that proves that something ran.
 TRAP = "${oc.create:{_target_: pathlib.Path.touch, _args_: [{_target_: pathlib.Path, _args_: [PROOF]}]}}"
@@ -180,7 +181,7 @@ def test_a_description_of_no_model_is_one_line(
         {"_target_": "os.system", "command": "touch PROOF"},
         {"_target_": "pipeline.tasks.base.PretrainingTask"},
         {"_target_": "pipeline.tasks.finetuning.FinetuneTask"},
-        {"_target_": "pipeline.trainer.TrainerOptions"},
+        {"_target_": "pipeline.training.trainer.TrainerOptions"},
         {"_target_": "modules.transformer.Decoder"},
         {"_target_": "runs.evil.Task"},
         {"_target_": "pipeline.tasks.causal_lm.CausalLM", "_args_": [1]},

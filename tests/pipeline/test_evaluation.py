@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation import ERRORS, SAMPLES, Evaluation, HeldOut, log_evaluation
+from pipeline.evaluation.rows import ERRORS, SAMPLES, Evaluation, HeldOut, log_evaluation
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 from pipeline.tasks.qa import ExtractiveQA

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.callbacks.trend import LossTrend
-from pipeline.evaluation import Evaluation
-from pipeline.stages.finetune_facts import (
+from pipeline.evaluation.rows import Evaluation
+from pipeline.stages.finetune.facts import (
     NAMES,
     baseline_facts,
     baseline_metrics,
@@ -18,7 +17,8 @@ from pipeline.stages.finetune_facts import (
 )
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction, Row
-from pipeline.trainer import TrainerOptions
+from pipeline.training.callbacks.trend import LossTrend
+from pipeline.training.trainer import TrainerOptions
 
 ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
 OPTIONS = TrainerOptions(accelerator="cpu", devices=1, batch_size=4, max_steps=100)

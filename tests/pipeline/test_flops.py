@@ -15,8 +15,8 @@ from modules.layers import LayerSpec
 from modules.model import Model
 from modules.positions import Learned, Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer
-from pipeline.callbacks.flops import TrainingFlops, count_tokens
 from pipeline.tasks.summarize import Summarisation
+from pipeline.training.callbacks.flops import TrainingFlops, count_tokens
 
 V, D, S, T, LABELLED = 60, 32, 10, 7, 5
 BYTES = Bytes().train([])

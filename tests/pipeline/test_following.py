@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer
-from pipeline.config import compose
-from pipeline.runs import list_runs
+from pipeline.config.compose import compose
+from pipeline.runs.folders import list_runs
 from pipeline.stages.following import after_pretraining, next_comparison
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.denoise import SpanDenoising

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import compose
-from pipeline.plain import Config
-from pipeline.settings import with_defaults
-from pipeline.stages.gain import SAME, command_from_nothing
-from pipeline.start import for_nothing
+from pipeline.config.compose import compose
+from pipeline.config.plain import Config
+from pipeline.config.recorded import with_defaults
+from pipeline.runs.start import for_nothing
+from pipeline.stages.finetune.gain import SAME, command_from_nothing
 from tests.commands import pipeline_words
 
 DECODER = "model.backbone._target_=modules.transformer.Decoder"

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipeline.config.grammar import quoted, read_overrides
 from pipeline.errors import ConfigError
-from pipeline.grammar import quoted, read_overrides
 
 
 @pytest.mark.parametrize(

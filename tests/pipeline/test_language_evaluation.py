@@ -11,14 +11,14 @@ import torch
 
 from datamodules.cache import TokenRows
 from datamodules.collate import RowBatch
-from pipeline import build
+from pipeline import prepare as build
 from pipeline.compare.facts import read_measurement
-from pipeline.evaluation import HeldOut
-from pipeline.language_evaluation import LanguageEvaluation, evaluate_language_model
+from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
+from pipeline.evaluation.rows import HeldOut
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.scoring import expanded_confidence
-from pipeline.trainer import TrainerOptions
+from pipeline.training.trainer import TrainerOptions
 from tests.pipeline.tasks.test_tasks import TASKS, TOKENIZER, model_for, rows_for
 
 Table = npt.NDArray[np.uint16]

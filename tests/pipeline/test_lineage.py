@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.lineage import Node, State, draw, trace
-from pipeline.registrations import Registration
+from pipeline.registry.registrations import Registration
 from tests.pipeline.made_bundles import CODE, finish, make_bundle, make_evaluation, make_run, write
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from modules import hardware
+from pipeline.config.plain import Config, select, to_plain
 from pipeline.files import read_yaml
-from pipeline.machine import describe_machine, with_chosen
-from pipeline.plain import Config, select, to_plain
-from pipeline.reproduction import recorded_config
-from pipeline.runs import RunFolder, open_run
+from pipeline.lineage.reproduction import recorded_config
+from pipeline.runs.folders import RunFolder, open_run
+from pipeline.training.machine import describe_machine, with_chosen
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Config:
             "resume": False,
             "runs_dir": str(tmp_path / "runs"),
             "optimizer": {"_target_": "modules.optim.Muon"},
-            "trainer": {"_target_": "pipeline.trainer.TrainerOptions", "accelerator": "cpu"},
+            "trainer": {"_target_": "pipeline.training.trainer.TrainerOptions", "accelerator": "cpu"},
         }
     )
 
@@ -44,7 +44,7 @@ def begin(config: Config) -> RunFolder:
 
 def on_a_machine(monkeypatch: pytest.MonkeyPatch, bf16_speedup: float) -> None:
     monkeypatch.setattr(hardware, "bf16_speedup_on_cpu", lambda: bf16_speedup)
-    monkeypatch.setattr("pipeline.machine.bf16_speedup_on_cpu", lambda: bf16_speedup)
+    monkeypatch.setattr("pipeline.training.machine.bf16_speedup_on_cpu", lambda: bf16_speedup)
 
 
 CHOSEN = ("trainer.precision", "optimizer.newton_schulz", "trainer.devices")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import progress
-from pipeline.callbacks.limits import TimeBudget
-from pipeline.progress import LaggingLoss, ProgressBar, format_count
 from pipeline.report import format_duration
+from pipeline.training.callbacks import progress
+from pipeline.training.callbacks.limits import TimeBudget
+from pipeline.training.callbacks.progress import LaggingLoss, ProgressBar, format_count
 from tests.pipeline.toy import CrashError, StopAfter, ToyTraining
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\):FutureWarning")

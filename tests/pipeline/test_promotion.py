@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RunError
-from pipeline.evaluation import Evaluation, HeldOut, save_evaluation
-from pipeline.language_evaluation import LanguageEvaluation
-from pipeline.promotion import judge
-from pipeline.registry import Version
+from pipeline.evaluation.language import LanguageEvaluation
+from pipeline.evaluation.rows import Evaluation, HeldOut, save_evaluation
+from pipeline.registry.promotion import judge
+from pipeline.registry.versions import Version
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction

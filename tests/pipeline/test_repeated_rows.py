@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import build
-from pipeline.config import compose
-from pipeline.stages.finetune import read_labelled
-from pipeline.training import corpus_record
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.stages.finetune.stage import read_labelled
+from pipeline.training.fit import corpus_record
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint import AtomicCheckpointIO
-from pipeline.config import compose, compose_unchecked
+from pipeline.config.compose import compose, compose_unchecked
+from pipeline.config.plain import Config, select
 from pipeline.errors import RunError
 from pipeline.files import read_yaml
-from pipeline.plain import Config, select
-from pipeline.resume import with_recorded
-from pipeline.runs import RunFolder, list_runs, open_run
+from pipeline.runs.folders import RunFolder, list_runs, open_run
+from pipeline.runs.resume import with_recorded
+from pipeline.training.checkpoint import AtomicCheckpointIO
 
 WORDS = (
     *("size=nano", "data=files", "data.train=my.txt", "seed=7", "tracking=off", "schedule=cosine"),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import bundle
+from pipeline.config.plain import Config
 from pipeline.errors import BundleError, RunError
-from pipeline.find import find_bundle
-from pipeline.plain import Config
-from pipeline.runs import RunFolder, list_runs, open_run
+from pipeline.runs import bundle
+from pipeline.runs.find import find_bundle
+from pipeline.runs.folders import RunFolder, list_runs, open_run
 
 
 @pytest.fixture

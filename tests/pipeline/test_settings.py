@@ -7,11 +7,11 @@ import yaml
 
 from modules.optim import Muon
 from pipeline.__main__ import main
-from pipeline.config import compose
-from pipeline.plain import Config
-from pipeline.settings import config_hash, filled, with_defaults, without_training
+from pipeline.config.compose import compose
+from pipeline.config.plain import Config
+from pipeline.config.recorded import config_hash, filled, with_defaults, without_training
 from pipeline.tasks.qa import ExtractiveQA
-from pipeline.trainer import TrainerOptions
+from pipeline.training.trainer import TrainerOptions
 
 
 def test_what_nobody_typed_is_recorded_with_its_default() -> None:

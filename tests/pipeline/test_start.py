@@ -11,15 +11,15 @@ import torch
 from datamodules.tokenizer import Bytes
 from modules.model import Model
 from modules.transformer import Decoder, Encoder, EncoderDecoder
-from pipeline import build
-from pipeline.bundle import save_bundle
-from pipeline.config import compose
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.construct import construct
+from pipeline.config.plain import to_plain
 from pipeline.errors import BundleError
-from pipeline.find import find_bundle
-from pipeline.finetuned import load_asked
-from pipeline.plain import to_plain
-from pipeline.start import (
+from pipeline.runs.bundle import save_bundle
+from pipeline.runs.find import find_bundle
+from pipeline.runs.finetuned import load_asked
+from pipeline.runs.start import (
     arranged,
     describe_start,
     find_start,

@@ -4,10 +4,16 @@ import pytest
 import torch
 
 from modules import hardware
-from pipeline.config import compose
+from pipeline.config.compose import compose
 from pipeline.errors import ConfigError
-from pipeline.trainer import PRECISIONS, TrainerOptions, build_trainer, choose_precision, describe_device
-from pipeline.training import label_of
+from pipeline.training.fit import label_of
+from pipeline.training.trainer import (
+    PRECISIONS,
+    TrainerOptions,
+    build_trainer,
+    choose_precision,
+    describe_device,
+)
 
 on_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 

@@ -20,13 +20,13 @@ from torchmetrics import Metric, MetricCollection
 from datamodules.collate import collate_causal
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
-from pipeline.callbacks.averaging import EMA
-from pipeline.callbacks.guard import NonFiniteGuard
-from pipeline.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
-from pipeline.callbacks.preemption import Preemption
-from pipeline.callbacks.seeding import StepSeed
-from pipeline.callbacks.throughput import Throughput
-from pipeline.checkpoint import AtomicCheckpointIO, Checkpoints
+from pipeline.training.callbacks.averaging import EMA
+from pipeline.training.callbacks.guard import NonFiniteGuard
+from pipeline.training.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
+from pipeline.training.callbacks.preemption import Preemption
+from pipeline.training.callbacks.seeding import StepSeed
+from pipeline.training.callbacks.throughput import Throughput
+from pipeline.training.checkpoint import AtomicCheckpointIO, Checkpoints
 
 V, T = 13, 8
 
@@ -281,7 +281,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 def main() -> None:
     """Train in this process until it is killed; exits with the code of the interruption."""
-    from pipeline.callbacks.preemption import RunInterrupted
+    from pipeline.training.callbacks.preemption import RunInterrupted
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)

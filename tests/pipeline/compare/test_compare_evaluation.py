@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.compare.facts import read_measurement
-from pipeline.evaluation import Evaluation, HeldOut, row_digest, save_evaluation
+from pipeline.evaluation.rows import Evaluation, HeldOut, row_digest, save_evaluation
 from pipeline.tasks.finetuning import Prediction
 from pipeline.tasks.qa import ExtractiveQA
 

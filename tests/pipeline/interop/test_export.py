@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datamodules.tokenizer import Bytes
-from pipeline import build
-from pipeline.bundle import Bundle
+from pipeline import prepare as build
 from pipeline.errors import InteropError
 from pipeline.interop import export
 from pipeline.interop.export import export_bundle
+from pipeline.runs.bundle import Bundle
 from pipeline.tasks.causal_lm import CausalLM
 
 DECODER = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.plan.finished import damage, newest_finished, runs_of, unfinished_with, with_inputs
 from pipeline.plan.steps import Step
-from pipeline.run_folder import RunFolder, RunRecord
+from pipeline.runs.record import RunFolder, RunRecord
 
 QA = Step(name="finetune-qa", stage="finetune", task="qa")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import compose
-from pipeline.plan.inputs import differences, inputs_of, key_of
-from pipeline.run_folder import BEGAN_WITH, RunFolder, RunRecord, with_its_beginning
+from pipeline.config.compose import compose
+from pipeline.runs.inputs import differences, inputs_of, key_of
+from pipeline.runs.record import BEGAN_WITH, RunFolder, RunRecord, with_its_beginning
 
 
 def inputs(*words: str, stage: str = "pretrain") -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.config import compose, groups
-from pipeline.construct import construct
+from pipeline.config.compose import compose, groups
+from pipeline.config.construct import construct
+from pipeline.config.grammar import quoted
 from pipeline.errors import ConfigError
-from pipeline.grammar import quoted
 from pipeline.plan.execution import StepProcess
 from pipeline.plan.steps import TASKS, plan
 from pipeline.tasks.finetuning import FinetuneTask

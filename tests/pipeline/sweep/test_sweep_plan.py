@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.compare.comparison import ACROSS_TOKENIZERS
 from pipeline.errors import ConfigError
-from pipeline.runs import MAX_NAME_LENGTH
+from pipeline.runs.folders import MAX_NAME_LENGTH
 from pipeline.sweep.naming import run_name, short_keys, short_values
 from pipeline.sweep.options import SweepOptions
 from pipeline.sweep.plan import Plan, make_plan

@@ -13,9 +13,9 @@ from modules.layers import LayerSpec
 from modules.model import Model
 from modules.positions import Rotary
 from modules.transformer import Transformer
-from pipeline import build
-from pipeline.config import compose, groups
-from pipeline.construct import construct
+from pipeline import prepare as build
+from pipeline.config.compose import compose, groups
+from pipeline.config.construct import construct
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 
 LIMIT = 64

@@ -8,9 +8,9 @@ from datamodules.collate import RowBatch
 from datamodules.tokenizer import Bytes
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline import build
-from pipeline.config import compose
-from pipeline.plain import to_plain
+from pipeline import prepare as build
+from pipeline.config.compose import compose
+from pipeline.config.plain import to_plain
 from pipeline.tasks.base import GAP, PretrainingTask, TokenObjective, encode_with_gaps
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.denoise import SpanDenoising

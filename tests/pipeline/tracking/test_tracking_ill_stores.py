@@ -19,7 +19,7 @@ from pipeline.tracking import Run, TrackingOptions
 from pipeline.tracking.options import Store
 from pipeline.tracking.problems import explain
 from pipeline.tracking.spool import Progress
-from pipeline.ui import serve_ui
+from pipeline.tracking.ui import serve_ui
 from tests.pipeline.tracking.whole_trainings import ROOT, assert_all_there, environ, wait_until_sent
 from tests.waiting import wait_until
 

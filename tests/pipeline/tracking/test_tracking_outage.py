@@ -14,7 +14,7 @@ from pipeline.tracking import Run, SyncReport, sync
 from pipeline.tracking.options import Store
 from pipeline.tracking.replay import Replay
 from pipeline.tracking.store import create_sqlite, open_client
-from pipeline.ui import running_server
+from pipeline.tracking.ui import running_server
 from tests.waiting import wait_until
 
 pytestmark = [

@@ -13,7 +13,7 @@ from benchmarks.tracking_proxy import Proxy, free_port, running_proxy
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import POINTS, Progress, lane_file, read_records
 from pipeline.tracking.store import create_sqlite, open_client
-from pipeline.ui import running_server
+from pipeline.tracking.ui import running_server
 from tests.pipeline.tracking.whole_trainings import (
     PRETRAIN,
     Curve,

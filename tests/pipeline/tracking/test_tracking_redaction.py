@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import compose_unchecked, groups
-from pipeline.plain import to_plain
+from pipeline.config.compose import compose_unchecked, groups
+from pipeline.config.plain import to_plain
 from pipeline.plan.steps import TASKS
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 from pipeline.tracking.redaction import Redactor, flatten

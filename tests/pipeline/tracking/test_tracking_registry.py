@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from filelock import FileLock
 
-from pipeline import bundle
 from pipeline.__main__ import main
+from pipeline.runs import bundle
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import Progress
 from tests.pipeline.made_bundles import finish, make_bundle, make_evaluation, make_run

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.tracking import TrackingOptions
-from pipeline.ui import serve_ui
+from pipeline.tracking.ui import serve_ui
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[3]
@@ -19,7 +19,7 @@ SERVE = """
 import os, sys
 from pathlib import Path
 from pipeline.tracking import TrackingOptions
-from pipeline.ui import serve_ui
+from pipeline.tracking.ui import serve_ui
 serve_ui(TrackingOptions(), project_folder=Path(sys.argv[1]), port=int(sys.argv[2]), environ=os.environ,
          say=lambda text: print(text, flush=True))
 print("ended", flush=True)

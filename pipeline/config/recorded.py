@@ -1,0 +1,77 @@
+"""The configuration as it is recorded: with all that classes take by default, which yaml never repeats."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from pipeline.config.compose import target_of
+from pipeline.config.plain import Config, to_plain
+
+#: The options of the trainer that stages read which train nothing.
+READ_WITHOUT_TRAINING = ("_target_", "batch_size", "precision", "accelerator", "val_rows")
+
+
+def with_defaults(config: Config) -> dict[str, Any]:
+    """The whole configuration as plain containers: what is left out stands there with its default.
+
+    It is the same whether a default is typed or not, and stays what it was when the code's default changes.
+    A stage that reads a bundle has the task's options from there, and only those typed change them: to its
+    task nothing is added.
+
+    Raises:
+        ConfigError: a class cannot be imported.
+    """
+    plain: dict[str, Any] = to_plain(config)
+    from_bundle = ("task",) if "bundle" in plain else ()
+    return {key: value if key in from_bundle else filled(value, key) for key, value in plain.items()}
+
+
+def config_hash(config: Config, *, without: Iterable[str] = ()) -> str:
+    """Sha256 of the configuration with its defaults as canonical JSON, less the keys in `without`."""
+    kept = {key: value for key, value in with_defaults(config).items() if key not in set(without)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def filled(node: Any, path: str) -> Any:
+    """A node, and all below it, with the defaults of the classes that they name; `path` is for messages."""
+    if not isinstance(node, Mapping):
+        return node
+    given = {key: filled(value, f"{path}.{key}") for key, value in node.items()}
+    if "_target_" not in node:
+        return given
+    return given | {
+        name: value
+        for name, value in _defaults(target_of(node["_target_"], path)).items()
+        if name not in given
+    }
+
+
+def without_training(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration less the options of training, where its stage trains nothing."""
+    trainer = plain.get("trainer")
+    if "optimizer" in plain or not isinstance(trainer, Mapping):
+        return dict(plain)
+    read = {key: value for key, value in trainer.items() if key in READ_WITHOUT_TRAINING}
+    return {**plain, "trainer": read}
+
+
+@cache
+def _defaults(owner: Any) -> dict[str, Any]:
+    """Name -> default of each parameter that has a plain one."""
+    found = {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
+    for item in fields(owner) if is_dataclass(owner) else ():
+        if item.default_factory is not MISSING:
+            found[item.name] = item.default_factory()
+    return {name: value for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

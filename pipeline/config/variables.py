@@ -1,0 +1,150 @@
+"""What the user typed behind `make TARGET`, variables and keys and ARGS, as words of the command line.
+
+The Makefile hands each variable over in the environment, as it was typed: neither make nor a shell expands
+anything in it. `python -m pipeline --typed STAGE ...` reads them, and nothing else does.
+"""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+
+from hydra.core.override_parser.types import QuotedString
+
+from pipeline.config.compose import groups, keys_of_stage, keys_used
+from pipeline.config.grammar import quoted, read_overrides, typed
+from pipeline.config.suggestions import suggest_key
+from pipeline.errors import ConfigError
+
+#: The first word of a command of the Makefile.
+FLAG = "--typed"
+
+#: What the Makefile puts before a variable's name in the environment.
+PREFIX = "TYPED_"
+
+#: Names of all that stands on the command line of make: it was meant for this command. What is none of the
+#: variables below is handed over by number, `TYPED_1` and so on: a name in the environment has no dots.
+ON_COMMAND_LINE = "TYPED"
+
+#: What make and Python themselves read.
+NO_KEYS = ("PYTHON", "VENV", "DEBUG", "PIPELINE")
+
+
+def _switch(text: str) -> str:
+    """True, false, or a name."""
+    return {"1": "true", "true": "true", "0": "false", "false": "false"}.get(text.lower(), typed(text))
+
+
+def _words(text: str) -> str:
+    return typed(text.split())
+
+
+def _one(text: str) -> str:
+    return typed([text])
+
+
+#: Variable -> the key that it sets, and how its text becomes a value.
+VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
+    "DATA": ("data", typed),
+    "INIT": ("init_from", typed),
+    "BUNDLE": ("bundle", typed),
+    "MODEL": ("bundle", typed),
+    "INPUT": ("input", typed),
+    "OUTPUT": ("output", typed),
+    "TO": ("output", typed),
+    "FORMAT": ("format", typed),
+    "RUN": ("run", typed),
+    "ALIAS": ("alias", typed),
+    "RESUME": ("resume", _switch),
+    "PROMPT": ("prompts", _one),
+    "RUNS": ("runs", _words),
+    "TASKS": ("tasks", _words),
+    "STAGE": ("step", typed),
+    "PORT": ("port", str),
+}
+
+#: The key that a variable sets in one stage only.
+OTHERWISE = {("sweep", "STAGE"): "sweep.stage"}
+
+#: Stages whose words are for other stages too: they judge them.
+PASSED_ON = ("pipeline", "why", "sweep")
+
+
+def with_variables(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """The command line with the variables before its words, and ARGS after them, where make calls.
+
+    Raises:
+        ConfigError: there is no such variable, or ARGS has a quotation mark without its other half.
+    """
+    if arguments[:1] != [FLAG] or len(arguments) < 2:
+        return list(arguments)
+    stage, *words = arguments[1:]
+    return [stage, *_overrides(stage, environ), *words, *_keys(stage, environ), *_args(environ)]
+
+
+def _overrides(stage: str, environ: Mapping[str, str]) -> list[str]:
+    """What stands in the environment of a shell by chance, and is not for this stage, is passed over."""
+    meant = environ.get(ON_COMMAND_LINE, "").split()
+    found = []
+    for name, (usual, value) in VARIABLES.items():
+        key = OTHERWISE.get((stage, name), usual)
+        text = environ.get(PREFIX + name, "")
+        if text and (name in meant or _reads(stage, key)):
+            found.append(f"{key}={value(text)}")
+    return found
+
+
+def _keys(stage: str, environ: Mapping[str, str]) -> list[str]:
+    """What was typed as `key=value`.
+
+    Raises:
+        ConfigError: it looks like a variable, and is none.
+    """
+    names = [name for name in environ.get(ON_COMMAND_LINE, "").split() if name not in (*VARIABLES, "ARGS")]
+    typed_as = {name: environ.get(f"{PREFIX}{number}", "") for number, name in enumerate(names, 1)}
+    keys = {name: text for name, text in typed_as.items() if name not in NO_KEYS}
+    for name in keys:
+        if name.isupper():
+            _refuse_variable(stage, name)
+    return [f"{name}={_value(stage, text)}" for name, text in keys.items()]
+
+
+def _value(stage: str, text: str) -> str:
+    """What was typed as a value: numbers and lists are such, several are a sweep's, all else is text."""
+    try:
+        (read,) = read_overrides([f"key={text}"])
+    except ConfigError:
+        return quoted(text)
+    if read.is_sweep_override():
+        return text if stage == "sweep" else quoted(text)
+    value = read.value()
+    is_bare = isinstance(value, str) and not isinstance(read._value, QuotedString)
+    return typed(text) if is_bare else text
+
+
+def _refuse_variable(stage: str, name: str) -> None:
+    close = get_close_matches(name, VARIABLES, n=1, cutoff=0.7)
+    before = f"for the environment, write it before make: {name}=... make"
+    known = keys_of_stage(stage if stage in groups()["stage"] else "pretrain")
+    raise ConfigError(
+        f"{name}: make has no such variable",
+        f"one of {', '.join([*VARIABLES, 'ARGS'])}, or a key of the configuration, in small letters",
+        f"did you mean {close[0]}?" if close else suggest_key(name, [], known, otherwise=before),
+    )
+
+
+def _reads(stage: str, key: str) -> bool:
+    top = key.partition(".")[0]
+    if stage not in groups()["stage"]:  # show-config
+        stage = "pretrain"
+    return top in keys_used(stage) or (stage in PASSED_ON and top in groups())
+
+
+def _args(environ: Mapping[str, str]) -> list[str]:
+    try:
+        return shlex.split(environ.get(f"{PREFIX}ARGS", ""))
+    except ValueError as error:
+        raise ConfigError(
+            f"ARGS cannot be split into words ({str(error).lower()})",
+            "quotation marks in pairs, and a backslash before a character",
+            "write ARGS=\"key='a value'\"",
+        ) from error

@@ -1,0 +1,155 @@
+"""A language model's numbers on held-out rows: of all rows together, and of each row."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from datamodules.cache import TokenRows
+from datamodules.collate import Batch, RowBatch
+from datamodules.sampling import sequential_batches
+from datamodules.tokenizer import Tokenizer
+from modules.metrics import RowLoss
+from modules.model import Model
+from pipeline import prepare as build
+from pipeline.evaluation.rows import EVALUATION, HeldOut, recorded
+from pipeline.output import write_whole
+from pipeline.tasks.base import PretrainingTask
+from pipeline.tasks.finetuning import Score
+from pipeline.tasks.scoring import column_sums, statistic_score
+from pipeline.training.trainer import (
+    PRECISIONS,
+    TrainerOptions,
+    choose_precision,
+    quieten_lightning,
+    uses_gpu,
+)
+
+#: What a row scores: the mean log-likelihood of its labelled tokens, for more is better, as with every task.
+ROW_METRIC = "nats_per_token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageEvaluation:
+    """What a language model scored.
+
+    Args:
+        task: what the model was trained for.
+        on: which rows these are.
+        values: metrics of all rows together, by plain name.
+        rows: a digest of each row and of what is asked of the model there.
+        losses: nats and labelled tokens of each row (N, 2).
+    """
+
+    task: PretrainingTask
+    on: HeldOut
+    values: Mapping[str, float]
+    rows: list[str]
+    losses: npt.NDArray[np.float64]
+
+    @cached_property
+    def scores(self) -> dict[str, Score]:
+        """The metrics; loss and perplexity with their intervals over rows."""
+        scores = {name: Score(value=value) for name, value in self.values.items()}
+        if self.rows:
+            loss = statistic_score(self._mean_losses, len(self.rows))
+            scores["loss"] = replace(loss, value=scores["loss"].value)
+            with np.errstate(over="ignore"):  # the perplexity of a model that knows nothing may be infinite
+                low, high = (None if end is None else float(np.exp(end)) for end in (loss.low, loss.high))
+            scores["perplexity"] = replace(scores["perplexity"], low=low, high=high, n_rows=loss.n_rows)
+        return scores
+
+    def _mean_losses(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The mean loss of a token in each resample of the rows (R, N)."""
+        nats, n_tokens = column_sums(rows, self.losses).T
+        means: npt.NDArray[np.float64] = nats / n_tokens
+        return means
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Values, and the ends of intervals, as they are recorded."""
+        return recorded(self.scores, self.on.prefix)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader of the metrics must know."""
+        return []
+
+    def save(self, folder: Path) -> None:
+        """Keep it in a run's folder, for `compare` to pair its rows with another run's; no text."""
+        nats, n_tokens = self.losses.T
+        record = {
+            "task": type(self.task).__name__,
+            **asdict(self.on),
+            "prefix": self.on.prefix,
+            "metrics": {name: asdict(score) for name, score in self.scores.items()},
+            "row_metric": ROW_METRIC,
+            "rows": self.rows,
+            "row_scores": (-nats / n_tokens).tolist(),
+        }
+        write_whole(folder / EVALUATION, json.dumps(record))
+
+
+def evaluate_language_model(
+    task: PretrainingTask,
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: TokenRows,
+    options: TrainerOptions,
+    *,
+    on: HeldOut,
+) -> LanguageEvaluation:
+    """Every row once, on one device; corrupted, where the task corrupts, as in every other validation."""
+    quieten_lightning()
+    fabric = L.Fabric(
+        accelerator="gpu" if uses_gpu(options) else "cpu",
+        devices=1,
+        precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
+    )
+    model = model.to(fabric.device).eval()
+    objective = task.objective(tokenizer)
+    metrics = objective.metrics()
+    metrics.add_metrics({"rows": RowLoss()})
+    metrics.to(fabric.device)
+    for metric in metrics.values():
+        # The other processes of the training have no part in this, and may have gone.
+        metric.distributed_available_fn = lambda: False
+    with torch.inference_mode(), fabric.autocast():
+        for batch in _batches(task, tokenizer, rows, options.batch_size):
+            objective.update(metrics, model, fabric.to_device(batch))
+    values = metrics.compute()
+    losses = values.pop("rows").double().cpu().numpy()
+    labelled = losses[:, 1] > 0
+    digests = np.array(_digests(task, rows))
+    return LanguageEvaluation(
+        task=task,
+        on=on,
+        values={name: float(value) for name, value in values.items()},
+        rows=digests[labelled].tolist(),
+        losses=losses[labelled],
+    )
+
+
+def _batches(
+    task: PretrainingTask, tokenizer: Tokenizer, rows: TokenRows, batch_size: int
+) -> Iterator[Batch]:
+    collate = task.collator(tokenizer, seed=build.VALIDATION_SEED)
+    for keys in sequential_batches(len(rows), batch_size):
+        yield collate(RowBatch(*rows.take(keys), keys))
+
+
+def _digests(task: PretrainingTask, rows: TokenRows) -> list[str]:
+    """A digest of each row's tokens and of the task's options: such as how many tokens are hidden."""
+    asked = json.dumps(asdict(task), sort_keys=True).encode()  # type: ignore[call-overload]
+    return [
+        hashlib.sha256(asked + ids.astype(np.int64).tobytes() + segments.tobytes()).hexdigest()[:32]
+        for some in rows.chunks()
+        for ids, segments in zip(*some, strict=True)
+    ]

@@ -1,0 +1,140 @@
+"""A run made again from what is recorded, and what differs between the two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.compare.facts import read_measurement
+from pipeline.config.compose import check
+from pipeline.config.plain import Config, select
+from pipeline.errors import RunError
+from pipeline.evaluation.rows import EVALUATION, recorded
+from pipeline.files import read_yaml
+from pipeline.runs import bundle
+from pipeline.runs.folders import MAX_NAME_LENGTH, RunFolder, list_runs, made_bundle
+from pipeline.runs.stored import read_part
+
+#: Metrics of the machine, not of the model.
+OF_THE_MACHINE = ("tokens_per_second", "mfu", "wall_s", "seconds")
+SUFFIX = "-again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run left: its metrics, the hash of its weights, and what it was made of."""
+
+    metrics: Mapping[str, float]
+    weights: str | None
+    origin: Mapping[str, str]
+
+
+def find_run(spec: str, runs_dir: Path) -> RunFolder:
+    """The finished run of this name or folder.
+
+    Raises:
+        RunError: there is none, or it is not finished.
+    """
+    runs = list_runs(runs_dir)
+    found = [run for run in runs if spec.rstrip("/") in (run.name, str(run.path), str(run.path.absolute()))]
+    finished = ", ".join(run.name for run in runs if _left_numbers(run)) or "none yet"
+    if not found:
+        raise RunError(f"no run '{spec}' in {runs_dir}", f"a finished run ({finished})", "give RUN=name")
+    if found[0].record.status != "FINISHED":
+        raise RunError(
+            f"{found[0].path} is {found[0].record.status}",
+            f"a finished run ({finished})",
+            "let it finish with RESUME=1, or name another",
+        )
+    return found[0]
+
+
+def _left_numbers(run: RunFolder) -> bool:
+    there = bundle.is_finished(run.bundles / "best") or (run.path / EVALUATION).exists()
+    return there and run.record.status == "FINISHED"
+
+
+def recorded_config(run: RunFolder) -> Config:
+    """The configuration of the run, for another run of another name.
+
+    Raises:
+        RunError: it cannot be read.
+        ConfigError: this version of the code takes other keys.
+    """
+    file = run.path / "config.yaml"
+    try:
+        plain = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error})", "the configuration that the run wrote", "name another run"
+        ) from error
+    name = f"{run.name[: MAX_NAME_LENGTH - len(SUFFIX)]}{SUFFIX}"
+    changed = {**plain, "name": name, "runs_dir": str(run.path.parent)}
+    if "resume" in plain:
+        changed["resume"] = False
+    if "pipeline_id" in plain:
+        changed["pipeline_id"] = None  # it is no step of that pipeline
+    config = Config(changed)
+    check(config)
+    return config
+
+
+def read_outcome(run: RunFolder) -> Outcome:
+    """What the run left; of one without a bundle, what it measured; nothing where that is gone too.
+
+    Raises:
+        RunError: it never had numbers.
+    """
+    folder = run.bundles / "best"
+    if bundle.is_finished(folder):
+        values = read_part(folder, "metrics.json")
+        weights = bundle.read_done(folder)["model.safetensors"]
+        origin = _origin(read_part(folder, "provenance.json"))
+        return Outcome(metrics=_of_the_model(values), weights=weights, origin=origin)
+    measurement = read_measurement(run.path)
+    if measurement is None and not made_bundle(run):
+        raise RunError(
+            f"{run.path} has neither a bundle nor an evaluation",
+            "a run that measured something: pretrain, finetune or evaluate",
+            "name another with RUN=name",
+        )
+    values = {} if measurement is None else recorded(measurement.metrics, measurement.prefix)
+    return Outcome(metrics=_of_the_model(values), weights=None, origin={})
+
+
+def _of_the_model(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name.rpartition("/")[2] not in OF_THE_MACHINE}
+
+
+def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What must be equal for equal numbers, by name."""
+    code = {
+        key: str(value)
+        for key, value in (select(provenance, "code") or {}).items()
+        if key not in ("command", "seed")
+    }
+    return {
+        **code,
+        "corpus": str(select(provenance, "corpus.fingerprint")),
+        "tokenizer": str(provenance.get("tokenizer")),
+        "token rows": str(provenance.get("train_rows", "none")),
+        "bundle it started from": str(select(provenance, "parent.digest") or "none"),
+    }
+
+
+def changed_metrics(before: Outcome, now: Outcome) -> dict[str, tuple[Any, Any]]:
+    """Metrics that are not the same; of a run whose bundle is gone, among those that it still has."""
+    there = now.metrics
+    if before.weights is None:
+        there = {name: value for name, value in there.items() if name in before.metrics}
+    return differences(before.metrics, there)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> (before, now) of what is not the same to the last digit."""
+    names = dict.fromkeys([*before, *now])
+    return {
+        name: (before.get(name), now.get(name))
+        for name in names
+        if repr(before.get(name)) != repr(now.get(name))  # repr: NaN is equal to itself, 0.0 is not -0.0
+    }

@@ -1,0 +1,242 @@
+"""Bundles: a trained thing as a folder, written atomically, `DONE` last; nothing reads one without it.
+
+model.safetensors   weights (tied tensors once)
+model.json          how to build the backbone and its head
+tokenizer.json      the tokenizer, as the `tokenizers` library reads it
+target_tokenizer.json  that of what is written, only where it is another one
+task.json           the task and its options
+config.yaml         the whole configuration of the run
+provenance.json     where it came from: hashes, code, parent, seed
+metrics.json        what it scored when it was saved
+DONE                sha256 of every file above
+"""
+
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_model
+
+from datamodules.tokenizer import Tokenizer
+from modules.model import Model
+from pipeline import prepare as build
+from pipeline.errors import BundleError
+from pipeline.files import read_json, sha256_of, sync, to_yaml, write_json, write_whole
+from pipeline.runs.stored import check_model_config, load_weights, read_part, read_task, refused
+
+DONE = "DONE"
+FILES = (
+    "model.safetensors",
+    "model.json",
+    "tokenizer.json",
+    "task.json",
+    "config.yaml",
+    "provenance.json",
+    "metrics.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A trained model with all that is needed to use it."""
+
+    folder: Path
+    model: Model
+    tokenizer: Tokenizer
+    task: Any
+    model_config: dict[str, Any]
+    task_config: dict[str, Any]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    metrics: dict[str, float]
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    model: Model,
+    tokenizer: Tokenizer,
+    model_config: Mapping[str, Any],
+    task_config: Mapping[str, Any],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a bundle beside its place, then move it there: a killed save leaves the old one whole.
+
+    Raises:
+        BundleError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    draft = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*draft"):  # by a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".draft"))
+        draft.chmod(0o755)
+        save_model(model, str(draft / "model.safetensors"))
+        write_json(draft / "model.json", model_config)
+        tokenizer.save(draft / "tokenizer.json")
+        write_json(draft / "task.json", task_config)
+        write_whole(draft / "config.yaml", to_yaml(config))
+        write_json(draft / "provenance.json", provenance)
+        write_json(draft / "metrics.json", metrics)
+        hashes = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
+        write_json(draft / DONE, hashes)
+        for file in draft.iterdir():
+            sync(file)
+        sync(draft)
+        _move(draft, folder)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f"cannot write the bundle {folder} ({error})",
+            "a folder that can be written, with room for the weights",
+            "free some space, then go on with RESUME=1",
+        ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a finished bundle and check every file against its hash; weights are on the CPU, in eval mode.
+
+    Raises:
+        BundleError: if the folder is missing, unfinished, damaged, names code outside this project, or has
+            another tokenizer than its weights were trained with.
+    """
+    check_files(folder)
+    parts = {name: read_part(folder, f"{name}.json") for name in ("model", "task", "provenance", "metrics")}
+    task, config = read_task(folder), read_config(folder)
+    check_model_config(parts["model"], folder / "model.json")
+    with refused(folder / "tokenizer.json"):
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    _check_tokenizer(tokenizer, parts["provenance"], folder)
+    make = partial(build.build_model, parts["model"], tokenizer)
+    model = load_weights(folder / "model.safetensors", parts["model"], make)
+    return Bundle(
+        folder=folder,
+        model=model.eval(),
+        tokenizer=tokenizer,
+        task=task,
+        model_config=parts["model"],
+        task_config=parts["task"],
+        config=config,
+        provenance=parts["provenance"],
+        metrics=parts["metrics"],
+    )
+
+
+def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
+    """Compare the files of a finished bundle with their hashes, less those in `without`.
+
+    Raises:
+        BundleError: the folder is missing or unfinished, or a file is gone or not the one that was saved.
+    """
+    hashes = read_done(folder)
+    if linked := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+        raise BundleError(
+            f"{linked} is a link",
+            "files that lie in the bundle itself",
+            "copy its file",
+        )
+    for name, digest in hashes.items():
+        file = folder / name
+        if name not in without and (not file.is_file() or sha256_of(file) != digest):
+            raise BundleError(
+                f"{folder / name} is not the file that was saved",
+                f"sha256 {digest[:12]}…",
+                "train again, or restore the bundle from a copy",
+            )
+
+
+def parent_of(start: Bundle | None) -> dict[str, Any] | None:
+    """What a bundle records of the one it was trained from: its origin too, lest that one is deleted."""
+    if start is None:
+        return None
+    return {
+        "run": start.provenance["run"],
+        "bundle": str(start.folder),
+        "digest": digest(start.folder),
+        "provenance": start.provenance,
+    }
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run that wrote the bundle."""
+    return read_part(folder, "config.yaml")
+
+
+def read_done(folder: Path) -> dict[str, str]:
+    """File name -> sha256 of a finished bundle.
+
+    Raises:
+        BundleError: if there is no folder, or no `DONE` in it.
+    """
+    _restore_old(folder)
+    if not folder.is_dir():
+        raise BundleError(
+            f"no bundle at {folder}", "a folder that a stage has written", "run `make pretrain` first"
+        )
+    if not (folder / DONE).is_file():
+        raise BundleError(
+            f"{folder} is not a finished bundle (no {DONE} in it)",
+            "a bundle whose writing was completed",
+            "let its run finish with RESUME=1, or name another bundle",
+        )
+    try:
+        done = read_json(folder / DONE)
+        if any(name in ("", ".", "..") or Path(name).name != name for name in done):
+            raise ValueError("it names a file outside of the folder")
+        return {name: str(done[name]) for name in (*FILES, *done)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{folder / DONE} is damaged",
+            f"the sha256 of {', '.join(FILES)}",
+            "train again, or restore the bundle from a copy",
+        ) from error
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a complete bundle."""
+    _restore_old(folder)
+    return (folder / DONE).is_file()
+
+
+def digest(folder: Path) -> str:
+    """One hash for the whole bundle."""
+    return sha256_of(folder / DONE)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, provenance: Mapping[str, Any], folder: Path) -> None:
+    """Ids mean nothing to weights that were trained with others."""
+    trained_with = provenance.get("tokenizer")
+    if trained_with not in (None, tokenizer.digest):
+        raise BundleError(
+            f"{folder / 'tokenizer.json'} is another tokenizer (sha256 {tokenizer.digest})",
+            f"the one that the weights were trained with (sha256 {trained_with})",
+            "put that tokenizer.json back, or train again",
+        )
+
+
+def _move(draft: Path, folder: Path) -> None:
+    """Put `draft` at `folder`; a kill between the two renames leaves the old one as `.NAME.old`."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    draft.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore_old(folder: Path) -> None:
+    """Bring back the bundle that a kill in the middle of `_move` has left under its old name."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)

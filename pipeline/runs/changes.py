@@ -1,0 +1,172 @@
+"""What may be changed of a run that goes on: how long it trains, and what its weights do not depend on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.config.plain import Config, to_plain
+from pipeline.config.recorded import with_defaults
+from pipeline.errors import RunError
+from pipeline.files import read_yaml
+from pipeline.runs.record import RunFolder
+from pipeline.training.callbacks.limits import ends_before
+from pipeline.training.checkpoint import AtomicCheckpointIO
+
+#: How long it trains.
+LONGER = (
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.time_budget_s",
+    "trainer.patience",
+    "trainer.plateau",
+)
+
+#: What is shown, saved and logged, and where it computes.
+FREE = (
+    "trainer.accelerator",
+    "trainer.num_workers",
+    "trainer.log_every_steps",
+    "trainer.checkpoint_every_steps",
+    *("prompts", "sampling", "log_corpus_text"),
+)
+
+#: What a command says of itself: no change of a run.
+OF_THE_COMMAND = ("resume", "name", "runs_dir", "cache_dir", "tracking", "pipeline_id", "choices", "stage")
+
+#: Longest value in a message.
+MAX_CHARS = 60
+
+Changes = dict[str, tuple[Any, Any]]
+
+
+def recorded(run: RunFolder) -> dict[str, Any]:
+    """The configuration that the run wrote, with all defaults.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    file = run.path / "config.yaml"
+    try:
+        return with_defaults(Config(read_yaml(file)))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{file} cannot be read ({error})", "the configuration that the run wrote", "start a new run"
+        ) from error
+
+
+def check_changes(run: RunFolder, config: Config) -> Changes:
+    """Dotted key -> (before, now) of what `config` changes of the run.
+
+    Raises:
+        RunError: of such a run this cannot be changed, or it would change nothing.
+    """
+    began, asked = (to_plain(tree) for tree in (recorded(run), with_defaults(config)))
+    before, now = dict(_leaves(began)), dict(_leaves(asked))
+    changes = {
+        key: (before.get(key), now.get(key))
+        for key in {**before, **now}
+        if key.partition(".")[0] not in OF_THE_COMMAND and not _same(before.get(key), now.get(key))
+    }
+    for key, (old, new) in changes.items():
+        if key not in LONGER and key not in FREE and key.partition(".")[0] not in FREE:
+            raise not_as_it_began(run, key, old, new)
+    if changes.keys() & set(LONGER[:2]):
+        _check_length(run, asked, changes)
+    return changes
+
+
+def not_as_it_began(run: RunFolder, key: str, before: Any, now: Any) -> RunError:
+    """The refusal of a run with something else than it began with."""
+    return RunError(
+        f"{run.path} began with {key}={brief(before)}, not {brief(now)}",
+        f"what it began with; only {', '.join(LONGER)} and what is shown or logged may be changed",
+        f"leave out {key}, or start a new run without RESUME",
+    )
+
+
+def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) -> None:
+    """Refuse another length where it would move what was done, or do nothing."""
+    trainer = asked["trainer"]
+    if trainer["curriculum"] > 0:
+        raise RunError(
+            f"{run.path} has trainer.curriculum={trainer['curriculum']}, a share of its steps",
+            "as many steps as at its beginning: with others, its rows would come in another order",
+            "start a new run without RESUME",
+        )
+    if "trainer.max_steps" not in changes:
+        return
+    if trainer["max_epochs"] is not None:
+        raise RunError(
+            f"trainer.max_epochs={trainer['max_epochs']} decides how long {run.path} trains",
+            "a change of that",
+            "give trainer.max_epochs instead of trainer.max_steps",
+        )
+    # Its tensors are not read.
+    saved = AtomicCheckpointIO().load_checkpoint(run.last_checkpoint, map_location="meta")
+    before, now = changes["trainer.max_steps"]
+    if now is not None and now < saved["global_step"]:
+        raise ends_before(saved["global_step"], now)
+    if now is None or before is None or now > before:
+        _check_not_ended(run, trainer, saved["callbacks"])
+
+
+def _check_not_ended(run: RunFolder, trainer: Mapping[str, Any], states: Mapping[str, Any]) -> None:
+    """Refuse more steps for a run that its validations have ended."""
+    for name, state in states.items():
+        if name.startswith("Plateau") and state["max_steps"] is not None:
+            raise RunError(
+                f"{run.path} got no better, and its learning rate decays to 0 at step {state['max_steps']:,}",
+                "a run whose learning rate was not decayed early",
+                "start a new run with trainer.plateau=null and without RESUME",
+            )
+        patience = trainer["patience"]
+        if name.startswith("EarlyStopping") and patience is not None and state["wait_count"] >= patience:
+            raise RunError(
+                f"{run.path} was stopped after {state['wait_count']} validations without a better result",
+                "more patience too",
+                "add trainer.patience=null, or a larger number",
+            )
+
+
+def describe(changes: Changes) -> list[str]:
+    """Each change in words."""
+    return [f"{key}: {brief(before)} -> {brief(now)}" for key, (before, now) in changes.items()]
+
+
+def brief(value: Any) -> str:
+    """A value as JSON, cut."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
+
+
+def overlaid(recorded: Any, asked: Any, without: Any) -> Any:
+    """`recorded` with what `asked` has otherwise than `without`: the tree that the words left out give."""
+    if not all(isinstance(node, Mapping) for node in (recorded, asked, without)):
+        return asked
+    made = {key: value for key, value in recorded.items() if key in asked or key not in without}
+    for key, value in asked.items():
+        if key not in without:
+            made[key] = value
+        elif value != without[key]:
+            made[key] = overlaid(made.get(key), value, without[key])
+    return made
+
+
+def with_key(plain: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The tree with one value at a dotted key."""
+    name, _, rest = key.partition(".")
+    below = plain.get(name)
+    inner = below if isinstance(below, Mapping) else {}
+    return {**plain, name: with_key(inner, rest, value) if rest else value}
+
+
+def _same(before: Any, now: Any) -> bool:
+    return bool(before == now or repr(before) == repr(now))  # NaN is itself
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,126 @@
+"""What counts as code: the source files that a stage and the classes in its configuration import.
+
+Comments, docstrings and layout do not count: a file is hashed by what Python reads of it. Neither do tests,
+pages, and the modules that only talk, plan or record.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+ROOMS = ("datamodules", "modules", "pipeline")
+
+#: Modules and packages that change nothing of what is made: they say, plan or record it, or compose the
+#: configuration, which counts as it comes out.
+WITHOUT_EFFECT = (
+    *(
+        "datamodules.errors",
+        "modules.interpret",
+        "pipeline.evaluation.attention_picture",
+        "pipeline.config.compose",
+    ),
+    *(
+        "pipeline.errors",
+        "pipeline.config.plain",
+        "pipeline.plan",
+        "pipeline.training.callbacks.progress",
+        "pipeline.report",
+    ),
+    *("pipeline.runs.record", "pipeline.runs.folders", "pipeline.config.recorded", "pipeline.signals"),
+    *("pipeline.stages.following", "pipeline.stages.result", "pipeline.stdio", "pipeline.tracking"),
+)
+#: A package whose modules count and whose own file only lists them.
+LIST_OF_MODULES = "pipeline.stages"
+
+#: Libraries whose versions decide what numbers come out.
+LIBRARIES = ("torch", "lightning", "datasets", "tokenizers", "numpy")
+
+#: Hexadecimal digits of a hash that are kept.
+_DIGITS = 12
+
+
+def code_of(modules: Iterable[str], *, root: Path = ROOT) -> dict[str, str]:
+    """`code FILE` -> hash, of these modules and of all of the project that they import."""
+    found: dict[str, str] = {}
+    waiting, seen = list(modules), set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module in seen or _is_without_effect(module):
+            continue
+        seen.add(module)
+        file = _file_of(module, root)
+        if file is not None:
+            digest, imported = _read(file, file.stat().st_mtime_ns)
+            found[f"code {file.relative_to(root)}"] = digest
+            waiting += [*imported, *_packages_of(module)]
+    return found
+
+
+def versions() -> dict[str, str]:
+    """`version LIBRARY` -> version, of those that decide what numbers come out."""
+    python = ".".join(python_version().split(".")[:2])
+    return {"version python": python, **{f"version {name}": version(name) for name in LIBRARIES}}
+
+
+def targets_in(node: Any) -> Iterator[str]:
+    """The modules of the classes that a configuration names."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"]).rpartition(".")[0]
+        for value in node.values():
+            yield from targets_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets_in(value)
+
+
+def _is_without_effect(module: str) -> bool:
+    inside = any(module == name or module.startswith(f"{name}.") for name in WITHOUT_EFFECT)
+    return inside or module == LIST_OF_MODULES
+
+
+def _packages_of(module: str) -> list[str]:
+    """The packages around a module: Python runs them before it."""
+    parts = module.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def _file_of(module: str, root: Path) -> Path | None:
+    """The source of a module of the project; None for a name in a module, and for other projects."""
+    if module.partition(".")[0] not in ROOMS:
+        return None
+    path = root.joinpath(*module.split("."))
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+@lru_cache(maxsize=2048)
+def _read(file: Path, changed_ns: int) -> tuple[str, tuple[str, ...]]:
+    """A file's hash and what it imports; `changed_ns` is its time of change, for a file that is edited."""
+    tree = ast.parse(file.read_bytes(), str(file))
+    imported = tuple(dict.fromkeys(_imported(tree)))
+    _drop_docstrings(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:_DIGITS], imported
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Modules, and names that may be modules: a name in a module has no file and is passed over."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _drop_docstrings(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                first.value = ast.Constant("")

@@ -1,0 +1,111 @@
+"""The fine-tuned bundle that a stage works with, and its task with the options of this command."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpus import Columns
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config, to_plain
+from pipeline.errors import BundleError, ConfigError
+from pipeline.runs.bundle import Bundle, load_bundle
+from pipeline.runs.find import Kind, any_kind, find_bundle
+from pipeline.runs.folders import RunFolder
+from pipeline.runs.stored import task_class
+from pipeline.tasks.base import GAP, PretrainingTask
+from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.training.trainer import TrainerOptions, device_of
+
+#: Stages that no pretrained model can serve.
+ANSWERING = ("predict", "try")
+
+
+def load_asked(config: Config) -> Bundle:
+    """The bundle that the command names: by default the newest that can do what it asks; on its device.
+
+    Raises:
+        BundleError: there is none, or it was trained for another task.
+    """
+    wanted = construct(config.task, PretrainingTask, FinetuneTask) if config.get("task") is not None else None
+    answers = config.stage.name in ANSWERING or isinstance(wanted, FinetuneTask)
+    folder = find_bundle(
+        config.bundle,
+        Path(config.runs_dir),
+        stage="finetune" if answers else "pretrain",
+        task=None if wanted is None else config.choices.task,
+        kind=partial(_kind_for, config.prompts or []) if "prompts" in config.stage.uses else any_kind,
+    )
+    bundle = load_bundle(folder)
+    if wanted is not None and not isinstance(bundle.task, type(wanted)):
+        raise BundleError(
+            f"{folder} was trained for {type(bundle.task).__name__}",
+            f"a bundle for {type(wanted).__name__}",
+            "name another bundle, or the task of this one",
+        )
+    options = construct(config.trainer, TrainerOptions) if "trainer" in config else TrainerOptions()
+    bundle.model.to(device_of(options))
+    report.say("Bundle", report.short(folder))
+    report.say("Model", report.describe_model(bundle.model))
+    return bundle
+
+
+def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:
+    """The columns, with the names that the files had which the bundle was trained on."""
+    names: dict[str, list[str]] = {}
+    for column, name in _names(bundle.config.get("data")):
+        if name != column and name not in names.setdefault(column, []):
+            names[column].append(name)
+    return replace(columns, other_names=names)
+
+
+def _names(data: Any) -> Iterator[tuple[str, str]]:
+    """Column and name of each mapping in the recorded configuration of a corpus, or of those of a mixture."""
+    if not isinstance(data, Mapping):
+        return
+    local = data.get("mirror_columns") if data.get("mirror") else None
+    mapped = data.get("columns") if local is None else local
+    if isinstance(mapped, Mapping):
+        yield from ((str(column), str(name)) for column, name in mapped.items())
+    sources = data.get("sources")
+    for source in sources.values() if isinstance(sources, Mapping) else ():
+        yield from _names(source)
+
+
+def _kind_for(prompts: Sequence[str], run: RunFolder) -> Kind:
+    """Whether a bundle does with the prompts what they ask for: fill their gaps, or go on from their ends."""
+    trained = task_class(run.bundles / "best")
+    fills = not issubclass(trained, FinetuneTask) and trained.fills_gaps
+    wanted = any(GAP in prompt for prompt in prompts)
+    return Kind(rank=int(fills != wanted), title="it fills gaps" if fills else "it fills no gaps")
+
+
+def asked_task(config: Config, bundle: Bundle) -> FinetuneTask:
+    """The bundle's task, with the options that the command gives.
+
+    Raises:
+        BundleError: the bundle is not of a fine-tuned model.
+        ConfigError: the options are those of another head.
+    """
+    given = {key: value for key, value in to_plain(config.get("task") or {}).items() if key != "_target_"}
+    task = construct({**bundle.task_config, **given}, FinetuneTask, PretrainingTask)
+    if not isinstance(task, FinetuneTask):
+        raise BundleError(
+            f"{bundle.folder} is a pretrained model", "a fine-tuned one", "run `make finetune-TASK` first"
+        )
+    _check_head(task, bundle)
+    return task
+
+
+def _check_head(task: FinetuneTask, bundle: Bundle) -> None:
+    """A head has the classes and the pooling that it was trained with."""
+    present = bundle.model_config["head"]
+    for key, value in task.head(bundle.model.backbone).items():
+        if present.get(key) != value:
+            raise ConfigError(
+                f"these options of the task ask for a head with {key}={value}",
+                f"{key}={present.get(key)}, as {bundle.folder} was trained",
+                "leave the option out, or fine-tune with it",
+            )

@@ -1,0 +1,277 @@
+"""Run folders: where one run of a stage keeps what it writes, who is using it, and how it ended.
+
+runs/NAME/
+  config.yaml      the resolved configuration, with all defaults and what was chosen for the machine
+  run.json         stage, status, hash of the configuration, options chosen, inputs, hashes of what it made
+  checkpoints/     last.ckpt and best.ckpt, for resuming only
+  bundles/         best and last, for use
+  tracking/        the local spool of what is logged
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline import processes, report
+from pipeline.config.plain import Config, select
+from pipeline.config.recorded import config_hash, with_defaults
+from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
+from pipeline.files import to_yaml, write_whole
+from pipeline.runs import bundle
+from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe
+from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
+from pipeline.tracking.options import resolve_store
+from pipeline.training.machine import as_asked, choose_for_machine, with_chosen
+
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "NOT_IDENTITY",
+    "RunFolder",
+    "RunRecord",
+    "changes_of",
+    "list_runs",
+    "made_bundle",
+    "named_run",
+    "open_run",
+]
+
+#: Keys that say how to run, not what: a run may be resumed with others.
+NOT_IDENTITY = (
+    *("resume", "name", "runs_dir", "cache_dir", "tracking", "bundle", "choices"),
+    "pipeline_id",
+)
+
+#: File systems allow 255 bytes, and a stage adds to it.
+MAX_NAME_LENGTH = 60
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    *,
+    label: str,
+    inputs: Mapping[str, str] | None = None,
+    found: RunFolder | None = None,
+) -> Iterator[RunFolder]:
+    """A new run folder for `config`, or the unfinished one that `resume` asks for, locked while in use.
+
+    Args:
+        config: the resolved configuration.
+        label: begins the name of a run that is given none.
+        inputs: what is recorded as that which the run is made from.
+        found: the run to go on with, of a stage that finds its unfinished runs itself.
+
+    Raises:
+        RunError: if the folder cannot be written, is in use, or there is nothing to resume.
+        TrackingError: if the address of the store can never work.
+    """
+    if (folder := processes.shared_run()) is not None:
+        yield _join(folder)
+        return
+    _check_store(config)
+    run = found or _find_or_create(config, label)
+    with _locked(run):
+        changes = {} if found else changes_of(run, with_chosen(config, run.record.chosen))
+        try:
+            chosen = choose_for_machine(config) if run.record.chosen is None else run.record.chosen
+            write_whole(run.path / "config.yaml", to_yaml(with_defaults(with_chosen(config, chosen))))
+            run.write(
+                status="RUNNING",
+                chosen=chosen,
+                config_hash=config_hash(as_asked(config, chosen), without=NOT_IDENTITY),
+                inputs=with_its_beginning(run, inputs, _as_inputs(changes)),
+                changes=[*(run.record.changes or []), *_dated(changes)] or None,
+                pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
+                sweep_id=_sweep_of(config),
+            )
+            processes.share_run(run.path)
+            yield run
+            run.write(status="FINISHED")
+        except BaseException as error:
+            if isinstance(error, Stopped) and run.last_checkpoint.exists():
+                error.hint = "run the same command with RESUME=1 to go on from the last checkpoint"
+            with suppress(OSError):  # a full disk has been reported by what met it first
+                run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
+            raise
+
+
+def _find_or_create(config: Config, label: str) -> RunFolder:
+    resume = config.get("resume", False)
+    if isinstance(resume, str):
+        return named_run(config)
+    return _newest_unfinished(config) if resume else _create(config, Path(config.runs_dir), label)
+
+
+def _as_inputs(changes: Changes) -> dict[str, str]:
+    return {key: brief(now) for key, (_, now) in changes.items()}
+
+
+def _dated(changes: Changes) -> list[str]:
+    """The changes with the time, said too."""
+    for change in describe(changes):
+        report.say("Changed", change)
+    return [f"{datetime.now().astimezone().isoformat()} {change}" for change in describe(changes)]
+
+
+def _sweep_of(config: Config) -> str | None:
+    """The sweep that the run is a trial of, which tells its trials so by a tag."""
+    tags: Mapping[str, str] = select(config, "tracking.tags") or {}
+    return tags.get(SWEEP_TAG)
+
+
+def _check_store(config: Config) -> None:
+    """Refuse a store whose address can never work before there is a folder of the run."""
+    tracking = config.get("tracking")
+    if tracking and tracking.get("enabled", True):
+        resolve_store(tracking.get("uri"), project_folder=Path.cwd(), environ=os.environ)
+
+
+def _join(folder: Path) -> RunFolder:
+    """The run of the first process, in a further one, which writes nothing of it."""
+    record = RunRecord(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    run = RunFolder(folder, record)
+    run.resumed = run.last_checkpoint.exists()
+    return run
+
+
+def list_runs(runs_dir: Path) -> list[RunFolder]:
+    """All runs under `runs_dir`, newest first; what is no run is passed over, and said."""
+    runs = []
+    for file in runs_dir.glob("*/run.json"):
+        try:
+            runs.append(RunFolder(file.parent, RunRecord(**json.loads(file.read_text(encoding="utf-8")))))
+        except (OSError, ValueError, TypeError) as error:
+            print(f"note: {file} cannot be read, so this run is passed over ({error})", file=sys.stderr)
+    return sorted(runs, key=lambda run: run.record.created, reverse=True)
+
+
+def made_bundle(run: RunFolder) -> bool:
+    """Whether the run ended with a bundle, wherever that is now."""
+    return f"bundles/best/{bundle.DONE}" in (run.record.made or {})
+
+
+def _create(config: Config, runs_dir: Path, label: str) -> RunFolder:
+    now = datetime.now().astimezone()
+    name = _checked(config.name) if config.name else f"{label}-{now:%H%M}".replace("/", "-")
+    record = RunRecord(
+        name=name,
+        stage=config.stage.name,
+        config_hash=config_hash(config, without=NOT_IDENTITY),
+        created=now.isoformat(),
+        choices=dict(config.choices),
+    )
+    try:
+        path = _unused(runs_dir, name)
+    except OSError as error:
+        raise RunError(
+            f"cannot create a run folder in {runs_dir} ({error.strerror})",
+            "a folder that can be written",
+            "choose another with runs_dir=PATH",
+        ) from error
+    record.name = path.name
+    return RunFolder(path, record)
+
+
+def _checked(name: str) -> str:
+    """A run's name: a folder that can be typed."""
+    if "/" in name or name[0] in ".-" or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise ConfigError(
+            f"name={name[:MAX_NAME_LENGTH]!r} cannot be a run's name",
+            f"at most {MAX_NAME_LENGTH} printable characters, no '/', and no '.' or '-' at the beginning",
+            "choose another name",
+        )
+    return name
+
+
+@contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run; the system frees it when its holder dies."""
+    lock = FileLock(run.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{run.path} is in use by another process",
+            "a run that nobody is training",
+            "wait until it ends, or start a new run without RESUME",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unused(runs_dir: Path, name: str) -> Path:
+    """A folder that this call has made: `mkdir` decides between two processes."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        path = runs_dir / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(0, f"1000 runs are called {name}")
+
+
+def named_run(config: Config) -> RunFolder:
+    """The run of the stage that `resume` names.
+
+    Raises:
+        RunError: there is none that can go on.
+    """
+    runs_dir = Path(config.runs_dir)
+    runs = _runs_with_checkpoint(config, runs_dir)
+    for run in runs:
+        if config.resume in (run.name, str(run.path), f"{run.path}/"):
+            return RunFolder(run.path, run.record, resumed=True)
+    raise _none_unfinished(config, runs, f"called '{config.resume}'")
+
+
+def _newest_unfinished(config: Config) -> RunFolder:
+    """The newest unfinished run of this configuration."""
+    wanted = config_hash(config, without=NOT_IDENTITY)
+    runs = _runs_with_checkpoint(config, Path(config.runs_dir))
+    for run in runs:
+        if run.record.status != "FINISHED" and run.record.config_hash == wanted:
+            return RunFolder(run.path, run.record, resumed=True)
+    raise _none_unfinished(config, runs, "with this configuration")
+
+
+def _runs_with_checkpoint(config: Config, runs_dir: Path) -> list[RunFolder]:
+    runs = [run for run in list_runs(runs_dir) if run.record.stage == config.stage.name]
+    return [run for run in runs if run.last_checkpoint.exists()]
+
+
+def _none_unfinished(config: Config, runs: Sequence[RunFolder], what: str) -> RunError:
+    names = [run.name for run in runs if run.record.status != "FINISHED"]
+    return RunError(
+        f"no unfinished {config.stage.name} run {what} in {config.runs_dir}",
+        f"one with a checkpoint (there are: {', '.join(names[:5]) or 'none'})",
+        "name one with RESUME=name, or start anew without RESUME",
+    )
+
+
+def changes_of(run: RunFolder, config: Config) -> Changes:
+    """What is changed of a run that goes on.
+
+    Raises:
+        RunError: it is finished and would not train longer, or something else cannot be changed.
+    """
+    if not run.resumed:
+        return {}
+    changes = check_changes(run, config)
+    if run.record.status == "FINISHED" and not changes.keys() & set(LONGER):
+        raise RunError(
+            f"{run.path} is finished",
+            "an unfinished run",
+            f"use its bundle {run.bundles / 'best'}, or train it longer: RESUME={run.name} with a larger "
+            "trainer.max_steps",
+        )
+    return changes

@@ -1,0 +1,94 @@
+"""What a run is made from, as plain texts by name: the same inputs make the same thing.
+
+Every stage that makes something records them in `run.json`. `make pipeline` looks for a finished run with the
+inputs of each step; `make why` compares them with those of the newest one. They are
+
+    KEY.KEY         the resolved configuration, less what only says how to run and what the bundle brings
+    rows            the identity of the corpus
+    bundle          the digest of the bundle that the stage reads
+    code FILE       each source file that the stage runs (`pipeline.runs.code`)
+    version NAME    the libraries
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from datamodules.cache import cache_key
+from datamodules.source import Source
+from pipeline.config.compose import BUNDLE_KEYS
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config, to_plain
+from pipeline.runs import bundle
+from pipeline.runs.code import code_of, targets_in, versions
+from pipeline.runs.folders import NOT_IDENTITY
+from pipeline.runs.stored import read_part
+from pipeline.stages import STAGES
+from pipeline.tracking.redaction import flatten
+
+ROWS, BUNDLE, MODEL = "rows", "bundle", "registered model"
+
+#: Keys that name a bundle, whose content counts; and the stage, which is recorded beside the inputs.
+_NAMES = ("init_from", "stage")
+
+
+def inputs_of(config: Config, *, used: Path | None = None) -> dict[str, str]:
+    """The inputs of the stage that `config` was composed for.
+
+    Args:
+        config: as it was composed, before anything of a bundle is put into it.
+        used: the bundle that the stage reads.
+
+    Raises:
+        DataError: there is no such corpus.
+        BundleError: the bundle is not finished.
+    """
+    return {**cheap_inputs(config, used=used), **_rows(config)}
+
+
+def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
+    """The inputs less the identity of the corpus, for which its files are read."""
+    plain = to_plain(config)
+    roots = [STAGES[config.stage.name].partition(":")[0], *targets_in(plain)]
+    without = {*NOT_IDENTITY, *_NAMES}
+    found = {}
+    if used is not None:
+        bundle.read_done(used)
+        found[BUNDLE] = bundle.digest(used)
+        roots += [*targets_in(read_part(used, "model.json")), *targets_in(read_part(used, "task.json"))]
+        without |= set(BUNDLE_KEYS)
+    kept = {key: value for key, value in plain.items() if key not in without}
+    return {**flatten(kept), **found, **code_of(roots), **versions()}
+
+
+def inputs_of_registration(used: Path, *, model: str, alias: str, store: str) -> dict[str, str]:
+    """The inputs of a registration: it runs no code on the bundle, and depends on where it is made.
+
+    Raises:
+        BundleError: the bundle is not finished.
+    """
+    bundle.read_done(used)
+    return {MODEL: model, "alias": alias, "store": store, BUNDLE: bundle.digest(used)}
+
+
+def key_of(inputs: Mapping[str, str] | None) -> str:
+    """One hash of all inputs."""
+    return cache_key(inputs=dict(inputs or {}))
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Name -> (old value, new value) of each input that differs; a dash where there is none."""
+    pairs = {
+        name: (before.get(name, "-"), now.get(name, "-")) for name in sorted({*before, *now}, key=_place)
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _place(name: str) -> tuple[int, str]:
+    """What a user changed comes before what followed from it."""
+    kinds = ("code ", "version ")
+    last = next((number for number, kind in enumerate(kinds, 2) if name.startswith(kind)), 0)
+    return (1 if name in (ROWS, BUNDLE) else last), name
+
+
+def _rows(config: Config) -> dict[str, str]:
+    return {ROWS: str(construct(config.data, Source).identity())} if "data" in config else {}

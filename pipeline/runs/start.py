@@ -1,0 +1,229 @@
+"""What a training starts from: a bundle that fits, and the configuration with that bundle's model in it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.tokenizer import TokenizerTrainer
+from modules.transformer import EncoderDecoder, Transformer
+from pipeline import prepare as build
+from pipeline import report
+from pipeline.config.compose import BUNDLE_KEYS, NOTHING, target_of
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config, to_plain
+from pipeline.errors import BundleError, ConfigError
+from pipeline.runs.bundle import Bundle, load_bundle
+from pipeline.runs.find import LATEST, Kind, find_bundle, newest_bundle
+from pipeline.runs.folders import RunFolder
+from pipeline.runs.stored import backbone_class
+from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.training.trainer import TrainerOptions
+
+
+def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
+    """The bundle to fine-tune: the one named, or the newest pretraining bundle of the first of the backbones
+    that there is; None for `none`.
+
+    Raises:
+        BundleError: there is none, it is not finished, or its arrangement cannot serve.
+    """
+    if spec == NOTHING:
+        return None
+    names = " or ".join(kind.__name__ for kind in backbones)
+    serves = partial(_kind, backbones=backbones)
+    if spec is None or spec == LATEST:
+        found = newest_bundle(runs_dir, stage="pretrain", kind=serves)
+        if found is None:
+            raise BundleError(
+                f"no finished pretraining bundle with {_article(names)} under {runs_dir}",
+                "a bundle to start from",
+                "run `make pretrain` first, name one with INIT=..., or start from nothing with INIT=none",
+            )
+        return found
+    folder = find_bundle(spec, runs_dir)
+    if (kind := backbone_class(folder)) not in backbones:
+        able = newest_bundle(runs_dir, stage="pretrain", kind=serves)
+        raise BundleError(
+            f"{folder} holds {_article(kind.__name__)}, which this task does not support",
+            f"{_article(names)}",
+            f"use INIT={able.parent.parent.name}" if able else "pretrain one first, or use INIT=none",
+        )
+    return folder
+
+
+def _kind(
+    run: RunFolder, *, backbones: tuple[type[Transformer], ...], rank_of_others: int | None = None
+) -> Kind:
+    kind = backbone_class(run.bundles / "best")
+    rank = backbones.index(kind) if kind in backbones else rank_of_others
+    return Kind(rank=rank, title=_article(kind.__name__))
+
+
+def load_start(config: Config, folder: Path) -> Bundle:
+    """The bundle to start from, with the dropout that the configuration asks for, if it does.
+
+    Raises:
+        BundleError: `tokenizer=file` names another tokenizer than the bundle's.
+    """
+    start = load_bundle(folder)
+    if config.choices.tokenizer == "file":
+        given = construct(config.tokenizer, TokenizerTrainer).train([]).digest
+        if given != start.tokenizer.digest:
+            raise BundleError(
+                f"tokenizer.path={config.tokenizer.path} is not the tokenizer of {folder} (sha256 {given})",
+                f"the one that its weights were trained with (sha256 {start.tokenizer.digest})",
+                "leave out tokenizer: it comes from the bundle",
+            )
+    if config.get("dropout") is None:
+        return start
+    return _rebuilt(start, _dropped(start.model_config, config.dropout))
+
+
+def check_new_backbone(config: Config, task: FinetuneTask) -> None:
+    """Refuse an arrangement that cannot serve a task from nothing.
+
+    Raises:
+        ConfigError: which it is, and which can.
+    """
+    kind = target_of(config.model.backbone._target_, "model.backbone")
+    if kind not in task.backbones:
+        names = " or ".join(able.__name__ for able in task.backbones)
+        raise ConfigError(
+            f"model.backbone._target_ is {_article(kind.__name__)}, which this task does not support",
+            _article(names),
+            "leave it out, or name one of these",
+        )
+    if len(task.vocabularies) > 1 and kind is not EncoderDecoder:
+        raise ConfigError(
+            "task.separate_vocabularies=true, and the backbone has one embedding for all it reads and writes",
+            "model.backbone._target_=modules.transformer.EncoderDecoder",
+            "give that, or leave out task.separate_vocabularies",
+        )
+
+
+def check_vocabularies(task: FinetuneTask, start: Bundle) -> None:
+    """Refuse two vocabularies where the bundle has one.
+
+    Raises:
+        ConfigError: what to do.
+    """
+    if len(task.vocabularies) > 1 and not start.tokenizer.has_own_target:
+        raise ConfigError(
+            f"task.separate_vocabularies=true, and {start.folder} has one vocabulary for both sides",
+            "a start from nothing",
+            "use INIT=none, or leave it out",
+        )
+
+
+def arranged(start: Bundle, kind: type[Transformer], options: Mapping[str, Any]) -> Bundle:
+    """The bundle with its backbone in another arrangement of the same weights, and with some options."""
+    present = start.model_config["backbone"]
+    backbone = {**present, "_target_": f"{kind.__module__}.{kind.__qualname__}", **options}
+    if backbone == present:
+        return start
+    return _rebuilt(start, {**start.model_config, "backbone": backbone})
+
+
+def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
+    """The bundle with its weights in a model of another configuration.
+
+    Types of tokens that it lacks are drawn as large as its embeddings, or they would hardly be noticed: after
+    pretraining these are many times as large as at first.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = build.build_model(model_config, start.tokenizer)
+        if (types := model.backbone.type_embedding) is not None:
+            types.weight.mul_(_size(start.model.backbone.embedding.weight) / _size(types.weight))
+    model.load_state_dict({**model.state_dict(), **start.model.state_dict()})
+    return replace(start, model=model.eval(), model_config=model_config)
+
+
+def _size(weight: Tensor) -> Tensor:
+    return weight.square().mean().sqrt()
+
+
+def _dropped(model: Mapping[str, Any], dropout: float) -> dict[str, Any]:
+    layer = {**model["backbone"]["layer"], "dropout": dropout}
+    return {**model, "backbone": {**model["backbone"], "layer": layer}}
+
+
+def with_bundle(config: Config, start: Bundle) -> Config:
+    """The configuration with the bundle's model and tokenizer for its own, and with the bundle's folder.
+
+    What is recorded is true, and a run is resumed from no other bundle than its own, whatever is the newest.
+    """
+    theirs = {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
+    choices = {key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS}
+    plain = {**to_plain(config), **theirs, "model": start.model_config, "init_from": str(start.folder)}
+    return Config({**plain, "choices": {**plain["choices"], **choices}})
+
+
+def for_nothing(config: Config, options: Mapping[str, Any]) -> Config:
+    """The configuration of a start from nothing: its backbone has the options, and `dropout` if given."""
+    plain = to_plain(config)
+    model = {**plain["model"], "backbone": {**plain["model"]["backbone"], **options}}
+    if config.dropout is not None:
+        model = _dropped(model, config.dropout)
+    return Config({**plain, "model": model})
+
+
+def with_measured(config: Config, folder: Path) -> Config:
+    """The configuration with the folder of the bundle that is read: `latest` is another one later."""
+    return Config({**to_plain(config), "bundle": str(folder)})
+
+
+def with_trainer(config: Config, options: TrainerOptions) -> Config:
+    """The configuration with how long is trained, recorded as if somebody had typed it."""
+    plain = to_plain(config)
+    found = {
+        name: getattr(options, name) for name in ("max_steps", "val_every_steps", "plateau", "time_budget_s")
+    }
+    return Config({**plain, "trainer": {**plain["trainer"], **found}})
+
+
+def with_head(config: Config, head: Mapping[str, Any]) -> Config:
+    """The configuration with a task's own head in place of the one that its backbone was pretrained with."""
+    plain = to_plain(config)
+    return Config({**plain, "model": {**plain["model"], "head": dict(head)}})
+
+
+def describe_start(start: Bundle | None, spec: str | None) -> str:
+    """What a fine-tuning starts from, and why."""
+    if start is None:
+        return "from nothing (INIT=none)"
+    kind = type(start.model.backbone).__name__
+    newest = spec is None or spec == LATEST
+    why = f"the newest pretraining bundle that fits: {_article(kind)}" if newest else "named by INIT"
+    return f"{report.short(start.folder)} ({why})"
+
+
+def load_same_arrangement(config: Config) -> Bundle:
+    """The bundle that continued pretraining starts from.
+
+    Raises:
+        BundleError: it is of another arrangement than the task trains.
+    """
+    trained = target_of(config.model.backbone._target_, "model.backbone")
+    same = partial(_kind, backbones=(trained,), rank_of_others=1)
+    start = load_start(config, find_bundle(config.init_from, Path(config.runs_dir), kind=same))
+    has, needs = (
+        target.rpartition(".")[2]
+        for target in (start.model_config["backbone"]["_target_"], config.model.backbone._target_)
+    )
+    if has != needs:
+        raise BundleError(
+            f"{start.folder} holds {_article(has)}, and task={config.choices.task} trains {_article(needs)}",
+            "a bundle of the same arrangement",
+            "name another bundle, or the task that this one was trained with",
+        )
+    return start
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"

@@ -1,0 +1,32 @@
+"""The edge from the run of a tokenizer to the run that is trained with it."""
+
+from pathlib import Path
+
+from datamodules.errors import TokenizerError
+from datamodules.tokenizer import Tokenizer
+from pipeline.runs.folders import list_runs
+from pipeline.runs.record import RunFolder
+from pipeline.tracking.spool import Progress
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def maker_of(tokenizer: Tokenizer, runs_dir: Path) -> RunFolder | None:
+    """The newest finished run that made this tokenizer; None where it was made along the way."""
+    for run in list_runs(runs_dir):
+        if run.is_of("tokenizer") and run.record.status == "FINISHED" and _made(run, tokenizer.digest):
+            return run
+    return None
+
+
+def edge_to(run: RunFolder) -> dict[str, str]:
+    """The tags by which MLflow finds the tokenizer's run: its name, and its id where the store knows it."""
+    run_id = Progress.load(run.path / "tracking").run_id
+    return {"tokenizer_run": run.name, **({"tokenizer_run_id": run_id} if run_id else {})}
+
+
+def _made(run: RunFolder, digest: str) -> bool:
+    try:
+        return Tokenizer.from_file(run.path / TOKENIZER_FILE).digest == digest
+    except TokenizerError:
+        return False  # deleted or damaged: it is not the one

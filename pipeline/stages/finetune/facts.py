@@ -1,0 +1,83 @@
+"""What a fine-tuning's summary says of its length and of simpler models, and what is recorded of these."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pipeline import report
+from pipeline.compare.significance import Difference, paired_difference
+from pipeline.evaluation.rows import Evaluation
+from pipeline.tasks.finetuning import Row
+from pipeline.training.callbacks.trend import LossTrend
+from pipeline.training.trainer import TrainerOptions, count_devices
+
+#: How each baseline is called.
+NAMES = {
+    "majority": "majority label",
+    "linear": "linear baseline (TF-IDF, logistic regression)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What another model scores on the rows of an evaluation, and how much better the fine-tuned one is."""
+
+    score: float
+    difference: Difference
+
+
+def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str, Baseline]:
+    """Each baseline of the task, on the same rows; one that cannot be made is told of and left out."""
+    scores = evaluation.task.row_scores(evaluation.predictions, evaluation.rows)
+    found = {}
+    for name, make in evaluation.task.baselines(train, evaluation.rows).items():
+        try:
+            other = make()
+        except Exception as error:  # whatever it is, what was trained must be kept
+            reason = str(error).partition("\n")[0]
+            report.say("Baseline", f"the {NAMES[name]} could not be made ({type(error).__name__}: {reason})")
+            continue
+        found[name] = Baseline(score=float(other.mean()), difference=paired_difference(scores, other))
+    return found
+
+
+def baseline_metrics(baselines: Mapping[str, Baseline], metric: str) -> dict[str, float]:
+    """As they are recorded: `baseline_linear_accuracy`, and the difference with its interval and p-value."""
+    values = {}
+    for name, one in baselines.items():
+        values[f"baseline_{name}_{metric}"] = one.score
+        for part, value in asdict(one.difference).items():
+            if part != "n_rows":
+                values[f"baseline_{name}_difference{'' if part == 'value' else f'_{part}'}"] = value
+    return values
+
+
+def baseline_facts(baselines: Mapping[str, Baseline], metric: str) -> dict[str, str]:
+    """The same for people; that it is better than one label for all is seen without a test."""
+    facts = {}
+    for name, one in baselines.items():
+        verdict = "" if name == "majority" else f"; {_verdict(one.difference)}"
+        facts[NAMES[name]] = f"{one.score:.4f} {metric}{verdict}"
+    return facts
+
+
+def _verdict(difference: Difference) -> str:
+    interval = f"95 %: {difference.low:+.4f} to {difference.high:+.4f}, p = {difference.p_value:.2g}"
+    if not difference.is_significant:
+        return f"no significant difference ({difference.value:+.4f}; {interval})"
+    word = "better" if difference.value > 0 else "worse"
+    return f"this model is {abs(difference.value):.4f} {word} ({interval})"
+
+
+def length_facts(options: TrainerOptions, trend: LossTrend, n_rows: int) -> dict[str, str]:
+    """How often each training row was seen, and whether the validation loss still fell."""
+    if not trend.losses:  # of a run that was begun before they were kept
+        return {}
+    steps = trend.last_step
+    epochs = steps * options.batch_size * options.accumulate * count_devices(options) / n_rows
+    facts = {"epochs": f"{epochs:.1f} of {n_rows:,} examples ({steps:,} of {options.n_steps:,} steps)"}
+    if trend.still_falls:
+        remedy = f"more steps may help: trainer.max_steps={2 * options.n_steps}"
+        facts["validation loss at the end"] = f"still falling; {remedy}"
+    elif len(trend.losses) > 1:
+        facts["validation loss at the end"] = f"no longer falling: lowest at step {trend.lowest_step:,}"
+    return facts

@@ -1,0 +1,94 @@
+"""What a start was worth: the gain over the same training from nothing, or the command that tells."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.config.compose import NOTHING, compose_unchecked, keys_used
+from pipeline.config.grammar import as_args, typed
+from pipeline.config.plain import Config, select, to_plain
+from pipeline.config.recorded import with_defaults
+from pipeline.errors import ConfigError
+from pipeline.evaluation.rows import Evaluation
+from pipeline.files import read_yaml
+from pipeline.runs.bundle import Bundle, is_finished
+from pipeline.runs.folders import RunFolder, list_runs
+from pipeline.runs.stored import read_part
+
+STAGE = "finetune"
+#: Two runs with these in common differ in their start alone.
+SAME = ("task", "data", "trainer", "optimizer", "schedule", "freezing", "size", "model.backbone._target_")
+#: What the command says otherwise, what the task gives by itself, or what changes nothing of the numbers.
+UNSAID = (
+    *("stage", "choices", "init_from", "name", "resume", "pipeline_id", "cache_dir", "tracking"),
+    *("log_corpus_text", "model.head", "model.backbone.n_token_types"),
+)
+
+
+def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation: Evaluation) -> str | None:
+    """The score beside that of the newest run that differs in its start alone, and began from nothing."""
+    for other in list_runs(run.path.parent):
+        if other.name == run.name or not other.is_of(STAGE, config.choices.task):
+            continue
+        if is_finished(other.bundles / "best") and _differs_in_start(config, other):
+            name = f"{evaluation.on.prefix}/{evaluation.task.metric}"
+            before = _metrics(other).get(name)
+            if before is None:
+                continue
+            gain = bundle.metrics[name] - before
+            return f"{gain:+.4f} {evaluation.task.metric} (from nothing {before:.4f}, {other.name})"
+    return None
+
+
+def command_from_nothing(config: Config) -> str | None:
+    """What to type for a run that differs in its start alone; None where words cannot say it."""
+    task, read = config.choices.task, set(keys_used(STAGE)) - {"task", "tracking"}
+    begin = [f"task={task}", f"init_from={NOTHING}"]
+    try:
+        usual = compose_unchecked(STAGE, begin).choices
+        words = [
+            f"{group}={choice}"
+            for group, choice in to_plain(config.choices).items()
+            if group in read and choice not in (None, usual.get(group))
+        ]
+        there = dict(_leaves(with_defaults(compose_unchecked(STAGE, [*begin, *words]))))
+        wanted = dict(_leaves(with_defaults(config)))
+        words += [
+            f"{key}={typed(value)}"
+            for key, value in wanted.items()
+            if key not in there or there[key] != value
+        ]
+        found = compose_unchecked(STAGE, [*begin, *words])
+    except ConfigError:  # of a yaml file that is another one by now
+        return None
+    if not _is_comparable(with_defaults(config), with_defaults(found)):
+        return None
+    return " ".join([f"make {STAGE}-{task} INIT={NOTHING}", *([as_args(words)] if words else [])])
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of all that a command may have to say."""
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if name in UNSAID:
+            continue
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _differs_in_start(config: Config, other: RunFolder) -> bool:
+    theirs = read_yaml(other.path / "config.yaml")
+    return theirs.get("init_from") == NOTHING and _is_comparable(with_defaults(config), theirs)
+
+
+def _is_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    return all(_at(ours, key) == _at(theirs, key) for key in SAME)
+
+
+def _at(plain: Mapping[str, Any], key: str) -> Any:
+    return select(plain, key)
+
+
+def _metrics(run: RunFolder) -> Mapping[str, float]:
+    return read_part(run.bundles / "best", "metrics.json")

@@ -1,0 +1,64 @@
+"""What a fine-tuning ends with: scores, predictions beside targets, the gain over training from nothing."""
+
+from collections.abc import Mapping
+
+from pipeline import report
+from pipeline.config.compose import NOTHING
+from pipeline.config.plain import Config
+from pipeline.evaluation.rows import Evaluation
+from pipeline.runs.bundle import Bundle
+from pipeline.runs.folders import RunFolder
+from pipeline.stages.finetune.gain import command_from_nothing, gain_over_nothing
+from pipeline.stages.following import next_comparison
+from pipeline.tracking import Run
+
+
+def summarise(
+    config: Config,
+    run: RunFolder,
+    tracked: Run,
+    bundle: Bundle,
+    evaluation: Evaluation,
+    more: Mapping[str, str],
+    *,
+    is_tied: bool,
+) -> None:
+    """Print the summary, with `more` facts."""
+    task = config.choices.task
+    from_nothing = config.init_from == NOTHING
+    facts = {
+        "measured on": evaluation.on.in_words(len(evaluation.rows)),
+        "validation loss": f"{bundle.metrics['val/loss']:.4f} nats",
+        "bundle": report.short(bundle.folder),
+        "best step": f"{bundle.provenance['step']:,}",
+        **more,
+    }
+    cautions = evaluation.cautions
+    if is_tied:
+        cautions.append(
+            f"{evaluation.task.metric} was the same at every validation, so the loss chose the weights"
+        )
+    if cautions:
+        facts["caution"] = "; ".join(cautions)
+    gain = None if from_nothing else gain_over_nothing(config, run, bundle, evaluation)
+    if gain is not None:
+        facts["gain over nothing"] = gain
+    report.summary(
+        f"{run.name}: done",
+        metrics={},
+        scores=evaluation.scores,
+        facts=facts,
+        samples=evaluation.samples,
+        next_commands={
+            f"make try-{task}": "ask this model yourself",
+            f"make predict-{task} INPUT=rows.jsonl": "answer a file of rows",
+            f"make evaluate-{task} DATA=...": "measure it on another corpus",
+            **next_comparison(run),
+            "make ui": "see all runs in MLflow",
+        },
+        address=tracked.url,
+    )
+    if gain is None and not from_nothing and (command := command_from_nothing(config)) is not None:
+        report.say(
+            "Baseline", f"{command}  trains the same from nothing: what was this start worth?", wrap=False
+        )

@@ -1,0 +1,56 @@
+"""How long a fine-tuning trains where nobody has said it: as the data ask for."""
+
+import math
+from dataclasses import replace
+
+from pipeline.training.trainer import TrainerOptions, count_devices
+
+#: How often each row is seen, unless that would be fewer or more steps than these.
+EPOCHS = 10
+STEPS_PER_CLASS = 10
+MOST_STEPS = 6000
+
+#: How often is validated, but not more often than after so many steps; and after how many validations without
+#: a better metric the learning rate decays and training ends.
+VALIDATIONS = 20
+LEAST_BETWEEN = 100
+PLATEAU = 3
+
+#: The longest training that nobody has asked for.
+MAX_MINUTES = 30
+
+
+def is_open(options: TrainerOptions) -> bool:
+    """Whether neither steps nor epochs are given."""
+    return options.max_steps is None and options.max_epochs is None
+
+
+def with_budget(options: TrainerOptions, *, n_rows: int, n_classes: int, least_steps: int) -> TrainerOptions:
+    """The options with the steps that so many training rows of so many classes ask for.
+
+    It depends on nothing else: the same command on the same rows trains as long on any machine, short of the
+    time limit. What is given stays.
+    """
+    rows_a_step = options.batch_size * options.accumulate * count_devices(options)
+    wanted = max(math.ceil(EPOCHS * n_rows / rows_a_step), STEPS_PER_CLASS * n_classes, least_steps)
+    steps = min(wanted, MOST_STEPS)
+    return replace(
+        options,
+        max_steps=steps,
+        val_every_steps=options.val_every_steps or max(LEAST_BETWEEN, steps // VALIDATIONS),
+        plateau=options.plateau or (None if options.patience else PLATEAU),
+        time_budget_s=options.time_budget_s or MAX_MINUTES * 60.0,
+    )
+
+
+def describe_budget(options: TrainerOptions, n_rows: int) -> str:
+    """How long it will train at most, and how to say otherwise."""
+    epochs = options.n_steps * options.batch_size * options.accumulate * count_devices(options) / n_rows
+    minutes = (options.time_budget_s or 0) / 60
+    parts = [
+        f"at most {options.n_steps:,} steps, {epochs:.1f} epochs of {n_rows:,} rows (trainer.max_steps=...)",
+        f"and {minutes:.0f} minutes (trainer.time_budget_s=...)",
+    ]
+    if options.plateau is not None:
+        parts.append(f"less after {options.plateau} validations with no better metric (trainer.plateau=...)")
+    return ", ".join(parts)

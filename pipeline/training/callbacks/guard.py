@@ -1,0 +1,69 @@
+"""No step that broke the model is saved, and none goes unnoticed."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from pipeline.errors import RunError
+from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_step
+
+
+class NonFiniteGuard(Callback):
+    """Stops a run whose loss or weights are no longer finite, before that is saved.
+
+    It looks at logging steps, after validations, and before each checkpoint is written, not at each step, for
+    looking makes the program wait for the device. Gradients that are not finite show in the weights, except
+    those that the loss scaling of fp16 skips on purpose.
+
+    Raises:
+        RunError: something is not finite; it names the first bad step.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[tuple[int, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the loss; look at all of them at logging steps."""
+        ends = ends_optimizer_step(trainer, batch_idx)
+        step = trainer.global_step if ends else trainer.global_step + 1
+        self._losses.append((step, outputs["loss"]))
+        if ends and is_logging_step(trainer):
+            self._check_losses(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the validation loss."""
+        if trainer.state.fn is TrainerFn.FITTING and not math.isfinite(trainer.callback_metrics["val/loss"]):
+            self._stop(trainer, "validation loss is", trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look at the losses not yet seen and at the weights."""
+        self._check_losses(trainer)
+        if not torch.nn.utils.get_total_norm(pl_module.parameters()).isfinite():
+            self._stop(trainer, "weights are", trainer.global_step)
+
+    def _check_losses(self, trainer: L.Trainer) -> None:
+        if not self._losses:
+            return
+        finite = torch.stack([loss for _, loss in self._losses]).isfinite().tolist()
+        bad = next((step for (step, _), ok in zip(self._losses, finite, strict=True) if not ok), None)
+        self._losses.clear()
+        if bad is not None:
+            self._stop(trainer, "loss is", bad)
+
+    def _stop(self, trainer: L.Trainer, what: str, step: int) -> None:
+        precision = " or trainer.precision=bf16" if trainer.precision == "16-mixed" else ""
+        raise RunError(
+            f"the {what} not finite at step {step}",
+            "finite numbers",
+            "start a new run with a lower learning rate, a longer warm-up or harder clipping of gradients "
+            f"(trainer.gradient_clip){precision}; the last good checkpoint is kept",
+        )

@@ -1,0 +1,119 @@
+"""What ends a training before or at its last step, always with a validation."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch import callbacks
+from lightning.pytorch.callbacks import Callback
+
+from pipeline.errors import RunError
+from pipeline.training.callbacks.steps import any_process, ends_optimizer_step
+
+
+class TrainingClock:
+    """Seconds of training, counted on when a run is resumed."""
+
+    def __init__(self) -> None:
+        self._before_s = 0.0
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Go on counting from now."""
+        self._started = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds so far."""
+        return self._before_s + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """The seconds so far."""
+        return {"elapsed_s": self.elapsed_s}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on from the saved seconds."""
+        self._before_s = state_dict["elapsed_s"]
+        self._started = None
+
+
+def ends_before(step: int, max_steps: int) -> RunError:
+    """The refusal of a run that is to end before the step that it has reached."""
+    return RunError(
+        f"the run is at step {step:,}, and trainer.max_steps is {max_steps:,}",
+        f"{step:,} steps or more",
+        f"give trainer.max_steps={step} to end it there",
+    )
+
+
+class FinalValidation(Callback):
+    """Validates after the last step too, wherever the validation interval falls."""
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a last step that is gone by.
+
+        Raises:
+            RunError: which step the run has reached.
+        """
+        if checkpoint["global_step"] > trainer.max_steps:
+            raise ends_before(checkpoint["global_step"], trainer.max_steps)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A trainer that is told to stop validates first."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's; a run that it stopped stays stopped when it is resumed, unless it has more patience."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train no step more than the checkpoint of a run that had been stopped."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count, but not the patience: that is this run's."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+class TimeBudget(Callback):
+    """Ends training, with a validation, when its seconds are spent; schedule and `max_steps` stay.
+
+    Args:
+        budget_s: seconds of training with its validations and checkpoints, over all resumed parts of the run.
+    """
+
+    def __init__(self, budget_s: float) -> None:
+        self.budget_s = budget_s
+        self._clock = TrainingClock()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return self.budget_s - self._clock.elapsed_s
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock; a run that was resumed with nothing left trains no step more."""
+        if any_process(trainer, self.left_s <= 0):
+            trainer.should_stop = True
+        self._clock.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after the optimizer step in which the budget ran out."""
+        if ends_optimizer_step(trainer, batch_idx) and any_process(trainer, self.left_s <= 0):
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds spent."""
+        return self._clock.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from the seconds spent."""
+        self._clock.load_state_dict(state_dict)
