@@ -88,7 +88,7 @@ def measure(
     import torch
 
     from benchmarks.training import Training
-    from pipeline.training.trainer import describe_device
+    from pipeline.machine.devices import describe_device
 
     started = time.monotonic()
     max_steps = N_WARMUP_STEPS + n_turns * n_steps

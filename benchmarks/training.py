@@ -16,10 +16,12 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks.synthetic import make_rows, make_tokenizer
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
-from pipeline import prepare as build
 from pipeline.config.compose import compose
 from pipeline.config.construct import construct
+from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
+from pipeline.machine.devices import choose_precision, uses_gpu
+from pipeline.machine.options import TrainerOptions
 from pipeline.tracking import Run
 from pipeline.tracking.logger import TrackingLogger
 from pipeline.training.callbacks.guard import NonFiniteGuard
@@ -30,7 +32,7 @@ from pipeline.training.callbacks.seeding import StepSeed
 from pipeline.training.callbacks.steps import ends_optimizer_step
 from pipeline.training.callbacks.throughput import Throughput
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.trainer import TrainerOptions, build_trainer, choose_precision, uses_gpu
+from pipeline.training.trainer import build_trainer
 
 Batch = Mapping[str, Tensor]
 
@@ -67,7 +69,7 @@ class Training:
         self._seed = config.seed
         torch.manual_seed(config.seed)
         tokenizer, task = make_tokenizer(config), construct(config.task)
-        model = build.build_model(to_plain(config.model), tokenizer)
+        model = build_model(to_plain(config.model), tokenizer)
         self.module = LitModule(
             model,
             task.objective(tokenizer),

@@ -1,12 +1,13 @@
 """What a configuration's `data` is: something that gives rows."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # pyarrow takes its time to import, and the story world needs none of it to be configured
     from datamodules.corpus.columns import Columns
     from datamodules.corpus.rows import Corpus
 
 
+@runtime_checkable
 class Source(Protocol):
     """A corpus that can be loaded. Those that a configuration may name are subclasses."""
 

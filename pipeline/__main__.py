@@ -121,7 +121,7 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
     if stage == "show-config":
         return _show_config(overrides)
-    from pipeline.stages import OVER_STAGES, find_over_stages, find_stage
+    from pipeline.commands import OVER_STAGES, find_over_stages, find_stage
 
     if stage in OVER_STAGES:
         result = find_over_stages(stage)(overrides)
@@ -132,7 +132,7 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
             config = with_recorded(config, overrides)
         check(config)
-        from pipeline.prepare import check_values
+        from pipeline.config.model import check_values
 
         check_values(config)
         result = find_stage(stage)(config)

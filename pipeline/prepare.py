@@ -1,4 +1,4 @@
-"""From the configuration to things, one function a step: corpus, tokenizer, token rows, model."""
+"""What a run reads before it trains: its corpus, tokenizer and token rows, from the cache or made now."""
 
 import hashlib
 import inspect
@@ -7,7 +7,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
@@ -24,99 +23,20 @@ from datamodules.corpus.held_out import with_repeated
 from datamodules.corpus.rows import TEXT
 from datamodules.source import Source
 from datamodules.tokenizer import Tokenizer, TokenizerTrainer
-from modules.init import initialize
-from modules.model import Model
-from modules.transformer import Transformer
-from pipeline.config.construct import class_of, construct
+from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
-from pipeline.errors import CacheError, ConfigError, TokenizerError
+from pipeline.errors import CacheError, TokenizerError
+from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.base import PretrainingTask
-from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.training.trainer import TrainerOptions
 
 T = TypeVar("T")
 
 #: Seeds the corruption of validation rows: the same in every run, so that numbers compare; not training's.
 VALIDATION_SEED = 2**31 - 1
 
-#: Tokens in a row: room for <bos>, two tokens and <eos>; and segment ids fit in 16 bits.
-MIN_SEQ_LEN, MAX_SEQ_LEN = 4, 2**16 - 2
 
 #: Documents that are tokenized at once; the library spreads them over the cores.
 ENCODE_DOCUMENTS = 1024
-
-
-def pretraining_task(config: Config) -> PretrainingTask:
-    """The task of a stage that reads raw text.
-
-    Raises:
-        ConfigError: the task learns from labelled rows.
-    """
-    task = construct(config.task, PretrainingTask, FinetuneTask)
-    if isinstance(task, FinetuneTask):
-        raise ConfigError(
-            f"task={config.choices.task} learns from labelled rows",
-            "a task that learns from raw text",
-            f"use `make finetune-{config.choices.task}`, or task=causal_lm",
-        )
-    return task
-
-
-def finetuning_task(config: Config) -> FinetuneTask:
-    """The task of a stage that reads labelled rows.
-
-    Raises:
-        ConfigError: the task learns from raw text.
-    """
-    task = construct(config.task, FinetuneTask, PretrainingTask)
-    if not isinstance(task, FinetuneTask):
-        raise ConfigError(
-            f"task={config.choices.task} learns from raw text",
-            "a task that learns from labelled rows",
-            f"use `make pretrain-{config.choices.task}`, or task=classify",
-        )
-    return task
-
-
-def to_node(thing: Any) -> dict[str, Any]:
-    """The configuration node that a dataclass is built from; what is left at its default is left out."""
-    kind = type(thing)
-    values = {item.name: (getattr(thing, item.name), item.default) for item in fields(thing)}
-    given = {name: value for name, (value, default) in values.items() if value != default}
-    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **given}
-
-
-def check_values(config: Config) -> None:
-    """Build all that costs nothing, so that impossible values are known before any data is read.
-
-    Raises:
-        ConfigError: when a class refuses a value.
-    """
-    for key in config:
-        node = to_plain(config[key])
-        if isinstance(node, Mapping) and "_target_" in node:
-            construct(node)
-    if "model" in config:
-        check_model(config)
-
-
-def check_model(config: Config) -> None:
-    """Build the model without memory, so that impossible sizes are known before any data is read.
-
-    Raises:
-        ConfigError: for an impossible size, or rows that are too short or too long to be packed.
-    """
-    max_seq_len = int(config.model.backbone.max_seq_len)
-    if not MIN_SEQ_LEN <= max_seq_len <= MAX_SEQ_LEN:
-        raise ConfigError(
-            f"max_seq_len is {max_seq_len}",
-            f"{MIN_SEQ_LEN} to {MAX_SEQ_LEN:,} tokens: a row holds its beginning, its end and text between",
-            "set size.max_seq_len",
-        )
-    with torch.device("meta"):
-        backbone = construct(config.model.backbone, Transformer, vocab_size=512)
-        if "_target_" in config.model.head:  # else the task makes it, when it has seen the data
-            build_head(to_plain(config.model.head), backbone)
 
 
 def load_corpus(config: Config, columns: Columns = TEXT_ONLY) -> tuple[Corpus, dict[str, int]]:
@@ -211,22 +131,6 @@ def build_validation_rows(
     )
 
 
-def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
-    """A model with its first weights."""
-    backbone = build_backbone(model_config["backbone"], tokenizer)
-    model = Model(backbone, build_head(model_config["head"], backbone))
-    initialize(model, model_config["init"])
-    return model
-
-
-def build_backbone(node: Mapping[str, Any], tokenizer: Tokenizer) -> Transformer:
-    """The backbone that `node` describes, for the tokenizer's vocabulary, or its two."""
-    sizes = {"vocab_size": tokenizer.vocab_size}
-    if tokenizer.has_own_target:
-        sizes["target_vocab_size"] = tokenizer.target.vocab_size
-    return construct(node, Transformer, **sizes)
-
-
 def interruptibly(work: Callable[[], T]) -> T:
     """Do long work of foreign code so that a signal is answered at once.
 
@@ -253,19 +157,6 @@ def code_version(*packages: str) -> str:
         for file in sorted(_source_files(module)):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def build_head(node: Mapping[str, Any], backbone: Transformer) -> torch.nn.Module:
-    """The head that `node` describes, with what it needs of the backbone."""
-    known = {"embedding": backbone.output_embedding, "d_model": backbone.d_model}
-    wanted = inspect.signature(class_of(node, torch.nn.Module, path="model.head")).parameters
-    return construct(node, torch.nn.Module, **{name: known[name] for name in known if name in wanted})
-
-
-def head_node(head: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's head with those options of the `present` one that it takes too, such as a soft cap."""
-    taken = inspect.signature(class_of(head, torch.nn.Module, path="model.head")).parameters
-    return {**{key: value for key, value in present.items() if key in taken}, **head}
 
 
 def _rows(

@@ -1,6 +1,7 @@
 """The import direction: configs <- datamodules, modules <- pipeline; heavy libraries where they belong."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,31 @@ def test_no_file_or_folder_has_a_name_that_says_nothing() -> None:
     for room in ROOMS:
         for file in files_of(room):
             assert not banned & set(file.relative_to(ROOT).with_suffix("").parts), file
+
+
+def room_of(module: str) -> str:
+    """The file or folder of `pipeline/` that a module lies in."""
+    return module.split(".")[1] if "." in module else module
+
+
+def arrows() -> dict[str, set[str]]:
+    """Room -> rooms that its modules import when they are imported themselves."""
+    found: dict[str, set[str]] = {}
+    for file in files_of("pipeline"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        used = found.setdefault(room_of(module), set())
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pipeline":
+                names = [alias.name for alias in node.names] if node.module == "pipeline" else []
+                used |= {*names} or {room_of(str(node.module))}
+    return {room: used - {room, "pipeline"} for room, used in found.items()}
+
+
+def test_no_import_between_the_rooms_of_the_pipeline_runs_in_a_circle() -> None:
+    assert set(TopologicalSorter(arrows()).static_order()) >= {"config", "runs", "training", "stages"}
+
+
+def test_what_records_and_plans_is_imported_by_no_stage_and_stages_by_nothing_below() -> None:
+    users = {room for room, used in arrows().items() if "stages" in used}
+    assert users <= {"sweep", "plan", "__main__"}
+    assert "plan" not in arrows()["stages"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import prepare as build
 from pipeline.config.compose import compose, groups
 from pipeline.config.construct import construct
 from pipeline.config.grammar import read_overrides
 from pipeline.config.plain import Config
+from pipeline.config.tasks import finetuning_task, pretraining_task
 from pipeline.config.variables import VARIABLES
 from pipeline.errors import ConfigError
 from pipeline.tasks.finetuning import FinetuneTask
@@ -122,7 +122,7 @@ def test_every_task_has_a_target_of_its_own(task: str) -> None:
     target = f"finetune-{task}" if task in FINETUNING else f"pretrain-{task}"
     config = composed(target)
     assert config.choices.task == task
-    read = build.finetuning_task if task in FINETUNING else build.pretraining_task
+    read = finetuning_task if task in FINETUNING else pretraining_task
     assert read(config)
 
 

@@ -21,15 +21,15 @@ import pytest
 from datamodules.corpus import Columns
 from datamodules.storyworld import StoryWorld
 from pipeline.__main__ import main
+from pipeline.commands import OVER_STAGES
 from pipeline.config.compose import compose, groups
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
+from pipeline.machine.options import TrainerOptions
 from pipeline.plan.request import check_words
-from pipeline.stages import OVER_STAGES
 from pipeline.sweep.command import read_request
 from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.training.trainer import TrainerOptions
 from tests.commands import ROOT, dry_run, pipeline_words
 from tests.waiting import wait_until
 

@@ -123,7 +123,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 
 def read_measurement(folder: Path) -> Measurement | None:
-    """What `pipeline.evaluation.rows` has kept; None where it has kept nothing, or something else lies there."""
+    """What `pipeline.evaluation.rows` has kept; None for nothing, or for something else."""
     record = _read_json(folder / EVALUATION)
     try:
         is_validation = record["split"] == "validation"

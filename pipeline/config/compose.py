@@ -21,7 +21,8 @@ from pipeline.config.plain import Config, to_plain
 from pipeline.config.suggestions import suggest, suggest_key
 from pipeline.errors import ConfigError
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+PROJECT = Path(__file__).parents[2]
+CONFIGS = PROJECT / "configs"
 
 #: Where the classes live that a configuration, a bundle or a run may name.
 OWN_PACKAGES = ("datamodules", "modules", "pipeline")
@@ -265,13 +266,20 @@ def check_nodes(node: Any, path: str, everywhere: Iterable[str] = ()) -> None:
         check_nodes(value, f"{path}.{key}", everywhere)
 
 
+#: Where classes were once, by the names that older bundles and runs have, and where they are now.
+MOVED = {
+    "pipeline.callbacks.freezing.Freezing": "pipeline.training.callbacks.freezing.Freezing",
+    "pipeline.trainer.TrainerOptions": "pipeline.machine.options.TrainerOptions",
+}
+
+
 def target_of(name: str, path: str) -> type:
     """The class that a `_target_` names. Only source files of this project are imported.
 
     Raises:
         ConfigError: it names no class of this project.
     """
-    module, _, attribute = name.rpartition(".")
+    module, _, attribute = MOVED.get(name, name).rpartition(".")
     try:
         if not _is_own(module):
             raise ImportError("no module of this project")
@@ -295,7 +303,7 @@ def _is_own(module: str) -> bool:
     parts = module.split(".")
     if parts[0] not in OWN_PACKAGES or not all(part.isidentifier() for part in parts):
         return False
-    folders = [CONFIGS.parent.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
+    folders = [PROJECT.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
     last = folders.pop()
     whole = all((folder / "__init__.py").is_file() for folder in folders)
     return whole and (last.with_suffix(".py").is_file() or (last / "__init__.py").is_file())

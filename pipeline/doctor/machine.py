@@ -14,7 +14,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from pipeline.doctor.findings import Finding
-from pipeline.training.trainer import TrainerOptions, describe_device
+from pipeline.machine.devices import describe_device
+from pipeline.machine.options import TrainerOptions
 
 ROOT = Path(__file__).parent.parent.parent
 

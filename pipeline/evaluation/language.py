@@ -18,19 +18,15 @@ from datamodules.sampling import sequential_batches
 from datamodules.tokenizer import Tokenizer
 from modules.metrics import RowLoss
 from modules.model import Model
-from pipeline import prepare as build
 from pipeline.evaluation.rows import EVALUATION, HeldOut, recorded
+from pipeline.machine.devices import choose_precision, uses_gpu
+from pipeline.machine.options import TrainerOptions
 from pipeline.output import write_whole
+from pipeline.prepare import VALIDATION_SEED
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import Score
 from pipeline.tasks.scoring import column_sums, statistic_score
-from pipeline.training.trainer import (
-    PRECISIONS,
-    TrainerOptions,
-    choose_precision,
-    quieten_lightning,
-    uses_gpu,
-)
+from pipeline.training.trainer import PRECISIONS, quieten_lightning
 
 #: What a row scores: the mean log-likelihood of its labelled tokens, for more is better, as with every task.
 ROW_METRIC = "nats_per_token"
@@ -140,7 +136,7 @@ def evaluate_language_model(
 def _batches(
     task: PretrainingTask, tokenizer: Tokenizer, rows: TokenRows, batch_size: int
 ) -> Iterator[Batch]:
-    collate = task.collator(tokenizer, seed=build.VALIDATION_SEED)
+    collate = task.collator(tokenizer, seed=VALIDATION_SEED)
     for keys in sequential_batches(len(rows), batch_size):
         yield collate(RowBatch(*rows.take(keys), keys))
 

@@ -6,8 +6,8 @@ from typing import Any
 from modules.layers import LayerSpec
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline import prepare as build
 from pipeline.config.construct import construct
+from pipeline.config.model import build_head
 from pipeline.config.recorded import filled
 
 Values = dict[str, Any]
@@ -48,7 +48,7 @@ def build_model(ours: Mapping[str, Any]) -> Model:
     """A model with this configuration; its weights mean nothing."""
     node = nested(ours)
     backbone = construct(node["backbone"], Transformer, vocab_size=ours["vocab_size"])
-    return Model(backbone, build.build_head(node["head"], backbone))
+    return Model(backbone, build_head(node["head"], backbone))
 
 
 def _is_option(key: str) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 
 from datamodules.errors import TokenizerError
 from datamodules.tokenizer import Tokenizer
-from pipeline.compare.evaluations import evaluations_of, finished_evaluations
+from pipeline.compare.evaluations import finished_evaluations
 from pipeline.errors import BundleError
+from pipeline.lineage.evaluations import evaluations_of
 from pipeline.lineage.nodes import FROM, Node, State
 from pipeline.lineage.sources import check_code, check_rows, check_source, check_versions
 from pipeline.registry.registrations import Registration

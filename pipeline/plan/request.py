@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import prepare as build
 from pipeline.config.compose import compose, compose_unchecked, keys_used
+from pipeline.config.model import check_values
 from pipeline.config.plain import Config
+from pipeline.config.tasks import pretraining_task
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override
 from pipeline.plan.steps import REGISTER, TASKS, Step, plan
@@ -65,9 +66,9 @@ def check(request: Request) -> None:
     for step in request.steps:
         with _named(step):
             config = compose(step.stage, step.words)
-            build.check_values(config)
+            check_values(config)
             if step.task is None and "task" in config:
-                build.pretraining_task(config)
+                pretraining_task(config)
 
 
 def check_words(stage: str, words: Sequence[str]) -> Request:

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.compare.facts import read_measurement
 from pipeline.registry.kept import REGISTRATION
 from pipeline.runs.folders import made_bundle
 from pipeline.runs.record import RunFolder
-from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.links import charts_url
 from pipeline.tracking.spool import Progress

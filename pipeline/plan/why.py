@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.plan.finished import unfinished_with
 from pipeline.plan.request import Request, find_step, read_request
 from pipeline.plan.run import judge_all, registry_of
 from pipeline.plan.verdict import Verdict
-from pipeline.stages.result import StageResult
 from pipeline.tracking.redaction import Redactor
 
 #: Characters of a value that the table shows; the end of a path or a number tells more than its beginning.

@@ -24,7 +24,7 @@ from safetensors.torch import save_model
 
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
-from pipeline import prepare as build
+from pipeline.config.model import build_model
 from pipeline.errors import BundleError
 from pipeline.files import read_json, sha256_of, sync, to_yaml, write_json, write_whole
 from pipeline.runs.stored import check_model_config, load_weights, read_part, read_task, refused
@@ -117,7 +117,7 @@ def load_bundle(folder: Path) -> Bundle:
     with refused(folder / "tokenizer.json"):
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     _check_tokenizer(tokenizer, parts["provenance"], folder)
-    make = partial(build.build_model, parts["model"], tokenizer)
+    make = partial(build_model, parts["model"], tokenizer)
     model = load_weights(folder / "model.safetensors", parts["model"], make)
     return Bundle(
         folder=folder,

@@ -9,8 +9,6 @@ from pipeline.config.recorded import with_defaults
 from pipeline.errors import RunError
 from pipeline.files import read_yaml
 from pipeline.runs.record import RunFolder
-from pipeline.training.callbacks.limits import ends_before
-from pipeline.training.checkpoint import AtomicCheckpointIO
 
 #: How long it trains.
 LONGER = (
@@ -101,6 +99,8 @@ def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) ->
             "a change of that",
             "give trainer.max_epochs instead of trainer.max_steps",
         )
+    from pipeline.runs.checkpoint_files import AtomicCheckpointIO  # Lightning takes seconds to import
+
     # Its tensors are not read.
     saved = AtomicCheckpointIO().load_checkpoint(run.last_checkpoint, map_location="meta")
     before, now = changes["trainer.max_steps"]
@@ -126,6 +126,15 @@ def _check_not_ended(run: RunFolder, trainer: Mapping[str, Any], states: Mapping
                 "more patience too",
                 "add trainer.patience=null, or a larger number",
             )
+
+
+def ends_before(step: int, max_steps: int) -> RunError:
+    """The refusal of a run that is to end before the step that it has reached."""
+    return RunError(
+        f"the run is at step {step:,}, and trainer.max_steps is {max_steps:,}",
+        f"{step:,} steps or more",
+        f"give trainer.max_steps={step} to end it there",
+    )
 
 
 def describe(changes: Changes) -> list[str]:

@@ -19,24 +19,28 @@ ROOMS = ("datamodules", "modules", "pipeline")
 #: Modules and packages that change nothing of what is made: they say, plan or record it, or compose the
 #: configuration, which counts as it comes out.
 WITHOUT_EFFECT = (
-    *(
-        "datamodules.errors",
-        "modules.interpret",
-        "pipeline.evaluation.attention_picture",
-        "pipeline.config.compose",
-    ),
-    *(
-        "pipeline.errors",
-        "pipeline.config.plain",
-        "pipeline.plan",
-        "pipeline.training.callbacks.progress",
-        "pipeline.report",
-    ),
-    *("pipeline.runs.record", "pipeline.runs.folders", "pipeline.config.recorded", "pipeline.signals"),
-    *("pipeline.stages.following", "pipeline.stages.result", "pipeline.stdio", "pipeline.tracking"),
+    "datamodules.errors",
+    "modules.interpret",
+    "pipeline.commands",
+    "pipeline.config.compose",
+    "pipeline.config.plain",
+    "pipeline.config.recorded",
+    "pipeline.errors",
+    "pipeline.evaluation.attention_picture",
+    "pipeline.plan",
+    "pipeline.report",
+    "pipeline.runs.code",
+    "pipeline.runs.folders",
+    "pipeline.runs.inputs",
+    "pipeline.runs.record",
+    "pipeline.runs.ties",
+    "pipeline.runs.tokenizers",
+    "pipeline.signals",
+    "pipeline.stages.following",
+    "pipeline.stdio",
+    "pipeline.tracking",
+    "pipeline.training.callbacks.progress",
 )
-#: A package whose modules count and whose own file only lists them.
-LIST_OF_MODULES = "pipeline.stages"
 
 #: Libraries whose versions decide what numbers come out.
 LIBRARIES = ("torch", "lightning", "datasets", "tokenizers", "numpy")
@@ -81,8 +85,7 @@ def targets_in(node: Any) -> Iterator[str]:
 
 
 def _is_without_effect(module: str) -> bool:
-    inside = any(module == name or module.startswith(f"{name}.") for name in WITHOUT_EFFECT)
-    return inside or module == LIST_OF_MODULES
+    return any(module == name or module.startswith(f"{name}.") for name in WITHOUT_EFFECT)
 
 
 def _packages_of(module: str) -> list[str]:

@@ -11,13 +11,14 @@ from pipeline import report
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.errors import BundleError, ConfigError
+from pipeline.machine.devices import device_of
+from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import Kind, any_kind, find_bundle
 from pipeline.runs.folders import RunFolder
 from pipeline.runs.stored import task_class
 from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.training.trainer import TrainerOptions, device_of
 
 #: Stages that no pretrained model can serve.
 ANSWERING = ("predict", "try")

@@ -23,11 +23,11 @@ from pipeline.config.plain import Config, select
 from pipeline.config.recorded import config_hash, with_defaults
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import to_yaml, write_whole
+from pipeline.machine.choice import as_asked, choose_for_machine, with_chosen
 from pipeline.runs import bundle
 from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe
 from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
 from pipeline.tracking.options import resolve_store
-from pipeline.training.machine import as_asked, choose_for_machine, with_chosen
 
 __all__ = [
     "MAX_NAME_LENGTH",

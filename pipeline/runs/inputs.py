@@ -15,6 +15,7 @@ from pathlib import Path
 
 from datamodules.cache import cache_key
 from datamodules.source import Source
+from pipeline.commands import STAGES
 from pipeline.config.compose import BUNDLE_KEYS
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
@@ -22,7 +23,6 @@ from pipeline.runs import bundle
 from pipeline.runs.code import code_of, targets_in, versions
 from pipeline.runs.folders import NOT_IDENTITY
 from pipeline.runs.stored import read_part
-from pipeline.stages import STAGES
 from pipeline.tracking.redaction import flatten
 
 ROWS, BUNDLE, MODEL = "rows", "bundle", "registered model"

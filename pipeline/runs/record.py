@@ -34,7 +34,7 @@ class RunRecord:
         made: file of the folder -> sha256 of what others read of it.
         pipeline_id: the pipeline that it is a step of.
         sweep_id: the sweep that it is a trial of.
-        chosen: what was left to the machine, by dotted key of the configuration (`pipeline.training.machine`).
+        chosen: what was left to the machine, by dotted key of the configuration (`pipeline.machine.choice`).
         changes: what was changed when it was resumed, in words, and when.
     """
 

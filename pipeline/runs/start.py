@@ -11,18 +11,18 @@ from torch import Tensor
 
 from datamodules.tokenizer import TokenizerTrainer
 from modules.transformer import EncoderDecoder, Transformer
-from pipeline import prepare as build
 from pipeline import report
 from pipeline.config.compose import BUNDLE_KEYS, NOTHING, target_of
 from pipeline.config.construct import construct
+from pipeline.config.model import build_model
 from pipeline.config.plain import Config, to_plain
 from pipeline.errors import BundleError, ConfigError
+from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import LATEST, Kind, find_bundle, newest_bundle
 from pipeline.runs.folders import RunFolder
 from pipeline.runs.stored import backbone_class
 from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.training.trainer import TrainerOptions
 
 
 def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
@@ -137,7 +137,7 @@ def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = build.build_model(model_config, start.tokenizer)
+        model = build_model(model_config, start.tokenizer)
         if (types := model.backbone.type_embedding) is not None:
             types.weight.mul_(_size(start.model.backbone.embedding.weight) / _size(types.weight))
     model.load_state_dict({**model.state_dict(), **start.model.state_dict()})

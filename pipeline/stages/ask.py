@@ -4,9 +4,9 @@ import sys
 
 from datamodules.errors import DataError
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.plain import Config
 from pipeline.runs.finetuned import asked_task, load_asked
-from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
 

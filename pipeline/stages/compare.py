@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.facts import RunFacts, read_facts
 from pipeline.compare.select import FORMS, select_runs
@@ -18,7 +19,6 @@ from pipeline.config.recorded import with_defaults
 from pipeline.errors import ConfigError
 from pipeline.output import check_writable, write_whole
 from pipeline.runs.folders import RunFolder, open_run
-from pipeline.stages.result import StageResult
 from pipeline.tracking import Run, RunCard, TrackingOptions, start_run
 from pipeline.tracking.links import compare_url
 from pipeline.tracking.spool import Progress

@@ -9,11 +9,11 @@ from rich.text import Text
 
 from pipeline import doctor as checks
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.doctor import Fact, Finding, Use
 from pipeline.errors import TrackingError
-from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 from pipeline.tracking.options import Store

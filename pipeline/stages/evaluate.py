@@ -6,8 +6,8 @@ from datamodules.cache import cache_key
 from datamodules.corpus import TEXT_ONLY, Corpus
 from datamodules.corpus.held_out import with_repeated
 from datamodules.source import Source
-from pipeline import prepare as build
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
@@ -19,17 +19,18 @@ from pipeline.evaluation.rows import (
     log_evaluation,
     save_evaluation,
 )
+from pipeline.machine.choice import describe_machine, with_chosen
+from pipeline.machine.devices import check_device
+from pipeline.machine.options import TrainerOptions
+from pipeline.prepare import build_validation_rows, load_corpus, optimum_bits_per_byte
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.runs.folders import RunFolder, open_run
 from pipeline.runs.inputs import inputs_of
 from pipeline.runs.start import with_measured
-from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.training.fit import track
-from pipeline.training.machine import describe_machine, with_chosen
-from pipeline.training.trainer import TrainerOptions, check_device
 
 #: What the corpus itself cannot be told in less than, where that is known.
 OPTIMUM = "optimum_bits_per_byte"
@@ -107,14 +108,14 @@ def _evaluate_language_model(
     config: Config, options: TrainerOptions, bundle: Bundle, tracked: Run
 ) -> tuple[LanguageEvaluation, dict[str, float]]:
     """Loss, perplexity, accuracy and bits per byte on the validation rows, and the least that can be."""
-    corpus, cleaned = build.load_corpus(config, with_trained_names(TEXT_ONLY, bundle))
+    corpus, cleaned = load_corpus(config, with_trained_names(TEXT_ONLY, bundle))
     report.say_corpus(corpus, cleaned)
     limit = bundle.model.backbone.max_seq_len
-    rows = build.build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)
+    rows = build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)
     on = _held_out(config, bundle, corpus, "validation")
     _log_rows(tracked, corpus, rows.manifest["sha256"], on)
     evaluation = evaluate_language_model(bundle.task, bundle.model, bundle.tokenizer, rows, options, on=on)
-    optimum = build.optimum_bits_per_byte(corpus)
+    optimum = optimum_bits_per_byte(corpus)
     if optimum is None or "bits_per_byte" not in evaluation.values:
         return evaluation, {}
     return evaluation, {OPTIMUM: optimum}

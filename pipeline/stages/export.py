@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.plain import Config
 from pipeline.interop.export import export_bundle
 from pipeline.registry import versions as registry
 from pipeline.runs.bundle import load_bundle
-from pipeline.stages.result import StageResult
 
 #: Where exports go that are given no folder.
 EXPORTS = Path("exports")

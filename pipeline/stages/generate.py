@@ -2,11 +2,11 @@
 
 from modules.generation import SamplingOptions
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
 from pipeline.runs.finetuned import load_asked
-from pipeline.stages.result import StageResult
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import RunError, TrackingError
@@ -12,7 +13,6 @@ from pipeline.lineage import Node, State, as_tree, draw, trace
 from pipeline.registry import versions as registry
 from pipeline.registry.registrations import Registration, registrations_of
 from pipeline.runs import bundle
-from pipeline.stages.result import StageResult
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import connect, store_of
 

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import TrackingError
-from pipeline.stages.result import StageResult
 from pipeline.tracking import RunStillSent, TrackingOptions, sync, unsynced_runs
 from pipeline.tracking.ui import serve_ui
 

@@ -9,15 +9,15 @@ from datamodules.corpus import Columns, read_rows
 from datamodules.corpus.as_text import json_line
 from datamodules.corpus.source_file import find_files
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
 from pipeline.evaluation.rows import N_SAMPLES, as_record
+from pipeline.machine.options import TrainerOptions
 from pipeline.output import check_writable, write_whole
 from pipeline.runs.finetuned import asked_task, load_asked, with_trained_names
-from pipeline.stages.result import StageResult
 from pipeline.tasks.finetuning import FinetuneTask, Row
-from pipeline.training.trainer import TrainerOptions
 
 #: Added to the input's name where no output is named. Endings other than .jsonl stay in it, so that rows.csv
 #: and rows.jsonl are not answered in one file.

@@ -18,20 +18,32 @@ from datamodules.datamodule import PretrainDataModule
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline import prepare as build
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
+from pipeline.config.model import build_model
 from pipeline.config.plain import Config, to_plain
+from pipeline.config.tasks import pretraining_task
 from pipeline.evaluation.attention_picture import log_attention
 from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
 from pipeline.evaluation.rows import HeldOut, keep_samples
+from pipeline.machine.choice import describe_machine, with_chosen
+from pipeline.machine.devices import check_device, for_rows
+from pipeline.machine.options import TrainerOptions
+from pipeline.prepare import (
+    VALIDATION_SEED,
+    asked_vocab_size,
+    build_rows,
+    build_tokenizer,
+    load_corpus,
+    optimum_bits_per_byte,
+)
 from pipeline.runs.bundle import Bundle, parent_of
 from pipeline.runs.folders import RunFolder, open_run
 from pipeline.runs.inputs import inputs_of
 from pipeline.runs.start import load_same_arrangement, with_bundle
 from pipeline.runs.tokenizers import edge_to, maker_of
 from pipeline.stages.following import after_pretraining
-from pipeline.stages.result import StageResult
 from pipeline.tasks.base import GAP, PretrainingTask, Sample
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.training.checkpoint import Checkpoints
@@ -45,8 +57,6 @@ from pipeline.training.fit import (
     track,
     train,
 )
-from pipeline.training.machine import describe_machine, with_chosen
-from pipeline.training.trainer import TrainerOptions, check_device
 
 #: Validation texts that masked and denoising models show their work on.
 N_TEXTS = 3
@@ -71,7 +81,7 @@ class Parts:
 def pretrain(config: Config) -> StageResult:
     """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
     check_device(construct(config.trainer, TrainerOptions))
-    build.pretraining_task(config)
+    pretraining_task(config)
     start = None if config.init_from is None else load_same_arrangement(config)
     inputs = inputs_of(config, used=None if start is None else start.folder)
     if start is not None:
@@ -82,7 +92,7 @@ def pretrain(config: Config) -> StageResult:
         machine = describe_machine(config, run.record.chosen)
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, start, tracked)
-        options = construct(config.trainer, TrainerOptions).for_rows(len(parts.train_rows))
+        options = for_rows(construct(config.trainer, TrainerOptions), len(parts.train_rows))
         checkpoints, pace = train(config, options, _training(config, options, parts, tracked), run, tracked)
         evaluation = _evaluate(config, options, parts, checkpoints)
         evaluation.save(run.path)
@@ -102,14 +112,14 @@ def pretrain(config: Config) -> StageResult:
 
 def _prepare(config: Config, start: Bundle | None, tracked: Run) -> Parts:
     """Everything up to the model, each step said as it is done."""
-    task = build.pretraining_task(config)
-    corpus, cleaned = build.load_corpus(config)
+    task = pretraining_task(config)
+    corpus, cleaned = load_corpus(config)
     report.say_corpus(corpus, cleaned)
     torch.manual_seed(config.seed)
-    asked = build.asked_vocab_size(config) if start is None else None
+    asked = asked_vocab_size(config) if start is None else None
     if start is None:
-        tokenizer = build.build_tokenizer(config, corpus)
-        model = build.build_model(to_plain(config.model), tokenizer)
+        tokenizer = build_tokenizer(config, corpus)
+        model = build_model(to_plain(config.model), tokenizer)
     else:
         tokenizer, model = start.tokenizer, start.model.train()
         tracked.use_bundle(start.folder)
@@ -122,7 +132,7 @@ def _prepare(config: Config, start: Bundle | None, tracked: Run) -> Parts:
     if tokenizer_run is not None:
         tracked.set_tags(edge_to(tokenizer_run))
     limit = model.backbone.max_seq_len
-    train_rows, validation_rows = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
+    train_rows, validation_rows = build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
     report.say("Tokens", report.describe_rows(train_rows, validation_rows))
     report.say("Model", report.describe_model(model))
     for split, rows in (("train", train_rows), ("validation", validation_rows)):
@@ -137,7 +147,7 @@ def _prepare(config: Config, start: Bundle | None, tracked: Run) -> Parts:
         model_config=to_plain(config.model),
         tokenizer_run=None if tokenizer_run is None else tokenizer_run.name,
         texts=list(islice(texts(corpus.validation), N_TEXTS)),
-        optimum_bits_per_byte=build.optimum_bits_per_byte(corpus),
+        optimum_bits_per_byte=optimum_bits_per_byte(corpus),
     )
 
 
@@ -147,7 +157,7 @@ def _training(config: Config, options: TrainerOptions, parts: Parts, tracked: Ru
         parts.train_rows,
         parts.validation_rows,
         collate=parts.task.collator(parts.tokenizer, seed=config.seed),
-        validation_collate=parts.task.collator(parts.tokenizer, seed=build.VALIDATION_SEED),
+        validation_collate=parts.task.collator(parts.tokenizer, seed=VALIDATION_SEED),
         batch_size=options.batch_size,
         validation_batch_size=options.batch_size,
         seed=config.seed,
@@ -209,7 +219,7 @@ def _may_be_shown(config: Config, samples: list[Sample]) -> bool:
 def _first_batch(parts: Parts) -> dict[str, torch.Tensor]:
     """The first validation row, as it is validated on."""
     rows = RowBatch(*parts.validation_rows.take([0]), np.zeros(1, np.int64))
-    return parts.task.collator(parts.tokenizer, seed=build.VALIDATION_SEED)(rows)
+    return parts.task.collator(parts.tokenizer, seed=VALIDATION_SEED)(rows)
 
 
 def _bundle_parts(config: Config, parts: Parts, start: Bundle | None) -> BundleParts:

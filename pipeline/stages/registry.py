@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import RunError, TrackingError
@@ -15,7 +16,6 @@ from pipeline.registry.promotion import judge
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Version
 from pipeline.runs.folders import open_run
 from pipeline.runs.inputs import inputs_of_registration
-from pipeline.stages.result import StageResult
 from pipeline.tracking.connection import connect, store_of
 from pipeline.tracking.links import version_url
 from pipeline.tracking.options import TrackingOptions

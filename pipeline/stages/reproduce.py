@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
 from pipeline.lineage.reproduction import (
@@ -18,7 +19,6 @@ from pipeline.lineage.reproduction import (
     recorded_config,
 )
 from pipeline.runs.folders import RunFolder, list_runs
-from pipeline.stages.result import StageResult
 
 
 def reproduce(config: Config) -> StageResult:
@@ -28,7 +28,7 @@ def reproduce(config: Config) -> StageResult:
         ConfigError: no run is named.
         RunError: it is not there, not finished, or left nothing to compare.
     """
-    from pipeline.stages import find_stage  # which knows this module by name
+    from pipeline.commands import find_stage  # which knows this module by name
 
     if not config.run:
         raise ConfigError("no run to reproduce", "a finished run", "give RUN=name")

@@ -3,20 +3,21 @@
 from datamodules.collate import RowBatch
 from datamodules.inspect import show_rows
 from datamodules.sampling import ResumableBatchSampler
-from pipeline import prepare as build
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.plain import Config
-from pipeline.stages.result import StageResult
+from pipeline.config.tasks import pretraining_task
+from pipeline.prepare import build_rows, build_tokenizer, load_corpus
 
 
 def show_data(config: Config) -> StageResult:
     """Print the first row that training would see."""
-    task = build.pretraining_task(config)
-    corpus, cleaned = build.load_corpus(config)
+    task = pretraining_task(config)
+    corpus, cleaned = load_corpus(config)
     report.say_corpus(corpus, cleaned)
-    tokenizer = build.build_tokenizer(config, corpus)
+    tokenizer = build_tokenizer(config, corpus)
     limit = config.model.backbone.max_seq_len
-    rows, validation = build.build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
+    rows, validation = build_rows(config, corpus, tokenizer, task, max_seq_len=limit)
     report.say("Tokens", report.describe_rows(rows, validation))
     keys = ResumableBatchSampler(len(rows), batch_size=1, seed=config.seed).keys(0)
     batch = task.collator(tokenizer, seed=config.seed)(RowBatch(*rows.take(keys % len(rows)), keys))

@@ -8,16 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.corpus import texts
-from pipeline import prepare as build
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.config.recorded import with_defaults
 from pipeline.output import write_whole
+from pipeline.prepare import asked_vocab_size, build_tokenizer, load_corpus
 from pipeline.runs.folders import open_run
 from pipeline.runs.inputs import inputs_of
 from pipeline.runs.ties import pipeline_tag
-from pipeline.stages.result import StageResult
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 
 #: Validation rows that the tokenizer is measured on.
@@ -39,10 +39,10 @@ def train_tokenizer(config: Config) -> StageResult:
         options = construct(config.tracking, TrackingOptions)
         with start_run(card, options=options, run_folder=run.path, project_folder=Path.cwd()) as tracked:
             report.say("Run", report.short(run.path))
-            corpus, cleaned = build.load_corpus(config)
+            corpus, cleaned = load_corpus(config)
             report.say_corpus(corpus, cleaned)
-            tokenizer = build.build_tokenizer(config, corpus)
-            asked = build.asked_vocab_size(config)
+            tokenizer = build_tokenizer(config, corpus)
+            asked = asked_vocab_size(config)
             report.say("Tokenizer", report.describe_tokenizer(tokenizer, asked))
             file = run.path / "tokenizer.json"
             tokenizer.save(file)

@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import prepare as build
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.compose import compose
 from pipeline.config.construct import construct
+from pipeline.config.model import check_values
 from pipeline.config.plain import Config
 from pipeline.errors import RunError, Stopped
 from pipeline.runs.folders import RunFolder, open_run
-from pipeline.stages.result import StageResult
 from pipeline.sweep.cluster import Cluster, check_cluster
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.launch import Launcher, Processes
@@ -50,7 +50,7 @@ def read_request(words: Sequence[str]) -> Request:
     """
     config = compose("sweep", [word for word in words if _top(word) in (*OWN, *SHARED)])
     options = construct(config.sweep, SweepOptions)
-    build.check_values(config)
+    check_values(config)
     plan = make_plan(options, [word for word in words if _top(word) not in OWN])
     return Request(config=config, options=options, plan=plan)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from pipeline import prepare as build
 from pipeline.compare.comparison import ACROSS_TOKENIZERS, DECIDING, lower_is_better
 from pipeline.config.compose import compose, groups
+from pipeline.config.model import check_values
 from pipeline.config.plain import Config
+from pipeline.config.tasks import finetuning_task, pretraining_task
 from pipeline.errors import ConfigError, UserError
 from pipeline.sweep.options import DEFAULT_TRIALS, SweepOptions
 from pipeline.sweep.space import Swept, combinations, examples, read_words
@@ -19,8 +20,8 @@ Direction = Literal["minimize", "maximize"]
 
 #: The stages that train, each with what builds its task and refuses any other.
 TASK_OF: Mapping[str, Callable[[Config], Any]] = {
-    "pretrain": build.pretraining_task,
-    "finetune": build.finetuning_task,
+    "pretrain": pretraining_task,
+    "finetune": finetuning_task,
 }
 #: Combinations that are tried before the first trial, to find one that composes.
 MAX_EXAMPLES = 32
@@ -68,7 +69,7 @@ class Plan:
         """
         config = compose(self.stage, self.words(values))
         TASK_OF[self.stage](config)
-        build.check_values(config)
+        check_values(config)
         return config
 
 

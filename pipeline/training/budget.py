@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 
-from pipeline.training.trainer import TrainerOptions, count_devices
+from pipeline.machine.devices import count_devices
+from pipeline.machine.options import TrainerOptions
 
 #: How often each row is seen, unless that would be fewer or more steps than these.
 EPOCHS = 10

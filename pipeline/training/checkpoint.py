@@ -1,105 +1,15 @@
-"""Checkpoints for resuming: written whole or not at all, verified when read, `last` and `best`."""
+"""Which checkpoints are saved for resuming, and when: `last` and `best`."""
 
-import hashlib
 import math
-import pickle
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import lightning as L
-import torch
-from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from pipeline.errors import CheckpointError
-from pipeline.files import draft_of, put_in_place, write_whole
+from pipeline.runs.checkpoint_files import check_writable
 from pipeline.training.callbacks.steps import ends_optimizer_step, validation_follows
-
-
-def check_writable(folder: Path) -> None:
-    """Make `folder` and prove that a file can be written there.
-
-    Raises:
-        CheckpointError: it cannot.
-    """
-    probe = folder / ".probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(probe, b"probe")
-        probe.unlink()
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside the old one, makes it durable, and only then puts it in the old one's place.
-
-    The SHA-256 of the bytes lies in a file beside it (`last.ckpt.sha256`, as `sha256sum` writes it) and is
-    checked when the checkpoint is read. While a checkpoint is being replaced, that file holds the new sum and
-    the old one, so that a crash at any moment leaves a pair that fits.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object | None = None
-    ) -> None:
-        """Write `checkpoint` to `path`.
-
-        Raises:
-            CheckpointError: the file cannot be written; the old one is whole.
-        """
-        target = Path(path)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for left in target.parent.glob(f".{target.name}.*draft"):  # by a save that was killed
-                left.unlink(missing_ok=True)
-            with draft_of(target) as draft:
-                digest = _save_hashed(checkpoint, draft)
-                _write_sums(target, [digest, *(_read_sums(target) if target.exists() else [])])
-                put_in_place(draft, target)
-            _write_sums(target, [digest])
-        except OSError as error:
-            raise _cannot_write(target, error) from error
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """The checkpoint at `path`, tensors on the CPU if not said otherwise; runs no code out of the file.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
-        """
-        target = Path(path)
-        self._verify(target)
-        try:
-            loaded = torch.load(target, map_location=map_location or "cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{target} is not a checkpoint of this program", "tensors and plain values", "start a new run"
-            ) from error
-        return dict(loaded)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove the checkpoint at `path` and its checksum."""
-        Path(path).unlink(missing_ok=True)
-        _sums_of(Path(path)).unlink(missing_ok=True)
-
-    def _verify(self, target: Path) -> None:
-        if not target.is_file():
-            raise CheckpointError(f"no checkpoint {target}", "a file", "start a new run, or name another")
-        sums = _sums_of(target)
-        if not sums.is_file():
-            raise CheckpointError(
-                f"{target} has no checksum", f"{sums.name} beside it", "copy both files, or start a new run"
-            )
-        with target.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest not in _read_sums(target):
-            raise CheckpointError(
-                f"{target} is damaged (its SHA-256 is {digest[:12]}...)",
-                "the bytes that were written",
-                "restore it from a copy, or start a new run",
-            )
 
 
 class Checkpoints(Checkpoint):
@@ -208,57 +118,3 @@ class Checkpoints(Checkpoint):
         """Take up the best and the last validation so far."""
         for name, value in state_dict.items():
             setattr(self, name, value)
-
-
-class _HashingFile:
-    """A file that hashes what is written to it, and remembers the error that torch would hide."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.hash = hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def _save_hashed(checkpoint: dict[str, Any], draft: IO[bytes]) -> str:
-    hashing = _HashingFile(draft)
-    try:
-        torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it needs write and flush only
-    except RuntimeError:
-        if hashing.error is not None:
-            raise hashing.error from None
-        raise
-    return hashing.hash.hexdigest()
-
-
-def _sums_of(target: Path) -> Path:
-    return target.with_name(f"{target.name}.sha256")
-
-
-def _read_sums(target: Path) -> list[str]:
-    sums = _sums_of(target)
-    return (
-        [line.split()[0] for line in sums.read_text(encoding="utf-8").splitlines()] if sums.is_file() else []
-    )
-
-
-def _write_sums(target: Path, digests: list[str]) -> None:
-    write_whole(_sums_of(target), "".join(f"{digest}  {target.name}\n" for digest in digests))
-
-
-def _cannot_write(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"cannot write {path} ({error.strerror or error})",
-        "a folder that can be written, with room for the checkpoint",
-        "free some space or choose another folder; what was saved before is whole",
-    )

@@ -23,7 +23,10 @@ from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.config.recorded import config_hash, filled, with_defaults, without_training
 from pipeline.errors import RunInterrupted
+from pipeline.machine.choice import with_chosen
+from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import DONE, Bundle, load_bundle, save_bundle
+from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.runs.folders import NOT_IDENTITY, RunFolder
 from pipeline.runs.ties import pipeline_tag
 from pipeline.tasks.base import Sample
@@ -40,9 +43,8 @@ from pipeline.training.callbacks.progress import ProgressBar
 from pipeline.training.callbacks.samples import Samples
 from pipeline.training.callbacks.seeding import StepSeed
 from pipeline.training.callbacks.throughput import Throughput
-from pipeline.training.checkpoint import AtomicCheckpointIO, Checkpoints
-from pipeline.training.machine import with_chosen
-from pipeline.training.trainer import TrainerOptions, build_trainer
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.trainer import build_trainer
 
 #: The groups that a run's name tells of, the most telling first.
 _TOLD = ("data", "experiment", "model", "size", "position", "tokenizer", "optimizer", "schedule")

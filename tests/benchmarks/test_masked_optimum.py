@@ -10,9 +10,9 @@ import torch
 from benchmarks.hidden_words import hide
 from benchmarks.masked_optimum import Score, figures, fill, main
 from datamodules.storyworld import StoryWorld
-from pipeline import prepare as build
 from pipeline.config.compose import compose
 from pipeline.config.construct import construct
+from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
 from pipeline.runs.bundle import load_bundle, save_bundle
 
@@ -26,7 +26,7 @@ def write_bundle(folder: Path, *overrides: str) -> Path:
     tokenizer = construct(config.tokenizer).train(row["text"] for row in StoryWorld(300).rows("train"))
     save_bundle(
         folder,
-        model=build.build_model(to_plain(config.model), tokenizer),
+        model=build_model(to_plain(config.model), tokenizer),
         tokenizer=tokenizer,
         model_config=to_plain(config.model),
         task_config=to_plain(config.task),

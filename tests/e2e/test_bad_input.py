@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.training.checkpoint import AtomicCheckpointIO
+from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 
 WORDS = ("debug=quick", "tracking=off", "tokenizer=bytes", "packing=concat", "data=files")
 GOOD = "".join(f"Line {i} of a long poem about nothing much, {i * i} times.\n" for i in range(400))

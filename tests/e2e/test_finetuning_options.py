@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from datamodules.corpus import Columns, Files
 from modules.optim import AdamW
+from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import load_bundle
 from pipeline.runs.record import BEGAN_WITH
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction, Row, Score
 from pipeline.training.callbacks.seeding import StepSeed
-from pipeline.training.trainer import TrainerOptions
 from tests.commands import pipeline_words
 from tests.e2e.conftest import QUICK, Outcome, files
 

@@ -16,9 +16,10 @@ import pytest
 
 from modules.lit_module import LitModule
 from modules.metrics import RowLoss
-from pipeline import prepare as build
+from pipeline import prepare
 from pipeline.runs import bundle
 from pipeline.runs.bundle import is_finished, load_bundle
+from pipeline.stages import pretrain as stage
 from pipeline.training.callbacks.seeding import StepSeed
 from tests.waiting import LIMIT_S
 
@@ -64,7 +65,8 @@ def half_written(folder: Path) -> list[Path]:
 def test_a_signal_before_training_ends_the_run_as_killed_and_leaves_nothing_half_written(
     moment: str, number: int, code: int, pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(build, moment, signalled(number, getattr(build, moment)))
+    where = prepare if moment == "_encoded" else stage
+    monkeypatch.setattr(where, moment, signalled(number, getattr(where, moment)))
     stopped = pretrain()
     assert stopped.code == code
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
@@ -231,7 +233,7 @@ def test_a_run_that_was_killed_is_resumed(tmp_path: Path, run) -> None:
 
 
 def load_step(checkpoint: Path) -> int:
-    from pipeline.training.checkpoint import AtomicCheckpointIO
+    from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 
     return int(AtomicCheckpointIO().load_checkpoint(checkpoint)["global_step"])
 

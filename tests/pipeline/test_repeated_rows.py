@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import prepare as build
 from pipeline.config.compose import compose
+from pipeline.config.tasks import finetuning_task
+from pipeline.prepare import load_corpus
 from pipeline.stages.finetune.stage import read_labelled
 from pipeline.training.fit import corpus_record
 
@@ -23,11 +24,11 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_labelled_rows_are_compared_by_what_the_model_reads(words: list[str]) -> None:
     config = compose("finetune", ["task=classify", *words])
-    corpus = read_labelled(config, build.finetuning_task(config)).corpus
+    corpus = read_labelled(config, finetuning_task(config)).corpus
     assert corpus_record(corpus)["repeated"] == {"validation in train": 1}
 
 
 def test_raw_text_is_compared_as_it_is_after_cleaning(words: list[str]) -> None:
     for more, count in (([], 1), (["cleaning.lowercase=true"], 2)):
-        corpus, _ = build.load_corpus(compose("pretrain", [*words, *more]))
+        corpus, _ = load_corpus(compose("pretrain", [*words, *more]))
         assert corpus.repeated == {"validation in train": count}

@@ -20,13 +20,14 @@ from torchmetrics import Metric, MetricCollection
 from datamodules.collate import collate_causal
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
+from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.training.callbacks.averaging import EMA
 from pipeline.training.callbacks.guard import NonFiniteGuard
 from pipeline.training.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
 from pipeline.training.callbacks.preemption import Preemption
 from pipeline.training.callbacks.seeding import StepSeed
 from pipeline.training.callbacks.throughput import Throughput
-from pipeline.training.checkpoint import AtomicCheckpointIO, Checkpoints
+from pipeline.training.checkpoint import Checkpoints
 
 V, T = 13, 8
 

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pipeline import report
 from pipeline.compare.significance import Difference, paired_difference
 from pipeline.evaluation.rows import Evaluation
+from pipeline.machine.devices import count_devices
+from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.finetuning import Row
 from pipeline.training.callbacks.trend import LossTrend
-from pipeline.training.trainer import TrainerOptions, count_devices
 
 #: How each baseline is called.
 NAMES = {

@@ -18,10 +18,12 @@ from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline import prepare as build
 from pipeline import report
+from pipeline.commands import StageResult
 from pipeline.config.construct import construct
+from pipeline.config.model import build_backbone, build_head, head_node
 from pipeline.config.plain import Config, to_plain
+from pipeline.config.tasks import finetuning_task, to_node
 from pipeline.errors import DataError
 from pipeline.evaluation.attention_picture import log_attention
 from pipeline.evaluation.rows import (
@@ -32,6 +34,10 @@ from pipeline.evaluation.rows import (
     log_evaluation,
     save_evaluation,
 )
+from pipeline.machine.choice import describe_machine, with_chosen
+from pipeline.machine.devices import check_device, device_of, for_rows
+from pipeline.machine.options import TrainerOptions
+from pipeline.prepare import asked_vocab_size, build_tokenizer
 from pipeline.runs.bundle import Bundle, parent_of
 from pipeline.runs.folders import open_run
 from pipeline.runs.inputs import inputs_of
@@ -54,7 +60,6 @@ from pipeline.stages.finetune.facts import (
     length_facts,
 )
 from pipeline.stages.finetune.summary import summarise
-from pipeline.stages.result import StageResult
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 from pipeline.tracking import DatasetRecord, Run
@@ -72,8 +77,6 @@ from pipeline.training.fit import (
     track,
     train,
 )
-from pipeline.training.machine import describe_machine, with_chosen
-from pipeline.training.trainer import TrainerOptions, check_device, device_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class Parts(Labelled):
 def finetune(config: Config) -> StageResult:
     """Train a task's head and the backbone of a bundle, or of nothing, on labelled rows."""
     check_device(construct(config.trainer, TrainerOptions))
-    task = build.finetuning_task(config)
+    task = finetuning_task(config)
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
     report.say("Start", describe_start(start, config.init_from))
@@ -119,7 +122,7 @@ def finetune(config: Config) -> StageResult:
         machine = describe_machine(config, run.record.chosen)
         report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
         parts = _prepare(config, labelled, start, tracked)
-        options = construct(config.trainer, TrainerOptions).for_rows(len(parts.features["train"]))
+        options = for_rows(construct(config.trainer, TrainerOptions), len(parts.features["train"]))
         trend = LossTrend()
         training = _training(config, options, parts, tracked, trend)
         checkpoints, pace = train(config, options, training, run, tracked)
@@ -150,7 +153,7 @@ def _head(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str,
     with torch.device("meta"):
         nothing = partial(construct, config.model.backbone, vocab_size=1)
         backbone = nothing() if start is None else start.model.backbone
-    return build.head_node(task.head(backbone), to_plain(config.model.head))
+    return head_node(task.head(backbone), to_plain(config.model.head))
 
 
 def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
@@ -184,7 +187,7 @@ def _prepare(config: Config, labelled: Labelled, start: Bundle | None, tracked: 
         tracked.use_bundle(start.folder)
     torch.manual_seed(config.seed)
     tokenizer, model, model_config = _build_model(config, task, corpus, start)
-    asked = build.asked_vocab_size(config) if start is None else None
+    asked = asked_vocab_size(config) if start is None else None
     report.say("Tokenizer", report.describe_tokenizer(tokenizer, asked))
     report.say("Model", report.describe_model(model))
     features = {
@@ -227,8 +230,8 @@ def _build_model(
         tokenizer, backbone = start.tokenizer, start.model.backbone
     else:
         tokenizer = _new_tokenizer(config, task, corpus)
-        backbone = build.build_backbone(node["backbone"], tokenizer)
-    model = Model(backbone, build.build_head(node["head"], backbone))
+        backbone = build_backbone(node["backbone"], tokenizer)
+    model = Model(backbone, build_head(node["head"], backbone))
     initialize(model if start is None else model.head, node["init"])
     if start is not None and node["head"] == start.model_config["head"]:
         model.head.load_state_dict(start.model.head.state_dict())
@@ -238,7 +241,7 @@ def _build_model(
 def _new_tokenizer(config: Config, task: FinetuneTask, corpus: Corpus) -> Tokenizer:
     """One for all texts of the task, or one for what is read with one for what is written."""
     read, *written = (
-        build.build_tokenizer(
+        build_tokenizer(
             config, corpus, (text for row in corpus.train for text in texts(row)), columns=columns
         )
         for columns, texts in task.vocabularies.items()
@@ -319,7 +322,7 @@ def _bundle_parts(parts: Parts, start: Bundle | None, evaluation: Evaluation) ->
         model=parts.model,
         tokenizer=parts.tokenizer,
         model_config=parts.model_config,
-        task_config=build.to_node(parts.task),
+        task_config=to_node(parts.task),
         provenance={
             "corpus": corpus_record(parts.corpus),
             "tokenizer": parts.tokenizer.digest,

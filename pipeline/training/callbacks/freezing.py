@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from modules.freezing import depth_of_parameters, freeze
 from modules.model import Model
-from pipeline.training.trainer import Count
+from pipeline.machine.options import Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
 
-from pipeline.errors import RunError
+from pipeline.runs.changes import ends_before
 from pipeline.training.callbacks.steps import any_process, ends_optimizer_step
 
 
@@ -35,15 +35,6 @@ class TrainingClock:
         """Go on from the saved seconds."""
         self._before_s = state_dict["elapsed_s"]
         self._started = None
-
-
-def ends_before(step: int, max_steps: int) -> RunError:
-    """The refusal of a run that is to end before the step that it has reached."""
-    return RunError(
-        f"the run is at step {step:,}, and trainer.max_steps is {max_steps:,}",
-        f"{step:,} steps or more",
-        f"give trainer.max_steps={step} to end it there",
-    )
 
 
 class FinalValidation(Callback):

@@ -149,7 +149,7 @@ def test_only_settings_that_differ_are_shown_by_dotted_key(tmp_path: Path) -> No
 def test_of_an_evaluation_options_of_training_are_no_difference_and_those_it_reads_are(
     tmp_path: Path,
 ) -> None:
-    trainer = {"_target_": "pipeline.training.trainer.TrainerOptions", "batch_size": 16, "accumulate": 1}
+    trainer = {"_target_": "pipeline.machine.options.TrainerOptions", "batch_size": 16, "accumulate": 1}
     make_run(tmp_path, "a", config={"optimizer": {"lr": 0.1}, "trainer": {**trainer, "max_steps": 20}})
     other = {**trainer, "max_steps": 600, "batch_size": 4}
     make_run(tmp_path, "b", stage="evaluate", config={"trainer": other})

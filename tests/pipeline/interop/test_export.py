@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datamodules.tokenizer import Bytes
-from pipeline import prepare as build
+from pipeline.config.model import build_model
 from pipeline.errors import InteropError
 from pipeline.interop import export
 from pipeline.interop.export import export_bundle
@@ -40,7 +40,7 @@ def make_bundle(backbone: dict[str, Any], **head: Any) -> Bundle:
     torch.manual_seed(0)
     tokenizer = Bytes().train([])
     node = {"backbone": backbone, "head": {"_target_": "modules.heads.LMHead", **head}, "init": "default"}
-    model = build.build_model(node, tokenizer).eval()
+    model = build_model(node, tokenizer).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm.weight" in name else 0.0, 0.25)

@@ -13,9 +13,10 @@ from modules.layers import LayerSpec
 from modules.model import Model
 from modules.positions import Rotary
 from modules.transformer import Transformer
-from pipeline import prepare as build
 from pipeline.config.compose import compose, groups
 from pipeline.config.construct import construct
+from pipeline.config.model import build_head
+from pipeline.config.tasks import to_node
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 
 LIMIT = 64
@@ -51,7 +52,7 @@ def small(kind: type[Transformer], tokenizer: Tokenizer, task: FinetuneTask) -> 
     torch.manual_seed(0)
     layer = LayerSpec(16, n_heads=2)
     backbone = kind(tokenizer.vocab_size, n_layers=1, max_seq_len=LIMIT, layer=layer, position=Rotary())  # type: ignore[call-arg]
-    return Model(backbone, build.build_head(task.head(backbone), backbone))
+    return Model(backbone, build_head(task.head(backbone), backbone))
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -93,7 +94,7 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
 @pytest.mark.parametrize("name", TASKS)
 def test_a_fitted_task_is_built_again_from_its_node(name: str) -> None:
     task = TASKS[name].fitted(story_rows(name))
-    assert construct(build.to_node(task)) == task
+    assert construct(to_node(task)) == task
 
 
 @pytest.mark.parametrize("name", TASKS)

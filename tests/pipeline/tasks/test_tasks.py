@@ -8,8 +8,8 @@ from datamodules.collate import RowBatch
 from datamodules.tokenizer import Bytes
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline import prepare as build
 from pipeline.config.compose import compose
+from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
 from pipeline.tasks.base import GAP, PretrainingTask, TokenObjective, encode_with_gaps
 from pipeline.tasks.causal_lm import CausalLM
@@ -26,7 +26,7 @@ TEXT = "A long text about the moon, the sea and 12 small boats, 🌙 as well. " 
 def model_for(name: str) -> Model:
     torch.manual_seed(0)
     config = compose("pretrain", [f"task={name}", "debug=quick"])
-    return build.build_model(to_plain(config.model), TOKENIZER).eval()
+    return build_model(to_plain(config.model), TOKENIZER).eval()
 
 
 def rows_for(task: PretrainingTask, n_rows: int = 4) -> RowBatch:

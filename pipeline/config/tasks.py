@@ -1,0 +1,50 @@
+"""The task that a configuration names, and the node that names a task."""
+
+from dataclasses import fields
+from typing import Any
+
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.errors import ConfigError
+from pipeline.tasks.base import PretrainingTask
+from pipeline.tasks.finetuning import FinetuneTask
+
+
+def pretraining_task(config: Config) -> PretrainingTask:
+    """The task of a stage that reads raw text.
+
+    Raises:
+        ConfigError: the task learns from labelled rows.
+    """
+    task = construct(config.task, PretrainingTask, FinetuneTask)
+    if isinstance(task, FinetuneTask):
+        raise ConfigError(
+            f"task={config.choices.task} learns from labelled rows",
+            "a task that learns from raw text",
+            f"use `make finetune-{config.choices.task}`, or task=causal_lm",
+        )
+    return task
+
+
+def finetuning_task(config: Config) -> FinetuneTask:
+    """The task of a stage that reads labelled rows.
+
+    Raises:
+        ConfigError: the task learns from raw text.
+    """
+    task = construct(config.task, FinetuneTask, PretrainingTask)
+    if not isinstance(task, FinetuneTask):
+        raise ConfigError(
+            f"task={config.choices.task} learns from raw text",
+            "a task that learns from labelled rows",
+            f"use `make pretrain-{config.choices.task}`, or task=classify",
+        )
+    return task
+
+
+def to_node(thing: Any) -> dict[str, Any]:
+    """The configuration node that a dataclass is built from; what is left at its default is left out."""
+    kind = type(thing)
+    values = {item.name: (getattr(thing, item.name), item.default) for item in fields(thing)}
+    given = {name: value for name, (value, default) in values.items() if value != default}
+    return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **given}

@@ -1,0 +1,68 @@
+"""What is left to this machine (`auto`): chosen by measuring it when a run begins, recorded, and kept.
+
+A run that is resumed or reproduced, also on another machine, computes as it did at first.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from modules.hardware import bf16_speedup_on_cpu
+from modules.muon import fastest_newton_schulz
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config, select, to_plain
+from pipeline.config.recorded import with_defaults
+from pipeline.machine.devices import choose_precision, count_devices, describe_device, device_of
+from pipeline.machine.options import TrainerOptions
+
+AUTO = "auto"
+PRECISION, DEVICES, NEWTON_SCHULZ = "trainer.precision", "trainer.devices", "optimizer.newton_schulz"
+
+
+def choose_for_machine(config: Config) -> dict[str, Any]:
+    """Dotted key -> what it is here, for each key of a stage that computes which is left to the machine."""
+    if "trainer" not in config:
+        return {}
+    options = construct(config.trainer, TrainerOptions)
+    chosen: dict[str, Any] = {}
+    if options.precision == AUTO:
+        chosen[PRECISION] = choose_precision(options)
+    if "optimizer" not in config:
+        return chosen
+    if options.devices == AUTO:
+        chosen[DEVICES] = count_devices(options)
+    if with_defaults(config)["optimizer"].get("newton_schulz") == AUTO:
+        chosen[NEWTON_SCHULZ] = fastest_newton_schulz(device_of(options))
+    return chosen
+
+
+def with_chosen(config: Config, chosen: Mapping[str, Any] | None) -> Config:
+    """The configuration with what was chosen."""
+    return _with(config, chosen or {})
+
+
+def as_asked(config: Config, chosen: Mapping[str, Any] | None) -> Config:
+    """The configuration with `auto` again where that was chosen: a run is found by what was asked for."""
+    asked = {key: AUTO for key, value in (chosen or {}).items() if select(config, key) == value}
+    return _with(config, asked)
+
+
+def _with(config: Config, values: Mapping[str, Any]) -> Config:
+    plain = to_plain(config)
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        plain[group][name] = value
+    return Config(plain)
+
+
+def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
+    """The device and the types that it computes in, and why these, for people."""
+    options = construct(config.trainer, TrainerOptions)
+    told = describe_device(options)
+    newton_schulz = select(config, NEWTON_SCHULZ)
+    if newton_schulz is not None:
+        told += f", Newton-Schulz in {newton_schulz}"
+    if device_of(options) == torch.device("cpu") and {PRECISION, NEWTON_SCHULZ} & {*(chosen or {})}:
+        told += f" (bf16 is {bf16_speedup_on_cpu():.2g} times as fast as fp32 here)"
+    return told

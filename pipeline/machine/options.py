@@ -1,0 +1,99 @@
+"""The options of the trainer, as every stage that computes reads them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How long, on what, and how to train; one step is one update of the weights.
+
+    Args:
+        max_steps: updates of the weights; size=tiny does those of the yaml files in minutes on two CPU cores.
+            null: as many as the rows ask for, in fine-tuning (`pipeline.training.budget`).
+        max_epochs: how often to see each row; given, it decides about max_steps.
+        batch_size: rows on one device in one forward pass.
+        accumulate: forward passes a step; 4 of 4 rows have the gradient of one of 16.
+        precision: auto takes bf16 where the machine is much faster in it, else fp32.
+        compile: run the model through `torch.compile`.
+        gradient_clip: the largest norm of a gradient; null: no limit.
+        ema_decay: keep an exponential moving average of the weights, and use it.
+        patience: validations without a better result (loss, or the task's metric) before training stops.
+        plateau: validations without a better result before the learning rate decays and training ends.
+        time_budget_s: seconds of training, in all parts of a resumed run together.
+        val_every_steps: null: five times a run.
+        val_rows: validate on the first so many rows; null: on all.
+        score_rows: fine-tuned models answer the first so many rows at a validation; null: all.
+        curriculum: share of the steps in which fine-tuning goes from the shortest rows to all.
+        checkpoint_every_steps: null: at each validation.
+        devices: how many; auto: all GPUs, or one CPU process.
+        strategy: how several devices work together; auto takes ddp, data-parallel training.
+        num_workers: processes that prepare batches; 0: the training process does.
+    """
+
+    max_steps: Count | None = None
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Count = 16
+    accumulate: Count = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
+    patience: Count | None = None
+    plateau: Count | None = None
+    time_budget_s: Seconds | None = None
+    val_every_steps: Count | None = None
+    val_rows: Count | None = None
+    score_rows: Count | None = 400
+    curriculum: Annotated[float, Field(ge=0, le=1)] = 0.0
+    checkpoint_every_steps: Count | None = None
+    log_every_steps: Count = 10
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Count | Literal["auto"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def n_steps(self) -> int:
+        """`max_steps`, where it is known.
+
+        Raises:
+            ConfigError: nothing says how long to train.
+        """
+        if self.max_steps is None:
+            raise ConfigError(
+                "trainer.max_steps is null", "a number of steps", "give trainer.max_steps=1000 or such"
+            )
+        return self.max_steps
+
+    @property
+    def answer_batch_size(self) -> int:
+        """Rows answered at a time: without gradients, four times as many as in training find room."""
+        return 4 * self.batch_size
+
+    @property
+    def curriculum_batches(self) -> int:
+        """Forward passes of one device before all rows are drawn from alike."""
+        return int(self.curriculum * self.n_steps) * self.accumulate
+
+    @property
+    def val_interval_steps(self) -> int:
+        """Steps between two validations."""
+        return min(self.n_steps, self.val_every_steps or max(1, self.n_steps // 5))
+
+    @property
+    def checkpoint_interval_steps(self) -> int:
+        """Steps between two checkpoints."""
+        return self.checkpoint_every_steps or self.val_interval_steps

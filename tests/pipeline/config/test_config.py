@@ -1,0 +1,240 @@
+"""Composing and checking the configuration: every mistake is one line that says what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import compose as config
+from pipeline.config.compose import CONFIGS, compose, groups
+from pipeline.config.model import check_model
+from pipeline.config.recorded import config_hash
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+FINETUNED = ("classify", "qa", "translate", "summarize", "chat")
+
+
+def refusal(*overrides: str, stage: str = "pretrain") -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_model(compose(stage, overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_misspelt_key_on_the_command_line_gets_a_suggestion() -> None:
+    message = refusal("model.backbone.layer.d_modle=64")
+    assert message.startswith(
+        "model.backbone.layer.d_modle: LayerSpec takes no such key; expected one of d_model"
+    )
+    assert message.endswith("did you mean d_model?")
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "meant"),
+    [
+        ("learning_rate=1e-3", "pretrain", "optimizer.lr"),
+        ("lr=1e-3", "pretrain", "optimizer.lr"),
+        ("trainer.lr=1e-3", "pretrain", "optimizer.lr"),
+        ("max_steps=5", "finetune", "trainer.max_steps"),
+        ("training.max_steps=5", "pretrain", "trainer.max_steps"),
+        ("max-step=5", "pretrain", "trainer.max_steps"),
+        ("batchsize=4", "pretrain", "trainer.batch_size"),
+        ("epochs=4", "pretrain", "trainer.max_epochs"),
+        ("num_layers=4", "pretrain", "size.n_layers"),
+        ("model.d_model=64", "pretrain", "size.d_model"),
+        ("temperature=1", "generate", "sampling.temperature"),
+        ("warmup=5", "pretrain", "schedule.warmup_steps or schedule.warmup_fraction"),
+    ],
+)
+def test_a_key_is_searched_in_all_groups(override: str, stage: str, meant: str) -> None:
+    assert refusal(override, stage=stage).endswith(f"; did you mean {meant}?")
+
+
+def test_keys_are_searched_in_the_options_that_were_chosen() -> None:
+    assert refusal("data=files", "train=my.txt").endswith("; did you mean data.train?")
+
+
+def test_a_key_that_is_like_no_other_gets_no_suggestion() -> None:
+    assert refusal("frobnicate=5").endswith("; see `make show-config`")
+
+
+def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "configs"
+    subprocess.run(["cp", "-r", str(CONFIGS), str(copy)], check=True)
+    (copy / "trainer" / "default.yaml").write_text(
+        "_target_: pipeline.machine.options.TrainerOptions\nmax_stps: 5\n"
+    )
+    (copy / "experiment" / "typo.yaml").write_text("# @package _global_\nsede: 5\n")
+    monkeypatch.setattr(config, "CONFIGS", copy)
+    assert "trainer.max_stps: TrainerOptions takes no such key" in refusal()
+    monkeypatch.undo()
+    monkeypatch.setattr(config, "CONFIGS", copy)
+    (copy / "trainer" / "default.yaml").write_text("_target_: pipeline.machine.options.TrainerOptions\n")
+    message = refusal("experiment=typo")
+    assert message.startswith("sede: no such key")
+    assert message.endswith("did you mean seed?")
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        (
+            "trainer.max_steps=many",
+            "trainer.max_steps: 'many' does not fit; expected input should be a valid integer",
+        ),
+        (
+            "trainer.max_steps=0",
+            "trainer.max_steps: 0 does not fit; expected input should be greater than or equal to 1",
+        ),
+        (
+            "trainer.precision=half",
+            "trainer.precision: 'half' does not fit; expected input should be 'auto', 'fp32'",
+        ),
+        ("trainer.compile=1", "trainer.compile: 1 does not fit; expected input should be a valid boolean"),
+        ("size.d_model=64.5", "size.d_model: 64.5 does not fit; expected input should be a valid integer"),
+        ("seed=x", "seed: 'x' does not fit; expected input should be a valid integer"),
+        ("prompts=hello", "prompts: 'hello' does not fit; expected input should be a valid"),
+        ("packing=loose", "packing: 'loose' does not fit; expected input should be 'concat' or 'whole'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_is_named_with_what_fits(override: str, start: str) -> None:
+    assert refusal(override).startswith(start)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused_before_any_data() -> None:
+    message = refusal("size.d_model=100", "size.n_heads=3")
+    assert "100" in message
+    assert "3" in message
+    assert "n_heads" in message
+
+
+def test_an_unknown_option_of_a_group_lists_the_options() -> None:
+    message = refusal("size=smal")
+    assert message.startswith("size=smal: no such option; expected one of base, large,")
+    assert message.endswith("did you mean small?")
+
+
+def test_an_unknown_corpus_gets_a_suggestion() -> None:
+    assert refusal("data=storyword").endswith("did you mean storyworld?")
+
+
+def test_a_key_that_the_stage_does_not_read_is_refused() -> None:
+    assert refusal("size=small", stage="generate").startswith("size: generate takes no such key")
+
+
+def test_an_unknown_stage_gets_a_suggestion() -> None:
+    assert refusal(stage="pretain").endswith("did you mean pretrain?")
+
+
+def test_a_word_without_an_equals_sign_is_not_an_override() -> None:
+    assert refusal("small").startswith("'small' is not an override; expected key=value")
+
+
+def test_a_path_in_chinese_and_a_name_with_umlauts_are_typed_without_quotes() -> None:
+    found = compose("pretrain", ["data=files", "data.train=数据.csv", "name=größe"])
+    assert (found.data.train, found.name) == ("数据.csv", "größe")
+
+
+def test_a_class_that_cannot_be_imported_is_named() -> None:
+    assert refusal("optimizer._target_=modules.optim.Adan").startswith("optimizer._target_: cannot import")
+
+
+def test_a_key_absent_from_yaml_can_be_set_if_the_class_has_it() -> None:
+    assert compose("pretrain", ["trainer.batch_size=7"]).trainer.batch_size == 7
+
+
+def test_the_command_line_is_stronger_than_an_experiment_and_that_than_a_group() -> None:
+    experiment = compose("pretrain", ["experiment=tinyshakespeare_char"])
+    assert experiment.size.max_seq_len == 64
+    assert (
+        compose("pretrain", ["experiment=tinyshakespeare_char", "size.max_seq_len=32"]).size.max_seq_len == 32
+    )
+
+
+def test_the_same_configuration_has_the_same_hash_and_another_has_not() -> None:
+    assert config_hash(compose("pretrain", [])) == config_hash(compose("pretrain", []))
+    assert config_hash(compose("pretrain", [])) != config_hash(compose("pretrain", ["seed=2"]))
+    assert config_hash(compose("pretrain", []), without=["seed"]) == config_hash(
+        compose("pretrain", ["seed=2"]), without=["seed"]
+    )
+
+
+def test_a_composed_configuration_cannot_be_changed() -> None:
+    composed = compose("pretrain", [])
+    with pytest.raises(Exception, match="read-only"):
+        composed.seed = 2
+
+
+def test_questions_are_learnt_at_low_rates_unless_another_optimizer_is_given() -> None:
+    assert compose("finetune", ["task=qa"]).choices.optimizer == "finetune"
+    assert compose("finetune", ["task=qa", "optimizer=muon"]).choices.optimizer == "muon"
+
+
+@pytest.mark.parametrize(
+    "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
+)
+@pytest.mark.parametrize("start", [[], ["init_from=latest"], ["init_from=mine"]])
+def test_a_model_beside_the_bundle_that_is_fine_tuned_is_refused(word: str, start: list[str]) -> None:
+    message = refusal("task=classify", word, *start, stage="finetune")
+    assert message.startswith(f"{word.split('=', maxsplit=1)[0]} is given, and ")
+    assert "expected model and tokenizer from the bundle, as they are" in message
+    assert start or message.endswith("or give init_from=none")
+    compose("finetune", ["task=classify", word, "init_from=none"])
+
+
+def test_a_tokenizer_file_may_be_named_beside_a_bundle_and_nothing_else_of_the_model() -> None:
+    words = ["init_from=mine", "tokenizer=file", "tokenizer.path=a.json"]
+    assert compose("finetune", ["task=qa", *words]).tokenizer.path == "a.json"
+    assert compose("pretrain", words).tokenizer.path == "a.json"
+    assert refusal(*words, "size=tiny").startswith("size is given, and so is init_from=mine")
+
+
+def stage_of(group: str, option: str) -> str:
+    """A stage that an option is for."""
+    labelled = (group, option) in {("task", task) for task in FINETUNED}
+    return "finetune" if labelled else "pretrain"
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group, options in groups().items() for option in options if group != "stage"],
+)
+def test_every_yaml_composes_and_passes_the_check(
+    group: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRELUDE_DATA", "/data")
+    required = ["data.train=a.txt"] if (group, option) == ("data", "files") else []
+    required += ["tokenizer.path=a.json"] if (group, option) == ("tokenizer", "file") else []
+    composed = compose(stage_of(group, option), [f"{group}={option}", *required])
+    assert composed.choices[group] == option
+    if group != "size" or option not in ("base", "large"):
+        check_model(composed)
+
+
+@pytest.mark.parametrize("stage", groups()["stage"])
+def test_every_stage_composes(stage: str) -> None:
+    assert compose(stage, []).stage.name == stage
+
+
+def test_a_misspelt_key_is_answered_in_one_line_before_lightning_is_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipeline", "pretrain", "trainer.max_stpes=5"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    imports, said = [], []
+    for line in done.stderr.splitlines():
+        (imports if line.startswith("import time:") else said).append(line)
+    (error,) = said
+    assert error.startswith("error: trainer.max_stpes: TrainerOptions takes no such key")
+    assert error.endswith("did you mean max_steps?")
+    packages = {line.rpartition("|")[2].strip().split(".")[0] for line in imports}
+    assert "hydra" in packages
+    assert not packages & {"lightning", "torchmetrics", "datasets", "mlflow", "matplotlib", "scipy"}

@@ -1,0 +1,87 @@
+"""What is left to the machine is chosen once: recorded, kept by a run that goes on, found as it was asked."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from modules import hardware
+from pipeline.config.plain import Config, select, to_plain
+from pipeline.files import read_yaml
+from pipeline.lineage.reproduction import recorded_config
+from pipeline.machine.choice import describe_machine, with_chosen
+from pipeline.runs.folders import RunFolder, open_run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(
+        {
+            "stage": {"name": "pretrain", "uses": []},
+            "choices": {"task": "causal_lm"},
+            "name": "mine",
+            "resume": False,
+            "runs_dir": str(tmp_path / "runs"),
+            "optimizer": {"_target_": "modules.optim.Muon"},
+            "trainer": {"_target_": "pipeline.machine.options.TrainerOptions", "accelerator": "cpu"},
+        }
+    )
+
+
+def changed(config: Config, **groups: dict[str, object]) -> Config:
+    plain = to_plain(config)
+    return Config(plain | {group: plain[group] | values for group, values in groups.items()})
+
+
+def begin(config: Config) -> RunFolder:
+    """A run that dies with a checkpoint."""
+    with contextlib.suppress(ZeroDivisionError), open_run(config, label="x") as run:
+        run.checkpoints.mkdir(exist_ok=True)
+        run.last_checkpoint.touch()
+        raise ZeroDivisionError
+    return run
+
+
+def on_a_machine(monkeypatch: pytest.MonkeyPatch, bf16_speedup: float) -> None:
+    monkeypatch.setattr(hardware, "bf16_speedup_on_cpu", lambda: bf16_speedup)
+    monkeypatch.setattr("pipeline.machine.choice.bf16_speedup_on_cpu", lambda: bf16_speedup)
+
+
+CHOSEN = ("trainer.precision", "optimizer.newton_schulz", "trainer.devices")
+
+
+def test_a_run_records_what_was_chosen_for_its_machine_and_keeps_it_on_another(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_machine(monkeypatch, 0.02)
+    run = begin(config)
+    recorded = read_yaml(run.path / "config.yaml")
+    assert [select(recorded, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+    on_a_machine(monkeypatch, 3.9)
+    again = begin(Config({**config, "resume": True}))
+    assert again.resumed
+    assert read_yaml(run.path / "config.yaml")["trainer"] == recorded["trainer"]
+    now = with_chosen(config, again.record.chosen)
+    assert [select(now, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+    made_again = recorded_config(again)
+    assert [select(made_again, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+
+
+def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, 0.02)
+    typed = {"trainer": {"precision": "bf16"}, "optimizer": {"newton_schulz": "bf16"}}
+    run = begin(changed(config, **typed))
+    assert run.record.chosen == {"trainer.devices": 1}
+    assert read_yaml(run.path / "config.yaml")["optimizer"]["newton_schulz"] == "bf16"
+
+
+def test_an_optimizer_without_a_choice_gets_none(config: Config) -> None:
+    run = begin(changed(config, optimizer={"_target_": "modules.optim.AdamW"}))
+    assert "optimizer.newton_schulz" not in (run.record.chosen or {})
+
+
+def test_the_run_says_what_was_chosen_and_why(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch, 0.02)
+    chosen = begin(config).record.chosen
+    told = describe_machine(with_chosen(config, chosen), chosen)
+    assert told.endswith(", fp32, Newton-Schulz in fp32 (bf16 is 0.02 times as fast as fp32 here)")
