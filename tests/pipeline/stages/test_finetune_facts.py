@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.rows import Evaluation
+from pipeline.evaluation.rows import Evaluation, HeldOut
 from pipeline.machine.options import TrainerOptions
 from pipeline.stages.finetune.facts import (
     NAMES,
@@ -28,7 +28,9 @@ def evaluation(right: int) -> Evaluation:
     """Answers to the rows, the first `right` of which are right."""
     task = TextClassification().fitted(ROWS)
     texts = [row["label"] if i < right else "ab"[(i + 1) % 2] for i, row in enumerate(ROWS)]
-    return Evaluation(task=task, rows=ROWS, predictions=[Prediction(text=text) for text in texts], scores={})
+    on = HeldOut(corpus="letters", split="test")
+    predictions = [Prediction(text=text) for text in texts]
+    return Evaluation(task=task, on=on, rows=ROWS, predictions=predictions, scores={})
 
 
 def trend(*losses: float) -> LossTrend:
