@@ -54,8 +54,11 @@ def _left_numbers(run: RunFolder) -> bool:
     return there and run.record.status == "FINISHED"
 
 
-def recorded_config(run: RunFolder) -> Config:
+def recorded_config(run: RunFolder, own: Mapping[str, Any] | None = None) -> Config:
     """The configuration of the run, for another run of another name.
+
+    What is in `own` takes the place of what is recorded: the run may come from elsewhere, and its user says
+    where it is tracked and cached.
 
     Raises:
         RunError: it cannot be read.
@@ -69,7 +72,7 @@ def recorded_config(run: RunFolder) -> Config:
             f"{file} cannot be read ({error})", "the configuration that the run wrote", "name another run"
         ) from error
     name = f"{run.name[: MAX_NAME_LENGTH - len(SUFFIX)]}{SUFFIX}"
-    changed = {**plain, "name": name, "runs_dir": str(run.path.parent)}
+    changed = {**plain, **(own or {}), "name": name, "runs_dir": str(run.path.parent)}
     if "resume" in plain:
         changed["resume"] = False
     if "pipeline_id" in plain:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from pipeline import report
 from pipeline.commands import StageResult
-from pipeline.config.plain import Config
+from pipeline.config.plain import Config, to_plain
 from pipeline.errors import ConfigError
 from pipeline.lineage.reproduction import (
     Outcome,
@@ -34,7 +34,7 @@ def reproduce(config: Config) -> StageResult:
         raise ConfigError("no run to reproduce", "a finished run", "give RUN=name")
     run = find_run(config.run, Path(config.runs_dir))
     before = read_outcome(run)
-    recorded = recorded_config(run)
+    recorded = recorded_config(run, {"tracking": to_plain(config.tracking), "cache_dir": config.cache_dir})
     report.say("Reproduce", f"{report.short(run.path)} ({run.record.stage}), from its config.yaml")
     result = find_stage(run.record.stage)(recorded)
     again = _newest(run, recorded.name)

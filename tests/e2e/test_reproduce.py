@@ -24,13 +24,13 @@ def test_a_continued_pretraining_records_its_parent_and_is_reproduced_to_the_las
     assert provenance["parent"]["run"] == "first"
     assert provenance["parent"]["digest"] == bundle.digest(Path("runs/first/bundles/best"))
     assert provenance["code"]["torch"]
-    outcome = run("reproduce", "run=second")
+    outcome = run("reproduce", "run=second", "tracking=off")
     assert outcome.code == 0
     assert outcome.result["metrics"]["different"] == 0
     assert outcome.result["metrics"]["compared"] > 3
     assert "to the last digit; the weights too, bit for bit" in " ".join(outcome.err.split())
     text_file.write_text(text_file.read_text().replace("poem", "song"))
-    changed = run("reproduce", "run=second")
+    changed = run("reproduce", "run=second", "tracking=off")
     assert changed.result["metrics"]["different"] > 0
     assert "corpus" in changed.err.split("Why it may differ")[1]
     assert main(["lineage", "bundle=second", "tracking=off"]) == 0
@@ -45,12 +45,12 @@ def test_a_run_whose_bundle_is_gone_is_made_again_and_compared_by_what_it_still_
     shutil.rmtree("runs/lost/bundles/best")
     gone = "its run is finished, and what that made is gone or not whole"
     assert gone in run("evaluate", "data=files", "data.train=poem.txt", "bundle=lost").error
-    measured = run("reproduce", "run=lost")
+    measured = run("reproduce", "run=lost", "tracking=off")
     assert measured.result["metrics"]["different"] == 0
     assert measured.result["metrics"]["compared"] > 3
     assert "to the last digit" in " ".join(measured.err.split())
     Path("runs/lost/evaluation.json").unlink()
-    alone = run("reproduce", "run=lost")
+    alone = run("reproduce", "run=lost", "tracking=off")
     assert alone.result["metrics"] == {"compared": 0, "different": 0}
     assert "nothing to compare it with" in " ".join(alone.err.split())
     assert "None" not in alone.err

@@ -65,6 +65,8 @@ def test_a_run_records_what_was_chosen_for_its_machine_and_keeps_it_on_another(
     assert [select(now, key) for key in CHOSEN] == ["fp32", "fp32", 1]
     made_again = recorded_config(again)
     assert [select(made_again, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+    elsewhere = {"tracking": {"_target_": "pipeline.tracking.TrackingOptions", "enabled": False}}
+    assert recorded_config(again, elsewhere).tracking == elsewhere["tracking"]
 
 
 def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
