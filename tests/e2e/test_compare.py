@@ -11,7 +11,7 @@ from pipeline.tracking.store import open_client
 from tests.e2e.conftest import Outcome
 
 Call = Callable[..., Outcome]
-QUICK = ("debug=quick", "tracking.system_metrics=false")
+QUICK = ("debug=quick", "tracking.system_metrics=false", "tracking.end_wait_s=600")
 STORY = ("data.n_train_rows=200", "data.n_validation_rows=12")
 SMALL = ("tokenizer.vocab_size=600", "size.max_seq_len=256")
 

@@ -259,7 +259,7 @@ def test_two_runs_that_start_together_share_the_cache_and_both_finish(tmp_path: 
 def test_mlflow_knows_how_a_run_ended(
     words: list[str], mark: str, number: int | None, end: str, tmp_path: Path
 ) -> None:
-    command = Command(tmp_path, "pretrain", *WORDS, *words)
+    command = Command(tmp_path, "pretrain", *WORDS, "tracking.end_wait_s=600", *words)
     command.read_until(mark)
     if number is not None:
         command.process.send_signal(number)

@@ -154,9 +154,11 @@ def test_make_ui_opens_on_the_curves_of_our_runs_by_name_in_groups(
         expect(section(page, group)).to_be_attached()
     heads = page.get_by_role("button").filter(has_text=re.compile(r"^[\w/ ]+\s*\([1-9]\d*\)"))
     expect(heads.first).to_have_text(re.compile("^train"))
-    # What a run ends with is a bar, and there is no chart of an interval's ends.
-    expect(page.locator(".plotly .barlayer path").first).to_be_attached()
+    # The losses are drawn at once; what a run ends with is a bar, and an interval's ends have no chart.
+    expect(page.locator(".plotly .scatterlayer .js-line").first).to_be_attached()
     expect(page.get_by_text(re.compile("_(low|high)$"))).to_have_count(0)
+    page.get_by_placeholder("Search metric charts").fill("test_mcc")
+    expect(page.locator(".plotly .barlayer path").first).to_be_attached()
 
 
 def test_each_training_is_drawn_as_a_line(page: "api.Page", ui: str, store: Store) -> None:

@@ -83,7 +83,7 @@ def test_stages_called_alone_are_steps_that_are_done(run: Call) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_the_step_after_a_checkpoint_and_the_next_call_goes_on(run: Call) -> None:
-    long = (*ONE_TASK, "pretrain.trainer.max_steps=400", "pretrain.trainer.checkpoint_every_steps=5")
+    long = (*ONE_TASK, "pretrain.trainer.max_steps=150", "pretrain.trainer.checkpoint_every_steps=5")
     command = [sys.executable, "-m", "pipeline", "pipeline", *long]
     with Path("stopped.log").open("w") as log:
         process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=log)

@@ -37,7 +37,7 @@ def rows() -> list[dict[str, str]]:
 def test_a_grid_with_an_impossible_value_and_one_that_diverges_names_the_best_and_is_in_mlflow(
     run: Call,
 ) -> None:
-    done = run("sweep", *FEW, "optimizer.lr=0.004,fast,nan", "optimizer=muon,sgd")
+    done = run("sweep", *FEW, "optimizer.lr=0.004,fast,nan", "optimizer=muon,sgd", "tracking.end_wait_s=600")
     assert done.code == 0, done.err
     table = {(row["optimizer.lr"], row["optimizer"]): row for row in rows()}
     assert {key: row["state"] for key, row in table.items() if key[1] == "muon"} == {
@@ -56,9 +56,12 @@ def test_a_grid_with_an_impossible_value_and_one_that_diverges_names_the_best_an
 def assert_siblings_are_tied_in_mlflow(best: str) -> None:
     progress = Progress.load(Path("runs/mine/tracking"))
     client = open_client(Store(str(progress.uri), None))
-    found = client.search_runs([str(progress.experiment_id)], "tags.sweep_id = 'mine'")
+    experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+    found = client.search_runs(list(experiments), "tags.sweep_id = 'mine'")
     names = {run.info.run_name: run for run in found}
     summary = names.pop("mine")
+    assert experiments[summary.info.experiment_id] == "prelude-reports"
+    assert {experiments[run.info.experiment_id] for run in names.values()} == {"prelude"}
     assert best in names
     assert all("mlflow.parentRunId" not in run.data.tags for run in found)
     assert summary.data.tags["best_run"] == best

@@ -29,6 +29,8 @@ pytestmark = [
     pytest.mark.xdist_group("stores"),
 ]
 
+#: Until all is sent, however slow the machine is.
+WAIT = "tracking.end_wait_s=600"
 SECRET = "zebra-42-zebra"
 SIGN_IN = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": ADMIN_PASSWORD}
 
@@ -69,9 +71,9 @@ def tracked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(request.param)
     with place(request.param, folder) as settings, pytest.MonkeyPatch.context() as patch:
         settings["SERVICE_TOKEN"] = SECRET  # which the user has put into a setting as well
-        first = run(folder, *PRETRAIN, f"prompts=[{SECRET}]", "name=first", **settings)
+        first = run(folder, *PRETRAIN, WAIT, f"prompts=[{SECRET}]", "name=first", **settings)
         assert first.returncode == 0, first.stderr
-        second = run(folder, *FINETUNE, "init_from=first", "name=second", **settings)
+        second = run(folder, *FINETUNE, WAIT, "init_from=first", "name=second", **settings)
         assert second.returncode == 0, second.stderr
         for key, value in settings.items():
             patch.setenv(key, value)
@@ -125,7 +127,7 @@ def test_both_bundles_are_models_with_metrics_tied_to_the_data_they_were_measure
             tied = {metric.key: metric.dataset_name for metric in model.metrics}
             assert tied["val/loss"].endswith(":validation")
             assert {metric.model_id for metric in model.metrics} == {model.model_id}
-    tested = [m for m in tracked.models("second")["best"].metrics if m.key.startswith("test/")]
+    tested = [m for m in tracked.models("second")["best"].metrics if m.key.startswith("test_")]
     digests = {e.dataset.name: e.dataset.digest for e in tracked.found("second").inputs.dataset_inputs}
     assert tested
     for metric in tested:
@@ -184,7 +186,7 @@ def test_a_wrong_password_costs_a_note_and_the_right_one_sends_all_later(tmp_pat
     with basic_auth_server(tmp_path) as uri, pytest.MonkeyPatch.context() as patch:
         settings = {"MLFLOW_TRACKING_URI": uri, **SIGN_IN}
         wrong = {**settings, "MLFLOW_TRACKING_PASSWORD": "no such password"}
-        trained = run(tmp_path, *PRETRAIN, "name=a", **wrong)
+        trained = run(tmp_path, *PRETRAIN, WAIT, "name=a", **wrong)
         assert trained.returncode == 0, trained.stderr
         (note,) = [line for line in trained.stderr.splitlines() if "tracking:" in line]
         assert f"{uri} does not accept this user and password" in note
