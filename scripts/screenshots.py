@@ -70,7 +70,9 @@ def take_pictures(page: "Page", charts: str, addresses: dict[str, str]) -> None:
     _save(page, "mlflow-runs", height=540)
     page.set_viewport_size({"width": WIDTH, "height": 1100})
     page.goto(charts)
-    page.get_by_placeholder("Search metric charts").fill("^((train|val)/(loss|accuracy|bits_per_byte)|tokens_per_second)")
+    page.get_by_placeholder("Search metric charts").fill(
+        "^((train|val)/(loss|accuracy|bits_per_byte)|tokens_per_second)"
+    )
     page.locator(".plotly .scatterlayer .js-line").nth(40).wait_for(state="attached")
     _save(page, "mlflow-charts", height=1100)
     page.goto(addresses["positions"])

@@ -41,7 +41,7 @@ def test_runs_are_compared_at_the_terminal_as_a_page_and_in_mlflow(runs: Call) -
     assert_it_is_in_mlflow(Path("runs/losses"))
     done = runs("compare", "runs=[last:2:classify]", "tracking=off", "output=tuned-or-raw.html")
     assert done.code == 0, done.err
-    assert "on 40 rows" in " ".join(done.out.replace("│", " ").split())
+    assert "the same 40 rows" in " ".join(done.out.replace("│", " ").split())
     assert done.result["metrics"]["p_value"] <= 1
     assert "was not tracked" in Path("tuned-or-raw.html").read_text(encoding="utf-8")
     refused = runs("compare", "runs=[first,tuned]", "tracking=off")
