@@ -1,4 +1,4 @@
-"""The README, its Chinese version, CONTRIBUTING and the page on fine-tuning say nothing that is not so."""
+"""The README, its Chinese version, CONTRIBUTING and the pages in docs/ say nothing that is not so."""
 
 import csv
 import gzip
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -37,11 +38,14 @@ DOCUMENTS = (
     "README.md",
     "README.zh-CN.md",
     "CONTRIBUTING.md",
+    "docs/reference.md",
+    "docs/tree.md",
     "docs/finetuning.md",
     "docs/sweeps.md",
     "docs/export.md",
 )
 READMES = DOCUMENTS[:2]
+REFERENCE, TREE = "docs/reference.md", "docs/tree.md"
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
 #: Words that stand for what a reader puts there.
@@ -106,19 +110,19 @@ def composed(stage: str, overrides: Sequence[str]) -> Config:
     return compose("pretrain" if stage == "show-config" else stage, overrides)
 
 
-def table(document: str) -> dict[str, set[str]]:
-    """Group -> the options that the document's table gives it."""
+def table() -> dict[str, set[str]]:
+    """Group -> the options that the reference's table gives it."""
     listed = {}
-    for groups_cell, options_cell in re.findall(r"^\| (`.+?) \| (.+) \|$", TEXTS[document], re.MULTILINE):
-        options = re.split("[;；]", re.sub(r"\(.*?\)|（.*?）", "", options_cell))
+    for groups_cell, options_cell in re.findall(r"^\| (`.+?) \| (.+) \|$", TEXTS[REFERENCE], re.MULTILINE):
+        options = re.sub(r"\(.*?\)", "", options_cell).split(";")
         for group, names in zip(re.findall(r"`(\w+)`", groups_cell), options, strict=True):
             listed[group] = set(re.findall(r"[a-z]\w*", names))
     return listed
 
 
-def tree(document: str) -> dict[str, str]:
-    """Path -> duty, of each line of the document's tree."""
-    (lines,) = blocks(document, "text")
+def tree() -> dict[str, str]:
+    """Path -> duty, of each line of the tree."""
+    (lines,) = blocks(TREE, "text")
     folders: list[tuple[int, str]] = []
     duties = {}
     for line in filter(None, lines):
@@ -136,7 +140,7 @@ def tree(document: str) -> dict[str, str]:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_line_of_a_code_block_is_a_command_that_is_tested_here(document: str) -> None:
     tools = set(re.findall(r'^    "([\w-]+)', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert commands(document)
+    assert commands(document) or document == TREE
     for command in commands(document):
         if make_words(command) is None and not command.startswith("git clone "):
             assert Path(shlex.split(command)[0]).parent == Path(".venv/bin"), command
@@ -163,8 +167,46 @@ def test_both_readmes_have_the_same_sections() -> None:
     assert levels[0] == levels[1]
 
 
-def test_both_readmes_show_the_same_tree() -> None:
-    assert list(tree("README.zh-CN.md")) == list(tree("README.md"))
+@pytest.mark.parametrize("document", READMES)
+def test_a_readme_fits_two_screens(document: str) -> None:
+    assert len(TEXTS[document].splitlines()) <= 150
+
+
+#: Of each README: the training row that tells its story, and the one that its translation is from.
+STORIES = (("README.md", 903, 1505), ("README.zh-CN.md", 765, 3803))
+
+
+@pytest.mark.parametrize(("document", "number", "translated"), STORIES)
+def test_the_story_of_a_readme_and_what_each_task_makes_of_it_are_rows_of_the_story_world(
+    document: str, number: int, translated: int
+) -> None:
+    row = {
+        view: StoryWorld(view=view).row("train", number) for view in ("story", "classify", "qa", "summarize")
+    }
+    row["translate"] = StoryWorld(view="translate").row("train", translated)
+    lines = re.findall(r"^> (.+)$", TEXTS[document], re.MULTILINE)
+    assert " ".join(lines) == row["story"]["text"]
+    shown = re.findall(r"^\| (\w+) \| (.+) \| (.+) \|$", TEXTS[document], re.MULTILINE)
+    cells = {task: (read, answer) for task, read, answer in shown}
+    assert cells["classify"][1] == row["classify"]["label"]
+    assert cells["qa"][0].endswith(row["qa"]["question"])
+    assert [cells["qa"][1]] == row["qa"]["answers"]["text"]
+    assert cells["summarize"][1] == row["summarize"]["summary"]
+    assert cells["translate"] == (row["translate"]["source"], row["translate"]["target"])
+    assert cells["translate"][document == "README.zh-CN.md"] in row["story"]["text"]
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_the_python_of_a_readme_answers_with_a_bundle(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "tests" / "fixtures" / "version_0_1", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    (lines,) = blocks(document, "python")
+    exec("\n".join(lines).replace("NAME", "old-classify"), {})
+    name, confidence = capsys.readouterr().out.split()
+    assert name in json.loads(Path("runs/old-classify/bundles/best/task.json").read_text())["label_names"]
+    assert 1 / 16 < float(confidence) < 1
 
 
 def test_both_readmes_link_to_the_same_pages() -> None:
@@ -196,9 +238,8 @@ def test_every_path_that_is_named_exists(document: str) -> None:
     assert [path for path in paths if not list(ROOT.glob(path.replace("NAME", "*")))] == []
 
 
-@pytest.mark.parametrize("document", READMES)
-def test_the_table_lists_the_groups_options_as_they_are(document: str) -> None:
-    listed = table(document)
+def test_the_table_lists_the_groups_options_as_they_are() -> None:
+    listed = table()
     options = groups()
     assert listed.keys() <= options.keys()
     assert {"task", "data", "size", "model", "position", "tokenizer", "optimizer"} <= listed.keys()
@@ -291,9 +332,8 @@ def test_every_corpus_of_a_row_of_the_page_on_fine_tuning_is_there() -> None:
         assert [name for names in listed.values() for name in names if name not in corpora] == []
 
 
-@pytest.mark.parametrize("document", READMES)
-def test_the_refusal_that_the_readme_quotes_is_what_one_reads(document: str) -> None:
-    quoted = [span for span in spans(document) if "takes no such key" in span]
+def test_the_refusal_that_the_reference_quotes_is_what_one_reads() -> None:
+    quoted = [span for span in spans(REFERENCE) if "takes no such key" in span]
     for quotation in quoted:
         with pytest.raises(ConfigError) as caught:
             compose("pretrain", [f"{quotation.split(':')[0]}=1"])
@@ -303,9 +343,8 @@ def test_the_refusal_that_the_readme_quotes_is_what_one_reads(document: str) -> 
     assert quoted
 
 
-@pytest.mark.parametrize("document", READMES)
-def test_the_tree_shows_every_module_and_nothing_that_is_not_there(document: str) -> None:
-    shown = tree(document)
+def test_the_tree_shows_every_module_and_nothing_that_is_not_there() -> None:
+    shown = tree()
     assert [path for path in shown if not (ROOT / path).exists()] == []
     assert [path for path, duty in shown.items() if not duty] == []
     folders = tuple(path for path in shown if path.endswith("/") and not has_children(path, shown))
@@ -414,7 +453,7 @@ def leave_a_killed_run(words: Sequence[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_run_one_after_the_other(
+def test_the_commands_of_the_readme_and_the_reference_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -422,7 +461,8 @@ def test_the_readmes_commands_run_one_after_the_other(
         monkeypatch.delenv(name, raising=False)
     texts = [row["text"] for row in StoryWorld(2000).load().train]
     done: Counter[str] = Counter()
-    for command in commands("README.md"):
+    known = commands(REFERENCE)
+    for command in (*(command for command in commands("README.md") if command not in known), *known):
         words = make_words(command)
         called = pipeline_words(words) if words else None
         if not called or called[0] not in RUNNABLE or PLACEHOLDER.search(command):
