@@ -301,6 +301,9 @@ def test_ci_runs_targets_that_exist() -> None:
     assert [words[0] for words in commands] == ["check", "test-all", "pretrain"]
     for words in commands:
         assert dry_run([word.replace('"', "") for word in words])
+    tests = {word.strip('"') for line in lines for word in re.findall(r"tests/[\w/.]+", line)}
+    assert tests
+    assert {name for name in tests if not (ROOT / name).exists()} == set()
 
 
 def test_clean_removes_caches_and_keeps_runs_and_what_was_tracked(bare_folder: Path) -> None:
