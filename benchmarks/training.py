@@ -144,12 +144,18 @@ class Training:
         factor = self._schedule.factor(self._n_steps, self.module.max_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        n_tokens = 0
+        n_tokens, n_labels, divisor = 0, 0, 0
         for _ in range(self.options.accumulate):
             batch = next(self._batches)
             n_tokens += count_tokens(batch)
-            self._scaler.scale(self._loss(batch) / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
+            nats, n_new = self._loss(batch)
+            n_labels += n_new
+            divisor = divisor or max(n_new, 1)  # of the first pass: all labels are known after the last one
+            self._scaler.scale(nats / divisor / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
+        factor = self.options.accumulate * divisor / max(n_labels, 1)
+        if factor != 1.0:
+            torch._foreach_mul_([p.grad for p in self.module.parameters() if p.grad is not None], factor)
         if self.options.gradient_clip is not None:
             clip_grad_norm_(self._trained_parameters(), self.options.gradient_clip)
         self._scaler.step(self._optimizer)
@@ -162,13 +168,13 @@ class Training:
         """All parameters in the optimizer's order, in which Lightning adds up their norms."""
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """The sum of nats, and of how many labels."""
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         # Without a cache of weights in the lower precision, as Lightning does it.
         with torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32", cache_enabled=False):
-            nats, n_labels = self.module.objective.loss(self.module.model, moved)
-            return nats / max(n_labels, 1)
+            return self.module.objective.loss(self.module.model, moved)
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
