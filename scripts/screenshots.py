@@ -73,7 +73,7 @@ def take_pictures(page: "Page", charts: str, addresses: dict[str, str]) -> None:
     page.get_by_placeholder("Search metric charts").fill(
         "^((train|val)/(loss|accuracy|bits_per_byte)|tokens_per_second)"
     )
-    page.locator(".plotly .scatterlayer .js-line").nth(40).wait_for(state="attached")
+    page.locator(".plotly .scatterlayer .js-line").nth(15).wait_for(state="attached")
     _save(page, "mlflow-charts", height=1100)
     page.goto(addresses["positions"])
     for what in ("Parameters", "Metrics"):

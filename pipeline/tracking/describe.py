@@ -80,7 +80,9 @@ def _with_interval(key: str, results: Mapping[str, float]) -> str:
 
 def _subject(config: Mapping[str, Any]) -> str:
     """` of a Decoder for TextClassification on reviews.csv with Muon`, as far as the configuration says."""
-    words = {"of a": _class(config, "model"), "for": _class(config, "task"), "on": _corpus(config)}
+    model = _class(config, "model") or ""
+    article = "an" if model.startswith(("A", "E", "I", "O", "U")) else "a"
+    words = {f"of {article}": model, "for": _class(config, "task"), "on": _corpus(config)}
     words["with"] = _class(config, "optimizer")
     return "".join(f" {word} {what}" for word, what in words.items() if what)
 

@@ -50,6 +50,9 @@ def test_the_description_names_the_file_that_was_learnt_from(train: Any) -> None
     data = {"_target_": "datamodules.corpus.Files", "train": train}
     text = describe("finetune", config={**CONFIG, "data": data}, datasets=[], results={}, provenance={})
     assert text.startswith("**finetune** of a Decoder on reviews.csv with Muon.")
+    encoder = {"model": {"backbone": {"_target_": "modules.transformer.Encoder"}}}
+    text = describe("finetune", config={**CONFIG, **encoder}, datasets=[], results={}, provenance={})
+    assert text.startswith("**finetune** of an Encoder on")
 
 
 def test_a_run_ends_with_what_was_tested_or_else_with_its_best_validation() -> None:
