@@ -20,7 +20,7 @@ from modules.schedules import Schedule
 from pipeline import processes, report
 from pipeline.config.compose import BUNDLE_KEYS, NOTHING, compose_unchecked
 from pipeline.config.construct import construct
-from pipeline.config.plain import Config
+from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import config_hash, filled, with_defaults, without_training
 from pipeline.errors import RunInterrupted
 from pipeline.machine.choice import with_chosen
@@ -243,7 +243,7 @@ def export(
             model=parts.model,
             tokenizer=parts.tokenizer,
             model_config=redactor.value("", filled(parts.model_config, "model")),
-            task_config=redactor.value("", filled(parts.task_config, "task")),
+            task_config=_without_secrets(filled(parts.task_config, "task"), config, redactor),
             config=redactor.value("", with_defaults(config)),
             provenance=redactor.value(
                 "", {**parts.provenance, **_origin(config, run, tracked), "step": step}
@@ -253,6 +253,18 @@ def export(
         tracked.log_bundle(run.bundles / name, name=name, step=step, metrics=metrics)
     run.keep(run.bundles / "best" / DONE)
     return load_bundle(run.bundles / "best")
+
+
+def _without_secrets(task: Mapping[str, Any], config: Config, redactor: Redactor) -> dict[str, Any]:
+    """The task's node; only what was configured is redacted.
+
+    What the task has learnt of the rows, such as its labels, is data: a label that looks like a secret is
+    still the label that the model gives.
+    """
+    asked = to_plain(config.task)
+    return {
+        key: redactor.value(key, value) if value == asked.get(key) else value for key, value in task.items()
+    }
 
 
 def _origin(config: Config, run: RunFolder, tracked: Run) -> dict[str, Any]:
