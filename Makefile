@@ -20,7 +20,7 @@ count :=
 $(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
 
 # Targets that are no commands of the pipeline have no configuration.
-$(foreach goal,$(filter help setup check test test-all browser screenshots clean,$(or $(MAKECMDGOALS),help)),\
+$(foreach goal,$(filter help setup check test test-all browser weights screenshots clean,$(or $(MAKECMDGOALS),help)),\
     $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
 
 # A file or folder of a command's name must not stand for the command.
@@ -160,6 +160,10 @@ test-all: $(VENV)/.installed-dev ## Every test, slow ones too
 .PHONY: browser
 browser: $(VENV)/.installed-dev ## Have Chromium for the tests of pages: the system's, or Playwright's own
 	@$(BIN)/python -m scripts.browser
+
+.PHONY: weights
+weights: $(VENV)/.installed-dev ## Download MiniLM and SmolLM2 to .cache/weights, for tests of real weights
+	@$(BIN)/python -m scripts.weights
 
 .PHONY: screenshots
 screenshots: $(VENV)/.installed-dev ## Take the pictures in docs/ anew
