@@ -15,9 +15,10 @@ from dataclasses import fields
 from functools import cache
 from itertools import cycle
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
+import torch
 
 from datamodules.corpus import Columns
 from datamodules.storyworld import StoryWorld
@@ -197,16 +198,21 @@ def test_the_story_of_a_readme_and_what_each_task_makes_of_it_are_rows_of_the_st
 
 
 @pytest.mark.parametrize("document", READMES)
-def test_the_python_of_a_readme_answers_with_a_bundle(
-    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_python_of_a_readme_answers_rows_goes_on_from_a_text_and_gives_the_module(
+    document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(ROOT / "tests" / "fixtures" / "version_0_1", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     (lines,) = blocks(document, "python")
-    exec("\n".join(lines).replace("NAME", "old-classify"), {})
-    name, confidence = capsys.readouterr().out.split()
-    assert name in json.loads(Path("runs/old-classify/bundles/best/task.json").read_text())["label_names"]
-    assert 1 / 16 < float(confidence) < 1
+    made: dict[str, Any] = {}
+    exec("\n".join(lines).replace("NAME", "old-classify").replace("PRETRAINED", "old-pretrain"), made)
+    (answer,) = made["answers"]
+    assert answer.text in made["bundle"].task.label_names
+    assert answer.text == max(answer.details["probabilities"], key=answer.details["probabilities"].get)
+    prompt = re.findall(r'generate\("(.*?)"', "\n".join(lines))[0]
+    assert made["story"].startswith(prompt)
+    assert made["story"] != prompt
+    assert isinstance(made["network"], torch.nn.Module)
 
 
 def test_both_readmes_link_to_the_same_pages() -> None:

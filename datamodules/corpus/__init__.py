@@ -3,7 +3,7 @@
 from datamodules.corpus.columns import TEXT_ONLY, Columns
 from datamodules.corpus.files import Files, Mirror
 from datamodules.corpus.hub import Hub
-from datamodules.corpus.inputs import read_rows
+from datamodules.corpus.inputs import given_rows, read_rows
 from datamodules.corpus.mixture import Mixture
 from datamodules.corpus.rows import Corpus, Row, numbers_of, texts
 
@@ -16,6 +16,7 @@ __all__ = [
     "Mirror",
     "Mixture",
     "Row",
+    "given_rows",
     "numbers_of",
     "read_rows",
     "texts",

@@ -62,6 +62,39 @@ def read_rows(
     return rows
 
 
+def given_rows(rows: Sequence[Row], columns: Columns) -> list[Row]:
+    """Rows that stand in memory, with the columns that are read, checked as those of a file.
+
+    Raises:
+        DataError: a row is no mapping, lacks a column, or has something else in it than a task reads.
+    """
+    if isinstance(rows, Mapping | str):
+        raise DataError(
+            f"the rows are one {type(rows).__name__}", "a list of rows", "put brackets around it: [row]"
+        )
+    return [_given(row, columns, f"row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _given(row: Row, columns: Columns, where: str) -> Row:
+    if not isinstance(row, Mapping):
+        raise DataError(
+            f"{where} is {type(row).__name__}, no mapping",
+            "one as " + str(dict.fromkeys(columns.required, "...")),
+            "give each row's columns by name",
+        )
+    places = Places.of(columns, columns.found_names({}, lambda path: has(row, path)))
+    if missing := [name for name, path in places.required.items() if not has(row, path)]:
+        raise DataError(
+            f"{where} has no column '{missing[0]}', only {', '.join(map(str, row)) or 'nothing'}",
+            f"the columns {', '.join(columns.required)}",
+            "give each row its columns by these names",
+        )
+    read = places.present(where, [path for path in places.paths if has(row, path)], list(row))
+    for name, path in read.items():
+        check_value(name, value_at(row, path), where, path)
+    return {name: value_at(row, path) for name, path in read.items()}
+
+
 def _rows(
     source: SourceFile, names: Mapping[str, str], columns: Columns, carried: Sequence[str]
 ) -> Iterator[Row]:

@@ -13,7 +13,7 @@ DONE                sha256 of every file above
 
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.config.model import build_model
 from pipeline.errors import BundleError
 from pipeline.files import read_json, sha256_of, sync, to_yaml, write_json, write_whole
 from pipeline.runs.stored import check_model_config, load_weights, read_part, read_task, refused
+from pipeline.tasks.finetuning import Prediction
 
 DONE = "DONE"
 FILES = (
@@ -54,6 +55,30 @@ class Bundle:
     config: dict[str, Any]
     provenance: dict[str, Any]
     metrics: dict[str, float]
+
+    def predict(self, rows: Sequence[Mapping[str, Any]], *, batch_size: int = 32) -> list[Prediction]:
+        """Answer rows, in order, with a fine-tuned model: `text` is the answer, `confidence` how sure it is.
+
+        Raises:
+            BundleError: the model was not fine-tuned.
+            DataError: a row lacks a column, or has something else in it than the task reads.
+        """
+        from pipeline.runs import asking
+
+        return asking.predict(self, rows, batch_size=batch_size)
+
+    def generate(self, prompt: str, **options: Any) -> str:
+        """Go on from a text, or fill its gaps, with a pretrained model: the whole text.
+
+        `options` are those of `modules.generation.SamplingOptions`, such as `max_new_tokens` and `seed`.
+
+        Raises:
+            BundleError: the model was fine-tuned.
+            ConfigError: the model fills gaps, and the text has none; or an option does not fit.
+        """
+        from pipeline.runs import asking
+
+        return asking.generate(self, [prompt], asking.sampling_options(options))[0]
 
 
 def save_bundle(
