@@ -122,8 +122,8 @@ def show_samples(samples: Sequence[Sample]) -> RenderableType:
 def _beside_target(number: int, sample: Sample) -> Table:
     """Columns, so that a text without spaces is wrapped beside its title and not below it."""
     rows = {"input": sample.given, "prediction": sample.output}
-    if sample.truth is not None:
-        rows["target"] = sample.truth
+    if sample.target is not None:
+        rows["target"] = sample.target
     table = Table(show_header=False, box=None, pad_edge=False)
     for place, (title, text) in enumerate(rows.items()):
         table.add_row(str(number) if place == 0 else "", title, Text(text, overflow="fold"))
@@ -140,7 +140,7 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
             lines += [f"**{sample.given}**{sample.output}" if sample.given else sample.output]
         else:
             lines += [f"Input: {sample.given}", "", f"Prediction: {sample.output}"]
-            lines += ["", f"Target: {sample.truth}"] if sample.truth is not None else []
+            lines += ["", f"Target: {sample.target}"] if sample.target is not None else []
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 

@@ -287,10 +287,10 @@ def code(cell: str) -> list[str]:
 
 
 def options_of(task: FinetuneTask) -> set[str]:
-    """The fields that a user sets: of the others the docstring says that they are learnt."""
+    """The fields that a user sets: of the others the docstring says that they are learned."""
     pages = "\n".join(kind.__doc__ or "" for kind in type(task).__mro__)
-    learnt = re.findall(r"^ +(\w+): learnt:", pages, re.MULTILINE)
-    return {item.name for item in fields(task)} - set(learnt)  # type: ignore[arg-type]
+    learned = re.findall(r"^ +(\w+): learned:", pages, re.MULTILINE)
+    return {item.name for item in fields(task)} - set(learned)  # type: ignore[arg-type]
 
 
 @cache
@@ -304,7 +304,7 @@ def finetuning_tasks() -> dict[str, FinetuneTask]:
 def test_the_page_on_fine_tuning_gives_each_task_as_it_is(name: str) -> None:
     task, cells = finetuning_tasks()[name], task_tables()
     assert tuple(code(cells["what the model reads", name])[: len(task.inputs)]) == task.inputs
-    assert task.truths == () or code(cells["what it learns", name])[0] in task.truths
+    assert task.targets == () or code(cells["what it learns", name])[0] in task.targets
     assert set(task.optional) <= set(code(cells["what may be there too", name]))
     assert f"**`{task.metric}`**" in cells["metric", name]
     assert set(code(cells["option", name])) == options_of(task)

@@ -310,7 +310,7 @@ def _shown_samples(run: RunFolder) -> list[Path]:
 def _sample(block: str) -> Sample:
     """The reverse of `report.samples_markdown`."""
     if (parts := _SAMPLE.fullmatch(block)) is not None:
-        return Sample(given=parts["given"], output=parts["output"], truth=parts["truth"])
+        return Sample(given=parts["given"], output=parts["output"], target=parts["truth"])
     given = re.match(r"\*\*(.+?)\*\*", block, re.DOTALL)
     if given is None:
         return Sample(given="", output=block, goes_on=True)

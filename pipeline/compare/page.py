@@ -99,11 +99,11 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
     rows = []
     for samples in zip_longest(*(run.samples for run in runs)):
         present: list[Sample] = [sample for sample in samples if sample is not None]
-        is_same = len({(sample.given, sample.truth) for sample in present}) == 1
+        is_same = len({(sample.given, sample.target) for sample in present}) == 1
         rows.append(
             {
                 "given": _cut(present[0].given) if is_same else "",
-                "truth": _cut(present[0].truth or "") if is_same else "",
+                "truth": _cut(present[0].target or "") if is_same else "",
                 "cells": [_cell(sample, is_same=is_same) for sample in samples],
             }
         )
@@ -127,7 +127,7 @@ def _cell(sample: Sample | None, *, is_same: bool) -> str:
         return ABSENT
     if is_same:
         return _cut(sample.output)
-    truth = f"\n\ntarget: {sample.truth}" if sample.truth else ""
+    truth = f"\n\ntarget: {sample.target}" if sample.target else ""
     joint = "" if sample.goes_on else " → "
     return _cut(f"{sample.given}{joint}{sample.output}{truth}")
 

@@ -28,7 +28,7 @@ def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Pre
             "a fine-tuned one, which answers rows",
             "call bundle.generate(prompt), or run `make finetune-TASK` first",
         )
-    read = given_rows(rows, with_trained_names(bundle.task.asked_columns, bundle))
+    read = given_rows(rows, with_trained_names(bundle.task.input_columns, bundle))
     return bundle.task.predict(bundle.model, bundle.tokenizer, read, batch_size=batch_size)
 
 

@@ -17,7 +17,7 @@ def ask(config: Config) -> StageResult:
     report.say("Ask", "type a line at each >; an empty line repeats the last one; Ctrl-D ends")
     history: list[tuple[Row, Prediction]] = []
     while (typed := _read(task, history)) is not None:
-        row = task.asked(typed, history)
+        row = task.row_from_input(typed, history)
         try:
             (answer,) = task.predict(bundle.model, bundle.tokenizer, [row], batch_size=1)
         except DataError as error:

@@ -39,8 +39,8 @@ def predict(config: Config) -> StageResult:
     bundle = load_asked(config)
     task = asked_task(config, bundle)
     names = dict(config.columns or {})
-    columns = with_trained_names(task.asked_columns, bundle)
-    carried = (*task.truths, *task.optional, KEPT, *names)
+    columns = with_trained_names(task.input_columns, bundle)
+    carried = (*task.targets, *task.optional, KEPT, *names)
     rows = read_rows(source, names, columns, carried=carried, say=partial(report.say, "Note"))
     report.say("Rows", f"{len(rows):,} of {source}")
     asked = [_asked(row, columns) for row in rows]

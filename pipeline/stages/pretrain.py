@@ -213,7 +213,7 @@ def _samples(config: Config, parts: Parts, model: Model) -> list[Sample]:
 
 def _may_be_shown(config: Config, samples: list[Sample]) -> bool:
     """Whether samples show nothing of the corpus, or may."""
-    return config.log_corpus_text or all(sample.truth is None for sample in samples)
+    return config.log_corpus_text or all(sample.target is None for sample in samples)
 
 
 def _first_batch(parts: Parts) -> dict[str, torch.Tensor]:

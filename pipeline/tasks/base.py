@@ -3,6 +3,7 @@
 A task holds options only: no weights, no files, no optimizer.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -40,7 +41,7 @@ class Sample:
 
     given: str
     output: str
-    truth: str | None = None
+    target: str | None = None
     goes_on: bool = False
 
 
@@ -76,6 +77,30 @@ class PretrainingTask(Protocol):
     ) -> list[Sample]:
         """Show what the model does with `prompts`, or, where there are none, with `texts` or from nothing."""
         ...
+
+
+class LossOnly(ABC):
+    """An objective of which only the loss is tracked during training; a subclass defines the loss.
+
+    Metrics that need all predictions at once are computed by `FinetuneTask.score`.
+    """
+
+    @abstractmethod
+    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
+        """Return the sum of the losses in nats, and the number of labels that they belong to."""
+
+    def metrics(self) -> "MetricCollection":
+        """Return the mean loss."""
+        from torchmetrics import MetricCollection
+
+        from modules.metrics import MeanLoss
+
+        return MetricCollection({"loss": MeanLoss()})
+
+    def update(self, metrics: "MetricCollection", model: Model, batch: Mapping[str, Tensor]) -> None:
+        """Add a batch to the metrics."""
+        nats, n = self.loss(model, batch)
+        metrics.update(nats=nats, n=n)
 
 
 class TokenObjective:

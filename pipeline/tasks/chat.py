@@ -55,7 +55,7 @@ class Dialogue(WritingTask):
     seed: int = 0
 
     inputs: ClassVar[tuple[str, ...]] = ("turns",)
-    truths: ClassVar[tuple[str, ...]] = ()
+    targets: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str] = "reply_perplexity"
     higher_is_better: ClassVar[bool] = False
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
@@ -193,14 +193,14 @@ class Dialogue(WritingTask):
         """The turns before, the reply that was written, and the true one."""
         turns = turns_of(row, "a row")
         given = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
-        return Sample(given=given, output=prediction.text + prediction.remark, truth=_reply(turns))
+        return Sample(given=given, output=prediction.text + prediction.remark, target=_reply(turns))
 
     @property
     def questions(self) -> tuple[str, ...]:
         """What the person says next."""
         return ("you",)
 
-    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+    def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """All turns so far, the last reply, and what was typed now."""
         turns: list[Turn] = []
         if history:
@@ -221,10 +221,10 @@ def _context(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 def _matches(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[bool | None]:
-    truths = [_reply(turns_of(row, "a row")) for row in rows]
+    targets = [_reply(turns_of(row, "a row")) for row in rows]
     return [
-        None if truth is None else prediction.text == truth.strip()
-        for prediction, truth in zip(predictions, truths, strict=True)
+        None if target is None else prediction.text == target.strip()
+        for prediction, target in zip(predictions, targets, strict=True)
     ]
 
 

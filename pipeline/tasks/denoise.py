@@ -77,10 +77,10 @@ class SpanDenoising(PretrainingTask):
         """Fill the `<mask>`s of the prompts, or spans dropped from `texts`."""
         if prompts:
             sources = [encode_with_gaps(tokenizer, text, tokenizer.sentinel_ids) for text in prompts]
-            truths: list[str | None] = [None] * len(sources)
+            targets: list[str | None] = [None] * len(sources)
         else:
             sources = [self._drop(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]
-            truths = list(texts)
+            targets = list(texts)
         forbidden = [
             special
             for special in tokenizer.special_ids
@@ -98,10 +98,10 @@ class SpanDenoising(PretrainingTask):
         return [
             Sample(
                 given=_filled(tokenizer, source, []),
-                output=_filled(tokenizer, source, target),
-                truth=truth,
+                output=_filled(tokenizer, source, filled),
+                target=target,
             )
-            for source, target, truth in zip(sources, made, truths, strict=True)
+            for source, filled, target in zip(sources, made, targets, strict=True)
         ]
 
     def _drop(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:

@@ -1,8 +1,8 @@
-"""What a fine-tuning task is: how labelled rows become features and batches, what is minimised, how a model
-is asked, and how its answers are scored.
+"""The interface of a fine-tuning task: how labelled rows become features and batches, which loss is
+minimised, how predictions are made, and how they are scored.
 
-A task holds options, and what it has learnt of the training rows (such as the names of labels): no weights,
-no files, no optimizer.
+A task holds its options and what it has learned from the training rows, such as the names of labels. It holds
+no weights, files or optimizer.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from datamodules.collate import Batch
 from datamodules.corpus import Columns
+from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.transformer import Transformer
@@ -29,7 +30,7 @@ Row = Mapping[str, Any]
 
 
 class SplitRows(list[Any]):
-    """The rows of a split, or something of each, with the numbers that rows have in their file, from 1."""
+    """Rows of a split, or one value of each, with the row numbers of their file, counted from 1."""
 
     def __init__(self, rows: Iterable[Any], numbers: Sequence[int]) -> None:
         super().__init__(rows)
@@ -37,29 +38,31 @@ class SplitRows(list[Any]):
 
 
 def number_of(rows: Sequence[Any], place: int) -> int:
-    """The number of a row for people: that of the file, where it is known."""
+    """Return the number of a row that an error message shows: that of its file if known, else its place."""
     return rows.numbers[place] if isinstance(rows, SplitRows) else place + 1
 
 
 def each_of_rows(rows: Sequence[Row], column: str) -> Sequence[Any]:
-    """What each row has in a column, with the same numbers."""
+    """Return the values of a column, with the same row numbers."""
     return SplitRows((row.get(column) for row in rows), [number_of(rows, i) for i in range(len(rows))])
 
 
-#: An example as a model reads it: unpadded integers by name. `input_ids` is always there.
+#: One unpadded training example: integer arrays by name, `input_ids` among them.
 Feature = dict[str, npt.NDArray[np.int64]]
 
-
-#: Why the writing of a text ended.
+#: Why the generation of a text ended.
 FinishReason = Literal["stop", "length", "empty_source"]
 _REMARKS = {"length": "cut at the longest length", "empty_source": "nothing to answer"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model makes of one row: the text that a person reads, how sure it is, and what else is known.
+    """What a model predicts for one row.
 
-    `details` are plain values, which `make predict-TASK` writes as they are.
+    Args:
+        text: the prediction as a person reads it.
+        confidence: a probability, where the task defines one.
+        details: further plain values; `make predict-TASK` writes them unchanged.
     """
 
     text: str
@@ -68,14 +71,19 @@ class Prediction:
 
     @property
     def remark(self) -> str:
-        """What a reader of the text must know of it, in brackets; mostly nothing."""
+        """A remark in brackets about how the text ended; empty if it ended normally."""
         remark = _REMARKS.get(self.details.get("finish_reason", ""))
         return f" [{remark}]" if remark else ""
+
+    @property
+    def shown_confidence(self) -> str:
+        """The confidence in brackets; empty if there is none."""
+        return "" if self.confidence is None else f" ({self.confidence:.2f})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A metric over rows, with its 95 % confidence interval where one was asked for and there is one."""
+    """A metric over rows, with its 95 % confidence interval if it was requested and exists."""
 
     value: float
     low: float | None = None
@@ -85,84 +93,90 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneTask(ABC):
-    """A way to learn from labelled rows; one class and one yaml a task.
+    """A task that is learned from labelled rows: one class and one yaml each.
+
+    A subclass must define the class attributes without a default and `features`, `collate`, `head`,
+    `objective`, `predict` and `score`. The other methods have defaults that suit a task whose inputs are
+    columns of text.
 
     Args:
-        optional_read: learnt: which of the `optional` columns the training rows have; a row must have these
-            to be answered. None: not known, as in bundles of earlier versions.
+        optional_read: learned: which of the `optional` columns the training rows have; rows to be
+            predicted must then have them too. None: unknown, as in bundles of earlier versions.
 
     Class attributes:
-        inputs: columns that a row must have to be answered.
-        truths: further columns that it must have to be learnt from and scored.
-        optional: columns that are read where a row has them.
-        metric: the score that chooses the best bundle and ends training early.
-        higher_is_better: whether more of it is better.
-        backbones: the architectures that it can start from, the one whose pretraining helps most first.
-            least_steps: steps of training that few rows get too, where nobody says how many.
+        inputs: columns that a row needs for a prediction.
+        targets: further columns that it needs for training and scoring.
+        optional: columns that are read if a row has them.
+        metric: the score that selects the best bundle and stops training early.
+        higher_is_better: whether a higher score is better.
+        backbones: supported architectures; the one whose pretraining helps most comes first.
+        least_steps: training steps for a small data set if the user gives no number.
     """
 
     optional_read: list[str] | None = None
 
     inputs: ClassVar[tuple[str, ...]]
-    truths: ClassVar[tuple[str, ...]]
+    targets: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
     least_steps: ClassVar[int] = 600
 
-    def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
-        """How the backbone of a bundle is arranged for the task; its weights stay what they are."""
+    def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
+        """Return the architecture that a bundle's backbone is loaded as; its weights are unchanged."""
         return backbone
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """Options of the backbone that the task needs, whatever it was pretrained with."""
+        """Backbone options that the task needs, whatever the backbone was pretrained with."""
         return {}
 
     @property
     def columns(self) -> Columns:
-        """What is read of a corpus."""
-        return Columns((*self.inputs, *self.truths), self.optional)
+        """The columns that are read from a corpus."""
+        return Columns((*self.inputs, *self.targets), self.optional)
 
     @property
-    def asked_columns(self) -> Columns:
-        """What is read of rows to be answered."""
+    def input_columns(self) -> Columns:
+        """The columns that are read from rows to be predicted."""
         if self.optional_read is None:
             return Columns(self.inputs, self.optional)
         return Columns((*self.inputs, *self.optional_read))
 
     @property
     def scored_columns(self) -> Columns:
-        """What is read of rows to be answered and scored."""
-        asked = self.asked_columns
-        return Columns((*asked.required, *self.truths), asked.optional)
+        """The columns that are read from rows to be predicted and scored."""
+        inputs = self.input_columns
+        return Columns((*inputs.required, *self.targets), inputs.optional)
 
-    def fitted(self, rows: Sequence[Row]) -> Self:
-        """The task with what it must know of the training rows before training, such as the labels' names."""
+    def fit(self, rows: Sequence[Row]) -> Self:
+        """Return the task with what it learns from the training rows, such as the names of labels."""
         read = [name for name in self.optional if any(row.get(name) is not None for row in rows)]
         return replace(self, optional_read=read)
 
-    @abstractmethod
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse rows that cannot be learnt from or scored.
+        """Refuse rows that cannot be used for training or scoring; by default, inputs that are not text.
 
         Raises:
-            DataError: which row of which split, what is wrong with it, and what to do.
+            DataError: the split, the row, what is wrong with it, and how to fix it.
         """
+        for number, row in enumerate(rows):
+            for column in self.inputs:
+                check_text(row.get(column), f"row {number_of(rows, number)} of {split}: {column}")
 
-    @abstractmethod
     def texts(self, row: Row) -> list[str]:
-        """All texts of a row: what a tokenizer is trained on when there is no pretrained one."""
+        """Return the texts of a row that a tokenizer is trained on if there is no pretrained one."""
+        return [str(row[column]) for column in self.inputs]
 
     @property
     def vocabularies(self) -> dict[tuple[str, ...], Callable[[Row], list[str]]]:
-        """One for all columns, or one for each side: the columns of each, and their texts in a row."""
-        return {(*self.inputs, *self.truths): self.texts}
+        """The texts that each tokenizer is trained on, by column: one for all, or one for each side."""
+        return {(*self.inputs, *self.targets): self.texts}
 
     @abstractmethod
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
-        """The row as training examples (one, or several windows); never longer than the backbone reads."""
+        """Return the row as training examples (one or several windows) within the backbone's context."""
 
     @abstractmethod
     def collate(self, features: Sequence[Feature]) -> Batch:
@@ -170,76 +184,99 @@ class FinetuneTask(ABC):
 
     @abstractmethod
     def head(self, backbone: Transformer) -> dict[str, Any]:
-        """The head as a node of `model.json`: its `_target_` and options."""
+        """Return the head as a node of `model.json`: its `_target_` and options."""
 
     @abstractmethod
     def objective(self) -> "Objective":
-        """What is minimised and what is measured batch by batch: the loss at least."""
+        """Return the loss and the metrics of a batch; `LossOnly` is enough for most tasks."""
 
     @abstractmethod
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """Answer every row, in order; the truths are not looked at, and need not be there."""
+        """Return a prediction for each row, in order; targets are neither read nor required."""
 
     @abstractmethod
     def score(
         self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
     ) -> dict[str, Score]:
-        """Metrics by plain name over all rows; `self.metric` is one of them."""
+        """Return metrics over all rows by name; `self.metric` is one of them."""
 
-    @abstractmethod
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
-        """How good each answer is, from 0 to 1 (N,): 1 for a right one."""
+        """Return the quality of each prediction, 0 to 1 (N,); by default the metric of each row alone."""
+        pairs = zip(predictions, rows, strict=True)
+        return np.array([self.score([one], [row])[self.metric].value for one, row in pairs], np.float64)
 
     @property
     def n_classes(self) -> int:
-        """How many answers there are to choose from; 0 where any text may be one."""
+        """The number of classes to choose from; 0 if the prediction is free text."""
         return 0
 
     def baselines(
         self, train: Sequence[Row], rows: Sequence[Row]
     ) -> dict[str, Callable[[], npt.NDArray[np.float64]]]:
-        """By name, what simpler models score on `rows`, as `row_scores`; each is made when it is called."""
+        """Return functions, by name, that compute the `row_scores` of simpler models on `rows`."""
         return {}
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """What must be known to compare the metrics, by metric: how they were computed."""
+        """Return, by metric, how it was computed, as far as that matters for comparison."""
         return {}
 
     def cautions(self, predictions: Sequence[Prediction]) -> list[str]:
-        """What is wrong with some of the answers, each as a clause with its number of rows."""
+        """Return what is wrong with some predictions, each as a clause with its number of rows."""
         return []
 
-    def quick(self) -> Self:
-        """The task as it answers during training, where time counts: such as without beams."""
+    def fast(self) -> Self:
+        """Return the task with the options for predictions during training, such as no beams."""
         return self
 
-    def needs_tuning(self, rows: Sequence[Row]) -> bool:
-        """Whether something is to be chosen on these validation rows, with the model's answers to them."""
+    def needs_calibration(self, rows: Sequence[Row]) -> bool:
+        """Return whether an option is to be chosen on these validation rows from the model's predictions."""
         return False
 
-    def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
-        """The task with what is chosen on validation rows after training, such as a threshold."""
+    def calibrated(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+        """Return the task with what is chosen on validation rows after training, such as a threshold."""
         return self
 
-    @abstractmethod
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """A prediction beside its row, and beside the truth where the row has it."""
+        """Return a prediction with its inputs and, if the row has one, its target, for people to read."""
+        target = row.get(self.targets[0]) if self.targets else None
+        return Sample(
+            given=" / ".join(self.texts(row)),
+            output=f"{prediction.text}{prediction.shown_confidence}{prediction.remark}",
+            target=None if target is None else str(target),
+        )
 
     def labels(self, row: Row, prediction: Prediction) -> tuple[str, str] | None:
-        """The label given and the true one, where both are names of classes and so no text of the corpus."""
+        """Return the predicted and the target label if both are class names, which are not corpus text."""
         return None
 
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
-        """Plots by file name without ending, for people who would rather look than read."""
+        """Return plots by file name without extension."""
         return {}
 
-    @abstractmethod
-    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """The row of a person at the terminal, who has typed one text for each of `questions`."""
-
     @property
-    @abstractmethod
     def questions(self) -> tuple[str, ...]:
-        """What a person at the terminal is asked for; an empty answer repeats the last one."""
+        """The prompts of `make try-TASK`: by default one for each input column."""
+        return self.input_columns.required
+
+    def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+        """Return the row that was typed at the terminal, with one text for each of `questions`.
+
+        An empty text repeats the last one.
+        """
+        last = history[-1][0] if history else {}
+        return {name: text or last.get(name, "") for name, text in zip(self.questions, typed, strict=True)}
+
+
+def check_text(value: Any, what: str, *, empty: bool = False) -> None:
+    """Refuse a value that is not text and, unless `empty`, text of white space alone.
+
+    Raises:
+        DataError: what it is, and how to fix it.
+    """
+    if not isinstance(value, str):
+        found = "missing" if value is None else f"of type {type(value).__name__}"
+        raise DataError(f"{what} is {found}", "text", "correct or leave out the row, or map another column")
+    if not empty and not value.strip():
+        raise DataError(f"{what} is empty", "text", "leave out the row, or map another column")

@@ -66,17 +66,17 @@ class MaskedLM(PretrainingTask):
             rows = [
                 encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP)) for text in prompts
             ]
-            truths: list[str | None] = [None] * len(rows)
+            targets: list[str | None] = [None] * len(rows)
         else:
             rows = [self._hide(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]
-            truths = [tokenizer.decode(tokenizer.encode(text)) for text in texts]
+            targets = [tokenizer.decode(tokenizer.encode(text)) for text in texts]
         return [
             Sample(
                 given=_with_gaps(tokenizer, ids),
                 output=tokenizer.decode(_fill(model, tokenizer, ids)),
-                truth=truth,
+                target=target,
             )
-            for ids, truth in zip(rows, truths, strict=True)
+            for ids, target in zip(rows, targets, strict=True)
         ]
 
     def _hide(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:

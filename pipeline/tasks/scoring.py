@@ -56,7 +56,7 @@ def statistic_score(statistic: Callable[[Ints], Floats], n_rows: int, *, interva
         ValueError: there are no rows.
     """
     if n_rows < 1:
-        raise ValueError("there are no rows to score; expected at least one; give rows with truths")
+        raise ValueError("there are no rows to score; expected at least one; give rows with targets")
     every = np.arange(n_rows)
     value = float(statistic(every[None])[0])
     if not intervals or n_rows == 1 or not math.isfinite(value):

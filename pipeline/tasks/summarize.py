@@ -22,21 +22,21 @@ class Summarisation(TextToText):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("text",)
-    truths: ClassVar[tuple[str, ...]] = ("summary",)
+    targets: ClassVar[tuple[str, ...]] = ("summary",)
     metric: ClassVar[str] = "rouge_l"
 
     def source(self, row: Row) -> str:
         """The text."""
         return str(row["text"])
 
-    def targets(self, row: Row) -> list[str]:
+    def references(self, row: Row) -> list[str]:
         """The summaries."""
         summary = row.get("summary")
         if summary is None:
             return []
         return [summary] if isinstance(summary, str) else [str(text) for text in summary]
 
-    def truth_values(self, value: Any) -> list[Any]:
+    def target_values(self, value: Any) -> list[Any]:
         """One summary, or each of a list."""
         return value if isinstance(value, list) and value else [value]
 
@@ -55,11 +55,11 @@ class Summarisation(TextToText):
         """How ROUGE was computed."""
         from importlib.metadata import version
 
-        unspaced = any(has_unspaced(target) for row in rows for target in self.targets(row))
+        unspaced = any(has_unspaced(target) for row in rows for target in self.references(row))
         tokens = "words+characters" if unspaced else "words"
         return {"rouge": f"measure:f1|stem:no|refs:max|tok:{tokens}|rouge_score:{version('rouge_score')}"}
 
     def _rouge(
         self, predictions: Sequence[Prediction], rows: Sequence[Row]
     ) -> dict[str, npt.NDArray[np.float64]]:
-        return rouge([prediction.text for prediction in predictions], [self.targets(row) for row in rows])
+        return rouge([prediction.text for prediction in predictions], [self.references(row) for row in rows])

@@ -99,7 +99,7 @@ def rouge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[s
     kinds = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
     scorer = RougeScorer(list(kinds.values()), tokenizer=_Words())
     scored: list[dict[str, Any]] = [
-        scorer.score_multi(truths, answer) for answer, truths in zip(answers, references, strict=True)
+        scorer.score_multi(targets, answer) for answer, targets in zip(answers, references, strict=True)
     ]
     return {name: np.array([scores[kind].fmeasure for scores in scored]) for name, kind in kinds.items()}
 
@@ -118,7 +118,7 @@ def _counts(
     pairs = [(answers[row], references[row]) for row in np.flatnonzero(chosen).tolist()]
     # sacrebleu's own bootstrap stands on this function; it has no public name for it.
     found = metric._extract_corpus_statistics(
-        [answer for answer, _ in pairs], [[truth for _, truth in pairs]]
+        [answer for answer, _ in pairs], [[target for _, target in pairs]]
     )
     table = np.zeros((len(answers), len(found[0])))
     table[chosen] = found

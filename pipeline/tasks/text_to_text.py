@@ -10,13 +10,12 @@ from typing import Annotated, Any, ClassVar, Self
 import numpy as np
 from pydantic import Field
 
-from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.beam import BeamOptions, beam_search
 from modules.model import Model
 from modules.transformer import Decoder, EncoderDecoder, Transformer
 from pipeline.tasks.base import Sample
-from pipeline.tasks.finetuning import Feature, Prediction, Row, number_of
+from pipeline.tasks.finetuning import Feature, Prediction, Row, check_text, number_of
 from pipeline.tasks.layouts import layout_of
 from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids
 
@@ -55,39 +54,39 @@ class TextToText(WritingTask):
         """What is read."""
 
     @abstractmethod
-    def targets(self, row: Row) -> list[str]:
+    def references(self, row: Row) -> list[str]:
         """What may be written: each is learnt, the nearest is scored; none where the row is only asked."""
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse rows whose source or target is not text or is empty."""
-        (source,), (target,) = self.inputs, self.truths
+        (source,), (target,) = self.inputs, self.targets
         for number, row in enumerate(rows):
             where = f"row {number_of(rows, number)} of {split}"
             check_text(row.get(source), f"{where}: {source}")
-            for truth in self.truth_values(row.get(target)):
-                check_text(truth, f"{where}: {target}")
+            for target_text in self.target_values(row.get(target)):
+                check_text(target_text, f"{where}: {target}")
 
-    def truth_values(self, value: Any) -> list[Any]:
+    def target_values(self, value: Any) -> list[Any]:
         """What must be a text each in the column of the target."""
         return [value]
 
     def texts(self, row: Row) -> list[str]:
         """The source and its targets."""
-        return [self.source(row), *self.targets(row)]
+        return [self.source(row), *self.references(row)]
 
     @property
     def vocabularies(self) -> dict[tuple[str, ...], Callable[[Row], list[str]]]:
         """One for both sides, or one for each."""
         if not self.separate_vocabularies:
             return super().vocabularies
-        return {self.inputs: lambda row: [self.source(row)], self.truths: self.targets}
+        return {self.inputs: lambda row: [self.source(row)], self.targets: self.references}
 
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
         """One example for each target of the row."""
         layout, limit = layout_of(backbone), backbone.max_seq_len
         source = tokenizer.encode(self.source(row)).astype(np.int64)
         features = []
-        for target in tokenizer.target.encode_batch(self.targets(row)):
+        for target in tokenizer.target.encode_batch(self.references(row)):
             answer = np.append(target.astype(np.int64), tokenizer.eos_id)[: self.max_target_tokens]
             reserve = min(len(answer), max(limit // 2, 1))
             prompt = layout.prompt(source, limit=limit, reserve=reserve)
@@ -162,33 +161,20 @@ class TextToText(WritingTask):
             answers.append(Answer(ids=best.ids, confidence=math.exp(min(mean, 0.0)), ended=best.ended))
         return answers
 
-    def quick(self) -> Self:
+    def fast(self) -> Self:
         """Greedy."""
         return replace(self, beams=1)
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """The source, what was written, and the first target."""
+        """Return the source, the written text and the first target."""
         output = prediction.text + prediction.remark
-        return Sample(given=self.source(row), output=output, truth=next(iter(self.targets(row)), None))
+        return Sample(given=self.source(row), output=output, target=next(iter(self.references(row)), None))
 
     @property
     def questions(self) -> tuple[str, ...]:
         """The source."""
         return ("text",)
 
-    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+    def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """The typed text is the source."""
         return {self.inputs[0]: typed[0]}
-
-
-def check_text(value: Any, what: str, *, empty: bool = False) -> None:
-    """Refuse what is not text, and text of blanks alone unless `empty`.
-
-    Raises:
-        DataError: what it is, and what to do.
-    """
-    if not isinstance(value, str):
-        found = "missing" if value is None else f"of type {type(value).__name__}"
-        raise DataError(f"{what} is {found}", "text", "correct or leave out the row, or map another column")
-    if not empty and not value.strip():
-        raise DataError(f"{what} is empty", "text", "leave out the row, or map another column")

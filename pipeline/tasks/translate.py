@@ -11,10 +11,10 @@ from datamodules.corpus import Columns
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
-from pipeline.tasks.finetuning import Prediction, Row, Score, number_of
+from pipeline.tasks.finetuning import Prediction, Row, Score, check_text, number_of
 from pipeline.tasks.scripts import BleuTokenizer, bleu_tokenizer
 from pipeline.tasks.text_scores import bleu_of, chrf, corpus_score, row_chrf, signature
-from pipeline.tasks.text_to_text import TextToText, check_text
+from pipeline.tasks.text_to_text import TextToText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,30 +26,30 @@ class Translation(TextToText):
     also each one's (`bleu_de`), and `bleu` and `chrf` are then their means.
 
     Args:
-        target_languages: learnt: the languages of the training rows; None: not known, as in bundles of
+        target_languages: learned: the languages of the training rows; None: not known, as in bundles of
             earlier versions. A row that names none is written in the only one; of several it must name one.
     """
 
     target_languages: list[str] | None = None
 
     inputs: ClassVar[tuple[str, ...]] = ("source",)
-    truths: ClassVar[tuple[str, ...]] = ("target",)
+    targets: ClassVar[tuple[str, ...]] = ("target",)
     optional: ClassVar[tuple[str, ...]] = ("target_language",)
     metric: ClassVar[str] = "bleu"
     least_steps: ClassVar[int] = 1500
 
     @property
-    def asked_columns(self) -> Columns:
+    def input_columns(self) -> Columns:
         """The source, and its language where there is a choice; else it may be there."""
-        asked = super().asked_columns
+        asked = super().input_columns
         if self.target_languages is None or len(self.target_languages) > 1:
             return asked
         return Columns(self.inputs, self.optional)
 
-    def fitted(self, rows: Sequence[Row]) -> Self:
+    def fit(self, rows: Sequence[Row]) -> Self:
         """Learn the target languages."""
         names = {row.get("target_language") for row in rows} - {None}
-        return replace(super().fitted(rows), target_languages=sorted(map(str, names)))
+        return replace(super().fit(rows), target_languages=sorted(map(str, names)))
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse empty sources and targets; a target language of some rows alone, or of no training row."""
@@ -102,7 +102,7 @@ class Translation(TextToText):
         self.check_languages(rows, lambda number: f"row {number + 1}")
         return super().predict(model, tokenizer, rows, batch_size=batch_size)
 
-    def targets(self, row: Row) -> list[str]:
+    def references(self, row: Row) -> list[str]:
         """The one translation."""
         return [] if row.get("target") is None else [str(row["target"])]
 
@@ -111,21 +111,21 @@ class Translation(TextToText):
     ) -> dict[str, Score]:
         """sacrebleu's BLEU and chrF2 over the corpus: of each language, and their mean."""
         answers = [prediction.text for prediction in predictions]
-        truths, names = _truths(rows), _languages(rows)
-        tokenizers = _tokenizers(truths, names)
+        targets, names = _targets(rows), _languages(rows)
+        tokenizers = _tokenizers(targets, names)
         scores: dict[str, Score] = {}
         kinds = {
             "bleu": {name: bleu_of(tokenizer) for name, tokenizer in tokenizers.items()},
             "chrf": {name: chrf() for name in tokenizers},
         }
         for kind, metrics in kinds.items():
-            scores[kind] = corpus_score(metrics, answers, truths, names, intervals=intervals)
+            scores[kind] = corpus_score(metrics, answers, targets, names, intervals=intervals)
             for name, metric in metrics.items() if len(metrics) > 1 else ():
                 own = [row for row, language in enumerate(names) if language == name]
                 scores[f"{kind}_{name}"] = corpus_score(
                     {name: metric},
                     [answers[row] for row in own],
-                    [truths[row] for row in own],
+                    [targets[row] for row in own],
                     [name] * len(own),
                     intervals=intervals,
                 )
@@ -133,11 +133,11 @@ class Translation(TextToText):
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
         """chrF2 of each sentence, from 0 to 1."""
-        return row_chrf([prediction.text for prediction in predictions], _truths(rows)) / 100
+        return row_chrf([prediction.text for prediction in predictions], _targets(rows)) / 100
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
         """The signatures of sacrebleu by metric."""
-        tokenizers = _tokenizers(_truths(rows), _languages(rows))
+        tokenizers = _tokenizers(_targets(rows), _languages(rows))
         if len(set(tokenizers.values())) == 1:
             bleu = {"bleu": signature(bleu_of(next(iter(tokenizers.values()))))}
         else:
@@ -150,7 +150,7 @@ class Translation(TextToText):
         there = self.target_languages
         return ("text",) if there is not None and len(there) < 2 else ("text", "target language")
 
-    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
+    def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
         """A text and the language to write it in; each is the last one's where nothing is typed."""
         last = history[-1][0] if history else {}
         names = ("source", "target_language")[: len(typed)]
@@ -158,7 +158,7 @@ class Translation(TextToText):
         return {name: value for name, value in row.items() if value}
 
 
-def _truths(rows: Sequence[Row]) -> list[str]:
+def _targets(rows: Sequence[Row]) -> list[str]:
     return [str(row["target"]) for row in rows]
 
 
@@ -166,9 +166,9 @@ def _languages(rows: Sequence[Row]) -> list[str]:
     return [row.get("target_language") or "none" for row in rows]
 
 
-def _tokenizers(truths: Sequence[str], names: Sequence[str]) -> dict[str, BleuTokenizer]:
+def _tokenizers(targets: Sequence[str], names: Sequence[str]) -> dict[str, BleuTokenizer]:
     """What cuts the texts of each language for BLEU."""
     texts: dict[str, list[str]] = {name: [] for name in sorted(set(names))}
-    for truth, name in zip(truths, names, strict=True):
-        texts[name].append(truth)
+    for target, name in zip(targets, names, strict=True):
+        texts[name].append(target)
     return {name: bleu_tokenizer(name, own) for name, own in texts.items()}

@@ -109,7 +109,7 @@ def finetune(config: Config) -> StageResult:
         check_new_backbone(config, task)
     else:
         check_vocabularies(task, start)
-        start = arranged(start, task.arrangement(type(start.model.backbone)), task.backbone_options)
+        start = arranged(start, task.architecture(type(start.model.backbone)), task.backbone_options)
     inputs = inputs_of(config, used=folder)
     config = for_nothing(config, task.backbone_options) if start is None else with_bundle(config, start)
     labelled = read_labelled(config, task)
@@ -165,7 +165,7 @@ def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
     corpus = construct(config.data, Source).load(task.columns)
     corpus = with_repeated(corpus, (*task.inputs, *task.optional))
     rows = labelled_rows(corpus)
-    task = task.fitted(rows["train"])
+    task = task.fit(rows["train"])
     for split, some in rows.items():
         task.check(some, split)
     report.say_corpus(corpus, {})
@@ -269,9 +269,7 @@ def _training(
         num_workers=options.num_workers,
         curriculum_batches=options.curriculum_batches,
     )
-    predict = partial(
-        task.quick().predict, parts.model, parts.tokenizer, batch_size=options.answer_batch_size
-    )
+    predict = partial(task.fast().predict, parts.model, parts.tokenizer, batch_size=options.answer_batch_size)
 
     def measure() -> dict[str, float]:
         some = held_out[: options.score_rows]
@@ -303,9 +301,9 @@ def _measure(config: Config, options: TrainerOptions, parts: Parts) -> tuple[Par
     """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows."""
     model, batch_size = parts.model.to(device_of(options)).eval(), options.answer_batch_size
     task, held_out = parts.task, parts.rows["validation"]
-    if task.needs_tuning(held_out):
+    if task.needs_calibration(held_out):
         answers = task.predict(model, parts.tokenizer, held_out, batch_size=batch_size)
-        task = task.tuned(answers, held_out)
+        task = task.calibrated(answers, held_out)
     on = HeldOut(corpus=config.choices.data, split="validation", chose_weights=True)
     if "test" in parts.rows:
         on = HeldOut(corpus=config.choices.data, split="test")

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.tasks.scoring import Ints
 from pipeline.tasks.scripts import words_of
 
-#: Training rows that the linear model sees at most, evenly spread: it is made in seconds.
+#: Training rows that the linear model sees at most, evenly spread: it is trained in seconds.
 MAX_ROWS = 50_000
 #: Passes over them; further ones change little.
 _PASSES = 20
@@ -21,7 +21,7 @@ _C = 10.0
 
 
 def commonest(labels: Ints, n_asked: int) -> Ints:
-    """The commonest of the training labels (N,) as the answer to each row."""
+    """The commonest of the training labels (N,) as the prediction for each row."""
     return np.full(n_asked, np.bincount(labels).argmax(), np.int64)
 
 

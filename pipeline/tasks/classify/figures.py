@@ -28,18 +28,18 @@ _FONTS = (
 )
 
 
-def confusion_figure(truth: Ints, made: Ints, names: Sequence[str]) -> "Figure":
+def confusion_figure(target: Ints, predicted: Ints, names: Sequence[str]) -> "Figure":
     """The confusion matrix: shares of each true class, with counts where there are few classes.
 
     Args:
-        truth: places (N,) of the true classes.
-        made: places (N,) of the answers.
+        target: places (N,) of the true classes.
+        predicted: places (N,) of the answers.
         names: names of the C classes.
     """
     from matplotlib.colors import PowerNorm
 
     n_classes = len(names)
-    counts = np.bincount(truth * n_classes + made, minlength=n_classes**2).reshape(n_classes, n_classes)
+    counts = np.bincount(target * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.55 * n_classes if n_classes <= _NUMBERED_CLASSES else 0.2 * n_classes, 3.2, 16))
     figure = _figure(side + 2.6, side + 1.6)
@@ -47,7 +47,7 @@ def confusion_figure(truth: Ints, made: Ints, names: Sequence[str]) -> "Figure":
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(_GAMMA, vmin=0, vmax=1))
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.6)
     _name_ticks(axes, names, size=6.5 if n_classes > _NUMBERED_CLASSES else 9)
-    axes.set(xlabel="answer", ylabel="truth", title=f"{np.trace(counts):,} of {counts.sum():,} right")
+    axes.set(xlabel="answer", ylabel="target", title=f"{np.trace(counts):,} of {counts.sum():,} right")
     if n_classes <= _NUMBERED_CLASSES:
         for (row, column), count in np.ndenumerate(counts):
             if count:

@@ -18,18 +18,18 @@ N_BINS = 15
 
 
 def single_label_scores(
-    truth: Ints, made: Ints, confidence: Floats, *, n_classes: int, intervals: bool
+    target: Ints, predicted: Ints, confidence: Floats, *, n_classes: int, intervals: bool
 ) -> dict[str, Score]:
     """Accuracy, macro F1, Matthews correlation and calibration error of one label a row: arrays (N,)."""
-    cells = truth * n_classes + made
-    right = truth == made
+    cells = target * n_classes + predicted
+    right = target == predicted
 
     def of_confusion(statistic: Callable[[Floats], Floats]) -> Score:
         def of_rows(rows: Ints) -> Floats:
             counts = cell_sums(rows, cells, n_classes**2)
             return statistic(counts.reshape(-1, n_classes, n_classes))
 
-        return statistic_score(of_rows, len(truth), intervals=intervals)
+        return statistic_score(of_rows, len(target), intervals=intervals)
 
     return {
         "accuracy": mean_score(right, intervals=intervals),
@@ -39,12 +39,14 @@ def single_label_scores(
     }
 
 
-def multi_label_scores(truth: Bools, made: Bools, *, intervals: bool) -> dict[str, Score]:
+def multi_label_scores(target: Bools, predicted: Bools, *, intervals: bool) -> dict[str, Score]:
     """Share of rows with all labels right, and micro and macro F1, of any number of labels a row: (N, C)."""
-    counts = np.concatenate((truth & made, ~truth & made, truth & ~made), axis=1).astype(np.float64)
-    n_rows = len(truth)
+    counts = np.concatenate((target & predicted, ~target & predicted, target & ~predicted), axis=1).astype(
+        np.float64
+    )
+    n_rows = len(target)
     return {
-        "accuracy": mean_score((truth == made).all(axis=1), intervals=intervals),
+        "accuracy": mean_score((target == predicted).all(axis=1), intervals=intervals),
         "micro_f1": statistic_score(
             lambda rows: _micro_f1(column_sums(rows, counts)), n_rows, intervals=intervals
         ),
@@ -57,7 +59,7 @@ def multi_label_scores(truth: Bools, made: Bools, *, intervals: bool) -> dict[st
 
 
 def macro_f1(confusion: Floats) -> Floats:
-    """The mean of the F1 of all classes that occur as truth or answer: (R, C, C), truth first, to (R,).
+    """The mean of the F1 of all classes that occur as target or answer: (R, C, C), target first, to (R,).
 
     Source: `sklearn.metrics.f1_score(average="macro")`.
     """
@@ -69,7 +71,7 @@ def macro_f1(confusion: Floats) -> Floats:
 
 
 def matthews_correlation(confusion: Floats) -> Floats:
-    """The correlation of truth and answer: (R, C, C) to (R,); 0 where all of one side are one class.
+    """The correlation of target and answer: (R, C, C) to (R,); 0 where all of one side are one class.
 
     Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient",
     equation 2; as `sklearn.metrics.matthews_corrcoef`.
@@ -104,13 +106,13 @@ def bin_of(confidence: Floats) -> Ints:
     return np.searchsorted(np.linspace(0, 1, N_BINS + 1), confidence, side="right").astype(np.int64) - 1
 
 
-def best_threshold(truth: Bools, probabilities: Floats) -> float:
+def best_threshold(target: Bools, probabilities: Floats) -> float:
     """The threshold that gives the best micro F1, probabilities at or above it being yes; both are (N, C).
 
     Of thresholds that are equally good the highest is taken; 0.5 where no label is true.
     """
     order = np.argsort(-probabilities, axis=None, kind="stable")
-    sure, true = probabilities.ravel()[order], truth.ravel()[order]
+    sure, true = probabilities.ravel()[order], target.ravel()[order]
     if not true.any():
         return 0.5
     last_of_equals = np.append(sure[1:] != sure[:-1], True)

@@ -1,8 +1,6 @@
 """What a classifier is trained for: cross-entropy of one label a row, or of a yes or no for each label."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,34 +10,11 @@ from torch.nn import functional as F
 
 from modules.losses import balanced_weights
 from modules.model import Model
+from pipeline.tasks.base import LossOnly
 from pipeline.tasks.scoring import Floats, Ints
 
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
 
-
-class _ClassObjective(ABC):
-    """The part that both share: the loss is measured as it is trained."""
-
-    @abstractmethod
-    def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """The sum of the losses in nats, and how many labels they belong to."""
-
-    def metrics(self) -> "MetricCollection":
-        """The loss; what needs all answers at once is measured by `score`."""
-        from torchmetrics import MetricCollection
-
-        from modules.metrics import MeanLoss
-
-        return MetricCollection({"loss": MeanLoss()})
-
-    def update(self, metrics: "MetricCollection", model: Model, batch: Mapping[str, Tensor]) -> None:
-        """Add a batch to the metrics."""
-        nats, n = self.loss(model, batch)
-        metrics.update(nats=nats, n=n)
-
-
-class SingleLabelObjective(_ClassObjective):
+class SingleLabelObjective(LossOnly):
     """Cross-entropy of a row's class.
 
     Args:
@@ -68,7 +43,7 @@ class SingleLabelObjective(_ClassObjective):
         return F.cross_entropy(logits, labels, weight=self._weights, reduction="sum"), len(labels)
 
 
-class MultiLabelObjective(_ClassObjective):
+class MultiLabelObjective(LossOnly):
     """Binary cross-entropy of each label of each row.
 
     Args:

@@ -60,9 +60,9 @@ class TextClassification(FinetuneTask):
         threshold: probability from which on a label of several is given; None: the one with the best micro F1
             on the validation rows, and 0.5 until that is known.
         linear_baseline: whether a linear model is trained on the same rows too, for comparison: seconds.
-        numbered_labels: learnt: rows have places in `label_names` for labels.
-        label_counts: learnt: training rows that have each label.
-        n_train_rows: learnt: how many training rows there are.
+        numbered_labels: learned: rows have places in `label_names` for labels.
+        label_counts: learned: training rows that have each label.
+        n_train_rows: learned: how many training rows there are.
 
     Source: Devlin et al. 2019, "BERT", section 4.1; Radford et al. 2018, section 3.3 (Decoder).
     """
@@ -79,12 +79,12 @@ class TextClassification(FinetuneTask):
     n_train_rows: int = 0
 
     inputs: ClassVar[tuple[str, ...]] = ("text",)
-    truths: ClassVar[tuple[str, ...]] = ("label",)
+    targets: ClassVar[tuple[str, ...]] = ("label",)
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     metric: ClassVar[str] = "accuracy"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
-    def fitted(self, rows: Sequence[Row]) -> Self:
+    def fit(self, rows: Sequence[Row]) -> Self:
         """Learn the labels' names and counts, and whether rows have lists of them; `check` judges them."""
         labels = [row.get("label") for row in rows]
         several = any(isinstance(label, list | tuple) for label in labels)
@@ -97,7 +97,7 @@ class TextClassification(FinetuneTask):
             place for label in labels for place in {table.place(one) for one in labels_of(label)}
         )
         return replace(
-            super().fitted(rows),
+            super().fit(rows),
             label_names=names,
             multi_label=self.multi_label or several,
             numbered_labels=numbered,
@@ -137,7 +137,7 @@ class TextClassification(FinetuneTask):
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
         """One example a row; `class_labels` is the place of the label (1,), or 0 and 1 for each (C,)."""
         (ids,) = encoded([self.texts(row)], tokenizer, backbone.max_seq_len)
-        labels = self._truth([row])[0].astype(np.int64)
+        labels = self._targets([row])[0].astype(np.int64)
         return [{"input_ids": ids, "class_labels": np.atleast_1d(labels)}]
 
     def collate(self, features: Sequence[Feature]) -> Batch:
@@ -185,16 +185,16 @@ class TextClassification(FinetuneTask):
         self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
     ) -> dict[str, Score]:
         """accuracy, macro_f1, mcc, calibration_error; of lists of labels accuracy, micro_f1, macro_f1."""
-        truth, made = self._truth(rows), self._made(predictions)
+        target, predicted = self._targets(rows), self._predicted(predictions)
         if self.multi_label:
-            return metrics.multi_label_scores(truth > 0, made > 0, intervals=intervals)
+            return metrics.multi_label_scores(target > 0, predicted > 0, intervals=intervals)
         return metrics.single_label_scores(
-            truth, made, _confidence(predictions), n_classes=len(self._table.names), intervals=intervals
+            target, predicted, _confidence(predictions), n_classes=len(self._table.names), intervals=intervals
         )
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
         """1 for the right label; of several, the share of yes-or-no decisions that are right."""
-        right = self._truth(rows) == self._made(predictions)
+        right = self._targets(rows) == self._predicted(predictions)
         return np.asarray(right.mean(axis=1) if self.multi_label else right, np.float64)
 
     @property
@@ -206,80 +206,73 @@ class TextClassification(FinetuneTask):
         """The commonest training label, and a linear model of words; not for several labels a row."""
         if self.multi_label:
             return {}
-        labels, truth = self._truth(train), self._truth(rows)
+        labels, target = self._targets(train), self._targets(rows)
 
         def linear() -> Floats:
             texts, asked = ([self.texts(row) for row in some] for some in (train, rows))
-            return np.asarray(baseline.linear(texts, labels, asked) == truth, np.float64)
+            return np.asarray(baseline.linear(texts, labels, asked) == target, np.float64)
 
         def majority() -> Floats:
-            return np.asarray(baseline.commonest(labels, len(rows)) == truth, np.float64)
+            return np.asarray(baseline.commonest(labels, len(rows)) == target, np.float64)
 
         return {"majority": majority} | ({"linear": linear} if self.linear_baseline else {})
 
-    def needs_tuning(self, rows: Sequence[Row]) -> bool:
+    def needs_calibration(self, rows: Sequence[Row]) -> bool:
         """Where rows have several labels, and no threshold was given."""
         return self.multi_label and self.threshold is None
 
-    def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+    def calibrated(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """With the threshold of the best micro F1, for rows with several labels; one that was given stays."""
-        if not predictions or not self.needs_tuning(rows):
+        if not predictions or not self.needs_calibration(rows):
             return self
         return replace(
-            self, threshold=metrics.best_threshold(self._truth(rows) > 0, self._probabilities(predictions))
+            self, threshold=metrics.best_threshold(self._targets(rows) > 0, self._probabilities(predictions))
         )
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """The text, the label and how sure it is, and the true label."""
-        made, truth = self.labels(row, prediction)
-        sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
+        predicted, target = self.labels(row, prediction)
         return Sample(
             given=_shortened(" / ".join(self.texts(row))),
-            output=f"{made}{sure}",
-            truth=None if row.get("label") is None else truth,
+            output=f"{predicted}{prediction.shown_confidence}",
+            target=None if row.get("label") is None else target,
         )
 
     def labels(self, row: Row, prediction: Prediction) -> tuple[str, str]:
         """Names of labels; several are joined by commas."""
         places = [self._table.place(one) for one in labels_of(row.get("label"))]
-        truth = ", ".join(self._table.names[place] for place in places if place is not None)
-        return prediction.text or "no label", truth or "no label"
+        target = ", ".join(self._table.names[place] for place in places if place is not None)
+        return prediction.text or "no label", target or "no label"
 
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
         """`confusion_matrix` and `reliability`, of one label a row."""
         if self.multi_label:
             return {}
-        truth, made, confidence = self._truth(rows), self._made(predictions), _confidence(predictions)
-        error = metrics.calibration_error(confidence, truth == made, intervals=False).value
+        target, predicted, confidence = (
+            self._targets(rows),
+            self._predicted(predictions),
+            _confidence(predictions),
+        )
+        error = metrics.calibration_error(confidence, target == predicted, intervals=False).value
         return {
-            "confusion_matrix": figures.confusion_figure(truth, made, self._table.names),
-            "reliability": figures.reliability_figure(confidence, truth == made, error=error),
+            "confusion_matrix": figures.confusion_figure(target, predicted, self._table.names),
+            "reliability": figures.reliability_figure(confidence, target == predicted, error=error),
         }
-
-    @property
-    def questions(self) -> tuple[str, ...]:
-        """The text, and the second one where the model was trained on pairs."""
-        return self.asked_columns.required
-
-    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """The text, or the two; the last one again where none is typed."""
-        last = history[-1][0] if history else {}
-        return {name: text or last.get(name, "") for name, text in zip(self.questions, typed, strict=True)}
 
     @cached_property
     def _table(self) -> LabelTable:
         if self.label_names is None:
-            raise ValueError("label_names is None; expected names of the classes; use fitted(), or give them")
+            raise ValueError("label_names is None; expected names of the classes; use fit(), or give them")
         return LabelTable(names=tuple(self.label_names), numbered=self.numbered_labels)
 
-    def _truth(self, rows: Sequence[Row]) -> Ints:
+    def _targets(self, rows: Sequence[Row]) -> Ints:
         """Places of the labels (N,), or 0 and 1 for each label (N, C)."""
         if not self.multi_label:
             return np.array([self._table.place(row["label"]) for row in rows], np.int64)
         return self._indicators(labels_of(row["label"]) for row in rows)
 
-    def _made(self, predictions: Sequence[Prediction]) -> Ints:
-        """As `_truth`, of the answers."""
+    def _predicted(self, predictions: Sequence[Prediction]) -> Ints:
+        """As `_targets`, of the answers."""
         if not self.multi_label:
             places = {name: place for place, name in enumerate(self._table.names)}
             return np.array([places[prediction.text] for prediction in predictions], np.int64)
@@ -288,10 +281,10 @@ class TextClassification(FinetuneTask):
 
     def _indicators(self, labels: Iterable[Sequence[Any]]) -> Ints:
         lines = [[self._table.place(one) for one in some] for some in labels]
-        made = np.zeros((len(lines), len(self._table.names)), np.int64)
-        for line, places in zip(made, lines, strict=True):
+        predicted = np.zeros((len(lines), len(self._table.names)), np.int64)
+        for line, places in zip(predicted, lines, strict=True):
             line[[place for place in places if place is not None]] = 1
-        return made
+        return predicted
 
     def _probabilities(self, predictions: Sequence[Prediction]) -> Floats:
         return np.array([list(prediction.details["probabilities"].values()) for prediction in predictions])

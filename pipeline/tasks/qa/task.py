@@ -68,12 +68,12 @@ class ExtractiveQA(FinetuneTask):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
-    truths: ClassVar[tuple[str, ...]] = ("answers",)
+    targets: ClassVar[tuple[str, ...]] = ("answers",)
     metric: ClassVar[str] = "f1"
     least_steps: ClassVar[int] = 2000
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
-    def arrangement(self, backbone: type[Transformer]) -> type[Transformer]:
+    def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
         """An encoder, unless one direction is asked for."""
         return Encoder if self.both_directions else backbone
 
@@ -82,10 +82,10 @@ class ExtractiveQA(FinetuneTask):
         """One type of tokens, of those that the question has."""
         return {"n_token_types": 1} if self.mark_question_words else {}
 
-    def fitted(self, rows: Sequence[Row]) -> Self:
+    def fit(self, rows: Sequence[Row]) -> Self:
         """Learn whether there are questions without an answer."""
         empty = any(not (row.get("answers") or {"text": True})["text"] for row in rows)
-        return replace(super().fitted(rows), unanswerable=self.unanswerable or empty)
+        return replace(super().fit(rows), unanswerable=self.unanswerable or empty)
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse rows without question or context, and answers that do not stand where they are said to."""
@@ -176,13 +176,13 @@ class ExtractiveQA(FinetuneTask):
             script = f"{script}; CMRC 2018 for {chinese} rows with Chinese contexts"
         return {"exact_match": script, "f1": script}
 
-    def needs_tuning(self, rows: Sequence[Row]) -> bool:
+    def needs_calibration(self, rows: Sequence[Row]) -> bool:
         """Where a question has no answer, and no threshold was given."""
         return self.null_threshold is None and not all(references(row) for row in rows)
 
-    def tuned(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
+    def calibrated(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
         """With the null threshold of the best F1 where rows have no answer; one that was given stays."""
-        if not self.needs_tuning(rows):
+        if not self.needs_calibration(rows):
             return self
         best = [next((one["text"] for one in p.details["n_best"] if one["text"]), "") for p in predictions]
         margins = [p.details["null_margin"] for p in predictions]
@@ -195,22 +195,12 @@ class ExtractiveQA(FinetuneTask):
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """The question and its context, the answer and how sure it is, and the first true answer."""
-        sure = "" if prediction.confidence is None else f" ({prediction.confidence:.2f})"
-        truth = None
+        target = None
         if row.get("answers") is not None:
-            truth = next(iter(references(row)), "no answer")
+            target = next(iter(references(row)), "no answer")
         given = f"{row['question']} [{excerpt(row)}]"
-        return Sample(given=given, output=f"{prediction.text or 'no answer'}{sure}", truth=truth)
-
-    @property
-    def questions(self) -> tuple[str, ...]:
-        """The context and the question."""
-        return self.inputs
-
-    def asked(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """The context and the question; each is the last one's where nothing is typed."""
-        last = history[-1][0] if history else {"context": "", "question": ""}
-        return {name: text or last[name] for name, text in zip(self.questions, typed, strict=True)}
+        output = f"{prediction.text or 'no answer'}{prediction.shown_confidence}"
+        return Sample(given=given, output=output, target=target)
 
     def _windows(
         self, row: Row, passage: Passage, tokenizer: Tokenizer, backbone: Transformer

@@ -46,7 +46,7 @@ def logged(
 def classified(folder: Path, *, show_text: bool) -> dict[str, str]:
     probabilities = {"probabilities": {"bad": 0.9, "good|fine": 0.1}}
     made = [Prediction(text="bad", confidence=0.9 - i / 10, details=probabilities) for i in range(4)]
-    return logged(TextClassification().fitted(REVIEWS), REVIEWS, made, folder, show_text=show_text)
+    return logged(TextClassification().fit(REVIEWS), REVIEWS, made, folder, show_text=show_text)
 
 
 def table(text: str) -> list[str]:

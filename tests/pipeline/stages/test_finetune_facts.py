@@ -26,7 +26,7 @@ OPTIONS = TrainerOptions(accelerator="cpu", devices=1, batch_size=4, max_steps=1
 
 def evaluation(right: int) -> Evaluation:
     """Answers to the rows, the first `right` of which are right."""
-    task = TextClassification().fitted(ROWS)
+    task = TextClassification().fit(ROWS)
     texts = [row["label"] if i < right else "ab"[(i + 1) % 2] for i, row in enumerate(ROWS)]
     on = HeldOut(corpus="letters", split="test")
     predictions = [Prediction(text=text) for text in texts]
@@ -51,7 +51,7 @@ def test_a_model_is_compared_row_by_row_with_simpler_ones() -> None:
         (40, "this model is 0.5000 better (95 %: +0.3"),
         (20, "no significant difference (+0.0000;"),
     ):
-        half = compare_baselines(replace(evaluation(right=right), task=Half().fitted(ROWS)), ROWS)
+        half = compare_baselines(replace(evaluation(right=right), task=Half().fit(ROWS)), ROWS)
         assert baseline_facts(half, "accuracy")[name].startswith(f"0.5000 accuracy; {says}")
 
 
@@ -80,7 +80,7 @@ class Failing(TextClassification):
 
 def test_a_baseline_that_cannot_be_made_is_told_of_and_harms_nothing(capfd: Any) -> None:
     whole = evaluation(right=40)
-    found = compare_baselines(replace(whole, task=Failing().fitted(ROWS)), ROWS)
+    found = compare_baselines(replace(whole, task=Failing().fit(ROWS)), ROWS)
     assert found.keys() == {"majority"}
     assert "could not be made (ValueError: empty vocabulary)" in " ".join(capfd.readouterr().err.split())
 

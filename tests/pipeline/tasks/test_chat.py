@@ -41,10 +41,12 @@ def test_a_batch_is_learnt_by_heart_and_each_last_reply_is_written_and_ends_by_i
     scores = TASK.score(found, ROWS[:2], intervals=True)
     assert scores["exact_match"].value == scores["reply_accuracy"].value == 1.0
     assert 1.0 <= scores["reply_perplexity"].value < 1.05
-    asked = TASK.asked(["Hi"], [])
+    asked = TASK.row_from_input(["Hi"], [])
     (answer,) = TASK.predict(model, TOKENIZER, [asked], batch_size=1)
     assert answer.text == "Hello!"
-    (answer,) = TASK.predict(model, TOKENIZER, [TASK.asked(["Who?"], [(asked, answer)])], batch_size=1)
+    (answer,) = TASK.predict(
+        model, TOKENIZER, [TASK.row_from_input(["Who?"], [(asked, answer)])], batch_size=1
+    )
     assert answer.text == "Anna."
 
 
@@ -233,11 +235,11 @@ def test_empty_words_of_a_person_can_be_answered() -> None:
 
 def test_a_sample_shows_the_turns_before_the_reply() -> None:
     sample = TASK.sample(ROWS[0], prediction("me", 1, 1, 1))
-    assert (sample.given, sample.output, sample.truth) == (
+    assert (sample.given, sample.output, sample.target) == (
         "user: Hi\nassistant: Hello!\nuser: Who?",
         "me",
         "Anna.",
     )
-    assert TASK.sample(ROWS[2], prediction("me", 1, 1, 1)).truth is None
+    assert TASK.sample(ROWS[2], prediction("me", 1, 1, 1)).target is None
     assert TASK.head(writer(Decoder).backbone) == {"_target_": "modules.heads.LMHead"}
     assert TASK.texts(ROWS[0]) == ["Hi", "Hello!", "Who?", "Anna."]

@@ -35,7 +35,7 @@ SETS = {"one": ROWS, "pairs": PAIRS, "several": SEVERAL}
 
 
 def fitted(rows: list[dict[str, Any]], **options: Any) -> TextClassification:
-    return TextClassification(**options).fitted(rows)
+    return TextClassification(**options).fit(rows)
 
 
 @pytest.mark.parametrize(
@@ -219,23 +219,23 @@ def test_a_sample_shows_both_ends_of_a_long_text_the_label_and_the_truth() -> No
     assert sample.given.startswith("It began well. t")
     assert sample.given.endswith("t And it ended badly.")
     assert " … " in sample.given
-    assert (sample.output, sample.truth) == ("y (0.75)", "x")
-    assert task.sample({"text": ""}, Prediction(text="y")).truth is None
+    assert (sample.output, sample.target) == ("y (0.75)", "x")
+    assert task.sample({"text": ""}, Prediction(text="y")).target is None
 
 
 def test_an_empty_answer_at_the_terminal_repeats_the_last_text() -> None:
     task = fitted(ROWS)
-    assert task.asked(["new"], []) == {"text": "new"}
-    assert task.asked([""], [({"text": "old"}, Prediction(text="x"))]) == {"text": "old"}
-    assert task.asked([""], []) == {"text": ""}
+    assert task.row_from_input(["new"], []) == {"text": "new"}
+    assert task.row_from_input([""], [({"text": "old"}, Prediction(text="x"))]) == {"text": "old"}
+    assert task.row_from_input([""], []) == {"text": ""}
 
 
 def test_pairs_are_asked_for_where_training_had_them_and_not_read_where_it_had_not() -> None:
     single = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
     pairs = [{**row, "text_pair": "second"} for row in single]
-    plain, paired = (TextClassification().fitted(rows) for rows in (single, pairs))
+    plain, paired = (TextClassification().fit(rows) for rows in (single, pairs))
     assert (plain.questions, paired.questions) == (("text",), ("text", "text_pair"))
-    assert paired.asked(["new", ""], [(pairs[0], Prediction(text="x"))]) == {
+    assert paired.row_from_input(["new", ""], [(pairs[0], Prediction(text="x"))]) == {
         "text": "new",
         "text_pair": "second",
     }
@@ -283,12 +283,12 @@ def test_the_threshold_of_several_labels_is_chosen_on_validation_rows_unless_it_
         Prediction(text="", details={"probabilities": {"x": x, "y": y}})
         for x, y in [(0.4, 0.1), (0.35, 0.4), (0.2, 0.3), (0.1, 0.2)]
     ]
-    tuned = task.tuned(predictions, SEVERAL)
+    tuned = task.calibrated(predictions, SEVERAL)
     assert tuned.threshold == 0.3
     assert tuned.score(predictions, SEVERAL)["accuracy"].value == 1
     assert task.score(predictions, SEVERAL)["accuracy"].value == 0.25
-    assert fitted(SEVERAL, threshold=0.9).tuned(predictions, SEVERAL).threshold == 0.9
-    assert fitted(ROWS).tuned([], ROWS).threshold is None
+    assert fitted(SEVERAL, threshold=0.9).calibrated(predictions, SEVERAL).threshold == 0.9
+    assert fitted(ROWS).calibrated([], ROWS).threshold is None
 
 
 def test_the_objective_fits_the_kind_of_labels() -> None:

@@ -21,13 +21,11 @@ def rows(n: int, start: int = 0) -> list[dict[str, Any]]:
 
 def test_the_commonest_label_and_a_linear_model_score_what_they_must_on_the_same_rows() -> None:
     train, asked = rows(60), rows(20, 100)
-    task = TextClassification().fitted(train)
+    task = TextClassification().fit(train)
     found = {name: make() for name, make in task.baselines(train, asked).items()}
     assert found["majority"].mean() == 0.75
     assert found["linear"].tolist() == [1.0] * 20
-    assert TextClassification(linear_baseline=False).fitted(train).baselines(train, asked).keys() == {
-        "majority"
-    }
+    assert TextClassification(linear_baseline=False).fit(train).baselines(train, asked).keys() == {"majority"}
 
 
 def test_a_linear_model_reads_characters_where_words_have_no_spaces_and_both_texts_of_a_pair() -> None:
@@ -49,4 +47,4 @@ def test_rows_sorted_by_label_are_seen_evenly_where_they_are_too_many(
 
 def test_rows_of_several_labels_have_no_baseline() -> None:
     several = [{"text": "a", "label": ["x", "y"]}, {"text": "b", "label": []}]
-    assert TextClassification().fitted(several).baselines(several, several) == {}
+    assert TextClassification().fit(several).baselines(several, several) == {}

@@ -60,7 +60,7 @@ def test_no_example_is_longer_than_the_backbone_reads_and_one_step_lowers_the_lo
     name: str, kind: type[Transformer], tokenizer: Tokenizer
 ) -> None:
     rows = story_rows(name)
-    task = TASKS[name].fitted(rows)
+    task = TASKS[name].fit(rows)
     task.check(rows, "train")
     model = small(kind, tokenizer, task)
     features = [feature for row in rows for feature in task.features(row, tokenizer, model.backbone)]
@@ -79,7 +79,7 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
     name: str, kind: type[Transformer], tokenizer: Tokenizer
 ) -> None:
     rows = story_rows(name)
-    task = TASKS[name].fitted(rows)
+    task = TASKS[name].fit(rows)
     model = small(kind, tokenizer, task)
     together = task.predict(model, tokenizer, rows, batch_size=4)
     order = list(range(len(rows)))
@@ -93,14 +93,14 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_fitted_task_is_built_again_from_its_node(name: str) -> None:
-    task = TASKS[name].fitted(story_rows(name))
+    task = TASKS[name].fit(story_rows(name))
     assert construct(to_node(task)) == task
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_row_that_is_refused_has_the_number_of_its_file(name: str) -> None:
     rows = story_rows(name)[:3]
-    task = TASKS[name].fitted(rows)
+    task = TASKS[name].fit(rows)
     bad = {**rows[2], task.inputs[0]: None}
     with pytest.raises(DataError, match="row 17"):
         task.check(SplitRows([*rows[:2], bad], [4, 9, 17]), "train")

@@ -140,7 +140,7 @@ def test_a_batch_lets_answers_stand_in_the_passage_and_at_its_end_alone() -> Non
 @pytest.mark.parametrize("kind", [Encoder, Decoder])
 def test_one_batch_is_learnt_by_heart(kind: type[Transformer]) -> None:
     rows = [*ROWS, NONE]
-    task = ExtractiveQA(dropout=0.0).fitted(rows)
+    task = ExtractiveQA(dropout=0.0).fit(rows)
     model = model_for(task, kind)
     assert overfit(task, model, BYTES, rows, n_steps=100, lr=5e-3) < 0.1
     predictions = task.predict(model, BYTES, rows, batch_size=3)
@@ -226,9 +226,9 @@ def answer(text: str, margin: float | None) -> Prediction:
 def test_the_null_threshold_is_chosen_on_validation_rows_where_some_have_no_answer() -> None:
     rows = [ROWS[0], ROWS[1], NONE, NONE]
     predictions = [answer("Ann", -3.0), answer("Bob", 1.0), answer("Bob", 2.0), answer("", None)]
-    assert ExtractiveQA().tuned(predictions, rows).null_threshold == 1.5
-    assert ExtractiveQA().tuned(predictions[:2], rows[:2]).null_threshold is None
-    assert ExtractiveQA(null_threshold=0.25).tuned(predictions, rows).null_threshold == 0.25
+    assert ExtractiveQA().calibrated(predictions, rows).null_threshold == 1.5
+    assert ExtractiveQA().calibrated(predictions[:2], rows[:2]).null_threshold is None
+    assert ExtractiveQA(null_threshold=0.25).calibrated(predictions, rows).null_threshold == 0.25
 
 
 @pytest.mark.parametrize(("threshold", "text"), [(-1e6, ""), (1e6, "answer")])
@@ -301,17 +301,17 @@ def test_the_check_of_ten_times_as_many_rows_costs_about_ten_times_as_much() -> 
 
 
 def test_questions_without_answer_are_learnt_from_the_training_rows() -> None:
-    assert not ExtractiveQA().fitted(ROWS).unanswerable
-    assert ExtractiveQA().fitted([*ROWS, NONE]).unanswerable
+    assert not ExtractiveQA().fit(ROWS).unanswerable
+    assert ExtractiveQA().fit([*ROWS, NONE]).unanswerable
 
 
 def test_a_sample_shows_the_question_with_its_context_the_answer_and_the_first_truth() -> None:
     sample = ExtractiveQA().sample(ROWS[0], Prediction(text="Ann", confidence=0.5))
     given = "lamp? [Ann has the lamp, Bob has the key.]"
-    assert (sample.given, sample.output, sample.truth) == (given, "Ann (0.50)", "Ann")
+    assert (sample.given, sample.output, sample.target) == (given, "Ann (0.50)", "Ann")
     sample = ExtractiveQA().sample(NONE, Prediction(text=""))
-    assert (sample.output, sample.truth) == ("no answer", "no answer")
-    assert ExtractiveQA().sample({"context": "c", "question": "q"}, Prediction(text="")).truth is None
+    assert (sample.output, sample.target) == ("no answer", "no answer")
+    assert ExtractiveQA().sample({"context": "c", "question": "q"}, Prediction(text="")).target is None
 
 
 @pytest.mark.parametrize(
@@ -333,12 +333,15 @@ def test_of_a_long_context_a_sample_shows_what_stands_around_the_answer(
 
 def test_at_the_terminal_the_context_stays_until_another_is_typed() -> None:
     history = [({"context": "old", "question": "first?"}, Prediction(text=""))]
-    assert ExtractiveQA().asked(["", "second?"], history) == {"context": "old", "question": "second?"}
-    assert ExtractiveQA().asked(["new", "q?"], []) == {"context": "new", "question": "q?"}
+    assert ExtractiveQA().row_from_input(["", "second?"], history) == {
+        "context": "old",
+        "question": "second?",
+    }
+    assert ExtractiveQA().row_from_input(["new", "q?"], []) == {"context": "new", "question": "q?"}
 
 
 def test_loss_and_accuracy_of_validation_are_means_over_windows_of_batches_of_unequal_size() -> None:
-    task = ExtractiveQA().fitted(ROWS)
+    task = ExtractiveQA().fit(ROWS)
     model, objective = model_for(task, Encoder).eval(), task.objective()
     features = [task.features(one, BYTES, model.backbone)[0] for one in ROWS]
     metrics = objective.metrics()

@@ -91,8 +91,8 @@ def test_samples_of_texts_show_text_with_gaps_and_the_truth(name: str) -> None:
     )
     assert len(samples) == 3
     assert "▁▁" in samples[0].given
-    assert samples[0].truth is not None
-    assert TEXT.startswith(samples[0].truth[:20])
+    assert samples[0].target is not None
+    assert TEXT.startswith(samples[0].target[:20])
 
 
 def test_a_masked_model_changes_nothing_but_the_gaps() -> None:
@@ -100,7 +100,7 @@ def test_a_masked_model_changes_nothing_but_the_gaps() -> None:
     (sample,) = MaskedLM().samples(
         model_for("masked_lm"), TOKENIZER, prompts=[prompt], texts=[], options=SamplingOptions()
     )
-    assert sample.truth is None
+    assert sample.target is None
     assert sample.output.startswith("The ")
     assert " is in the " in sample.output
     assert GAP not in sample.output
@@ -116,7 +116,7 @@ def test_a_language_model_writes_three_texts_or_goes_on_from_each_prompt(prompts
         options=SamplingOptions(max_new_tokens=5, temperature=0.0),
     )
     assert [sample.given for sample in samples] == (prompts or ["", "", ""])
-    assert all(sample.truth is None for sample in samples)
+    assert all(sample.target is None for sample in samples)
     assert all(len(sample.output) <= 5 for sample in samples)
 
 

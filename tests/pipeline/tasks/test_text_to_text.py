@@ -45,7 +45,7 @@ def test_a_batch_is_learnt_by_heart_and_then_written(name: str, kind: Any) -> No
     assert overfit(task, model, rows) < 0.05
     for beams in (1, 3):
         found = replace(task, beams=beams).predict(model, TOKENIZER, rows, batch_size=2)
-        assert [prediction.text for prediction in found] == [task.targets(row)[0] for row in rows]
+        assert [prediction.text for prediction in found] == [task.references(row)[0] for row in rows]
         assert all(prediction.confidence is not None and prediction.confidence > 0.9 for prediction in found)
 
 
@@ -123,7 +123,7 @@ def test_a_batch_tells_where_its_labels_are_and_masks_only_what_is_padded() -> N
 def test_a_row_of_100_000_characters_is_cut_to_what_fits(name: str, kind: Any) -> None:
     task, _ = TASKS[name]
     model = writer(kind)
-    row = dict.fromkeys((*task.inputs, *task.truths), "word " * 20_000)
+    row = dict.fromkeys((*task.inputs, *task.targets), "word " * 20_000)
     (feature,) = task.features(row, TOKENIZER, model.backbone)
     (answer,) = task.predict(model, TOKENIZER, [row], batch_size=4)
     assert max(map(len, feature.values())) <= LIMIT
@@ -209,7 +209,7 @@ def test_an_encoder_alone_cannot_write() -> None:
 def test_a_row_that_cannot_be_learnt_is_named_with_what_is_wrong(
     task: TextToText, row: dict[str, Any], problem: str
 ) -> None:
-    good = dict.fromkeys((*task.inputs, *task.truths), "text")
+    good = dict.fromkeys((*task.inputs, *task.targets), "text")
     task.check([good], "train")
     with pytest.raises(DataError) as error:
         task.check([good, row], "train")
@@ -253,24 +253,24 @@ def test_an_empty_source_has_an_empty_answer_that_is_marked(kind: Any, language:
 def test_a_sample_shows_source_answer_and_first_truth() -> None:
     prediction = TRANSLATION.predict(writer(Decoder), TOKENIZER, ROWS[:1], batch_size=1)[0]
     sample = TRANSLATION.sample(ROWS[0], prediction)
-    assert (sample.given, sample.output, sample.truth) == (
+    assert (sample.given, sample.output, sample.target) == (
         "de: a red hat", f"{prediction.text}{prediction.remark}", "ein roter Hut",
     )  # fmt: skip
-    assert Summarisation().sample({"text": "x"}, prediction).truth is None
+    assert Summarisation().sample({"text": "x"}, prediction).target is None
 
 
 def test_a_person_may_name_the_language_or_leave_it_out() -> None:
-    assert TRANSLATION.asked(["hello", "de"], []) == {"source": "hello", "target_language": "de"}
-    assert TRANSLATION.asked(["hello", ""], []) == {"source": "hello"}
-    assert Summarisation().asked(["a story"], []) == {"text": "a story"}
+    assert TRANSLATION.row_from_input(["hello", "de"], []) == {"source": "hello", "target_language": "de"}
+    assert TRANSLATION.row_from_input(["hello", ""], []) == {"source": "hello"}
+    assert Summarisation().row_from_input(["a story"], []) == {"text": "a story"}
     for task in (TRANSLATION, Summarisation()):
         assert task.head(writer(Decoder).backbone) == {"_target_": "modules.heads.LMHead"}
 
 
 def test_languages_are_those_of_the_training_rows_and_others_are_refused() -> None:
-    task = TRANSLATION.fitted(ROWS)
+    task = TRANSLATION.fit(ROWS)
     assert task.target_languages == ["de", "zh"]
-    assert task.asked_columns.required == ("source", "target_language")
+    assert task.input_columns.required == ("source", "target_language")
     for name, found in (("xx", "'xx'"), (None, "missing")):
         row = {"source": "a hat", "target": "x", "target_language": name}
         message = f"target_language is {found}; expected a language of the training rows: 'de', 'zh'"
@@ -281,7 +281,7 @@ def test_languages_are_those_of_the_training_rows_and_others_are_refused() -> No
 
 
 def test_the_only_language_need_not_be_named_and_none_is_named_to_a_model_without() -> None:
-    one, none = TRANSLATION.fitted(ROWS[:1]), TRANSLATION.fitted([{"source": "a", "target": "b"}])
+    one, none = TRANSLATION.fit(ROWS[:1]), TRANSLATION.fit([{"source": "a", "target": "b"}])
     assert one.source({"source": "a hat"}) == "de: a hat"
     assert (one.questions, none.questions) == (("text",), ("text",))
     assert TRANSLATION.questions == ("text", "target language")  # a bundle that does not know
@@ -291,7 +291,7 @@ def test_the_only_language_need_not_be_named_and_none_is_named_to_a_model_withou
 
 
 def test_an_empty_line_at_the_terminal_repeats_the_text_or_its_language() -> None:
-    task = TRANSLATION.fitted(ROWS)
+    task = TRANSLATION.fit(ROWS)
     before = [({"source": "old", "target_language": "zh"}, Prediction(text="x"))]
-    assert task.asked(["new", ""], before) == {"source": "new", "target_language": "zh"}
-    assert task.asked(["", "de"], before) == {"source": "old", "target_language": "de"}
+    assert task.row_from_input(["new", ""], before) == {"source": "new", "target_language": "zh"}
+    assert task.row_from_input(["", "de"], before) == {"source": "old", "target_language": "de"}
