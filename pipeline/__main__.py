@@ -17,6 +17,7 @@ from types import FrameType
 from pipeline.errors import ConfigError, RunInterrupted, Stopped, UserError
 from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams, show_logs_as_notes
+from pipeline.threads import wait_briefly
 
 #: What a disk or its permissions refuse; any other OSError is a defect of ours, and shown with its trace.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP)
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage or command; returns the exit code."""
     with safe_streams() as results:
         show_logs_as_notes()
+        wait_briefly()
         code = _run(arguments)
         results.flush()
         if code or results.problem is None:
