@@ -69,9 +69,9 @@ def collate_denoise(
         mean_span_tokens=mean_span_tokens,
     )
     inside = made.target_segments > 0
-    inputs = np.full_like(made.target, tokens.bos_id)
+    inputs = np.full_like(made.target, tokens.start_id)
     inputs[:, 1:] = np.where(
-        made.target_segments[:, 1:] == made.target_segments[:, :-1], made.target[:, :-1], tokens.bos_id
+        made.target_segments[:, 1:] == made.target_segments[:, :-1], made.target[:, :-1], tokens.start_id
     )
     inputs[~inside] = tokens.pad_id
     keep = _several(made.source_segments) or _several(made.target_segments)

@@ -41,6 +41,11 @@ class Vocabulary(Protocol):
         ...
 
     @property
+    def start_id(self) -> int:
+        """What the decoder of an encoder-decoder starts from."""
+        ...
+
+    @property
     def eos_id(self) -> int:
         """Ends a document."""
         ...
@@ -48,6 +53,10 @@ class Vocabulary(Protocol):
     @property
     def mask_id(self) -> int:
         """Stands for a hidden token."""
+        ...
+
+    def has(self, role: str, /) -> bool:
+        """Whether there is such a token, as `mask`."""
         ...
 
     @property
@@ -72,6 +81,7 @@ class TokenTable:
 
     pad_id: int
     bos_id: int
+    start_id: int
     eos_id: int
     mask_id: int
     special: Bools = field(repr=False)
@@ -87,8 +97,9 @@ class TokenTable:
         return cls(
             pad_id=vocabulary.pad_id,
             bos_id=vocabulary.bos_id,
+            start_id=vocabulary.start_id,
             eos_id=vocabulary.eos_id,
-            mask_id=vocabulary.mask_id,
+            mask_id=vocabulary.mask_id if vocabulary.has("mask") else -1,  # who masks asks before
             special=special,
             ordinary_ids=np.flatnonzero(~special),
             sentinel_ids=np.asarray(vocabulary.sentinel_ids, np.int64),

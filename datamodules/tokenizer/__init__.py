@@ -1,6 +1,7 @@
 """Text to token ids and back, without loss: training, saving and loading of the four kinds of tokenizer."""
 
 from datamodules.tokenizer.core import Tokenizer
+from datamodules.tokenizer.foreign import ForeignTokenizer, SpecialTokens
 from datamodules.tokenizer.special import N_SPECIAL_TOKENS, SPECIAL_TOKENS
 from datamodules.tokenizer.trainers import (
     ByteLevelBPE,
@@ -16,6 +17,8 @@ __all__ = [
     "SPECIAL_TOKENS",
     "ByteLevelBPE",
     "Bytes",
+    "ForeignTokenizer",
+    "SpecialTokens",
     "Tokenizer",
     "TokenizerFile",
     "TokenizerTrainer",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,12 +21,23 @@ from datamodules.tokenizer.special import (
     N_BYTES,
     N_SENTINELS,
     N_SPECIAL_TOKENS,
+    ROLES,
     SPECIAL_TOKENS,
 )
 
 TokenIds = npt.NDArray[np.int32]
 
 _GROUP_CHARACTERS = 1 << 21
+#: What each role is for, said where a vocabulary lacks it.
+_ROLE_USES = {
+    "pad": "padding",
+    "bos": "the beginning of a text",
+    "eos": "the end of a text",
+    "unk": "unknown words",
+    "mask": "hidden words (masked_lm)",
+    "sep": "what stands between two texts",
+    "cls": "a whole text",
+}
 _OURS = "a tokenizer.json written by this program (a tokenizer stage or a bundle)"
 
 
@@ -40,13 +51,8 @@ class Tokenizer:
     text may have a vocabulary for each side.
     """
 
-    pad_id = SPECIAL_TOKENS.index("<pad>")
-    bos_id = SPECIAL_TOKENS.index("<bos>")
-    eos_id = SPECIAL_TOKENS.index("<eos>")
-    unk_id = SPECIAL_TOKENS.index("<unk>")
-    mask_id = SPECIAL_TOKENS.index("<mask>")
-    sep_id = SPECIAL_TOKENS.index("<sep>")
-    cls_id = SPECIAL_TOKENS.index("<cls>")
+    #: Whether the ids hold every byte of a text, so that bits per byte can be told.
+    is_exact = True
 
     def __init__(self, engine: tokenizers.Tokenizer, target: "Tokenizer | None" = None) -> None:
         """Wrap an engine whose vocabulary begins with the special tokens.
@@ -54,16 +60,33 @@ class Tokenizer:
         Raises:
             TokenizerError: the engine is not one that this program made.
         """
+        pieces, word_starts = _read_vocabulary(engine)
+        roles = {role: SPECIAL_TOKENS.index(f"<{role}>") for role in ROLES}
+        self._set_up(engine, target, pieces, word_starts, range(N_SPECIAL_TOKENS), roles)
+        self._is_bytes = self.vocab_size == N_SPECIAL_TOKENS + N_BYTES
+
+    def _set_up(
+        self,
+        engine: tokenizers.Tokenizer,
+        target: "Tokenizer | None",
+        pieces: Sequence[bytes],
+        word_starts: npt.NDArray[np.bool_],
+        special_ids: Iterable[int],
+        roles: Mapping[str, int | None],
+    ) -> None:
+        """Keep what the vocabulary says, whoever made it."""
         self._engine = engine
         self.target: Tokenizer = self if target is None else target
         # Not part of the saved file: "<pad>" in a text must stay five characters.
         self._engine.encode_special_tokens = True
-        self._pieces, self.word_starts = _read_vocabulary(engine)
+        self._pieces, self.word_starts = list(pieces), word_starts
         self.vocab_size = len(self._pieces)
         self.kind: str = type(engine.model).__name__
-        lengths = [0] * N_SPECIAL_TOKENS + [len(piece) for piece in self._pieces[N_SPECIAL_TOKENS:]]
-        self.token_bytes: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)
-        self._is_bytes = self.vocab_size == N_SPECIAL_TOKENS + N_BYTES
+        self._special = np.zeros(self.vocab_size, dtype=np.bool_)
+        self._special[list(special_ids)] = True
+        lengths = np.array([len(piece) for piece in self._pieces], dtype=np.int64)
+        self.token_bytes: npt.NDArray[np.int64] = np.where(self._special, 0, lengths)
+        self._roles = dict(roles)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -76,15 +99,17 @@ class Tokenizer:
             engine = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception for whatever is wrong in the text
             raise TokenizerError(
-                f"the tokenizer cannot be read: {_one_line(error)}",
+                f"the tokenizer cannot be read: {one_line(error)}",
                 _OURS,
                 "train one anew with: make tokenizer",
             ) from error
         return cls(engine)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Self:
+    def from_file(cls, path: str | Path) -> "Tokenizer":
         """Load a saved `tokenizer.json`, with the `target_tokenizer.json` beside it where there is one.
+
+        With a `special_tokens.json` beside it the tokenizer is an imported one.
 
         Raises:
             TokenizerError: there is no such file, or it is not a tokenizer of this program.
@@ -95,7 +120,7 @@ class Tokenizer:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise TokenizerError(f"tokenizer file {path}: {reason}", _OURS, "check the path") from error
         try:
-            tokenizer = cls.from_json(text)
+            tokenizer = _read(text, Path(path))
         except TokenizerError as error:
             raise TokenizerError(
                 f"tokenizer file {path}: {error.problem}", error.expected, error.remedy
@@ -127,7 +152,7 @@ class Tokenizer:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, self.to_json())
+            self._write(path)
             if self.has_own_target:
                 write_whole(_target_file(path), self.target.to_json())
         except OSError as error:
@@ -136,6 +161,9 @@ class Tokenizer:
                 "a folder that can be written, with free space",
                 "choose another folder or make room",
             ) from error
+
+    def _write(self, path: Path) -> None:
+        write_whole(path, self.to_json())
 
     @property
     def digest(self) -> str:
@@ -160,16 +188,79 @@ class Tokenizer:
     @property
     def special_ids(self) -> list[int]:
         """Ids of all special tokens, sentinels included."""
-        return list(range(N_SPECIAL_TOKENS))
+        return np.flatnonzero(self._special).tolist()
 
     @property
     def sentinel_ids(self) -> list[int]:
         """Ids of `<extra_0>`, `<extra_1>`, ... for span denoising."""
         return list(range(N_SPECIAL_TOKENS - N_SENTINELS, N_SPECIAL_TOKENS))
 
-    def special_id(self, token: str) -> int:
-        """Give the id of one special token, as `<user>`; `ValueError` when there is none so named."""
-        return SPECIAL_TOKENS.index(token)
+    @property
+    def pad_id(self) -> int:
+        """Fills what is no text; no model sees it."""
+        return self._id_of("pad")
+
+    @property
+    def bos_id(self) -> int:
+        """Begins a text."""
+        return self._id_of("bos")
+
+    @property
+    def eos_id(self) -> int:
+        """Ends a text, and what a model writes."""
+        return self._id_of("eos")
+
+    @property
+    def unk_id(self) -> int:
+        """Stands for what is not in the vocabulary."""
+        return self._id_of("unk")
+
+    @property
+    def mask_id(self) -> int:
+        """Stands for a hidden token."""
+        return self._id_of("mask")
+
+    @property
+    def sep_id(self) -> int:
+        """Stands between two texts."""
+        return self._id_of("sep")
+
+    @property
+    def cls_id(self) -> int:
+        """Stands for a whole text."""
+        return self._id_of("cls")
+
+    @property
+    def start_id(self) -> int:
+        """What the decoder of an encoder-decoder starts from."""
+        return self.bos_id
+
+    def has(self, role: str) -> bool:
+        """Whether there is a token of that role: pad, bos, eos, unk, mask, sep, cls."""
+        return self._roles.get(role) is not None
+
+    def _id_of(self, role: str) -> int:
+        found = self._roles[role]
+        if found is None:
+            raise TokenizerError(
+                f"the tokenizer has no {role} token",
+                f"a vocabulary with a token for {_ROLE_USES[role]}",
+                "choose a task that needs none, or a model whose tokenizer has it",
+            )
+        return found
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids before and after a text that is read by itself."""
+        return [self.bos_id], [self.eos_id]
+
+    def turn_frame(self, role: str) -> tuple[list[int], list[int]]:
+        """The ids before and after what one side says; role is user, assistant or system.
+
+        What the assistant says ends in `eos_id`, which may be followed by others.
+        """
+        start = [SPECIAL_TOKENS.index(f"<{role}>")]
+        return start, [self.eos_id] if role == "assistant" else []
 
     def encode(self, text: str) -> TokenIds:
         """Encode one text; no special tokens are added.
@@ -235,8 +326,12 @@ class Tokenizer:
             TokenizerError: an id outside of the vocabulary.
         """
         checked = self._checked(ids)
-        first = 0 if keep_special else N_SPECIAL_TOKENS
-        return b"".join(self._pieces[token] for token in checked if token >= first).decode("utf-8", "replace")
+        kept = (token for token in checked if keep_special or not self._special[token])
+        return b"".join(self._pieces[token] for token in kept).decode("utf-8", "replace")
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that ids add to that of the ids before them."""
+        return self.decode(ids)
 
     def decode_tokens(self, ids: Iterable[int]) -> list[str]:
         """Give each id in readable form: spaces as `␣`, line ends as `⏎`, parts of characters in hexadecimal.
@@ -257,9 +352,23 @@ class Tokenizer:
             )
         return checked
 
-    def __reduce__(self) -> tuple[Any, tuple[str, "Tokenizer | None"]]:
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """Pickle as JSON, so that workers get `<pad>` in a text as plain text too."""
         return _unpickled, (self._engine.to_str(), self.target if self.has_own_target else None)
+
+
+def _read(text: str, path: Path) -> Tokenizer:
+    roles = roles_file(path)
+    if not roles.exists():
+        return Tokenizer.from_json(text)
+    from datamodules.tokenizer.foreign import ForeignTokenizer  # it is made of what this module has
+
+    return ForeignTokenizer.from_texts(text, roles.read_text(encoding="utf-8"))
+
+
+def roles_file(path: Path) -> Path:
+    """Where an imported tokenizer keeps which of its tokens are special."""
+    return path.with_name("special_tokens.json")
 
 
 def _unpickled(text: str, target: Tokenizer | None) -> Tokenizer:
@@ -314,13 +423,13 @@ def _read_vocabulary(engine: tokenizers.Tokenizer) -> tuple[list[bytes], npt.NDA
     pieces += [bytes(BYTE_OF_CHARACTER[c] for c in piece) for piece in stripped]
     marked = model["model"]["type"] == "WordPiece"
     starts = [False] * N_SPECIAL_TOKENS + [
-        (marked and not piece.startswith(CONTINUES)) or _starts_word(text, alone=not marked)
+        (marked and not piece.startswith(CONTINUES)) or starts_word(text, alone=not marked)
         for piece, text in zip(regular, pieces[N_SPECIAL_TOKENS:], strict=True)
     ]
     return pieces, np.array(starts, dtype=np.bool_)
 
 
-def _starts_word(piece: bytes, *, alone: bool) -> bool:
+def starts_word(piece: bytes, *, alone: bool) -> bool:
     """Judge by its first character whether a piece begins a word.
 
     A letter of an alphabet continues the word before it (a space belongs to the piece after it); a Chinese
@@ -345,5 +454,6 @@ def _printable(piece: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message without line ends."""
     return " ".join(str(error).split())

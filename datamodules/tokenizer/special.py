@@ -17,6 +17,9 @@ SPECIAL_TOKENS: tuple[str, ...] = (
 )
 """The one table of special tokens; a token's place in it is its id."""
 
+ROLES = ("pad", "bos", "eos", "unk", "mask", "sep", "cls")
+"""What a special token may be for; the one of a role is called so, in pointed brackets."""
+
 N_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 N_BYTES = 256
 

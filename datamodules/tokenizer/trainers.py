@@ -177,7 +177,7 @@ class Unigram(TokenizerTrainer):
         lowest = min(scores.values())
         vocabulary = [(piece, lowest) for piece in SPECIAL_TOKENS]
         vocabulary += [(piece, scores[piece]) for piece in (*BYTE_ALPHABET, *learned)]
-        return _assemble(models.Unigram(vocabulary, unk_id=Tokenizer.unk_id))
+        return _assemble(models.Unigram(vocabulary, unk_id=SPECIAL_TOKENS.index("<unk>")))
 
     def describe(self) -> dict[str, str | int]:
         """Give everything but the text that shapes the result."""

@@ -36,8 +36,8 @@ class CausalLM(PretrainingTask):
         return collate_causal
 
     def objective(self, tokenizer: Tokenizer) -> "Objective":
-        """Every token is labelled once, so bits per byte are exact."""
-        return TokenObjective(token_bytes=tokenizer.token_bytes)
+        """Every token is labelled once, so bits per byte are exact where the ids hold every byte."""
+        return TokenObjective(token_bytes=tokenizer.token_bytes if tokenizer.is_exact else None)
 
     def samples(
         self,
@@ -50,12 +50,13 @@ class CausalLM(PretrainingTask):
     ) -> list[Sample]:
         """Go on from the prompts, or write from nothing."""
         given = list(prompts) or [""] * N_SAMPLES
-        ids = [[tokenizer.bos_id, *tokenizer.encode(prompt).tolist()] for prompt in given]
+        before, _ = tokenizer.frame
+        ids = [[*before, *tokenizer.encode(prompt).tolist()] or [tokenizer.bos_id] for prompt in given]
         forbidden = [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
         made = generate(
             model, ids, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
         )
         return [
-            Sample(given=prompt, output=tokenizer.decode(new), goes_on=True)
-            for prompt, new in zip(given, made, strict=True)
+            Sample(given=prompt, output=tokenizer.decode_after(asked, new), goes_on=True)
+            for prompt, asked, new in zip(given, ids, made, strict=True)
         ]

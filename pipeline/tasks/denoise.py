@@ -10,6 +10,7 @@ from pydantic import Field
 
 from datamodules.collate import Batch, RowBatch, collate_denoise
 from datamodules.corruption import TokenTable, span_denoise
+from datamodules.errors import TokenizerError
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
@@ -52,7 +53,17 @@ class SpanDenoising(PretrainingTask):
         return int(max_seq_len / max(1.0, 1.05 * target_of_token))  # numbers are rounded in each document
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
-        """Sources with sentinels, targets with what they hide."""
+        """Sources with sentinels, targets with what they hide.
+
+        Raises:
+            TokenizerError: an imported vocabulary has no sentinels.
+        """
+        if not tokenizer.sentinel_ids:
+            raise TokenizerError(
+                "the tokenizer has no tokens that stand for dropped spans",
+                "tokens <extra_id_0>, <extra_id_1>, ..., as T5 has them",
+                "choose another task, or a model whose tokenizer has them",
+            )
         return partial(
             collate_denoise,
             tokens=TokenTable.of(tokenizer),
@@ -92,7 +103,7 @@ class SpanDenoising(PretrainingTask):
             options,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
-            bos_id=tokenizer.bos_id,
+            bos_id=tokenizer.start_id,
             forbidden_ids=forbidden,
         )
         return [

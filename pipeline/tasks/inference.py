@@ -9,7 +9,6 @@ from torch import Tensor
 
 from datamodules.collate import Batch
 from datamodules.features import pad
-from datamodules.tokenizer import Tokenizer
 from modules.decoding import evaluating
 from modules.model import Model
 from pipeline.tasks.finetuning import Feature
@@ -45,7 +44,7 @@ def batch_outputs(
 
 def padded_inputs(ids: Sequence[Ints]) -> Batch:
     """`input_ids` (B, T) and, where a row is shorter than T, `attention_mask`; T is a multiple of 16."""
-    inputs = pad(ids, value=Tokenizer.pad_id)
+    inputs = pad(ids, value=0)  # any id: it is masked
     lengths = np.array([len(row) for row in ids])
     batch = {"input_ids": torch.from_numpy(inputs)}
     if (lengths < inputs.shape[1]).any():

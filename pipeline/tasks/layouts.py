@@ -1,6 +1,6 @@
 """How a source and its answer lie in a transformer: in two sequences, or one after the other in one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ Ids = npt.NDArray[np.int64]
 class Layout(Protocol):
     """Prompts, and examples of a prompt with its answer, within `limit` tokens."""
 
-    def prompt(self, source: Ids, *, limit: int, reserve: int) -> Ids:
+    def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
         """What a model reads before it writes; a longer source keeps its beginning."""
         ...
 
@@ -25,40 +25,45 @@ class Layout(Protocol):
         """How many tokens can be written after a prompt."""
         ...
 
-    def feature(self, prompt: Ids, answer: Ids) -> Feature:
+    def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
         """The example; only the answer is labelled."""
         ...
 
 
 class TwoSequences:
-    """For an encoder-decoder: the encoder reads `<bos> source <eos>`, the decoder goes from `<bos>`."""
+    """For an encoder-decoder: the encoder reads `<bos> source <eos>`, the decoder goes from `<bos>`.
 
-    def prompt(self, source: Ids, *, limit: int, reserve: int) -> Ids:
+    An imported tokenizer may have another frame, and another token that the decoder starts from.
+    """
+
+    def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
         """`<bos> source <eos>`."""
-        return framed(Tokenizer.bos_id, source[: max(limit - 2, 0)], Tokenizer.eos_id)
+        before, after = tokenizer.frame
+        return framed(before, source[: max(limit - len(before) - len(after), 0)], after)
 
     def room(self, n_prompt: int, *, limit: int) -> int:
         """The decoder's own sequence, whatever the encoder reads."""
         return limit
 
-    def feature(self, prompt: Ids, answer: Ids) -> Feature:
+    def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
         """The decoder's input is the answer moved right by one."""
-        moved = np.concatenate(([Tokenizer.bos_id], answer[:-1]))
+        moved = np.concatenate(([tokenizer.start_id], answer[:-1]))
         return {"input_ids": prompt, "decoder_input_ids": moved, "labels": answer}
 
 
 class OneSequence:
     """For a decoder: `<bos> source <sep> answer`; a token of the prompt is read and not learnt."""
 
-    def prompt(self, source: Ids, *, limit: int, reserve: int) -> Ids:
+    def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
         """`<bos> source <sep>`, such that `reserve` tokens can be written after it."""
-        return framed(Tokenizer.bos_id, source[: max(limit + 1 - reserve - 2, 0)], Tokenizer.sep_id)
+        kept = source[: max(limit + 1 - reserve - 2, 0)]
+        return framed([tokenizer.bos_id], kept, [tokenizer.sep_id])
 
     def room(self, n_prompt: int, *, limit: int) -> int:
         """What the prompt leaves; the last token is written and not read."""
         return limit + 1 - n_prompt
 
-    def feature(self, prompt: Ids, answer: Ids) -> Feature:
+    def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
         """Labels stand where the token before them is read."""
         unlabelled = np.full(len(prompt) - 1, IGNORE)
         return {
@@ -86,6 +91,6 @@ def layout_of(backbone: Transformer) -> Layout:
     )
 
 
-def framed(first: int, ids: Ids, last: int) -> Ids:
-    """The ids between two others."""
-    return np.concatenate(([first], ids, [last])).astype(np.int64)
+def framed(before: Sequence[int], ids: Ids, after: Sequence[int]) -> Ids:
+    """The ids between others."""
+    return np.concatenate((before, ids, after)).astype(np.int64)

@@ -1,7 +1,7 @@
 """Masked language modelling: restore hidden tokens from what stands on both sides."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,10 +39,15 @@ class MaskedLM(PretrainingTask):
         return max_seq_len
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
-        """Inputs with hidden tokens, labels at these alone."""
+        """Inputs with hidden tokens, labels at these alone.
+
+        Raises:
+            TokenizerError: an imported vocabulary has no mask token.
+        """
+        table = TokenTable.of(tokenizer)
         return partial(
             collate_masked,
-            tokens=TokenTable.of(tokenizer),
+            tokens=replace(table, mask_id=tokenizer.mask_id),
             seed=seed,
             rate=self.rate,
             whole_words=self.whole_words,

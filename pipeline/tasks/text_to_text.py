@@ -89,9 +89,9 @@ class TextToText(WritingTask):
         for target in tokenizer.target.encode_batch(self.references(row)):
             answer = np.append(target.astype(np.int64), tokenizer.eos_id)[: self.max_target_tokens]
             reserve = min(len(answer), max(limit // 2, 1))
-            prompt = layout.prompt(source, limit=limit, reserve=reserve)
+            prompt = layout.prompt(source, tokenizer, limit=limit, reserve=reserve)
             answer = answer[: layout.room(len(prompt), limit=limit)]
-            features.append(layout.feature(prompt, answer))
+            features.append(layout.feature(prompt, answer, tokenizer))
         return features
 
     def predict(
@@ -120,7 +120,8 @@ class TextToText(WritingTask):
         sources = tokenizer.encode_batch([self.source(row) for row in rows])
 
         def prompt(row: int, reserve: int) -> list[int]:
-            ids = layout.prompt(sources[row].astype(np.int64), limit=limit, reserve=reserve)
+            source = sources[row].astype(np.int64)
+            ids = layout.prompt(source, tokenizer, limit=limit, reserve=reserve)
             return [int(token) for token in ids]
 
         room = Room(
@@ -151,7 +152,7 @@ class TextToText(WritingTask):
             options,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
-            bos_id=tokenizer.bos_id,
+            bos_id=tokenizer.start_id,
             forbidden_ids=forbidden_ids(tokenizer),
         )
         answers = []

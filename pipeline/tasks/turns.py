@@ -91,12 +91,12 @@ class Stream:
         opening = turns[:1] if turns[:1] and turns[0].role == "system" else []
         texts = tokenizer.encode_batch([turn.text for turn in turns])
         encoded = [_framed(turn.role, ids, tokenizer) for turn, ids in zip(turns, texts, strict=True)]
-        head = np.concatenate(([tokenizer.bos_id], *encoded[: len(opening)]))[: max(limit // 4, 1)]
+        before, _ = tokenizer.frame
+        head = np.concatenate((before, *encoded[: len(opening)]))[: max(limit // 4, 1)]
         parts = encoded[len(opening) :]
-        replies = [turn.role == "assistant" for turn in turns[len(opening) :]]
         learnt = [
-            np.arange(len(part)) > 0 if reply else np.zeros(len(part), bool)
-            for part, reply in zip(parts, replies, strict=True)
+            _is_learnt(turn.role, len(ids), len(part), tokenizer)
+            for turn, ids, part in zip(turns[len(opening) :], texts[len(opening) :], parts, strict=True)
         ]
         lengths = np.array([0, *map(len, parts)])
         return cls(
@@ -108,7 +108,7 @@ class Stream:
 
     def prompt(self, tokenizer: Tokenizer, *, limit: int, reserve: int) -> list[int]:
         """What a reply goes on from: the latest turns and `<assistant>`, with room for `reserve` tokens."""
-        ids = np.append(self.ids, tokenizer.special_id("<assistant>"))
+        ids = np.append(self.ids, tokenizer.turn_frame("assistant")[0])
         first = self._oldest(len(ids), max(limit + 1 - reserve - len(self.head), 1))
         return [*self.head.tolist(), *ids[first:].tolist()]
 
@@ -152,5 +152,14 @@ class Stream:
 
 
 def _framed(role: str, ids: npt.NDArray[np.int32], tokenizer: Tokenizer) -> Ids:
-    end = [tokenizer.eos_id] if role == "assistant" else []
-    return np.concatenate(([tokenizer.special_id(f"<{role}>")], ids, end)).astype(np.int64)
+    before, after = tokenizer.turn_frame(role)
+    return np.concatenate((before, ids, after)).astype(np.int64)
+
+
+def _is_learnt(role: str, n_text: int, n_turn: int, tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
+    """Which tokens of a turn are of a reply, or end it."""
+    learnt = np.zeros(n_turn, bool)
+    if role == "assistant":
+        first = len(tokenizer.turn_frame(role)[0])
+        learnt[first : first + n_text + 1] = True
+    return learnt

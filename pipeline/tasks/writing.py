@@ -26,8 +26,8 @@ from pipeline.tasks.finetuning import Feature, FinetuneTask, FinishReason, Predi
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
-#: What each array of a feature is padded with.
-_PADDING = {"input_ids": Tokenizer.pad_id, "decoder_input_ids": Tokenizer.pad_id, "labels": IGNORE}
+#: What each array of a feature is padded with; an id is any, since padding is masked.
+_PADDING = {"input_ids": 0, "decoder_input_ids": 0, "labels": IGNORE}
 
 
 def collate_labelled(features: Sequence[Feature]) -> Batch:

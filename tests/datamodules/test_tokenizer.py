@@ -102,7 +102,7 @@ def test_special_tokens_and_bytes_have_the_same_ids_in_every_kind(tokenizer: Tok
     )
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
     assert (tokenizer.mask_id, tokenizer.sep_id, tokenizer.cls_id) == (4, 5, 6)
-    assert [tokenizer.special_id(token) for token in ("<user>", "<assistant>", "<system>")] == [7, 8, 9]
+    assert [tokenizer.turn_frame(role)[0] for role in ("user", "assistant", "system")] == [[7], [8], [9]]
     assert tokenizer.sentinel_ids == list(range(10, 42))
     assert tokenizer.special_ids == list(range(42))
     for byte in range(256):

@@ -208,7 +208,7 @@ class ExtractiveQA(FinetuneTask):
         return windows(
             tokenizer.encode(row["question"]),
             passage,
-            tokenizer.folded_ids,
+            tokenizer,
             limit=backbone.max_seq_len,
             stride=self.stride,
             max_question_tokens=self.max_question_tokens,

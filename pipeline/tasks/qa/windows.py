@@ -74,7 +74,7 @@ class Window:
 def windows(
     question: npt.NDArray[np.integer],
     passage: Passage,
-    folded_ids: npt.NDArray[np.integer],
+    tokenizer: Tokenizer,
     *,
     limit: int,
     stride: int,
@@ -85,7 +85,7 @@ def windows(
     Args:
         question: its token ids; what is beyond `max_question_tokens`, or half of the room, is left out.
         passage: the context.
-        folded_ids: which tokens count as the same, as `Tokenizer.folded_ids`.
+        tokenizer: which tokens count as the same, and which stand around the texts.
         limit: tokens of a window at most.
         stride: tokens that neighbouring windows share; at most half of a window's room for the passage.
         max_question_tokens: tokens of the question at most.
@@ -96,12 +96,12 @@ def windows(
     asked = question[: min(max_question_tokens, (limit - 3) // 2)]
     room = limit - 3 - len(asked)
     step = room - min(stride, room // 2)
-    words = folded_ids[asked]
-    same = np.isin(folded_ids[passage.ids], words[words > 0])
+    words = tokenizer.folded_ids[asked]
+    same = np.isin(tokenizer.folded_ids[passage.ids], words[words > 0])
     made = []
     for first in range(0, max(len(passage.ids) - room, 0) + step, step):
         part = passage.ids[first : first + room]
-        ids = np.concatenate(([Tokenizer.bos_id], asked, [Tokenizer.sep_id], part, [Tokenizer.eos_id]))
+        ids = np.concatenate(([tokenizer.bos_id], asked, [tokenizer.sep_id], part, [tokenizer.eos_id]))
         types = np.zeros(len(ids), np.int64)
         types[len(asked) + 2 : -1] = same[first : first + room]
         made.append(Window(ids.astype(np.int64), types, passage_start=len(asked) + 2, first_token=first))

@@ -54,7 +54,7 @@ def test_an_answer_becomes_tokens_and_the_same_characters_again(context: str, da
 def test_windows_hold_every_token_of_the_passage_and_overlap_by_the_stride(length: int, stride: int) -> None:
     passage = passage_of("".join(chr(97 + i % 26) for i in range(length)))
     question = BYTES.encode("q" * 5)
-    made = windows(question, passage, BYTES.folded_ids, limit=18, stride=stride, max_question_tokens=64)
+    made = windows(question, passage, BYTES, limit=18, stride=stride, max_question_tokens=64)
     room = 18 - 3 - 5
     covered: set[int] = set()
     for window in made:
@@ -75,7 +75,7 @@ def test_a_long_question_leaves_half_of_the_room_to_the_passage(limit: int) -> N
     made = windows(
         BYTES.encode("q" * 500),
         passage_of("abcdef"),
-        BYTES.folded_ids,
+        BYTES,
         limit=limit,
         stride=64,
         max_question_tokens=64,
@@ -87,7 +87,7 @@ def test_a_long_question_leaves_half_of_the_room_to_the_passage(limit: int) -> N
 def test_tokens_that_the_question_has_too_are_marked_whatever_their_case_but_no_punctuation() -> None:
     context = "Anna, a cook; Bo?"
     made = windows(
-        BYTES.encode("a B?"), passage_of(context), BYTES.folded_ids, limit=16, stride=2, max_question_tokens=9
+        BYTES.encode("a B?"), passage_of(context), BYTES, limit=16, stride=2, max_question_tokens=9
     )
     assert len(made) > 1
     for window in made:
@@ -195,7 +195,7 @@ def slow_best(passage: Passage, made: list[Window], logits: torch.Tensor, longes
 
 def test_the_best_answers_of_several_windows_are_those_of_a_search_over_all_spans() -> None:
     passage = passage_of("abcd efgh ijkl mnop")
-    made = windows(BYTES.encode("?"), passage, BYTES.folded_ids, limit=14, stride=4, max_question_tokens=4)
+    made = windows(BYTES.encode("?"), passage, BYTES, limit=14, stride=4, max_question_tokens=4)
     lowest = torch.finfo(torch.float32).min
     logits = torch.full((len(made), 16, 2), lowest)
     torch.manual_seed(0)
