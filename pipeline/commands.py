@@ -34,7 +34,7 @@ class StageResult:
 #: Word -> module and function; a module is imported when its stage runs, since some are heavy.
 STAGES = {
     "tokenizer": "pipeline.stages.tokenizer:train_tokenizer",
-    "pretrain": "pipeline.stages.pretrain:pretrain",
+    "pretrain": "pipeline.stages.pretrain.stage:pretrain",
     "finetune": "pipeline.stages.finetune.stage:finetune",
     "evaluate": "pipeline.stages.evaluate:evaluate",
     "predict": "pipeline.stages.predict:predict",

@@ -103,32 +103,36 @@ def build_tokenizer(
 
 
 def build_rows(
-    config: Config, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
+    config: Config,
+    options: TrainerOptions,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    task: PretrainingTask,
+    *,
+    max_seq_len: int,
 ) -> tuple[cache.TokenRows, cache.TokenRows]:
     """Training and validation rows of tokens, from the cache where these inputs have been seen.
 
     Of a stream only as many rows are read as the run needs; more steps need another cache.
     """
-    options: TrainerOptions = construct(config.trainer)
-    needed = options.n_steps * options.batch_size * options.accumulate
-    streamed = corpus.n_train_rows is None
-    train = _rows(config, corpus, "train", tokenizer, task, max_seq_len, needed if streamed else None)
-    return train, build_validation_rows(config, corpus, tokenizer, task, max_seq_len=max_seq_len)
+    needed = None
+    if corpus.n_train_rows is None:
+        needed = options.n_steps * options.batch_size * options.accumulate
+    train = _rows(config, corpus, "train", tokenizer, task, max_seq_len, needed)
+    return train, build_validation_rows(config, options, corpus, tokenizer, task, max_seq_len=max_seq_len)
 
 
 def build_validation_rows(
-    config: Config, corpus: Corpus, tokenizer: Tokenizer, task: PretrainingTask, *, max_seq_len: int
+    config: Config,
+    options: TrainerOptions,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    task: PretrainingTask,
+    *,
+    max_seq_len: int,
 ) -> cache.TokenRows:
     """Validation rows of tokens, at most `trainer.val_rows`."""
-    return _rows(
-        config,
-        corpus,
-        "validation",
-        tokenizer,
-        task,
-        max_seq_len,
-        construct(config.trainer, TrainerOptions).val_rows,
-    )
+    return _rows(config, corpus, "validation", tokenizer, task, max_seq_len, options.val_rows)
 
 
 def interruptibly(work: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from pipeline.config.construct import construct
 from pipeline.config.model import build_model
 from pipeline.config.plain import Config, to_plain
 from pipeline.errors import BundleError, ConfigError
-from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import LATEST, Kind, find_bundle, newest_bundle
 from pipeline.runs.folders import RunFolder
@@ -153,44 +153,39 @@ def _dropped(model: Mapping[str, Any], dropout: float) -> dict[str, Any]:
     return {**model, "backbone": {**model["backbone"], "layer": layer}}
 
 
-def with_bundle(config: Config, start: Bundle) -> Config:
-    """The configuration with the bundle's model and tokenizer for its own, and with the bundle's folder.
+def completed(
+    config: Config,
+    start: Bundle | None,
+    *,
+    model: Mapping[str, Any],
+    trainer: Mapping[str, Any] = MappingProxyType({}),
+) -> Config:
+    """The configuration of a run that trains, as it is recorded.
 
-    What is recorded is true, and a run is resumed from no other bundle than its own, whatever is the newest.
+    The bundle's tokenizer and folder stand in it, so a run is resumed from its own bundle, whatever is the
+    newest.
+
+    Args:
+        config: as it was typed.
+        start: the bundle that the training starts from.
+        model: the node of the model that is trained.
+        trainer: options of the trainer that were found, recorded as if somebody had typed them.
     """
-    theirs = {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
-    choices = {key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS}
-    plain = {**to_plain(config), **theirs, "model": start.model_config, "init_from": str(start.folder)}
-    return Config({**plain, "choices": {**plain["choices"], **choices}})
-
-
-def for_nothing(config: Config, options: Mapping[str, Any]) -> Config:
-    """The configuration of a start from nothing: its backbone has the options, and `dropout` if given."""
     plain = to_plain(config)
-    model = {**plain["model"], "backbone": {**plain["model"]["backbone"], **options}}
-    if config.dropout is not None:
-        model = _dropped(model, config.dropout)
-    return Config({**plain, "model": model})
+    if start is not None:
+        plain |= {key: value for key, value in start.config.items() if key in BUNDLE_KEYS}
+        plain["init_from"] = str(start.folder)
+        plain["choices"] |= {
+            key: value for key, value in start.config["choices"].items() if key in BUNDLE_KEYS
+        }
+    return Config({**plain, "model": dict(model), "trainer": {**plain["trainer"], **trainer}})
 
 
-def with_measured(config: Config, folder: Path) -> Config:
-    """The configuration with the folder of the bundle that is read: `latest` is another one later."""
-    return Config({**to_plain(config), "bundle": str(folder)})
-
-
-def with_trainer(config: Config, options: TrainerOptions) -> Config:
-    """The configuration with how long is trained, recorded as if somebody had typed it."""
-    plain = to_plain(config)
-    found = {
-        name: getattr(options, name) for name in ("max_steps", "val_every_steps", "plateau", "time_budget_s")
-    }
-    return Config({**plain, "trainer": {**plain["trainer"], **found}})
-
-
-def with_head(config: Config, head: Mapping[str, Any]) -> Config:
-    """The configuration with a task's own head in place of the one that its backbone was pretrained with."""
-    plain = to_plain(config)
-    return Config({**plain, "model": {**plain["model"], "head": dict(head)}})
+def new_model(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of the model of a start from nothing: its backbone has the options, and `dropout` if given."""
+    model = to_plain(config.model)
+    model["backbone"] |= options
+    return model if config.dropout is None else _dropped(model, config.dropout)
 
 
 def describe_start(start: Bundle | None, spec: str | None) -> str:

@@ -19,18 +19,15 @@ from pipeline.evaluation.rows import (
     log_evaluation,
     save_evaluation,
 )
-from pipeline.machine.choice import describe_machine, with_chosen
 from pipeline.machine.devices import check_device
 from pipeline.machine.options import TrainerOptions
 from pipeline.prepare import build_validation_rows, load_corpus, optimum_bits_per_byte
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.finetuned import asked_task, load_asked, with_trained_names
-from pipeline.runs.folders import RunFolder, open_run
 from pipeline.runs.inputs import inputs_of
-from pipeline.runs.start import with_measured
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
-from pipeline.training.fit import track
+from pipeline.training.states import Composed, Started, start
 
 #: What the corpus itself cannot be told in less than, where that is known.
 OPTIMUM = "optimum_bits_per_byte"
@@ -40,21 +37,15 @@ def evaluate(config: Config) -> StageResult:
     """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
     check_device(construct(config.trainer, TrainerOptions))
     bundle = load_asked(config)
-    inputs = inputs_of(config, used=bundle.folder)
-    config = with_measured(config, bundle.folder)
-    label = f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}"
-    with open_run(config, label=label, inputs=inputs) as run, track(config, run, is_report=True) as tracked:
-        config = with_chosen(config, run.record.chosen)
-        options = construct(config.trainer, TrainerOptions)
-        tracked.use_bundle(bundle.folder)
-        report.say("Run", f"{report.short(run.path)}, {describe_machine(config, run.record.chosen)}")
+    with start(_compose(config, bundle)) as started:
+        run, tracked = started.run, started.tracked
         evaluation: Evaluation | LanguageEvaluation
         if isinstance(bundle.task, FinetuneTask):
-            evaluation = _evaluate_task(config, options, bundle, run, tracked)
+            evaluation = _evaluate_task(started, bundle)
             metrics, samples = evaluation.metrics, evaluation.samples
             save_evaluation(run.path, evaluation)
         else:
-            evaluation, optimum = _evaluate_language_model(config, options, bundle, tracked)
+            evaluation, optimum = _evaluate_language_model(started, bundle)
             metrics, samples = evaluation.metrics | optimum, []
             evaluation.save(run.path)
         run.keep(run.path / EVALUATION)
@@ -78,6 +69,17 @@ def evaluate(config: Config) -> StageResult:
     return StageResult(stage="evaluate", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=metrics)
 
 
+def _compose(config: Config, bundle: Bundle) -> Composed:
+    """The run of an evaluation records the folder of the bundle: `latest` is another one later."""
+    return Composed(
+        config=Config({**config, "bundle": str(bundle.folder)}),
+        label=f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}",
+        inputs=inputs_of(config, used=bundle.folder),
+        bundle=bundle,
+        is_report=True,
+    )
+
+
 def _about(bundle: Bundle, rows: str) -> str:
     """What was measured on what, in Markdown."""
     model = f"{type(bundle.task).__name__} on {type(bundle.model.backbone).__name__}"
@@ -85,10 +87,9 @@ def _about(bundle: Bundle, rows: str) -> str:
     return f"The bundle `{report.short(bundle.folder)}` ({model}; {made}), measured on {rows}."
 
 
-def _evaluate_task(
-    config: Config, options: TrainerOptions, bundle: Bundle, run: RunFolder, tracked: Run
-) -> Evaluation:
+def _evaluate_task(started: Started, bundle: Bundle) -> Evaluation:
     """Answer the test rows, or else the validation rows, and score the answers."""
+    config, tracked = started.config, started.tracked
     task = asked_task(config, bundle)
     corpus = construct(config.data, Source).load(with_trained_names(task.scored_columns, bundle))
     corpus = with_repeated(corpus, (*task.inputs, *task.optional))
@@ -98,23 +99,22 @@ def _evaluate_task(
     task.check(rows, on.split)
     _log_rows(tracked, corpus, cache_key(corpus=corpus.fingerprint, split=on.split), on)
     evaluation = evaluate_rows(
-        task, bundle.model, bundle.tokenizer, rows, on=on, batch_size=options.answer_batch_size
+        task, bundle.model, bundle.tokenizer, rows, on=on, batch_size=started.options.answer_batch_size
     )
-    log_evaluation(tracked, evaluation, run.path, show_text=config.log_corpus_text)
+    log_evaluation(tracked, evaluation, started.run.path, show_text=config.log_corpus_text)
     return evaluation
 
 
-def _evaluate_language_model(
-    config: Config, options: TrainerOptions, bundle: Bundle, tracked: Run
-) -> tuple[LanguageEvaluation, dict[str, float]]:
+def _evaluate_language_model(started: Started, bundle: Bundle) -> tuple[LanguageEvaluation, dict[str, float]]:
     """Loss, perplexity, accuracy and bits per byte on the validation rows, and the least that can be."""
+    config, options, tokenizer = started.config, started.options, bundle.tokenizer
     corpus, cleaned = load_corpus(config, with_trained_names(TEXT_ONLY, bundle))
     report.say_corpus(corpus, cleaned)
     limit = bundle.model.backbone.max_seq_len
-    rows = build_validation_rows(config, corpus, bundle.tokenizer, bundle.task, max_seq_len=limit)
+    rows = build_validation_rows(config, options, corpus, tokenizer, bundle.task, max_seq_len=limit)
     on = _held_out(config, bundle, corpus, "validation")
-    _log_rows(tracked, corpus, rows.manifest["sha256"], on)
-    evaluation = evaluate_language_model(bundle.task, bundle.model, bundle.tokenizer, rows, options, on=on)
+    _log_rows(started.tracked, corpus, rows.manifest["sha256"], on)
+    evaluation = evaluate_language_model(bundle.task, bundle.model, tokenizer, rows, options, on=on)
     optimum = optimum_bits_per_byte(corpus)
     if optimum is None or "bits_per_byte" not in evaluation.values:
         return evaluation, {}

@@ -8,8 +8,8 @@ import pytest
 from pipeline.config.compose import compose
 from pipeline.config.tasks import finetuning_task
 from pipeline.prepare import load_corpus
-from pipeline.stages.finetune.stage import read_labelled
-from pipeline.training.fit import corpus_record
+from pipeline.stages.finetune.compose import read_labelled
+from pipeline.training.export import corpus_record
 
 
 @pytest.fixture(autouse=True)

@@ -4,26 +4,21 @@ from collections.abc import Mapping
 
 from pipeline import report
 from pipeline.config.compose import NOTHING
-from pipeline.config.plain import Config
 from pipeline.evaluation.rows import Evaluation
 from pipeline.runs.bundle import Bundle
-from pipeline.runs.folders import RunFolder
+from pipeline.stages.finetune.facts import Baseline, baseline_facts, length_facts
 from pipeline.stages.finetune.gain import command_from_nothing, gain_over_nothing
+from pipeline.stages.finetune.prepare import Finetuning
 from pipeline.stages.following import next_comparison
-from pipeline.tracking import Run
+from pipeline.training.states import Trained
 
 
 def summarise(
-    config: Config,
-    run: RunFolder,
-    tracked: Run,
-    bundle: Bundle,
-    evaluation: Evaluation,
-    more: Mapping[str, str],
-    *,
-    is_tied: bool,
+    trained: Trained[Finetuning], evaluation: Evaluation, bundle: Bundle, baselines: Mapping[str, Baseline]
 ) -> None:
-    """Print the summary, with `more` facts."""
+    """Print the summary: scores, predictions, facts, and what to do next."""
+    prepared = trained.prepared
+    config, run = prepared.config, prepared.run
     task = config.choices.task
     from_nothing = config.init_from == NOTHING
     facts = {
@@ -31,10 +26,12 @@ def summarise(
         "validation loss": f"{bundle.metrics['val/loss']:.4f} nats",
         "bundle": report.short(bundle.folder),
         "best step": f"{bundle.provenance['step']:,}",
-        **more,
+        "training": trained.pace,
+        **length_facts(prepared.options, trained.trend, prepared.n_rows),
+        **baseline_facts(baselines, prepared.task.metric),
     }
     cautions = evaluation.cautions
-    if is_tied:
+    if trained.checkpoints.is_tied:
         cautions.append(
             f"{evaluation.task.metric} was the same at every validation, so the loss chose the weights"
         )
@@ -56,7 +53,7 @@ def summarise(
             **next_comparison(run),
             "make ui": "see all runs in MLflow",
         },
-        address=tracked.url,
+        address=prepared.tracked.url,
     )
     if gain is None and not from_nothing and (command := command_from_nothing(config)) is not None:
         report.say(

@@ -72,7 +72,7 @@ def test_modules_that_only_talk_do_not_count_nor_does_what_they_import(project: 
 def test_a_task_is_code_of_its_own_fine_tuning_and_of_no_pretraining() -> None:
     qa = code_of(["pipeline.stages.finetune.stage", "pipeline.tasks.qa"])
     assert "code pipeline/tasks/qa/task.py" in qa
-    pretraining = code_of(["pipeline.stages.pretrain", "pipeline.tasks.causal_lm"])
+    pretraining = code_of(["pipeline.stages.pretrain.stage", "pipeline.tasks.causal_lm"])
     assert "code modules/lit_module.py" in pretraining
     assert not [name for name in pretraining if "qa" in name or "sweep" in name or "compare" in name]
 

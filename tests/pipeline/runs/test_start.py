@@ -21,12 +21,12 @@ from pipeline.runs.find import find_bundle
 from pipeline.runs.finetuned import load_asked
 from pipeline.runs.start import (
     arranged,
+    completed,
     describe_start,
     find_start,
-    for_nothing,
     load_same_arrangement,
     load_start,
-    with_bundle,
+    new_model,
 )
 
 READERS, WRITERS = (Encoder, Decoder), (EncoderDecoder, Decoder)
@@ -182,7 +182,7 @@ def test_model_tokenizer_and_folder_of_the_bundle_are_recorded(pretrained: Pretr
     folder = pretrained("causal_lm", "base")
     config = compose("finetune", ["task=classify"])
     start = load_start(config, folder)
-    made = with_bundle(config, start)
+    made = completed(config, start, model=start.model_config)
     assert to_plain(made.model) == start.model_config
     assert made.choices.tokenizer == "bytes"
     assert made.init_from == str(folder)
@@ -195,7 +195,7 @@ def test_another_dropout_goes_into_every_layer_and_changes_no_weight(pretrained:
     config = compose("finetune", ["task=classify", "dropout=0.25"])
     dropped = load_start(config, folder)
     assert dropped.model_config["backbone"]["layer"]["dropout"] == 0.25
-    assert with_bundle(config, dropped).model.backbone.layer.dropout == 0.25
+    assert completed(config, dropped, model=dropped.model_config).model.backbone.layer.dropout == 0.25
     for name, weight in plain.model.state_dict().items():
         assert torch.equal(weight, dropped.model.state_dict()[name]), name
     batch = {"input_ids": torch.arange(8).reshape(1, 8)}
@@ -213,7 +213,7 @@ def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follow
     start = load_start(config, pretrained("causal_lm", "base"))
     made = arranged(start, Encoder, {})
     assert isinstance(made.model.backbone, Encoder)
-    assert with_bundle(config, made).model.backbone._target_ == "modules.transformer.Encoder"
+    assert made.model_config["backbone"]["_target_"] == "modules.transformer.Encoder"
     for name, weight in start.model.state_dict().items():
         assert torch.equal(weight, made.model.state_dict()[name]), name
     first, second = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3, 5]])
@@ -248,10 +248,10 @@ def test_types_of_tokens_that_a_bundle_lacks_are_as_large_as_its_embeddings(
 def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:
     config = compose("finetune", ["task=classify", "init_from=none", "dropout=0.25"])
     assert config.model.backbone.layer.dropout == 0.0
-    assert for_nothing(config, {}).model.backbone.layer.dropout == 0.25
+    assert new_model(config, {})["backbone"]["layer"]["dropout"] == 0.25
     without = compose("finetune", ["task=classify", "init_from=none"])
-    assert for_nothing(without, {}) == without
-    assert for_nothing(without, {"n_token_types": 1}).model.backbone.n_token_types == 1
+    assert completed(without, None, model=new_model(without, {})) == without
+    assert new_model(without, {"n_token_types": 1})["backbone"]["n_token_types"] == 1
 
 
 def test_a_tokenizer_file_beside_a_bundle_must_be_the_tokenizer_of_the_bundle(

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config.compose import compose
 from pipeline.config.plain import Config
 from pipeline.config.recorded import with_defaults
-from pipeline.runs.start import for_nothing
+from pipeline.runs.start import completed, new_model
 from pipeline.stages.finetune.gain import SAME, command_from_nothing
 from tests.commands import pipeline_words
 
@@ -59,7 +59,8 @@ def test_what_is_typed_composes_to_what_differs_in_its_start_alone(
 
 def test_what_the_task_gives_its_backbone_is_not_said() -> None:
     config = compose("finetune", ["task=qa", "init_from=none"])
-    assert command_from_nothing(for_nothing(config, {"n_token_types": 1})) == "make finetune-qa INIT=none"
+    typed = completed(config, None, model=new_model(config, {"n_token_types": 1}))
+    assert command_from_nothing(typed) == "make finetune-qa INIT=none"
 
 
 def test_what_cannot_be_typed_is_not_said() -> None:

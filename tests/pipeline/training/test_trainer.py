@@ -8,7 +8,7 @@ from pipeline.config.compose import compose
 from pipeline.errors import ConfigError
 from pipeline.machine.devices import choose_precision, describe_device
 from pipeline.machine.options import TrainerOptions
-from pipeline.training.fit import label_of
+from pipeline.training.label import label_of
 from pipeline.training.trainer import PRECISIONS, build_trainer
 
 on_cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

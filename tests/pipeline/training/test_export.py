@@ -2,7 +2,7 @@
 
 from pipeline.config.plain import Config
 from pipeline.tracking.redaction import Redactor
-from pipeline.training.fit import _without_secrets
+from pipeline.training.export import _without_secrets
 
 
 def test_what_is_configured_is_redacted_and_what_is_learnt_of_the_rows_is_not() -> None:

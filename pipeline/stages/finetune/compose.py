@@ -1,0 +1,130 @@
+"""The bundle, the rows and the task of a fine-tuning, and the configuration that follows from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.corpus import Corpus, numbers_of
+from datamodules.corpus.held_out import with_repeated
+from datamodules.source import Source
+from modules.transformer import Transformer
+from pipeline import report
+from pipeline.config.construct import construct
+from pipeline.config.model import head_node
+from pipeline.config.plain import Config
+from pipeline.config.tasks import finetuning_task
+from pipeline.errors import DataError
+from pipeline.machine.devices import check_device
+from pipeline.machine.options import TrainerOptions
+from pipeline.runs.bundle import Bundle
+from pipeline.runs.inputs import inputs_of
+from pipeline.runs.start import (
+    arranged,
+    check_new_backbone,
+    check_vocabularies,
+    completed,
+    describe_start,
+    find_start,
+    load_start,
+    new_model,
+)
+from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
+from pipeline.training.budget import describe_budget, is_open, with_budget
+from pipeline.training.label import label_of
+from pipeline.training.states import Composed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A task that knows its training rows, and the rows of each split, all checked."""
+
+    task: FinetuneTask
+    corpus: Corpus
+    rows: Mapping[str, Sequence[Row]]
+
+
+def compose(config: Config) -> tuple[Composed, Labelled]:
+    """Find the bundle, read and check the rows, and complete the configuration.
+
+    Raises:
+        ConfigError: the options do not fit this machine, the task or the bundle.
+        BundleError: there is no bundle to start from, or it does not fit the task.
+        DataError: what is wrong with the rows.
+    """
+    options = construct(config.trainer, TrainerOptions)
+    check_device(options)
+    task = finetuning_task(config)
+    start = _find_start(config, task)
+    inputs = inputs_of(config, used=None if start is None else start.folder)
+    labelled = read_labelled(config, task)
+    model = _model_node(config, labelled.task, start)
+    complete = completed(config, start, model=model, trainer=_budget(options, labelled))
+    return Composed(config=complete, label=label_of(complete), inputs=inputs, bundle=start), labelled
+
+
+def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
+    """Read the rows and check them all, before there is a run that could be left half done.
+
+    Raises:
+        DataError: what is wrong with them.
+    """
+    corpus = construct(config.data, Source).load(task.columns)
+    corpus = with_repeated(corpus, (*task.inputs, *task.optional))
+    rows = labelled_rows(corpus)
+    task = task.fit(rows["train"])
+    for split, some in rows.items():
+        task.check(some, split)
+    report.say_corpus(corpus, {})
+    return Labelled(task=task, corpus=corpus, rows=rows)
+
+
+def labelled_rows(corpus: Corpus) -> dict[str, SplitRows]:
+    """The rows of each split, in memory: train, validation and, where there is one, test.
+
+    Raises:
+        DataError: the corpus is a stream.
+    """
+    if corpus.n_train_rows is None:
+        raise DataError(
+            f"{corpus.name} is streamed", "labelled rows that fit in memory", "set data.streaming=false"
+        )
+    splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    return {split: SplitRows(rows, numbers_of(rows)) for split, rows in splits.items() if rows is not None}
+
+
+def _find_start(config: Config, task: FinetuneTask) -> Bundle | None:
+    """The bundle to start from, its backbone as the task needs it; None: start from nothing."""
+    folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
+    start = None if folder is None else load_start(config, folder)
+    report.say("Start", describe_start(start, config.init_from))
+    if start is None:
+        check_new_backbone(config, task)
+        return None
+    check_vocabularies(task, start)
+    return arranged(start, task.architecture(type(start.model.backbone)), task.backbone_options)
+
+
+def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:
+    """The model with the task's head, which takes what fits it of the present one; no memory is taken."""
+    if start is not None:
+        model, backbone = start.model_config, start.model.backbone
+    else:
+        model = new_model(config, task.backbone_options)
+        with torch.device("meta"):
+            backbone = construct(model["backbone"], Transformer, vocab_size=1)
+    return {**model, "head": head_node(task.head(backbone), model["head"])}
+
+
+def _budget(options: TrainerOptions, labelled: Labelled) -> dict[str, Any]:
+    """The options of the trainer that the rows decide about, where nobody has said how long to train."""
+    if not is_open(options):
+        return {}
+    task, n_rows = labelled.task, len(labelled.rows["train"])
+    found = with_budget(options, n_rows=n_rows, n_classes=task.n_classes, least_steps=task.least_steps)
+    report.say("Budget", describe_budget(found, n_rows))
+    return {
+        name: getattr(found, name) for name in ("max_steps", "val_every_steps", "plateau", "time_budget_s")
+    }

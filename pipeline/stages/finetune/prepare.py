@@ -1,0 +1,110 @@
+"""The tokenizer, the model and the examples of a fine-tuning."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from datamodules.cache import cache_key
+from datamodules.corpus import Corpus
+from datamodules.features import Features
+from datamodules.tokenizer import Tokenizer
+from modules.init import initialize
+from modules.model import Model
+from modules.transformer import Transformer
+from pipeline import report
+from pipeline.config.model import build_backbone, build_head
+from pipeline.config.plain import Config, to_plain
+from pipeline.machine.devices import for_rows
+from pipeline.prepare import asked_vocab_size, build_tokenizer
+from pipeline.stages.finetune.compose import Labelled
+from pipeline.tasks.finetuning import FinetuneTask, Row
+from pipeline.tracking import DatasetRecord
+from pipeline.training.states import Prepared, Started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning(Prepared):
+    """A fine-tuning that can be trained.
+
+    Args:
+        task: fitted to the training rows.
+        rows: the rows of each split.
+        features: the examples of the training and the validation rows.
+    """
+
+    task: FinetuneTask
+    rows: Mapping[str, Sequence[Row]]
+    features: Mapping[str, Features]
+
+
+def prepare(started: Started, labelled: Labelled) -> Finetuning:
+    """Everything up to the examples, each step said as it is done."""
+    config, task, corpus, rows = started.config, labelled.task, labelled.corpus, labelled.rows
+    torch.manual_seed(config.seed)
+    tokenizer, model = _build_model(started, task, corpus)
+    asked = asked_vocab_size(config) if started.bundle is None else None
+    report.say("Tokenizer", report.describe_tokenizer(tokenizer, asked))
+    report.say("Model", report.describe_model(model))
+    features = {
+        split: _features(task, rows[split], tokenizer, model.backbone) for split in ("train", "validation")
+    }
+    report.say("Examples", report.describe_features(features["train"], features["validation"]))
+    for split in rows:
+        dataset = _dataset(corpus, tokenizer, split, rows[split])
+        started.tracked.log_dataset(dataset, split)  # type: ignore[arg-type]
+    n_rows = len(features["train"])
+    known = vars(replace(started, options=for_rows(started.options, n_rows)))
+    return Finetuning(
+        **known,
+        task=task,
+        corpus=corpus,
+        rows=rows,
+        tokenizer=tokenizer,
+        model=model,
+        features=features,
+        n_rows=n_rows,
+    )
+
+
+def _build_model(started: Started, task: FinetuneTask, corpus: Corpus) -> tuple[Tokenizer, Model]:
+    """The bundle's backbone with the task's head, or a new model with a new tokenizer."""
+    node, bundle = to_plain(started.config.model), started.bundle
+    if bundle is not None:
+        tokenizer, backbone = bundle.tokenizer, bundle.model.backbone
+    else:
+        tokenizer = _new_tokenizer(started.config, task, corpus)
+        backbone = build_backbone(node["backbone"], tokenizer)
+    model = Model(backbone, build_head(node["head"], backbone))
+    initialize(model if bundle is None else model.head, node["init"])
+    if bundle is not None and node["head"] == bundle.model_config["head"]:
+        model.head.load_state_dict(bundle.model.head.state_dict())
+    return tokenizer, model.train()
+
+
+def _new_tokenizer(config: Config, task: FinetuneTask, corpus: Corpus) -> Tokenizer:
+    """One for all texts of the task, or one for what is read with one for what is written."""
+    read, *written = (
+        build_tokenizer(
+            config, corpus, (text for row in corpus.train for text in texts(row)), columns=columns
+        )
+        for columns, texts in task.vocabularies.items()
+    )
+    return read.with_target(*written) if written else read
+
+
+def _features(
+    task: FinetuneTask, rows: Sequence[Row], tokenizer: Tokenizer, backbone: Transformer
+) -> Features:
+    return Features.of(feature for row in rows for feature in task.features(row, tokenizer, backbone))
+
+
+def _dataset(corpus: Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[Row]) -> DatasetRecord:
+    """The rows of a split as an input of the run."""
+    return DatasetRecord(
+        name=corpus.name,
+        digest=cache_key(corpus=corpus.fingerprint, split=split, tokenizer=tokenizer.digest),
+        source=corpus.uri,
+        columns={name: type(value).__name__ for name, value in rows[0].items()},
+        profile={"rows": len(rows), "corpus": corpus.fingerprint, "tokenizer": tokenizer.digest},
+    )

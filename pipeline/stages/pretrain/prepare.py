@@ -1,0 +1,102 @@
+"""The corpus, the tokenizer, the token rows and the model of a pretraining."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from datamodules.cache import TokenRows
+from datamodules.corpus import Corpus, texts
+from datamodules.tokenizer import Tokenizer
+from pipeline import report
+from pipeline.config.model import build_model
+from pipeline.config.plain import to_plain
+from pipeline.config.tasks import pretraining_task
+from pipeline.machine.devices import for_rows
+from pipeline.prepare import (
+    asked_vocab_size,
+    build_rows,
+    build_tokenizer,
+    load_corpus,
+    optimum_bits_per_byte,
+)
+from pipeline.runs.tokenizers import edge_to, maker_of
+from pipeline.tasks.base import PretrainingTask
+from pipeline.tracking import DatasetRecord
+from pipeline.training.states import Prepared, Started
+
+#: Validation texts that masked and denoising models show their work on.
+N_TEXTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Prepared):
+    """A pretraining that can be trained.
+
+    Args:
+        task: what is learnt.
+        train_rows: token rows.
+        validation_rows: token rows.
+        texts: the first validation texts.
+        tokenizer_run: the name of the run that made the tokenizer; None: there is none.
+        optimum_bits_per_byte: the entropy of the validation rows, where it is known.
+    """
+
+    task: PretrainingTask
+    train_rows: TokenRows
+    validation_rows: TokenRows
+    texts: Sequence[str]
+    tokenizer_run: str | None
+    optimum_bits_per_byte: float | None
+
+
+def prepare(started: Started) -> Pretraining:
+    """Everything up to the model, each step said as it is done."""
+    config, options, bundle, tracked = started.config, started.options, started.bundle, started.tracked
+    task = pretraining_task(config)
+    corpus, cleaned = load_corpus(config)
+    report.say_corpus(corpus, cleaned)
+    torch.manual_seed(config.seed)
+    if bundle is None:
+        tokenizer = build_tokenizer(config, corpus)
+        model, asked = build_model(to_plain(config.model), tokenizer), asked_vocab_size(config)
+    else:
+        tokenizer, model, asked = bundle.tokenizer, bundle.model.train(), None
+        report.say("Start", f"weights and tokenizer of {report.short(bundle.folder)}")
+    report.say("Tokenizer", f"{config.choices.tokenizer}, {report.describe_tokenizer(tokenizer, asked)}")
+    tokenizer_run = maker_of(tokenizer, Path(config.runs_dir)) if bundle is None else None
+    if tokenizer_run is not None:
+        tracked.set_tags(edge_to(tokenizer_run))
+    limit = model.backbone.max_seq_len
+    train_rows, validation_rows = build_rows(config, options, corpus, tokenizer, task, max_seq_len=limit)
+    report.say("Tokens", report.describe_rows(train_rows, validation_rows))
+    report.say("Model", report.describe_model(model))
+    tracked.log_dataset(_dataset(corpus, tokenizer, train_rows), "train")
+    tracked.log_dataset(_dataset(corpus, tokenizer, validation_rows), "validation")
+    return Pretraining(
+        **vars(replace(started, options=for_rows(options, len(train_rows)))),
+        task=task,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        model=model,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+        n_rows=len(train_rows),
+        texts=list(islice(texts(corpus.validation), N_TEXTS)),
+        tokenizer_run=None if tokenizer_run is None else tokenizer_run.name,
+        optimum_bits_per_byte=optimum_bits_per_byte(corpus),
+    )
+
+
+def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRecord:
+    """Token rows as an input of the run."""
+    counts = rows.manifest["counts"]
+    return DatasetRecord(
+        name=corpus.name,
+        digest=rows.manifest["sha256"],
+        source=corpus.uri,
+        columns={"input_ids": "integer"},
+        profile={"rows": len(rows), "corpus": corpus.fingerprint, "tokenizer": tokenizer.digest, **counts},
+    )

@@ -1,0 +1,114 @@
+"""The bundles that a training ends with."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpus import Corpus
+from modules.model import Model
+from pipeline.config.plain import Config, to_plain
+from pipeline.config.recorded import config_hash, filled, with_defaults
+from pipeline.runs.bundle import DONE, Bundle, load_bundle, parent_of, save_bundle
+from pipeline.runs.checkpoint_files import AtomicCheckpointIO
+from pipeline.runs.folders import NOT_IDENTITY
+from pipeline.tracking.provenance import collect_provenance
+from pipeline.tracking.redaction import Redactor
+from pipeline.training.states import AnyPrepared, Started, Trained
+
+
+def export(
+    trained: Trained[AnyPrepared],
+    *,
+    task_config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> Bundle:
+    """Write the bundles `last` and `best` from their checkpoints, record them, and read the best one back.
+
+    Bundles go to MLflow and to other people: no secret of the configuration goes with them.
+
+    Args:
+        trained: what was trained.
+        task_config: the node of the task, with what it has learnt.
+        provenance: what is told of the bundle's making, beside what every training tells.
+        metrics: measured on the best weights after training.
+    """
+    prepared, checkpoints = trained.prepared, trained.checkpoints
+    config, run, tracked = prepared.config, prepared.run, prepared.tracked
+    redactor = Redactor(os.environ)
+    origin = {
+        "corpus": corpus_record(prepared.corpus),
+        "tokenizer": prepared.tokenizer.digest,
+        "parent": parent_of(prepared.bundle),
+        **provenance,
+        **_origin(prepared),
+    }
+    both = (
+        ("last", checkpoints.last_path, checkpoints.last_metrics),
+        ("best", checkpoints.best_path, {**checkpoints.best_metrics, **metrics}),
+    )
+    for name, file, measured in both:
+        step = load_weights(prepared.model, file)
+        save_bundle(
+            run.bundles / name,
+            model=prepared.model,
+            tokenizer=prepared.tokenizer,
+            model_config=redactor.value("", filled(to_plain(config.model), "model")),
+            task_config=_without_secrets(filled(task_config, "task"), config, redactor),
+            config=redactor.value("", with_defaults(config)),
+            provenance=redactor.value("", {**origin, "step": step}),
+            metrics=measured,
+        )
+        tracked.log_bundle(run.bundles / name, name=name, step=step, metrics=measured)
+    run.keep(run.bundles / "best" / DONE)
+    return load_bundle(run.bundles / "best")
+
+
+def load_weights(model: Model, checkpoint: Path) -> int:
+    """Put the weights of a checkpoint into `model`; gives the step that they are of."""
+    state = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    prefix = "model."
+    weights = {
+        key.removeprefix(prefix): value
+        for key, value in state["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    model.load_state_dict(weights)
+    return int(state["global_step"])
+
+
+def corpus_record(corpus: Corpus) -> dict[str, Any]:
+    """What a bundle tells of the corpus that it was made from."""
+    record = {"name": corpus.name, "fingerprint": corpus.fingerprint, "sources": corpus.sources}
+    return {**record, "repeated": corpus.repeated} if corpus.repeated else record
+
+
+def _without_secrets(task: Mapping[str, Any], config: Config, redactor: Redactor) -> dict[str, Any]:
+    """The task's node; only what was configured is redacted.
+
+    What the task has learnt of the rows, such as its labels, is data: a label that looks like a secret is
+    still the label that the model gives.
+    """
+    asked = to_plain(config.task)
+    return {
+        key: redactor.value(key, value) if value == asked.get(key) else value for key, value in task.items()
+    }
+
+
+def _origin(started: Started) -> dict[str, Any]:
+    """Which run made a bundle, and of what: enough to make it again."""
+    config, tracked = started.config, started.tracked
+    code = dict(tracked.provenance) or collect_provenance(  # also where nothing is tracked
+        Path.cwd(), argv=sys.argv, seed=config.seed, redactor=Redactor(os.environ)
+    )
+    return {
+        "run": started.run.name,
+        "run_id": tracked.run_id,
+        "stage": config.stage.name,
+        "seed": config.seed,
+        "config": config_hash(config, without=NOT_IDENTITY),
+        "init_from": config.init_from,
+        "code": code,
+    }
