@@ -26,6 +26,13 @@ $(foreach goal,$(filter help setup check test test-all browser weights screensho
 # A file or folder of a command's name must not stand for the command.
 .PHONY: FORCE
 
+# A task that learns from labelled rows has a corpus of its own, which its yaml names.
+comma := ,
+listed = $(subst $() ,$(comma) ,$(strip $(sort $(patsubst configs/task/%.yaml,%,$(1)))))
+LABELLED = $(shell grep -sl 'override /data:' configs/task/*.yaml)
+FINETUNE_TASKS = $(call listed,$(LABELLED))
+PRETRAIN_TASKS = $(call listed,$(filter-out $(LABELLED),$(wildcard configs/task/*.yaml)))
+
 .PHONY: help
 help: ## This help
 	@echo "Prelude: from raw text to a trained, tracked, comparable transformer"
@@ -40,8 +47,8 @@ help: ## This help
 	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
 	@echo "           TO=folder  FORMAT=llama (what export writes)"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
-	@echo "Tasks      to pretrain: causal_lm (default), masked_lm, denoise: make pretrain-masked_lm"
-	@echo "           to fine-tune: classify, qa, translate, summarize, chat: make finetune-qa"
+	@echo "Tasks      to pretrain: $(PRETRAIN_TASKS) (default: causal_lm): make pretrain-masked_lm"
+	@echo "           to fine-tune: $(FINETUNE_TASKS): make finetune-qa"
 	@echo "Any text   make pretrain data=files data.train=my.txt"
 	@echo "All keys   make show-config"
 
@@ -64,10 +71,10 @@ tokenizer: $(VENV)/.installed ## Train a tokenizer on the corpus
 pretrain: $(VENV)/.installed ## Pretrain a transformer (causal language model) and write its bundle
 	@$(PIPELINE) pretrain
 
-pretrain-%: $(VENV)/.installed FORCE ## Pretrain with another objective: masked_lm, denoise
+pretrain-%: $(VENV)/.installed FORCE ## Pretrain with another objective; listed below
 	@$(PIPELINE) pretrain 'task=$*'
 
-finetune-%: $(VENV)/.installed FORCE ## Fine-tune a pretrained bundle: classify, qa, translate, summarize, chat
+finetune-%: $(VENV)/.installed FORCE ## Fine-tune a pretrained bundle; the tasks are listed below
 	@$(PIPELINE) finetune 'task=$*'
 
 .PHONY: evaluate

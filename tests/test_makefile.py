@@ -12,7 +12,7 @@ from pipeline.config.compose import compose, groups
 from pipeline.config.construct import construct
 from pipeline.config.grammar import read_overrides
 from pipeline.config.plain import Config
-from pipeline.config.tasks import finetuning_task, pretraining_task
+from pipeline.config.tasks import finetuning_task, finetuning_tasks, pretraining_task
 from pipeline.config.variables import VARIABLES
 from pipeline.errors import ConfigError
 from pipeline.tasks.finetuning import FinetuneTask
@@ -95,6 +95,13 @@ def test_ci_ends_where_there_is_no_browser_and_a_person_goes_on_without(
 
 def test_help_fits_in_a_hundred_columns() -> None:
     assert [line for line in call_make().stdout.splitlines() if len(line) > 100] == []
+
+
+def test_help_lists_the_tasks_of_configs_task_by_kind() -> None:
+    listed = dict(re.findall(r"to (pretrain|fine-tune): ([\w, ]+)", call_make().stdout))
+    names = {kind: set(re.findall(r"\w+", words)) for kind, words in listed.items()}
+    assert names["fine-tune"] == set(finetuning_tasks())
+    assert names["pretrain"] == set(groups()["task"]) - set(finetuning_tasks())
 
 
 def test_help_names_every_variable_that_is_an_option() -> None:

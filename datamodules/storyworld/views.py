@@ -1,7 +1,8 @@
-"""The views: one tale as a row for pretraining, classification, questions, translation, summary, dialogue."""
+"""The views: a story as a row of a task; each function marked `view` is one."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -11,22 +12,11 @@ from datamodules.storyworld.derivation import Story
 from datamodules.storyworld.events import State
 from datamodules.storyworld.language import CODES, Code, Language, Line, language
 
-View = Literal["story", "classify", "qa", "translate", "summarize", "chat"]
 Split = Literal["train", "validation", "test"]
 Row = dict[str, Any]
 
 N_PEOPLE = 3  # they are introduced by the first sentences, one each
 HELD_OUT_SHARE = 8  # one in so many short excerpts is not for training: half validation, half test
-
-COLUMNS: dict[View, tuple[str, ...]] = {
-    "story": ("text", "language", "bits"),
-    "classify": ("text", "label", "language"),
-    "qa": ("id", "context", "language", "question", "answers"),
-    "translate": ("source", "target", "source_language", "target_language", *CODES),
-    "summarize": ("text", "summary", "language"),
-    "chat": ("turns", "language"),
-}
-"""What the rows of each view have."""
 
 
 class Tale(NamedTuple):
@@ -48,14 +38,68 @@ class Tale(NamedTuple):
         return self.story.states[len(self.body) - 1]
 
 
-def story(tale: Tale) -> Row:
-    """The text with its exact information: mean bits over mean bytes is the best bits per byte."""
+@dataclass(frozen=True)
+class Draw:
+    """What a row is made from.
+
+    Args:
+        number: of the row in its split, from 0.
+        split: of the row.
+        random: the source of all choices.
+        tell: draws a story in one of the languages.
+        targets: relative weights of the languages to translate to.
+        unanswerable: share of questions about a thing that is not in the story.
+    """
+
+    number: int
+    split: Split
+    random: Random
+    tell: Callable[[Random], Tale]
+    targets: Mapping[Code, float]
+    unanswerable: float
+
+    def tale(self) -> Tale:
+        """Draw a story."""
+        return self.tell(self.random)
+
+
+class View(NamedTuple):
+    """The columns of a view's rows, and the function that makes one."""
+
+    columns: tuple[str, ...]
+    row: Callable[[Draw], Row]
+
+
+VIEWS: dict[str, View] = {}
+"""Each view by name."""
+
+
+def view(*columns: str) -> Callable[[Callable[[Draw], Row]], Callable[[Draw], Row]]:
+    """Mark a function as the view of its name, whose rows have these columns."""
+
+    def register(make: Callable[[Draw], Row]) -> Callable[[Draw], Row]:
+        VIEWS[make.__name__] = View(columns, make)
+        return make
+
+    return register
+
+
+@view("text", "language", "bits")
+def story(draw: Draw) -> Row:
+    """The text with its exact information."""
+    return whole_story(draw.tale())
+
+
+def whole_story(tale: Tale) -> Row:
+    """A story's text and its exact information: mean bits over mean bytes is the best bits per byte."""
     text = tale.language.tell(tale.story.lines)
     return {"text": text, "language": tale.language.code, "bits": tale.bits}
 
 
-def classify(tale: Tale) -> Row:
-    """The story without its ending; the label is the English name of who has the wished-for thing at last."""
+@view("text", "label", "language")
+def classify(draw: Draw) -> Row:
+    """The story without its ending; the label is the English name of who ends up with the object."""
+    tale = draw.tale()
     state = tale.outcome
     label = language("en").word("person", state.people[state.held[state.main]], "name")
     return {"text": tale.language.tell(tale.body), "label": label, "language": tale.language.code}
@@ -107,12 +151,18 @@ def _variant(tale: Tale, kind: str, values: Mapping[str, int], random: Random) -
     return tale.language.say(Line(kind, int(random.random() * n), values))
 
 
-def qa(tale: Tale, random: Random, unanswerable: float) -> Row:
+@view("id", "context", "language", "question", "answers")
+def qa(draw: Draw) -> Row:
     """The beginning of a story, a question on the state there, and its answer where the story tells it."""
+    tale, random = draw.tale(), draw.random
     lines = tale.body[: random.randint(N_PEOPLE, len(tale.body))]
     states = tale.story.states[: len(lines)]
-    row: Row = {"context": tale.language.tell(lines), "language": tale.language.code}
-    if random.random() < unanswerable:
+    row: Row = {
+        "id": f"{draw.split}-{draw.number}",
+        "context": tale.language.tell(lines),
+        "language": tale.language.code,
+    }
+    if random.random() < draw.unanswerable:
         absent = [thing for thing in range(DOMAINS["thing"]) if thing not in states[-1].things]
         kind = random.choice(("ask_where_thing", "ask_who_has"))
         question = _variant(tale, kind, {"T": random.choice(absent)}, random)
@@ -132,21 +182,19 @@ def _place_of(answer: str, spoken: Language, lines: Sequence[Line], told: int) -
     return [found.start() for found in re.finditer(word, before)][-1]
 
 
-def translate(tale: Tale, random: Random, target: Code, split: Split) -> Row | None:
-    """One to three sentences in all languages, English to the target; None if they are another split's."""
-    lines = tale.story.lines
-    first = random.randrange(len(lines))
-    excerpt = lines[first : first + random.randint(1, 3)]
-    texts = {code: language(code).tell(excerpt) for code in CODES}
-    if _split_of(texts["en"]) != split:
-        return None
-    pair = {
-        "source": texts["en"],
-        "target": texts[target],
-        "source_language": "en",
-        "target_language": target,
-    }
-    return pair | texts
+@view("source", "target", "source_language", "target_language", *CODES)
+def translate(draw: Draw) -> Row:
+    """One to three sentences in all languages, English to one of the targets; no two splits share a text."""
+    targets = [code for code, weight in draw.targets.items() if weight]
+    target = draw.random.choices(targets, [draw.targets[code] for code in targets])[0]
+    while True:
+        lines = draw.tale().story.lines
+        first = draw.random.randrange(len(lines))
+        excerpt = lines[first : first + draw.random.randint(1, 3)]
+        texts = {code: language(code).tell(excerpt) for code in CODES}
+        if _split_of(texts["en"]) == draw.split:
+            pair = {"source": texts["en"], "target": texts[target]}
+            return pair | {"source_language": "en", "target_language": target} | texts
 
 
 def _split_of(text: str) -> Split:
@@ -156,8 +204,10 @@ def _split_of(text: str) -> Split:
     return "test" if second % 2 else "validation"
 
 
-def summarize(tale: Tale) -> Row:
+@view("text", "summary", "language")
+def summarize(draw: Draw) -> Row:
     """The story and one sentence: who wished for what, and what came of it."""
+    tale = draw.tale()
     text = tale.language.tell(tale.story.lines)
     return {"text": text, "summary": tale.language.say(summary(tale.outcome)), "language": tale.language.code}
 
@@ -176,8 +226,10 @@ def summary(state: State) -> Line:
     return Line(kind, 0, {slot: values[slot] for slot in SIGNATURES[kind]})
 
 
-def chat(tale: Tale, random: Random) -> Row:
+@view("turns", "language")
+def chat(draw: Draw) -> Row:
     """A dialogue: a story is asked for and told up to its ending; then questions about it, and thanks."""
+    tale, random = draw.tale(), draw.random
     state, hero = tale.outcome, {"h": tale.outcome.people[0]}
     turns = [
         ("user", _variant(tale, "ask_story", hero, random)),

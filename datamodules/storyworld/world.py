@@ -14,7 +14,7 @@ from datamodules.storyworld.chart import Accepts, Chart, normalised, split_words
 from datamodules.storyworld.derivation import draw
 from datamodules.storyworld.language import CODES, Code, language
 from datamodules.storyworld.plot import Plot
-from datamodules.storyworld.views import Row, Split, Tale, View
+from datamodules.storyworld.views import Draw, Row, Split, Tale
 
 if TYPE_CHECKING:
     from datamodules.corpus import Columns, Corpus
@@ -66,7 +66,7 @@ class StoryWorld(Source):
         n_test_rows: int | None = None,
         seed: int = 0,
         languages: dict[Code, float] | None = None,
-        view: View = "story",
+        view: str = "story",
         unanswerable: float = 0.0,
     ) -> None:
         self.n_rows: dict[Split, int] = {"train": n_train_rows, "validation": n_validation_rows}
@@ -78,7 +78,7 @@ class StoryWorld(Source):
         self.languages: dict[Code, float] = (
             {"en": 2.0, "de": 1.0, "zh": 1.0} if languages is None else languages
         )
-        self.view: View = view
+        self.view = view
         self.unanswerable = unanswerable
         self._check()
         total = sum(self.languages.values())
@@ -95,6 +95,10 @@ class StoryWorld(Source):
             raise DataError(f"languages has {unknown[0]!r}", "en, de or zh", "leave the others out")
         if any(weight < 0 for weight in self.languages.values()) or not any(self.languages.values()):
             raise DataError(f"languages={self.languages}", "weights of 0 or more, not all 0", "use {en: 1}")
+        if self.view not in views.VIEWS:
+            raise DataError(
+                f"view is {self.view!r}", f"one of {', '.join(views.VIEWS)}", "choose one of these"
+            )
         if self.view == "translate" and not self._targets():
             raise DataError(
                 "view=translate without de or zh in languages", "a target language", "add de: 1 or zh: 1"
@@ -102,8 +106,9 @@ class StoryWorld(Source):
         if not 0 <= self.unanswerable <= 1:
             raise DataError(f"unanswerable={self.unanswerable}", "a share from 0 to 1", "use 0.2")
 
-    def _targets(self) -> list[Code]:
-        return [code for code in CODES if code != "en" and self.languages.get(code)]
+    def _targets(self) -> dict[Code, float]:
+        """The languages to translate to, with their weights."""
+        return {code: self.languages[code] for code in CODES if code != "en" and self.languages.get(code)}
 
     def load(self, columns: "Columns | None" = None) -> "Corpus":
         """All splits as datasets, with fingerprint and sources; `columns` must be among those of the view.
@@ -125,10 +130,10 @@ class StoryWorld(Source):
         )
 
     def _check_columns(self, required: Sequence[str]) -> None:
-        present = views.COLUMNS[self.view]
+        present = views.VIEWS[self.view].columns
         missing = [name for name in required if name not in present]
         if missing:
-            fitting = [view for view, names in views.COLUMNS.items() if set(required) <= set(names)]
+            fitting = [name for name, view in views.VIEWS.items() if set(required) <= {*view.columns}]
             raise DataError(
                 f"data.view={self.view}: its rows have no column '{missing[0]}'",
                 f"one of the columns present: {', '.join(present)}",
@@ -165,20 +170,8 @@ class StoryWorld(Source):
         """Row i of a split: a function of (seed, split, i) alone."""
         digest = blake2b(f"{VERSION}/{self.seed}/{split}/{i}".encode(), digest_size=8).digest()
         random = Random(int.from_bytes(digest, "big"))
-        if self.view == "qa":
-            return {"id": f"{split}-{i}"} | views.qa(self._tale(random), random, self.unanswerable)
-        if self.view == "translate":
-            return self._translation(random, split)
-        if self.view == "chat":
-            return views.chat(self._tale(random), random)
-        return _PLAIN[self.view](self._tale(random))
-
-    def _translation(self, random: Random, split: Split) -> Row:
-        targets = self._targets()
-        target = random.choices(targets, [self.languages[code] for code in targets])[0]
-        while (row := views.translate(self._tale(random), random, target, split)) is None:
-            pass
-        return row
+        draw = Draw(i, split, random, self._tale, self._targets(), self.unanswerable)
+        return views.VIEWS[self.view].row(draw)
 
     def _tale(self, random: Random) -> Tale:
         shares = [share for _, share in self._shares]
@@ -220,13 +213,10 @@ class StoryWorld(Source):
 
     def entropy(self, n_stories: int = 2_000) -> Entropy:
         """Estimate the world's entropy from stories drawn afresh; bits per byte by the ratio estimator."""
-        rows = [views.story(self._tale(Random(f"entropy/{self.seed}/{i}"))) for i in range(n_stories)]
+        rows = [views.whole_story(self._tale(Random(f"entropy/{self.seed}/{i}"))) for i in range(n_stories)]
         bits, sizes = [row["bits"] for row in rows], [len(row["text"].encode()) for row in rows]
         mean_bits, mean_bytes = sum(bits) / n_stories, sum(sizes) / n_stories
         ratio = mean_bits / mean_bytes
         variance = sum((b - mean_bits) ** 2 for b in bits) / n_stories
         residual = sum((b - ratio * size) ** 2 for b, size in zip(bits, sizes, strict=True)) / n_stories
         return Entropy(mean_bits, sqrt(variance / n_stories), ratio, sqrt(residual / n_stories) / mean_bytes)
-
-
-_PLAIN = {"story": views.story, "classify": views.classify, "summarize": views.summarize}

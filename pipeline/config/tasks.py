@@ -1,13 +1,28 @@
 """The task that a configuration names, and the node that names a task."""
 
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from pipeline.config.compose import CONFIGS, groups, target_of
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
+
+
+@cache
+def finetuning_tasks() -> tuple[str, ...]:
+    """The names of the yaml files in `configs/task` whose task learns from labelled rows."""
+    nodes = {name: OmegaConf.load(CONFIGS / "task" / f"{name}.yaml") for name in groups()["task"]}
+    return tuple(
+        name
+        for name, node in nodes.items()
+        if issubclass(target_of(OmegaConf.select(node, "task._target_"), f"{name}.yaml: task"), FinetuneTask)
+    )
 
 
 def pretraining_task(config: Config) -> PretrainingTask:

@@ -8,10 +8,10 @@ from pathlib import Path
 from pipeline.config.compose import compose, compose_unchecked, keys_used
 from pipeline.config.model import check_values
 from pipeline.config.plain import Config
-from pipeline.config.tasks import pretraining_task
+from pipeline.config.tasks import finetuning_tasks, pretraining_task
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override
-from pipeline.plan.steps import REGISTER, TASKS, Step, plan
+from pipeline.plan.steps import REGISTER, Step, plan
 from pipeline.tracking import TrackingOptions
 
 
@@ -46,7 +46,7 @@ def read_request(stage: str, words: Sequence[str]) -> Request:
     own = set(keys_used(stage))
     overrides = [Override.read(word, ()) for word in words]
     config = compose(stage, [one.word for one in overrides if one.top in own])
-    tasks = TASKS if config.get("tasks") is None else list(config.tasks)
+    tasks = finetuning_tasks() if config.get("tasks") is None else list(config.tasks)
     given = [one.word for one in overrides if one.top not in own]
     steps = plan(tasks, given)
     configs = _composed(steps)

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.config.compose import BUNDLE_KEYS, keys_used
+from pipeline.config.tasks import finetuning_tasks
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override, refuse_unread, refuse_what_the_pipeline_gives
-
-TASKS = ("classify", "qa", "translate", "summarize", "chat")
 
 #: Keys that, without a step before them, are for the steps up to the backbone: fine-tunings have their own.
 OF_THE_BACKBONE = ("task", "data", "init_from", *BUNDLE_KEYS)
@@ -97,11 +96,12 @@ def _trained(task: str) -> str:
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
+    known = finetuning_tasks()
     if not tasks:
-        raise ConfigError("tasks is empty", f"some of {', '.join(TASKS)}", "leave it out for all of them")
+        raise ConfigError("tasks is empty", f"some of {', '.join(known)}", "leave it out for all of them")
     for task in tasks:
-        if task not in TASKS:
-            raise ConfigError(f"tasks has {task}", f"some of {', '.join(TASKS)}", 'give TASKS="classify qa"')
+        if task not in known:
+            raise ConfigError(f"tasks has {task}", f"some of {', '.join(known)}", 'give TASKS="classify qa"')
     if len(set(tasks)) < len(tasks):
         raise ConfigError(f"tasks has one twice: {', '.join(tasks)}", "each once", 'give TASKS="classify qa"')
 

@@ -1,4 +1,4 @@
-"""Fine-tuning as a user does it: one bundle, five tasks; evaluate, predict, ask; and what is refused."""
+"""Fine-tuning as a user does it: one bundle, every task; evaluate, predict, ask; and what is refused."""
 
 import io
 import json
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.tasks import finetuning_tasks
 from pipeline.runs.bundle import load_bundle
 from tests.e2e.conftest import QUICK, Outcome, files, labelled
 
 Call = Callable[..., Outcome]
-TASKS = ("classify", "qa", "translate", "summarize", "chat")
 STORY = ("data.n_train_rows=200", "data.n_validation_rows=12")
 FEW = (*STORY, "data.n_test_rows=12")
 #: A model that has learnt nothing would write until it may no longer.
@@ -31,7 +31,7 @@ def pretrained(run: Call) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", finetuning_tasks())
 def test_one_causal_bundle_feeds_every_task_and_each_can_be_evaluated(
     run: Call, pretrained: str, task: str
 ) -> None:

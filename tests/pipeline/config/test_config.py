@@ -10,10 +10,10 @@ from pipeline.config import compose as config
 from pipeline.config.compose import CONFIGS, compose, groups
 from pipeline.config.model import check_model
 from pipeline.config.recorded import config_hash
+from pipeline.config.tasks import finetuning_tasks
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
-FINETUNED = ("classify", "qa", "translate", "summarize", "chat")
 
 
 def refusal(*overrides: str, stage: str = "pretrain") -> str:
@@ -194,8 +194,7 @@ def test_a_tokenizer_file_may_be_named_beside_a_bundle_and_nothing_else_of_the_m
 
 def stage_of(group: str, option: str) -> str:
     """A stage that an option is for."""
-    labelled = (group, option) in {("task", task) for task in FINETUNED}
-    return "finetune" if labelled else "pretrain"
+    return "finetune" if group == "task" and option in finetuning_tasks() else "pretrain"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.config.compose import compose_unchecked, groups
 from pipeline.config.plain import to_plain
-from pipeline.plan.steps import TASKS
+from pipeline.config.tasks import finetuning_tasks
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.secret_forms import REDACTED, without_credentials
@@ -96,7 +96,10 @@ def test_a_key_that_only_looks_like_a_secret_keeps_its_value(key: str, value: st
 
 
 def test_no_key_of_a_configuration_is_taken_for_a_secret() -> None:
-    tasks = [("finetune" if name in TASKS else "pretrain", f"task={name}") for name in groups()["task"]]
+    tasks = [
+        ("finetune" if name in finetuning_tasks() else "pretrain", f"task={name}")
+        for name in groups()["task"]
+    ]
     for stage, task in tasks:
         config = to_plain(compose_unchecked(stage, [task]))
         assert Redactor({}).value("", config) == config
