@@ -119,7 +119,8 @@ def _typed(arguments: Sequence[str]) -> list[str]:
 
 
 def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
-    from pipeline.config.compose import check, compose_unchecked
+    from pipeline.config.check import check
+    from pipeline.config.compose import compose_unchecked
 
     if stage == "show-config":
         return _show_config(overrides)

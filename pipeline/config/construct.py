@@ -9,8 +9,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, overload
 
-from pipeline.config.compose import OWN_PACKAGES, parameters_of, target_of
 from pipeline.config.plain import to_plain
+from pipeline.config.targets import OWN_PACKAGES, parameters_of, target_of
 from pipeline.errors import ConfigError, UserError
 
 T = TypeVar("T")

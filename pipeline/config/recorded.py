@@ -8,8 +8,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from pipeline.config.compose import target_of
 from pipeline.config.plain import Config, to_plain
+from pipeline.config.targets import target_of
 
 #: The options of the trainer that stages read which train nothing.
 READ_WITHOUT_TRAINING = ("_target_", "batch_size", "precision", "accelerator", "val_rows")

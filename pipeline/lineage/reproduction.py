@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compare.facts import read_measurement
-from pipeline.config.compose import check
+from pipeline.config.check import check
 from pipeline.config.plain import Config, select
 from pipeline.errors import RunError
 from pipeline.evaluation.rows import EVALUATION, recorded

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.config.compose import BUNDLE_KEYS, keys_used
+from pipeline.config.compose import keys_used
+from pipeline.config.schema import BUNDLE_KEYS
 from pipeline.config.tasks import finetuning_tasks
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override, refuse_unread, refuse_what_the_pipeline_gives

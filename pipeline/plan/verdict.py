@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.config.compose import check as check_signatures
+from pipeline.config.check import check as check_signatures
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.plan.finished import damage, newest_finished, runs_of, with_inputs

@@ -22,9 +22,12 @@ WITHOUT_EFFECT = (
     "datamodules.errors",
     "modules.interpret",
     "pipeline.commands",
+    "pipeline.config.check",
     "pipeline.config.compose",
     "pipeline.config.plain",
     "pipeline.config.recorded",
+    "pipeline.config.schema",
+    "pipeline.config.targets",
     "pipeline.errors",
     "pipeline.evaluation.attention_picture",
     "pipeline.plan",
@@ -40,6 +43,7 @@ WITHOUT_EFFECT = (
     "pipeline.stdio",
     "pipeline.tracking",
     "pipeline.training.callbacks.progress",
+    "pipeline.training.label",
 )
 
 #: Libraries whose versions decide what numbers come out.

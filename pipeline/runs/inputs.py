@@ -16,9 +16,9 @@ from pathlib import Path
 from datamodules.cache import cache_key
 from datamodules.source import Source
 from pipeline.commands import STAGES
-from pipeline.config.compose import BUNDLE_KEYS
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
+from pipeline.config.schema import BUNDLE_KEYS
 from pipeline.runs import bundle
 from pipeline.runs.code import code_of, targets_in, versions
 from pipeline.runs.folders import NOT_IDENTITY

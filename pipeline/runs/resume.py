@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.compose import NOTHING, check, composed, groups
+from pipeline.config.check import check
+from pipeline.config.compose import composed, groups
 from pipeline.config.grammar import read_overrides
 from pipeline.config.plain import Config, select, to_plain
+from pipeline.config.schema import NOTHING
 from pipeline.runs.changes import not_as_it_began, overlaid, recorded, with_key
 from pipeline.runs.find import LATEST, find_bundle
 from pipeline.runs.folders import changes_of, named_run

@@ -13,10 +13,11 @@ from torch import Tensor
 from datamodules.tokenizer import TokenizerTrainer
 from modules.transformer import EncoderDecoder, Transformer
 from pipeline import report
-from pipeline.config.compose import BUNDLE_KEYS, NOTHING, target_of
 from pipeline.config.construct import construct
 from pipeline.config.model import build_model
 from pipeline.config.plain import Config, to_plain
+from pipeline.config.schema import BUNDLE_KEYS, NOTHING
+from pipeline.config.targets import target_of
 from pipeline.errors import BundleError, ConfigError
 from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import LATEST, Kind, find_bundle, newest_bundle

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from modules.model import Model
 from modules.transformer import Transformer
-from pipeline.config.compose import check_nodes
+from pipeline.config.check import check_nodes
 from pipeline.config.construct import class_of, construct
 from pipeline.errors import BundleError, UserError
 from pipeline.files import read_json, read_yaml

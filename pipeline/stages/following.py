@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 
 from modules.transformer import Transformer
 from pipeline.compare.select import has_results
-from pipeline.config.compose import CONFIGS, groups, target_of
+from pipeline.config.compose import CONFIGS, groups
+from pipeline.config.targets import target_of
 from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask

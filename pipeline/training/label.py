@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from pipeline.config.compose import BUNDLE_KEYS, NOTHING, compose_unchecked
+from pipeline.config.compose import compose_unchecked
 from pipeline.config.plain import Config
+from pipeline.config.schema import BUNDLE_KEYS, NOTHING
 
 #: The groups whose choice is part of a run's name, the most important first.
 GROUPS = ("data", "experiment", "model", "size", "position", "tokenizer", "optimizer", "schedule")

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.config.compose import NOTHING, compose_unchecked, keys_used
+from pipeline.config.compose import compose_unchecked, keys_used
 from pipeline.config.grammar import as_args, typed
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import with_defaults
+from pipeline.config.schema import NOTHING
 from pipeline.errors import ConfigError
 from pipeline.evaluation.rows import Evaluation
 from pipeline.files import read_yaml

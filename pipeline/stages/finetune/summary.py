@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipeline import report
-from pipeline.config.compose import NOTHING
+from pipeline.config.schema import NOTHING
 from pipeline.evaluation.rows import Evaluation
 from pipeline.runs.bundle import Bundle
 from pipeline.stages.finetune.facts import Baseline, baseline_facts, length_facts

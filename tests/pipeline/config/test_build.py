@@ -48,7 +48,8 @@ def keys(configured: Callable[..., Config], tmp_path: Path) -> Keys:
         corpus, _ = prepare.load_corpus(config)
         tokenizer = prepare.build_tokenizer(config, corpus)
         limit = config.model.backbone.max_seq_len
-        rows = prepare.build_rows(config, corpus, tokenizer, construct(config.task), max_seq_len=limit)
+        options, task = construct(config.trainer), construct(config.task)
+        rows = prepare.build_rows(config, options, corpus, tokenizer, task, max_seq_len=limit)
         return rows[0].manifest["key"], rows[1].manifest["key"]
 
     return find
@@ -146,7 +147,8 @@ def test_the_manifest_counts_tokens_and_bytes_of_the_text(
     config = configured("trainer.val_rows=3")
     corpus, _ = prepare.load_corpus(config)
     tokenizer = prepare.build_tokenizer(config, corpus)
-    train, validation = prepare.build_rows(config, corpus, tokenizer, construct(config.task), max_seq_len=64)
+    options, task = construct(config.trainer), construct(config.task)
+    train, validation = prepare.build_rows(config, options, corpus, tokenizer, task, max_seq_len=64)
     assert len(validation) == config.trainer.val_rows
     counts = train.manifest["counts"]
     text = "".join(str(row["text"]) for row in corpus.train)

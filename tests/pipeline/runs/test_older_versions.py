@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.compare.facts import read_measurement
-from pipeline.config.compose import MOVED, target_of
+from pipeline.config.targets import MOVED, target_of
 from pipeline.runs.bundle import load_bundle
 from pipeline.runs.find import find_bundle
 from pipeline.runs.folders import list_runs

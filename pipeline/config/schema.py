@@ -1,0 +1,76 @@
+"""The keys of the configuration that no class of its own describes, and how some of them are used."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+#: Groups and keys that describe what a bundle holds.
+BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
+
+#: `init_from` of a fine-tuning that starts from nothing.
+NOTHING = "none"
+
+#: Parameters that only the data can tell; `pipeline.prepare` gives them, a yaml never does.
+LATE_PARAMETERS = frozenset(
+    {"model.backbone.vocab_size", "model.backbone.target_vocab_size", "model.head.embedding"}
+)
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """What a stage is called, and which groups and keys of the configuration it reads."""
+
+    name: str
+    uses: list[str]
+
+
+@dataclass(kw_only=True)
+class Size:
+    """The dial of the model: everything else follows from these four."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    max_seq_len: int
+
+
+@dataclass(kw_only=True)
+class ModelParts:
+    """A backbone, the head on it, and the law of their first weights."""
+
+    backbone: dict[str, Any]
+    head: dict[str, Any]
+    init: str
+
+
+@dataclass(kw_only=True)
+class Root:
+    """The keys of `configs/run.yaml` that are not groups."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    name: str | None = None
+    init_from: str | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    bundle: str = "latest"
+    resume: bool | str = False
+    runs_dir: str = "runs"
+    cache_dir: str = ".cache"
+    tokenizer_text_bytes: Annotated[int, Field(ge=1)] = 100_000_000
+    packing: Literal["concat", "whole"] = "concat"
+    prompts: list[str] | None = None
+    log_corpus_text: bool = False
+    runs: list[str] | None = None
+    input: str | None = None
+    output: str | None = None
+    format: str | None = None
+    run: str | None = None
+    model_name: str | None = None
+    alias: str = "challenger"
+    fix: bool = False
+    deep: bool = False
+    columns: dict[str, str] | None = None
+    tasks: list[str] | None = None
+    step: str | None = None
+    pipeline_id: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 5000
