@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipeline.config.compose import CONFIGS, groups, target_of
+from pipeline.config.compose import CONFIGS, groups
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
+from pipeline.config.targets import target_of
 from pipeline.errors import ConfigError
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
