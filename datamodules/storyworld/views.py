@@ -105,6 +105,15 @@ def classify(draw: Draw) -> Row:
     return {"text": tale.language.tell(tale.body), "label": label, "language": tale.language.code}
 
 
+def place_of_label(tale: Tale) -> tuple[int, int]:
+    """The characters [start, end) of `classify`'s text that name who got the wished-for thing at last."""
+    lines, state = tale.body, tale.outcome
+    told = _last_change([past.held for past in tale.story.states[: len(lines)]], state.main)
+    name = tale.language.word("person", state.people[state.held[state.main]], "name")
+    start = _place_of(name, tale.language, lines, told)
+    return start, start + len(name)
+
+
 class Question(NamedTuple):
     """A question, its answer as a sentence and as one concept of a domain, and the line that tells it."""
 

@@ -168,10 +168,17 @@ class StoryWorld(Source):
 
     def row(self, split: Split, i: int) -> Row:
         """Row i of a split: a function of (seed, split, i) alone."""
-        digest = blake2b(f"{VERSION}/{self.seed}/{split}/{i}".encode(), digest_size=8).digest()
-        random = Random(int.from_bytes(digest, "big"))
+        random = self._random(split, i)
         draw = Draw(i, split, random, self._tale, self._targets(), self.unanswerable)
         return views.VIEWS[self.view].row(draw)
+
+    def tale(self, split: Split, i: int) -> Tale:
+        """The tale that row i tells, in every view but `translate`."""
+        return self._tale(self._random(split, i))
+
+    def _random(self, split: Split, i: int) -> Random:
+        digest = blake2b(f"{VERSION}/{self.seed}/{split}/{i}".encode(), digest_size=8).digest()
+        return Random(int.from_bytes(digest, "big"))
 
     def _tale(self, random: Random) -> Tale:
         shares = [share for _, share in self._shares]

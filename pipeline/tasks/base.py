@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.collate import Batch, RowBatch
+from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.losses import token_loss
@@ -76,6 +77,16 @@ class PretrainingTask(Protocol):
         options: SamplingOptions,
     ) -> list[Sample]:
         """Show what the model does with `prompts`, or, where there are none, with `texts` or from nothing."""
+        ...
+
+    def writing(
+        self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """A text with what the model writes after it, or in its gaps, as labels.
+
+        Raises:
+            DataError: the model fills gaps, and the text has none; or the text is longer than it reads.
+        """
         ...
 
 
@@ -143,3 +154,28 @@ def encode_with_gaps(tokenizer: Tokenizer, text: str, gap_ids: Sequence[int]) ->
     for gap, part in zip(cycle(gap_ids), rest, strict=False):
         ids += [gap, *tokenizer.encode(part).tolist()]
     return [tokenizer.bos_id, *ids, tokenizer.eos_id]
+
+
+def check_gaps(text: str) -> None:
+    """Refuse a text without a gap.
+
+    Raises:
+        DataError: it has none.
+    """
+    if GAP not in text:
+        raise DataError(
+            f"the text has no {GAP}", "a text with gaps, which the model fills", f"write {GAP} in it"
+        )
+
+
+def check_length(n_tokens: int, model: Model) -> None:
+    """Refuse a text that is longer than the model reads.
+
+    Raises:
+        DataError: it is too long.
+    """
+    most = model.backbone.max_seq_len
+    if n_tokens > most:
+        raise DataError(
+            f"the text has {n_tokens:,} tokens with its special ones", f"at most {most:,}", "shorten the text"
+        )

@@ -1,14 +1,18 @@
 """Causal language modelling: predict each token from those before it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from datamodules.collate import Batch, RowBatch, collate_causal
+from datamodules.corruption import IGNORE
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
-from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective
+from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective, check_length
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -50,13 +54,38 @@ class CausalLM(PretrainingTask):
     ) -> list[Sample]:
         """Go on from the prompts, or write from nothing."""
         given = list(prompts) or [""] * N_SAMPLES
-        before, _ = tokenizer.frame
-        ids = [[*before, *tokenizer.encode(prompt).tolist()] or [tokenizer.bos_id] for prompt in given]
-        forbidden = [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
-        made = generate(
-            model, ids, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
-        )
+        ids = [_prompt(tokenizer, prompt) for prompt in given]
+        made = _go_on(model, tokenizer, ids, options)
         return [
             Sample(given=prompt, output=tokenizer.decode_after(asked, new), goes_on=True)
             for prompt, asked, new in zip(given, ids, made, strict=True)
         ]
+
+    def writing(
+        self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """The text, and how it goes on."""
+        ids = _prompt(tokenizer, text)
+        check_length(len(ids), model)
+        room = model.backbone.max_seq_len + 1 - len(ids)
+        options = replace(options, max_new_tokens=min(options.max_new_tokens, room))
+        (new,) = _go_on(model, tokenizer, [ids], options)
+        end = [tokenizer.eos_id] if len(new) < options.max_new_tokens else []
+        read = np.array([*ids, *new, *end], np.int64)
+        labels = read[1:].copy()
+        labels[: len(ids) - 1] = IGNORE
+        return {"input_ids": read[:-1], "labels": labels}
+
+
+def _prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    before, _ = tokenizer.frame
+    return [*before, *tokenizer.encode(text).tolist()] or [tokenizer.bos_id]
+
+
+def _go_on(
+    model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], options: SamplingOptions
+) -> list[list[int]]:
+    forbidden = [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
+    return generate(
+        model, prompts, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
+    )

@@ -16,6 +16,7 @@ from modules.model import Model
 from modules.transformer import Decoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
+from pipeline.tasks.layouts import OneSequence
 from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
 from pipeline.tasks.turns import Stream, Turn, turns_of
 from pipeline.tasks.writing import (
@@ -25,6 +26,7 @@ from pipeline.tasks.writing import (
     collate_labelled,
     forbidden_ids,
     label_totals,
+    written_feature,
 )
 
 Ints = npt.NDArray[np.int64]
@@ -96,19 +98,7 @@ class Dialogue(WritingTask):
         if not rows:
             return []
         dialogues = [turns_of(row, f"row {number + 1}") for number, row in enumerate(rows)]
-        limit = model.backbone.max_seq_len
-        contexts = [Stream.of(_context(turns), tokenizer, limit=limit) for turns in dialogues]
-        room = Room(
-            left=lambda n_prompt: limit + 1 - n_prompt,
-            most_tokens=min(self.max_reply_tokens, limit),
-            limit=limit,
-        )
-        answers = room.answers(
-            lambda row, reserve: contexts[row].prompt(tokenizer, limit=limit, reserve=reserve),
-            len(rows),
-            partial(self._write, model, tokenizer),
-            batch_size=batch_size,
-        )
+        answers, _ = self._answers(model, tokenizer, dialogues, batch_size=batch_size)
         totals = self._reply_totals(model, tokenizer, dialogues, batch_size=batch_size)
         return [
             Prediction(
@@ -117,6 +107,31 @@ class Dialogue(WritingTask):
             )
             for answer, details in zip(answers, totals, strict=True)
         ]
+
+    def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
+        """The turns before, and the reply that is written."""
+        (answer,), prompts = self._answers(model, tokenizer, [turns_of(row, "the row")], batch_size=1)
+        return written_feature(OneSequence(), tokenizer, prompts[0], answer)
+
+    def _answers(
+        self, model: Model, tokenizer: Tokenizer, dialogues: Sequence[Sequence[Turn]], *, batch_size: int
+    ) -> tuple[list[Answer], dict[int, list[int]]]:
+        """The reply to each dialogue, and by its number the prompt that it was written after."""
+        limit = model.backbone.max_seq_len
+        contexts = [Stream.of(_context(turns), tokenizer, limit=limit) for turns in dialogues]
+        prompts: dict[int, list[int]] = {}
+
+        def prompt(row: int, reserve: int) -> list[int]:
+            prompts[row] = contexts[row].prompt(tokenizer, limit=limit, reserve=reserve)
+            return prompts[row]
+
+        room = Room(
+            left=lambda n_prompt: limit + 1 - n_prompt,
+            most_tokens=min(self.max_reply_tokens, limit),
+            limit=limit,
+        )
+        write = partial(self._write, model, tokenizer)
+        return room.answers(prompt, len(dialogues), write, batch_size=batch_size), prompts
 
     def _write(
         self, model: Model, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int

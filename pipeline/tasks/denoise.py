@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from datamodules.collate import Batch, RowBatch, collate_denoise
@@ -14,7 +15,14 @@ from datamodules.errors import TokenizerError
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
-from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective, encode_with_gaps
+from pipeline.tasks.base import (
+    PretrainingTask,
+    Sample,
+    TokenObjective,
+    check_gaps,
+    check_length,
+    encode_with_gaps,
+)
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -92,20 +100,7 @@ class SpanDenoising(PretrainingTask):
         else:
             sources = [self._drop(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]
             targets = list(texts)
-        forbidden = [
-            special
-            for special in tokenizer.special_ids
-            if special != tokenizer.eos_id and special not in tokenizer.sentinel_ids
-        ]
-        made = generate(
-            model,
-            sources,
-            options,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            bos_id=tokenizer.start_id,
-            forbidden_ids=forbidden,
-        )
+        made = _write(model, tokenizer, sources, options)
         return [
             Sample(
                 given=_filled(tokenizer, source, []),
@@ -114,6 +109,19 @@ class SpanDenoising(PretrainingTask):
             )
             for source, filled, target in zip(sources, made, targets, strict=True)
         ]
+
+    def writing(
+        self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """The text with sentinels for its gaps, and the target that fills them."""
+        check_gaps(text)
+        source = encode_with_gaps(tokenizer, text, tokenizer.sentinel_ids)
+        check_length(len(source), model)
+        (new,) = _write(model, tokenizer, [source], options)
+        end = [tokenizer.eos_id] if len(new) < options.max_new_tokens else []
+        labels = np.array([*new, *end], np.int64)
+        moved = np.concatenate(([tokenizer.start_id], labels[:-1]))
+        return {"input_ids": np.array(source, np.int64), "decoder_input_ids": moved, "labels": labels}
 
     def _drop(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:
         """The source of `text` with spans dropped as in training."""
@@ -129,6 +137,26 @@ class SpanDenoising(PretrainingTask):
         )
         source: list[int] = made.source[0].tolist()
         return source
+
+
+def _write(
+    model: Model, tokenizer: Tokenizer, sources: Sequence[Sequence[int]], options: SamplingOptions
+) -> list[list[int]]:
+    """A target for each source: sentinels and words."""
+    forbidden = [
+        special
+        for special in tokenizer.special_ids
+        if special != tokenizer.eos_id and special not in tokenizer.sentinel_ids
+    ]
+    return generate(
+        model,
+        sources,
+        options,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        bos_id=tokenizer.start_id,
+        forbidden_ids=forbidden,
+    )
 
 
 def _spans(tokenizer: Tokenizer, target: Sequence[int], n_gaps: int) -> dict[int, list[int]]:

@@ -20,6 +20,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline.tasks.base import Sample
+from pipeline.tasks.explaining import Decision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -254,6 +255,16 @@ class FinetuneTask(ABC):
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
         """Return plots by file name without extension."""
         return {}
+
+    def decisions(
+        self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction
+    ) -> list[Decision]:
+        """The numbers that decided an answer, to be attributed to the words of the row; none by default."""
+        return []
+
+    def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
+        """The row with what the model writes for it as labels; None where it writes no text."""
+        return None
 
     @property
     def questions(self) -> tuple[str, ...]:

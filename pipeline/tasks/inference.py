@@ -51,3 +51,11 @@ def padded_inputs(ids: Sequence[Ints]) -> Batch:
         mask = np.arange(inputs.shape[1]) < lengths[:, None]
         batch["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
     return batch
+
+
+def without_padding(batch: Batch) -> Batch:
+    """A batch of one row, cut to its tokens."""
+    if "attention_mask" not in batch:
+        return dict(batch)
+    n_tokens = int(batch["attention_mask"].sum())
+    return {name: tensor[:, :n_tokens] for name, tensor in batch.items() if name != "attention_mask"}

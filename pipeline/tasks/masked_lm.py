@@ -6,15 +6,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 
 from datamodules.collate import Batch, RowBatch, collate_masked
-from datamodules.corruption import TokenTable
+from datamodules.corruption import IGNORE, TokenTable
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline.tasks.base import GAP, PretrainingTask, Sample, TokenObjective, encode_with_gaps
+from pipeline.tasks.base import (
+    GAP,
+    PretrainingTask,
+    Sample,
+    TokenObjective,
+    check_gaps,
+    check_length,
+    encode_with_gaps,
+)
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -83,6 +92,16 @@ class MaskedLM(PretrainingTask):
             )
             for ids, target in zip(rows, targets, strict=True)
         ]
+
+    def writing(
+        self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
+    ) -> dict[str, npt.NDArray[np.int64]]:
+        """The text, and the likeliest token of each gap."""
+        check_gaps(text)
+        ids = encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP))
+        check_length(len(ids), model)
+        read, filled = np.array(ids, np.int64), np.array(_fill(model, tokenizer, ids), np.int64)
+        return {"input_ids": read, "labels": np.where(read == tokenizer.mask_id, filled, IGNORE)}
 
     def _hide(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:
         """Ids of `text` with a share of whole words hidden, always as the mask."""

@@ -17,7 +17,7 @@ from modules.transformer import Decoder, EncoderDecoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Feature, Prediction, Row, check_text, number_of
 from pipeline.tasks.layouts import layout_of
-from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids
+from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids, written_feature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,20 +109,38 @@ class TextToText(WritingTask):
         for number, row in enumerate(rows):
             check_text(row.get(column), f"row {number + 1}: {column}", empty=True)
         asked = [row for row in rows if row[column].strip()]
-        written = iter(self._answers(model, tokenizer, asked, batch_size=batch_size) if asked else ())
+        answers = self._answers(model, tokenizer, asked, batch_size=batch_size)[0] if asked else []
+        written = iter(
+            Prediction(
+                text=tokenizer.target.decode(answer.ids).strip(),
+                confidence=answer.confidence,
+                details={"finish_reason": answer.finish_reason},
+            )
+            for answer in answers
+        )
         nothing = Prediction(text="", details={"finish_reason": "empty_source"})
         return [next(written) if row[column].strip() else nothing for row in rows]
 
+    def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
+        """The source as it was read, and the answer that the search finds; None for an empty source."""
+        if not self.source(row).strip():
+            return None
+        (answer,), prompts = self._answers(model, tokenizer, [row], batch_size=1)
+        return written_feature(layout_of(model.backbone), tokenizer, prompts[0], answer)
+
     def _answers(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
-    ) -> list[Prediction]:
+    ) -> tuple[list[Answer], dict[int, list[int]]]:
+        """The answer to each row, and by the row's number the prompt that it was written after."""
         layout, limit = layout_of(model.backbone), model.backbone.max_seq_len
         sources = tokenizer.encode_batch([self.source(row) for row in rows])
+        prompts: dict[int, list[int]] = {}
 
         def prompt(row: int, reserve: int) -> list[int]:
             source = sources[row].astype(np.int64)
             ids = layout.prompt(source, tokenizer, limit=limit, reserve=reserve)
-            return [int(token) for token in ids]
+            prompts[row] = [int(token) for token in ids]
+            return prompts[row]
 
         room = Room(
             left=partial(layout.room, limit=limit),
@@ -130,15 +148,7 @@ class TextToText(WritingTask):
             limit=limit,
         )
         write = partial(self._write, model, tokenizer)
-        answers = room.answers(prompt, len(rows), write, batch_size=batch_size)
-        return [
-            Prediction(
-                text=tokenizer.target.decode(answer.ids).strip(),
-                confidence=answer.confidence,
-                details={"finish_reason": answer.finish_reason},
-            )
-            for answer in answers
-        ]
+        return room.answers(prompt, len(rows), write, batch_size=batch_size), prompts
 
     def _write(
         self, model: Model, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int

@@ -22,6 +22,7 @@ from modules.model import Model
 from modules.transformer import Transformer
 from pipeline.tasks.base import TokenObjective
 from pipeline.tasks.finetuning import Feature, FinetuneTask, FinishReason, Prediction
+from pipeline.tasks.layouts import Layout
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -181,6 +182,13 @@ def _batches(
     for _, group in groupby(ordered, key=lambda row: allowed[row]):
         rows = list(group)
         yield from (rows[first : first + batch_size] for first in range(0, len(rows), batch_size))
+
+
+def written_feature(layout: Layout, tokenizer: Tokenizer, prompt: Sequence[int], answer: Answer) -> Feature:
+    """A prompt and what was written after it, with its end where it has one, as labels."""
+    end = [tokenizer.eos_id] if answer.ended else []
+    labels = np.array([*answer.ids, *end], np.int64)
+    return layout.feature(np.array(prompt, np.int64), labels, tokenizer)
 
 
 def forbidden_ids(tokenizer: Tokenizer) -> list[int]:

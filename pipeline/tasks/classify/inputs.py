@@ -1,6 +1,6 @@
 """One text or a pair of texts as token ids that fit the backbone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from datamodules.collate import Batch
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
+from pipeline.tasks.explaining import Place, places_of
 from pipeline.tasks.finetuning import Feature, Row, number_of
 from pipeline.tasks.inference import padded_inputs
 from pipeline.tasks.scoring import Ints
@@ -52,6 +53,16 @@ def truncated(parts: Sequence[npt.NDArray[np.integer]], room: int) -> list[npt.N
     first, second = map(len, parts)
     kept = max(room - second, room - room // 2)
     return [parts[0][:kept], parts[1][: room - min(first, kept)]]
+
+
+def places(texts: Mapping[str, str], tokenizer: Tokenizer, limit: int) -> list[Place | None]:
+    """Where each token of `encoded` stands in the texts, given by column."""
+    room = max(limit - 1 - len(texts), 0)
+    spans = [np.stack(tokenizer.encode_with_offsets(text)[1:], axis=1) for text in texts.values()]
+    found: list[Place | None] = []
+    for column, kept in zip(texts, truncated(spans, room), strict=True):
+        found += [None, *places_of(column, kept[:, 0], kept[:, 1])]
+    return [*found, None]
 
 
 def collated_inputs(features: Sequence[Feature]) -> Batch:

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float
 from pydantic import Field
+from torch import Tensor
 
 from datamodules.collate import Batch
 from datamodules.corpus.as_text import label_text
@@ -19,7 +21,7 @@ from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.classify import baseline, figures, metrics
-from pipeline.tasks.classify.inputs import check_texts, collated_inputs, encoded
+from pipeline.tasks.classify.inputs import check_texts, collated_inputs, encoded, places
 from pipeline.tasks.classify.labels import (
     LabelTable,
     are_numbers,
@@ -29,6 +31,7 @@ from pipeline.tasks.classify.labels import (
     labels_of,
     listed,
 )
+from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score, each_of_rows
 from pipeline.tasks.inference import batch_outputs
 from pipeline.tasks.scoring import Floats, Ints
@@ -259,6 +262,25 @@ class TextClassification(FinetuneTask):
             "reliability": figures.reliability_figure(confidence, target == predicted, error=error),
         }
 
+    def decisions(
+        self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction
+    ) -> list[Decision]:
+        """The log-odds of each label that was given, or of the likeliest where none was."""
+        limit, texts = model.backbone.max_seq_len, self.texts(row)
+        (ids,) = encoded([texts], tokenizer, limit)
+        shares = prediction.details["probabilities"]
+        given = prediction.details.get("labels", [prediction.text]) or [max(shares, key=shares.__getitem__)]
+        columns = (*self.inputs, *self.optional)[: len(texts)]
+        return [
+            Decision(
+                about=f"label {name}",
+                batch={"input_ids": torch.from_numpy(ids[None])},
+                score=partial(log_odds, label=self._table.names.index(name), several=self.multi_label),
+                places=places(dict(zip(columns, texts, strict=True)), tokenizer, limit),
+            )
+            for name in given
+        ]
+
     @cached_property
     def _table(self) -> LabelTable:
         if self.label_names is None:
@@ -282,8 +304,8 @@ class TextClassification(FinetuneTask):
     def _indicators(self, labels: Iterable[Sequence[Any]]) -> Ints:
         lines = [[self._table.place(one) for one in some] for some in labels]
         predicted = np.zeros((len(lines), len(self._table.names)), np.int64)
-        for line, places in zip(predicted, lines, strict=True):
-            line[[place for place in places if place is not None]] = 1
+        for line, chosen in zip(predicted, lines, strict=True):
+            line[[place for place in chosen if place is not None]] = 1
         return predicted
 
     def _probabilities(self, predictions: Sequence[Prediction]) -> Floats:
@@ -313,6 +335,15 @@ class TextClassification(FinetuneTask):
                 "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
             },
         )
+
+
+def log_odds(logits: Float[Tensor, "B C"], *, label: int, several: bool) -> Float[Tensor, " B"]:
+    """log(p / (1 - p)) of a label: its logit, less that of all others together where labels are exclusive."""
+    own = logits[:, label]
+    if several:
+        return own
+    others = torch.cat((logits[:, :label], logits[:, label + 1 :]), dim=1)
+    return own - others.logsumexp(dim=1)
 
 
 def _confidence(predictions: Sequence[Prediction]) -> Floats:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from datamodules.collate import Batch
 from datamodules.features import pad
@@ -16,9 +17,11 @@ from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
+from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
-from pipeline.tasks.inference import batch_outputs, padded_inputs
+from pipeline.tasks.inference import batch_outputs, padded_inputs, without_padding
 from pipeline.tasks.qa import squad
+from pipeline.tasks.qa.deciding import deciding_window, span_score, window_places
 from pipeline.tasks.qa.rows import check_rows, excerpt, references
 from pipeline.tasks.qa.spans import Candidates, Span, probabilities, propose
 from pipeline.tasks.qa.windows import Passage, Window, windows
@@ -201,6 +204,28 @@ class ExtractiveQA(FinetuneTask):
         given = f"{row['question']} [{excerpt(row)}]"
         output = f"{prediction.text or 'no answer'}{prediction.shown_confidence}"
         return Sample(given=given, output=output, target=target)
+
+    def decisions(
+        self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction
+    ) -> list[Decision]:
+        """The log-probability of both ends of the answer, in the window that it was found in."""
+        passage = _passage(row["context"], tokenizer)
+        cut = self._windows(row, passage, tokenizer, model.backbone)
+        features = [_as_feature(window) for window in cut]
+        start, end = (prediction.details[name] for name in ("start", "end"))
+        found = None if start is None else passage.tokens(start, end)
+        outputs: dict[int, Tensor] = {}
+        for numbers, logits, _ in batch_outputs(model, features, _collate_inputs, batch_size=len(features)):
+            outputs |= dict(zip(numbers.tolist(), logits, strict=True))
+        number, span = deciding_window(cut, outputs, found)
+        return [
+            Decision(
+                about="the answer" if found else "that there is no answer",
+                batch=without_padding(_collate_inputs([features[number]])),
+                score=partial(span_score, span=span),
+                places=window_places(cut[number], row["question"], passage, tokenizer),
+            )
+        ]
 
     def _windows(
         self, row: Row, passage: Passage, tokenizer: Tokenizer, backbone: Transformer

@@ -1,0 +1,106 @@
+"""Do attributions find the words that carry the answer? On the story world their place is known.
+
+    .venv/bin/python -m benchmarks.explain --bundle runs/NAME/bundles/best
+
+Takes a bundle that was fine-tuned on the story world for `classify` or `qa`. Of test rows that it answers
+rightly: how often is a word that carries the answer among the five with the highest attributions? For `qa`
+these are the words of the answer where the story tells it, for `classify` the name of the person in the
+sentence in which they get the thing. Prints one line of JSON.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from datamodules.storyworld import StoryWorld
+from datamodules.storyworld.views import View, place_of_label
+from pipeline.explain.explanation import explain_row
+from pipeline.explain.words import Word
+from pipeline.runs.bundle import load_bundle
+from pipeline.tasks.scoring import mean_score
+
+#: A column, and the characters [start, end) in it that carry the answer.
+Carrier = tuple[str, int, int]
+
+N_HIGHEST = 5
+
+
+def label_carrier(world: StoryWorld, i: int) -> Carrier:
+    """Where the story says who gets the thing."""
+    return ("text", *place_of_label(world.tale("test", i)))
+
+
+def answer_carrier(world: StoryWorld, i: int) -> Carrier:
+    """Where the story says what is asked for."""
+    answers = world.row("test", i)["answers"]
+    start = answers["answer_start"][0]
+    return "context", start, start + len(answers["text"][0])
+
+
+CARRIERS: dict[View, Callable[[StoryWorld, int], Carrier]] = {
+    "classify": label_carrier,
+    "qa": answer_carrier,
+}
+
+
+def carries(word: Word, carrier: Carrier) -> bool:
+    """Whether a word holds one of the characters."""
+    column, start, end = carrier
+    return word.column == column and word.start < end and word.end > start
+
+
+def measure(folder: Path, *, n_rows: int, n_highest: int = N_HIGHEST) -> dict[str, Any]:
+    """Explain the right answers among the first test rows."""
+    bundle = load_bundle(folder)
+    view: View = bundle.config["data"]["view"]
+    world = StoryWorld(view=view)
+    rows = [world.row("test", i) for i in range(n_rows)]
+    predictions = bundle.task.predict(bundle.model, bundle.tokenizer, rows, batch_size=64)
+    right = bundle.task.row_scores(predictions, rows) == 1
+    found, by_chance, gaps, steps, seconds = [], [], [], [], []
+    for i in right.nonzero()[0].tolist():
+        began = time.perf_counter()
+        explanation = explain_row(
+            bundle.task, bundle.model, bundle.tokenizer, rows[i], prediction=predictions[i]
+        )
+        seconds.append(time.perf_counter() - began)
+        (decision,) = explanation.decisions
+        carrier = CARRIERS[view](world, i)
+        found.append(any(carries(word, carrier) for word in decision.strongest(n_highest)))
+        drawn = random.Random(i).sample(list(decision.words), min(n_highest, len(decision.words)))
+        by_chance.append(any(carries(word, carrier) for word in drawn))
+        gaps.append(decision.gap)
+        steps.append(decision.n_steps)
+    share = mean_score(found)
+    return {
+        "task": view,
+        "rows": n_rows,
+        "right": len(found),
+        f"among_{n_highest}_highest": share.value,
+        "interval": [share.low, share.high],
+        "by_chance": round(sum(by_chance) / len(by_chance), 4),
+        "largest_gap": max(gaps),
+        "median_steps": median(steps),
+        "most_steps": max(steps),
+        "median_s": round(median(seconds), 3),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure a bundle, and print one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="a fine-tuned bundle's folder")
+    parser.add_argument("--rows", type=int, default=200, help="test rows that are answered")
+    given = parser.parse_args(arguments)
+    print(json.dumps(measure(given.bundle, n_rows=given.rows)))
+
+
+if __name__ == "__main__":
+    main()

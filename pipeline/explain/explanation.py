@@ -1,0 +1,261 @@
+"""Explain one answer: plain values in, plain values out. The server, the command and the runs call this."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.corruption import IGNORE
+from datamodules.tokenizer import Tokenizer
+from modules.generation import SamplingOptions
+from modules.interpret import MOST_STEPS, AttentionRecorder, integrated_gradients, token_choices
+from modules.model import Model
+from pipeline.explain.words import Word, words_of
+from pipeline.tasks.base import PretrainingTask
+from pipeline.tasks.explaining import Decision
+from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row
+from pipeline.tasks.writing import collate_labelled
+
+#: Tokens of each side whose attention is kept: more than these no picture shows.
+ATTENTION_TOKENS = 48
+#: Likelier or less likely tokens that are named beside one that was written.
+N_ALTERNATIVES = 5
+#: What is read in place of a row's tokens where nothing is to be said.
+BASELINE = "<pad>"
+#: Digits of what is kept.
+_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributed:
+    """A decision, and the words that it came from.
+
+    Args:
+        about: what was decided.
+        output: the number by which, of the row.
+        baseline_output: that number where every token of the row's texts is `BASELINE`.
+        words: the row's words; their attributions add up to the difference of both, less the gap.
+        n_steps: points at which gradients were taken.
+        gap: how far the sum is from the difference, as a share of it.
+        is_complete: whether the gap is as small as it has to be.
+    """
+
+    about: str
+    output: float
+    baseline_output: float
+    words: Sequence[Word]
+    n_steps: int
+    gap: float
+    is_complete: bool
+
+    def strongest(self, n: int) -> list[Word]:
+        """The words that speak the most for the decision, the first before the others."""
+        return sorted(self.words, key=lambda word: -word.attribution)[:n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenToken:
+    """A token that was written: its text, how likely it was, its rank from 1, and the likeliest ones."""
+
+    text: str | None
+    probability: float
+    rank: int
+    alternatives: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """What the last layer looked at, of the first tokens of each side.
+
+    Args:
+        tokens: of each side, `input_ids` and `decoder_input_ids`; empty where they may not be shown.
+        heads: name of the attention -> heads -> tokens that look -> tokens that are looked at.
+    """
+
+    tokens: Mapping[str, Sequence[str]]
+    heads: Mapping[str, Sequence[Sequence[Sequence[float]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """All that is known of why a model gave its answer to a row.
+
+    Args:
+        task: the class of the task.
+        answer: what the model answered; None where it may not be shown.
+        confidence: how sure it was, where the task tells.
+        decisions: the words behind the answer, where it is a decision.
+        written: the tokens of the answer, where it was written.
+        attention: of the last layer; None for a model without.
+    """
+
+    task: str
+    answer: str | None
+    confidence: float | None
+    decisions: Sequence[Attributed]
+    written: Sequence[WrittenToken]
+    attention: Attention | None
+
+    @property
+    def gap(self) -> float | None:
+        """The largest gap of its decisions."""
+        return max((one.gap for one in self.decisions), default=None)
+
+    def without_text(self, *, keep_answer: bool = False) -> "Explanation":
+        """The same with numbers of tokens instead of words; the name of a class may stay."""
+        decisions = [
+            replace(one, words=[replace(word, text=None) for word in one.words]) for one in self.decisions
+        ]
+        written = [replace(token, text=None, alternatives=[]) for token in self.written]
+        attention = None if self.attention is None else replace(self.attention, tokens={})
+        return replace(
+            self,
+            answer=self.answer if keep_answer else None,
+            decisions=decisions,
+            written=written,
+            attention=attention,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "baseline": BASELINE}
+
+
+def explain_row(
+    task: FinetuneTask | PretrainingTask,
+    model: Model,
+    tokenizer: Tokenizer,
+    row: Row,
+    *,
+    prediction: Prediction | None = None,
+    sampling: SamplingOptions | None = None,
+    most_steps: int = MOST_STEPS,
+) -> Explanation:
+    """Answer a row and explain the answer.
+
+    Args:
+        task: of the model, as its bundle has it.
+        model: on any device.
+        tokenizer: the model's.
+        row: the columns that the task reads; of a pretrained model `text`, a prompt.
+        prediction: the answer, where it is known already.
+        sampling: how a pretrained model writes; None: greedily.
+        most_steps: where integrated gradients end, complete or not.
+
+    Raises:
+        DataError: the row cannot be answered.
+    """
+    if isinstance(task, FinetuneTask):
+        if prediction is None:
+            (prediction,) = task.predict(model, tokenizer, [row], batch_size=1)
+        decisions = task.decisions(model, tokenizer, row, prediction)
+        feature = task.writing(model, tokenizer, row)
+    else:
+        decisions = []
+        feature = task.writing(
+            model, tokenizer, row["text"], sampling or SamplingOptions(temperature=0.0, max_new_tokens=40)
+        )
+    attributed = [_attributed(model, one, row, most_steps) for one in decisions]
+    written = [] if feature is None else _written(model, tokenizer, feature)
+    read = decisions[0].batch if decisions else None if feature is None else collate_labelled([feature])
+    return Explanation(
+        task=type(task).__name__,
+        answer="".join(_answer(tokenizer, feature)) if prediction is None else prediction.text,
+        confidence=None if prediction is None else prediction.confidence,
+        decisions=attributed,
+        written=written,
+        attention=None if read is None else _attention(model, tokenizer, read),
+    )
+
+
+def _on_device(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    device = model.backbone.embedding.weight.device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _attributed(model: Model, decision: Decision, row: Row, most_steps: int) -> Attributed:
+    batch = _on_device(model, decision.batch)
+    is_text = torch.tensor(
+        [[place is not None for place in decision.places]], device=batch["input_ids"].device
+    )
+    found = integrated_gradients(
+        model,
+        batch,
+        decision.score,
+        baseline=batch["input_ids"].masked_fill(is_text, Tokenizer.pad_id),
+        most_steps=most_steps,
+    )
+    texts = {place.column: row[place.column] for place in decision.places if place is not None}
+    return Attributed(
+        about=decision.about,
+        output=round(found.output, _DIGITS),
+        baseline_output=round(found.baseline_output, _DIGITS),
+        words=[
+            replace(word, attribution=round(word.attribution, _DIGITS))
+            for word in words_of(texts, decision.places, found.values.tolist())
+        ],
+        n_steps=found.n_steps,
+        gap=found.gap,
+        is_complete=found.is_complete,
+    )
+
+
+def _answer(tokenizer: Tokenizer, feature: Feature | None) -> list[str]:
+    if feature is None:
+        return []
+    labels = feature["labels"]
+    return [tokenizer.target.decode(labels[labels != IGNORE])]
+
+
+def _written(model: Model, tokenizer: Tokenizer, feature: Feature) -> list[WrittenToken]:
+    batch = _on_device(model, collate_labelled([feature]))
+    chosen = token_choices(model, batch, n_best=N_ALTERNATIVES, ignored=IGNORE)
+    names = tokenizer.target.decode_tokens(chosen.ids.tolist())
+    best = zip(chosen.best_ids.tolist(), chosen.best_probabilities.tolist(), strict=True)
+    return [
+        WrittenToken(
+            text=name,
+            probability=round(probability, _DIGITS),
+            rank=rank + 1,
+            alternatives=[
+                (other, round(share, _DIGITS))
+                for other, share in zip(tokenizer.target.decode_tokens(ids), shares, strict=True)
+            ],
+        )
+        for name, probability, rank, (ids, shares) in zip(
+            names, chosen.probabilities.tolist(), chosen.ranks.tolist(), best, strict=True
+        )
+    ]
+
+
+def _attention(model: Model, tokenizer: Tokenizer, batch: Mapping[str, Tensor]) -> Attention | None:
+    """Of the whole row; what lies beyond the first tokens of each side is left out."""
+    sides = {"input_ids": tokenizer, "decoder_input_ids": tokenizer.target}
+    real = {
+        name: int(batch.get(name.replace("input_ids", "attention_mask"), torch.ones_like(batch[name])).sum())
+        for name in sides
+        if name in batch
+    }
+    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("label")}
+    with torch.no_grad(), AttentionRecorder(model.backbone).recording() as recorder:
+        model.hidden(_on_device(model, inputs))
+    if not (weights := recorder.last_layer()):
+        return None
+    kept = {name: min(n, ATTENTION_TOKENS) for name, n in real.items()}
+    heads = {}
+    for name, maps in weights.items():
+        looks, seen = sides_of(name)
+        shown = maps[0, :, : kept[looks], : kept[seen]].tolist()
+        heads[name] = [[[round(x, 4) for x in line] for line in head] for head in shown]
+    tokens = {name: sides[name].decode_tokens(batch[name][0, :n].tolist()) for name, n in kept.items()}
+    return Attention(tokens=tokens, heads=heads)
+
+
+def sides_of(attention: str) -> tuple[str, str]:
+    """Which side of a batch looks, and which is looked at."""
+    if attention == "decoder.cross_attn":
+        return "decoder_input_ids", "input_ids"
+    side = "decoder_input_ids" if attention.startswith("decoder.") else "input_ids"
+    return side, side
