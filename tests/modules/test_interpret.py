@@ -4,9 +4,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modules.interpret import AttentionRecorder
+from modules.heads import LMHead, PooledClassifier
+from modules.interpret import (
+    COMPLETE,
+    FIRST_STEPS,
+    AttentionRecorder,
+    integrated_gradients,
+    token_choices,
+)
+from modules.model import Model
 from modules.positions import Position
-from modules.transformer import Decoder, Encoder, EncoderDecoder
+from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 3]])
 PACKED = {"input_ids": IDS, "segment_ids": torch.tensor([[1, 1, 1, 2, 2, 0]])}
@@ -90,3 +98,93 @@ def test_a_model_without_attention_has_nothing_to_record() -> None:
     with AttentionRecorder(model).recording() as recorder:
         model(torch.zeros(1, 2))
     assert recorder.last_layer() == {}
+
+
+class Bag(Transformer):
+    """Hidden states are the embeddings themselves."""
+
+    def __init__(self, d_model: int = 3) -> None:
+        nn.Module.__init__(self)
+        self.embedding = nn.Embedding(10, d_model)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.embedding(batch["input_ids"])
+
+
+def test_attributions_of_a_linear_model_are_its_weights_times_the_change_of_each_embedding() -> None:
+    bag, head = Bag(), nn.Linear(3, 2)
+    model = Model(bag, Head(head))
+    batch, baseline = {"input_ids": torch.tensor([[4, 5, 6]])}, torch.tensor([[0, 5, 0]])
+    found = integrated_gradients(model, batch, lambda logits: logits[:, 1], baseline=baseline)
+    change = bag.embedding(batch["input_ids"]) - bag.embedding(baseline)
+    torch.testing.assert_close(found.values, (change @ head.weight[1] / 3)[0].detach())
+    assert found.values[1] == 0, "a token that stays says nothing"
+    assert found.is_complete
+    assert found.n_steps == FIRST_STEPS
+
+
+class Head(nn.Module):
+    """The mean of the hidden states through another module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden: Tensor, batch: object = None) -> Tensor:
+        return self.inner(hidden.mean(dim=1))
+
+
+def test_attributions_of_a_transformer_are_the_integral_and_complete(
+    build: Callable[..., nn.Module],
+) -> None:
+    model = Model(build(Encoder), PooledClassifier(32, n_classes=3, pooling="last")).eval()
+    baseline = torch.tensor([[0, 0, 0, 0, 0, 3]])
+    found = integrated_gradients(model, {"input_ids": IDS}, lambda logits: logits[:, 2], baseline=baseline)
+    assert found.gap < COMPLETE
+    assert found.output == pytest.approx(model({"input_ids": IDS})[0, 2].item(), rel=1e-5)
+    torch.testing.assert_close(found.values, by_midpoints(model, baseline, 60), rtol=0.02, atol=0.01)
+
+
+def by_midpoints(model: Model, baseline: Tensor, n_steps: int) -> Tensor:
+    """One point of the path after another."""
+    embedding = model.backbone.embedding
+    start, end = embedding(baseline).detach(), embedding(IDS).detach()
+    total = torch.zeros_like(start)
+    for step in range(n_steps):
+        point = (start + (step + 0.5) / n_steps * (end - start)).requires_grad_()
+        with embedding.register_forward_hook(lambda module, args, output, point=point: point):
+            logit = model({"input_ids": IDS})[0, 2]
+        total += torch.autograd.grad(logit, point)[0]
+    return ((end - start) * total / n_steps).sum(dim=-1)[0]
+
+
+def test_an_incomplete_sum_is_said_to_be_so_when_the_steps_end() -> None:
+    class Step(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(4000 * x)
+
+    model = Model(Bag(1), Head(Step()))
+    with torch.no_grad():
+        model.backbone.embedding.weight.copy_(torch.arange(10.0)[:, None] - 0.1)
+    batch, baseline = {"input_ids": torch.tensor([[1]])}, torch.tensor([[0]])
+    found = integrated_gradients(model, batch, lambda x: x[:, 0], baseline=baseline, most_steps=40)
+    assert found.n_steps == 40
+    assert not found.is_complete
+    assert found.gap > COMPLETE
+
+
+def test_each_labelled_token_has_its_probability_its_rank_and_the_likeliest_ones(
+    build: Callable[..., nn.Module],
+) -> None:
+    backbone = build(Decoder)
+    model = Model(backbone, LMHead(backbone.embedding)).eval()
+    labels = torch.tensor([[-100, 7, 8, -100, 3, 4]])
+    found = token_choices(model, {"input_ids": IDS, "labels": labels}, n_best=2, ignored=-100)
+    shares = model({"input_ids": IDS})[0].detach().double().softmax(-1)
+    for place, (position, token) in enumerate([(1, 7), (2, 8), (4, 3), (5, 4)]):
+        order = shares[position].argsort(descending=True)
+        assert found.ids[place] == token
+        assert found.probabilities[place] == pytest.approx(float(shares[position, token]))
+        assert order[found.ranks[place]] == token
+        assert found.best_ids[place].tolist() == order[:2].tolist()
+        assert found.best_probabilities[place, 0] == pytest.approx(float(shares[position].max()))
