@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from datamodules.storyworld import StoryWorld
-from datamodules.storyworld.views import View, place_of_label
+from datamodules.storyworld.views import place_of_label
 from pipeline.explain.explanation import explain_row
 from pipeline.explain.words import Word
 from pipeline.runs.bundle import load_bundle
@@ -42,7 +42,7 @@ def answer_carrier(world: StoryWorld, i: int) -> Carrier:
     return "context", start, start + len(answers["text"][0])
 
 
-CARRIERS: dict[View, Callable[[StoryWorld, int], Carrier]] = {
+CARRIERS: dict[str, Callable[[StoryWorld, int], Carrier]] = {
     "classify": label_carrier,
     "qa": answer_carrier,
 }
@@ -57,7 +57,7 @@ def carries(word: Word, carrier: Carrier) -> bool:
 def measure(folder: Path, *, n_rows: int, n_highest: int = N_HIGHEST) -> dict[str, Any]:
     """Explain the right answers among the first test rows."""
     bundle = load_bundle(folder)
-    view: View = bundle.config["data"]["view"]
+    view: str = bundle.config["data"]["view"]
     world = StoryWorld(view=view)
     rows = [world.row("test", i) for i in range(n_rows)]
     predictions = bundle.task.predict(bundle.model, bundle.tokenizer, rows, batch_size=64)

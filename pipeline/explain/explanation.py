@@ -22,8 +22,8 @@ from pipeline.tasks.writing import collate_labelled
 ATTENTION_TOKENS = 48
 #: Likelier or less likely tokens that are named beside one that was written.
 N_ALTERNATIVES = 5
-#: What is read in place of a row's tokens where nothing is to be said.
-BASELINE = "<pad>"
+#: What is read in place of a row's tokens where nothing is to be said: the first that a tokenizer has.
+BASELINES = ("pad", "unk", "eos")
 #: Digits of what is kept.
 _DIGITS = 6
 
@@ -35,7 +35,8 @@ class Attributed:
     Args:
         about: what was decided.
         output: the number by which, of the row.
-        baseline_output: that number where every token of the row's texts is `BASELINE`.
+        baseline: the token of the baseline, which stands in place of each token of the row's texts.
+        baseline_output: the number, of the baseline.
         words: the row's words; their attributions add up to the difference of both, less the gap.
         n_steps: points at which gradients were taken.
         gap: how far the sum is from the difference, as a share of it.
@@ -44,6 +45,7 @@ class Attributed:
 
     about: str
     output: float
+    baseline: str
     baseline_output: float
     words: Sequence[Word]
     n_steps: int
@@ -120,7 +122,7 @@ class Explanation:
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {**asdict(self), "baseline": BASELINE}
+        return asdict(self)
 
 
 def explain_row(
@@ -157,7 +159,7 @@ def explain_row(
         feature = task.writing(
             model, tokenizer, row["text"], sampling or SamplingOptions(temperature=0.0, max_new_tokens=40)
         )
-    attributed = [_attributed(model, one, row, most_steps) for one in decisions]
+    attributed = [_attributed(model, tokenizer, one, row, most_steps) for one in decisions]
     written = [] if feature is None else _written(model, tokenizer, feature)
     read = decisions[0].batch if decisions else None if feature is None else collate_labelled([feature])
     return Explanation(
@@ -175,7 +177,11 @@ def _on_device(model: Model, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _attributed(model: Model, decision: Decision, row: Row, most_steps: int) -> Attributed:
+def _attributed(
+    model: Model, tokenizer: Tokenizer, decision: Decision, row: Row, most_steps: int
+) -> Attributed:
+    role = next(role for role in BASELINES if tokenizer.has(role))
+    nothing: int = getattr(tokenizer, f"{role}_id")
     batch = _on_device(model, decision.batch)
     is_text = torch.tensor(
         [[place is not None for place in decision.places]], device=batch["input_ids"].device
@@ -184,13 +190,14 @@ def _attributed(model: Model, decision: Decision, row: Row, most_steps: int) -> 
         model,
         batch,
         decision.score,
-        baseline=batch["input_ids"].masked_fill(is_text, Tokenizer.pad_id),
+        baseline=batch["input_ids"].masked_fill(is_text, nothing),
         most_steps=most_steps,
     )
     texts = {place.column: row[place.column] for place in decision.places if place is not None}
     return Attributed(
         about=decision.about,
         output=round(found.output, _DIGITS),
+        baseline=tokenizer.decode_tokens([nothing])[0],
         baseline_output=round(found.baseline_output, _DIGITS),
         words=[
             replace(word, attribution=round(word.attribution, _DIGITS))

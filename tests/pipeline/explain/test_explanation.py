@@ -14,7 +14,7 @@ from modules.model import Model
 from modules.positions import Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer
 from pipeline.config.model import build_head
-from pipeline.explain.explanation import BASELINE, explain_row
+from pipeline.explain.explanation import explain_row
 from pipeline.tasks.base import GAP
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.chat import Dialogue
@@ -154,7 +154,7 @@ def test_without_text_no_word_of_the_row_is_left_and_a_record_is_json() -> None:
     explanation = explain_row(task, small(Encoder, task), TOKENIZER, {"text": "secret words"})
     whole = json.dumps(explanation.record())
     assert "secret" in whole
-    assert f'"baseline": "{BASELINE}"' in whole
+    assert '"baseline": "<pad>"' in whole
     hidden = explanation.without_text(keep_answer=True)
     assert hidden.answer == explanation.answer
     assert not any(text in json.dumps(hidden.record()) for text in ("secret", "␣", '"s"'))
