@@ -10,7 +10,7 @@ PIPELINE := $(BIN)/python -m pipeline --typed
 
 # What a user types as a variable reaches Python through the environment, letter for letter: nothing is expanded.
 # pipeline/config/variables.py says what each stands for.
-VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
+VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT HOST INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
 $(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
 export TYPED := $(sort $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 
@@ -45,7 +45,7 @@ help: ## This help
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
 	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
-	@echo "           TO=folder  FORMAT=llama (what export writes)"
+	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve)"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: $(PRETRAIN_TASKS) (default: causal_lm): make pretrain-masked_lm"
 	@echo "           to fine-tune: $(FINETUNE_TASKS): make finetune-qa"
@@ -93,6 +93,10 @@ try-%: $(VENV)/.installed FORCE ## Ask a fine-tuned bundle at the terminal
 .PHONY: generate
 generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=latest
 	@$(PIPELINE) generate
+
+.PHONY: serve
+serve: $(VENV)/.installed ## Answer over HTTP: BUNDLE=run or MODEL=NAME@champion, HOST= PORT=8000
+	@$(PIPELINE) serve
 
 .PHONY: compare
 compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, best:classify

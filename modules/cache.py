@@ -1,5 +1,6 @@
 """What a decoder has seen: keys and values, kept from one token to the next while a text is written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,20 @@ class LayerCache:
         taken[:, :, : self.length] = stored[:, :, : self.length][rows]
         return taken
 
+    def put(self, other: "LayerCache", rows: Int[Tensor, " M"], *, first_row: int, n_rows: int) -> None:
+        """Let rows of another cache be the rows from `first_row` on, so that both end at the same token.
+
+        `n_rows` is how many rows this cache has, and `length` must be known already. What the other has more
+        than `length` tokens is left out at its beginning.
+        """
+        width = min(other.length, self.length)
+        keys, values = (part[rows, :, other.length - width :] for part in other.stored())
+        if self._keys is None or self._values is None:
+            shape = (n_rows, keys.shape[1], self.max_tokens, keys.shape[3])
+            self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
+        place = slice(first_row, first_row + len(rows)), slice(None), slice(self.length - width, self.length)
+        self._keys[place], self._values[place] = keys, values
+
     def move(self, rows: Int[Tensor, " M"], into: Int[Tensor, " M"], *, since: int) -> None:
         """Let these rows of the batch, as they are now, replace others from token `since` on."""
         for stored in (self._keys, self._values):
@@ -88,6 +103,38 @@ class KVCache:
         self.memory: Memory | None = None
         self._segment_ids = torch.zeros(batch_size, max_tokens, dtype=torch.int64, device=device)
         self._position_ids = torch.zeros(batch_size, max_tokens, dtype=torch.int64, device=device)
+
+    @classmethod
+    def of_rows(cls, parts: Sequence[tuple["KVCache", Int[Tensor, " M"]]], *, room: int) -> "KVCache":
+        """A new cache of some rows of several decoders' caches, in this order, with room for more tokens.
+
+        All rows end at the same token; shorter ones have padding before them, and no more than the longest
+        one asks for. So rows can leave a batch that is being written, and others enter it.
+        """
+        n_rows = sum(len(rows) for _, rows in parts)
+        length = max(cache._longest(rows) for cache, rows in parts)
+        device = parts[0][0]._segment_ids.device
+        made = cls(len(parts[0][0].layers), batch_size=n_rows, max_tokens=length + room, device=device)
+        first = 0
+        for cache, rows in parts:
+            made._put(cache, rows, first_row=first, n_rows=n_rows, length=length)
+            first += len(rows)
+        return made
+
+    def _longest(self, rows: Int[Tensor, " M"]) -> int:
+        """From the first real token of any of these rows on, how many tokens there are."""
+        return self.length - int((self.segment_ids[rows] != 0).any(dim=0).int().argmax())
+
+    def _put(
+        self, other: "KVCache", rows: Int[Tensor, " M"], *, first_row: int, n_rows: int, length: int
+    ) -> None:
+        self.length, width = length, min(other.length, length)
+        place = slice(first_row, first_row + len(rows)), slice(length - width, length)
+        self._segment_ids[place] = other.segment_ids[rows, other.length - width :]
+        self._position_ids[place] = other.position_ids[rows, other.length - width :]
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.length = length
+            mine.put(theirs, rows, first_row=first_row, n_rows=n_rows)
 
     def set_memory(self, memory: Memory) -> None:
         """Keep an encoder's output; its keys and values are computed once, by the first forward."""

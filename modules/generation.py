@@ -7,7 +7,7 @@ each row has its own random numbers, and padding stands to the left, where atten
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -118,12 +118,16 @@ def stream(
     batch, answer_ids, answer_key = first_batch(backbone, prompts, pad_id=pad_id, bos_id=bos_id)
     check_room(backbone, prompts, [options.max_new_tokens] * len(prompts))
     cache = backbone.new_cache(len(prompts), batch[answer_key].shape[1] + options.max_new_tokens - 1)
-    chooser = _Chooser(options, answer_ids, forbidden_mask(backbone, forbidden_ids, eos_id=eos_id))
+    forbidden = forbidden_mask(backbone, forbidden_ids, eos_id=eos_id)
+    rows = [RowSampler(options, number) for number in range(len(prompts))]
+    for row, ids in zip(rows, answer_ids, strict=True):
+        row.note(ids, forbidden)
     ended = [False] * len(prompts)
     with evaluating(model):
         for _ in range(options.max_new_tokens):
             # `forward` and not a call: a compiled model would be compiled anew for every length.
-            chosen = chooser.choose(model.head.forward(backbone.forward(batch, cache)[:, -1]).float())
+            logits = model.head.forward(backbone.forward(batch, cache)[:, -1]).float()
+            chosen = choose_tokens(logits, rows, forbidden)
             tokens = chosen.tolist()
             ended = [was or token == eos_id for was, token in zip(ended, tokens, strict=True)]
             yield [None if end else token for end, token in zip(ended, tokens, strict=True)]
@@ -178,42 +182,75 @@ def sample(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Te
     return passed.int().argmax(dim=-1)
 
 
-class _Chooser:
-    """Chooses the next token of every row, and remembers which tokens each row has."""
+class RowSampler:
+    """What chooses the tokens of one row: its options, its own random numbers, and the tokens that it has.
 
-    def __init__(
-        self, options: SamplingOptions, rows: Sequence[Sequence[int]], forbidden: Bool[Tensor, " V"]
-    ) -> None:
-        self._options = options
-        self._random = [random.Random(f"{options.seed}/{row}") for row in range(len(rows))]
-        self._forbidden = forbidden
-        self._seen = torch.zeros(len(rows), len(forbidden), dtype=torch.bool, device=forbidden.device)
-        for seen, row in zip(self._seen, rows, strict=True):
-            seen[list(row)] = True
+    Args:
+        options: how tokens are chosen.
+        number: of the row among those of its seed: rows of one seed have different random numbers.
+    """
 
-    def choose(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-        logits = logits.masked_fill(self._forbidden, float("-inf"))
-        if self._options.repetition_penalty != 1.0:
-            logits = penalize_repetition(logits, self._seen, self._options.repetition_penalty)
-        if self._options.temperature == 0.0:
-            chosen = logits.argmax(dim=-1)
-        else:
-            chosen = sample(
-                self._filtered(at_temperature(logits, self._options.temperature)), self._uniform(logits)
-            )
-        self._seen.scatter_(1, chosen.unsqueeze(1), True)
-        return chosen
+    def __init__(self, options: SamplingOptions, number: int = 0) -> None:
+        self.options = options
+        self.alike = replace(options, seed=0, max_new_tokens=1)
+        self._random = random.Random(f"{options.seed}/{number}")
+        self._seen: Bool[Tensor, " V"] | None = None
 
-    def _filtered(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        if self._options.top_k is not None:
-            logits = keep_top_k(logits, self._options.top_k)
-        if self._options.top_p < 1.0:
-            logits = keep_top_p(logits, self._options.top_p)
-        if self._options.min_p > 0.0:
-            logits = keep_min_p(logits, self._options.min_p)
-        return logits
+    def note(self, ids: Sequence[int], forbidden: Bool[Tensor, " V"]) -> None:
+        """Keep which tokens the row has, where that makes a difference."""
+        if self.options.repetition_penalty != 1.0:
+            self.seen(forbidden)[list(ids)] = True
 
-    def _uniform(self, like: Tensor) -> Float[Tensor, " B"]:
+    def seen(self, forbidden: Bool[Tensor, " V"]) -> Bool[Tensor, " V"]:
+        """True for each token that the row has."""
+        if self._seen is None:
+            self._seen = torch.zeros_like(forbidden)
+        return self._seen
+
+    def uniform(self) -> float:
+        """The next random number in [0, 1)."""
         # 24 bits are what a float32 below 1 holds: more would be rounded, now and then to 1.
-        numbers = [row.getrandbits(24) / (1 << 24) for row in self._random]
-        return torch.tensor(numbers, dtype=torch.float32, device=like.device)
+        return self._random.getrandbits(24) / (1 << 24)
+
+
+def choose_tokens(
+    logits: Float[Tensor, "B V"], rows: Sequence[RowSampler], forbidden: Bool[Tensor, " V"]
+) -> Int[Tensor, " B"]:
+    """The next token of every row, each by its own options; rows of like options are done at once."""
+    logits = logits.masked_fill(forbidden, float("-inf"))
+    groups: dict[SamplingOptions, list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row.alike, []).append(number)
+    if len(groups) == 1:
+        chosen = _choose_alike(logits, rows, forbidden)
+    else:
+        chosen = torch.zeros(len(rows), dtype=torch.int64, device=logits.device)
+        for numbers in groups.values():
+            chosen[numbers] = _choose_alike(logits[numbers], [rows[n] for n in numbers], forbidden)
+    if any(row.options.repetition_penalty != 1.0 for row in rows):
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            row.note([token], forbidden)
+    return chosen
+
+
+def _choose_alike(
+    logits: Float[Tensor, "B V"], rows: Sequence[RowSampler], forbidden: Bool[Tensor, " V"]
+) -> Int[Tensor, " B"]:
+    options = rows[0].options
+    if options.repetition_penalty != 1.0:
+        seen = torch.stack([row.seen(forbidden) for row in rows])
+        logits = penalize_repetition(logits, seen, options.repetition_penalty)
+    if options.temperature == 0.0:
+        return logits.argmax(dim=-1)
+    numbers = torch.tensor([row.uniform() for row in rows], dtype=torch.float32, device=logits.device)
+    return sample(_filtered(at_temperature(logits, options.temperature), options), numbers)
+
+
+def _filtered(logits: Float[Tensor, "B V"], options: SamplingOptions) -> Float[Tensor, "B V"]:
+    if options.top_k is not None:
+        logits = keep_top_k(logits, options.top_k)
+    if options.top_p < 1.0:
+        logits = keep_top_p(logits, options.top_p)
+    if options.min_p > 0.0:
+        logits = keep_min_p(logits, options.min_p)
+    return logits

@@ -49,6 +49,7 @@ STAGES = {
     "promote": "pipeline.stages.registry:promote",
     "doctor": "pipeline.stages.doctor:doctor",
     "sync": "pipeline.stages.mlflow:send_missed",
+    "serve": "pipeline.stages.serve:serve",
     "ui": "pipeline.stages.mlflow:serve",
 }
 

@@ -44,6 +44,7 @@ DOCUMENTS = (
     "docs/finetuning.md",
     "docs/sweeps.md",
     "docs/export.md",
+    "docs/serving.md",
 )
 READMES = DOCUMENTS[:2]
 REFERENCE, TREE = "docs/reference.md", "docs/tree.md"

@@ -143,7 +143,15 @@ def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[st
 
 def _check_top(config: Mapping[str, Any]) -> None:
     """A key that no group and no scalar has: misspelt in a yaml file."""
-    known = [*groups(), "choices", "cleaning", "freezing", "sweep", *(name for name in parameters_of(Root))]
+    known = [
+        *groups(),
+        "choices",
+        "cleaning",
+        "freezing",
+        "serving",
+        "sweep",
+        *(name for name in parameters_of(Root)),
+    ]
     for key in config:
         if key not in known:
             raise ConfigError(f"{key}: no such key", f"one of {', '.join(known)}", suggest(key, known))

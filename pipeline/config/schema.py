@@ -74,3 +74,4 @@ class Root:
     step: str | None = None
     pipeline_id: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
+    host: str = "127.0.0.1"

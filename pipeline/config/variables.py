@@ -60,6 +60,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "TASKS": ("tasks", _words),
     "STAGE": ("step", typed),
     "PORT": ("port", str),
+    "HOST": ("host", typed),
 }
 
 #: The key that a variable sets in one stage only.

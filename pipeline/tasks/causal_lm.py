@@ -43,6 +43,11 @@ class CausalLM(PretrainingTask):
         """Every token is labelled once, so bits per byte are exact where the ids hold every byte."""
         return TokenObjective(token_bytes=tokenizer.token_bytes if tokenizer.is_exact else None)
 
+    def prompt(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """What the model goes on from: the beginning of a document."""
+        before, _ = tokenizer.frame
+        return [*before, *tokenizer.encode(text).tolist()] or [tokenizer.bos_id]
+
     def samples(
         self,
         model: Model,
@@ -54,7 +59,7 @@ class CausalLM(PretrainingTask):
     ) -> list[Sample]:
         """Go on from the prompts, or write from nothing."""
         given = list(prompts) or [""] * N_SAMPLES
-        ids = [_prompt(tokenizer, prompt) for prompt in given]
+        ids = [self.prompt(prompt, tokenizer) for prompt in given]
         made = _go_on(model, tokenizer, ids, options)
         return [
             Sample(given=prompt, output=tokenizer.decode_after(asked, new), goes_on=True)
@@ -65,7 +70,7 @@ class CausalLM(PretrainingTask):
         self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
     ) -> dict[str, npt.NDArray[np.int64]]:
         """The text, and how it goes on."""
-        ids = _prompt(tokenizer, text)
+        ids = self.prompt(text, tokenizer)
         check_length(len(ids), model)
         room = model.backbone.max_seq_len + 1 - len(ids)
         options = replace(options, max_new_tokens=min(options.max_new_tokens, room))
@@ -75,11 +80,6 @@ class CausalLM(PretrainingTask):
         labels = read[1:].copy()
         labels[: len(ids) - 1] = IGNORE
         return {"input_ids": read[:-1], "labels": labels}
-
-
-def _prompt(tokenizer: Tokenizer, text: str) -> list[int]:
-    before, _ = tokenizer.frame
-    return [*before, *tokenizer.encode(text).tolist()] or [tokenizer.bos_id]
 
 
 def _go_on(

@@ -1,9 +1,9 @@
 """Dialogue: turns of a person and a model, one after another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
 from pipeline.tasks.layouts import OneSequence
 from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
-from pipeline.tasks.turns import Stream, Turn, turns_of
+from pipeline.tasks.turns import Stream, Turn, TurnInput, turns_of
 from pipeline.tasks.writing import (
     Answer,
     Room,
@@ -62,6 +62,12 @@ class Dialogue(WritingTask):
     higher_is_better: ClassVar[bool] = False
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
     length_option: ClassVar[str] = "max_reply_tokens"
+    input_types: ClassVar[Mapping[str, Any]] = {"turns": list[TurnInput]}
+
+    @property
+    def example_row(self) -> Row:
+        """One turn of a person."""
+        return {"turns": [{"role": "user", "text": "Where is the lantern?"}]}
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse dialogues without a reply or with an empty one."""
@@ -132,6 +138,10 @@ class Dialogue(WritingTask):
         )
         write = partial(self._write, model, tokenizer)
         return room.answers(prompt, len(dialogues), write, batch_size=batch_size), prompts
+
+    def prompt(self, turns: Sequence[Turn], tokenizer: Tokenizer, *, limit: int, reserve: int) -> list[int]:
+        """What the next reply goes on from: the latest of these turns, with room for `reserve` tokens."""
+        return Stream.of(turns, tokenizer, limit=limit).prompt(tokenizer, limit=limit, reserve=reserve)
 
     def _write(
         self, model: Model, tokenizer: Tokenizer, prompts: list[list[int]], max_new_tokens: int

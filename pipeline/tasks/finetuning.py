@@ -112,6 +112,8 @@ class FinetuneTask(ABC):
         higher_is_better: whether a higher score is better.
         backbones: supported architectures; the one whose pretraining helps most comes first.
         least_steps: training steps for a small data set if the user gives no number.
+        endpoint: the last word of the address at which a server answers, /v1/ENDPOINT; None: the task's name.
+        input_types: types of the columns that are read and are no text, for what a server is sent.
     """
 
     optional_read: list[str] | None = None
@@ -123,6 +125,8 @@ class FinetuneTask(ABC):
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
     least_steps: ClassVar[int] = 600
+    endpoint: ClassVar[str | None] = None
+    input_types: ClassVar[Mapping[str, Any]] = {}
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
         """Return the architecture that a bundle's backbone is loaded as; its weights are unchanged."""
@@ -144,6 +148,11 @@ class FinetuneTask(ABC):
         if self.optional_read is None:
             return Columns(self.inputs, self.optional)
         return Columns((*self.inputs, *self.optional_read))
+
+    @property
+    def example_row(self) -> Row:
+        """A row that can be answered, to show how the task is asked."""
+        return dict.fromkeys(self.input_columns.required, "Frieda the gardener has a yellow lantern.")
 
     @property
     def scored_columns(self) -> Columns:

@@ -46,6 +46,12 @@ class Translation(TextToText):
             return asked
         return Columns(self.inputs, self.optional)
 
+    @property
+    def example_row(self) -> Row:
+        """A sentence, and the first of several languages."""
+        row = dict(super().example_row)
+        return row | {"target_language": self.target_languages[0]} if self.target_languages else row
+
     def fit(self, rows: Sequence[Row]) -> Self:
         """Learn the target languages."""
         names = {row.get("target_language") for row in rows} - {None}

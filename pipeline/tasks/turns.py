@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from datamodules.corruption import IGNORE
 from datamodules.errors import DataError
@@ -17,6 +19,14 @@ Ids = npt.NDArray[np.int64]
 _EXPECTED = "a list of texts (the user's first), or of {role: user | assistant | system, text: ...}"
 _REMEDY = "correct the row, or map another column to turns"
 _ROLES = {"user": "user", "assistant": "assistant", "bot": "assistant", "system": "system"}
+
+
+@with_config(extra="forbid")
+class TurnInput(TypedDict):
+    """What one side said, as a server is sent it."""
+
+    role: Literal["user", "assistant", "system"]
+    text: str
 
 
 class Turn(NamedTuple):

@@ -74,11 +74,17 @@ class ExtractiveQA(FinetuneTask):
     targets: ClassVar[tuple[str, ...]] = ("answers",)
     metric: ClassVar[str] = "f1"
     least_steps: ClassVar[int] = 2000
+    endpoint: ClassVar[str] = "answer"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
         """An encoder, unless one direction is asked for."""
         return Encoder if self.both_directions else backbone
+
+    @property
+    def example_row(self) -> Row:
+        """A sentence, and a question about it."""
+        return {"context": "Frieda the gardener has a yellow lantern.", "question": "What does Frieda have?"}
 
     @property
     def backbone_options(self) -> dict[str, Any]:

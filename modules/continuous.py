@@ -1,0 +1,176 @@
+"""Continuous batching: rows that have ended leave the batch that is being written, and new ones enter it.
+
+Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Based Generative Models",
+section 3.1 (scheduling by iteration). A prompt is read by itself and then joins the others in their cache.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from modules.cache import KVCache
+from modules.decoding import check_room, first_batch, forbidden_mask
+from modules.generation import RowSampler, SamplingOptions, choose_tokens
+from modules.model import Model
+from modules.transformer import Decoder
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """What a step wrote for a row: a token, and whether the row has ended with it.
+
+    Args:
+        token: None where the row ended by itself: its end is not given.
+        ended: "stop" by itself, "length" at `max_new_tokens`, None: it goes on.
+    """
+
+    token: int | None
+    ended: Literal["stop", "length"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row(Generic[K]):
+    key: K
+    prompt: Sequence[int]
+    sampler: RowSampler
+    n_new: int = 0
+
+
+class DecodingBatch(Generic[K]):
+    """Rows of one Decoder that are written together, each with options of its own.
+
+    The tokens of a row are those of `modules.generation.generate` for its prompt alone, whoever its
+    neighbours are and whenever they come and go.
+
+    Args:
+        model: backbone (a Decoder) and language-model head; it is put in evaluation mode.
+        eos_id: ends a row.
+        pad_id: stands before shorter prompts.
+        forbidden_ids: tokens that are never chosen.
+
+    Raises:
+        ValueError: the backbone is not a Decoder.
+    """
+
+    def __init__(self, model: Model, *, eos_id: int, pad_id: int, forbidden_ids: Sequence[int] = ()) -> None:
+        if not isinstance(model.backbone, Decoder):
+            raise ValueError(
+                f"a model with {type(model.backbone).__name__} cannot be asked row by row; expected Decoder; "
+                "use `generate` or `beam_search`"
+            )
+        self._model, self._backbone = model.eval(), model.backbone
+        self._eos_id, self._pad_id = eos_id, pad_id
+        self._forbidden = forbidden_mask(self._backbone, forbidden_ids, eos_id=eos_id)
+        self._waiting: list[_Row[K]] = []
+        self._rows: list[_Row[K]] = []
+        self._cache: KVCache | None = None
+        self._last: Int[Tensor, " B"] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows) + len(self._waiting)
+
+    @property
+    def keys(self) -> list[K]:
+        """Which rows are written, and which enter at the next step."""
+        return [row.key for row in (*self._rows, *self._waiting)]
+
+    def add(self, key: K, prompt: Sequence[int], options: SamplingOptions, *, number: int = 0) -> None:
+        """Let a row enter at the next step; `number` tells apart rows of one prompt and one seed.
+
+        Raises:
+            ValueError: the prompt is empty, or it and its answer are longer than the positions reach.
+        """
+        if not prompt:
+            raise ValueError("the prompt is empty; expected at least one token; begin it with <bos>")
+        check_room(self._backbone, [prompt], [options.max_new_tokens])
+        sampler = RowSampler(options, number)
+        sampler.note(prompt, self._forbidden)
+        self._waiting.append(_Row(key=key, prompt=prompt, sampler=sampler))
+
+    def remove(self, keys: set[K]) -> None:
+        """Let rows leave before they have ended."""
+        self._waiting = [row for row in self._waiting if row.key not in keys]
+        self._keep([number for number, row in enumerate(self._rows) if row.key not in keys])
+
+    @torch.no_grad()
+    def step(self) -> dict[K, NextToken]:
+        """One more token for every row, and the first one for each that enters."""
+        written: dict[K, NextToken] = {}
+        if self._rows:
+            written |= self._note(self._decode())
+        if self._waiting:
+            written |= self._enter()
+        return written
+
+    def _decode(self) -> Int[Tensor, " B"]:
+        assert self._cache is not None
+        assert self._last is not None
+        hidden = self._backbone.forward({"input_ids": self._last.unsqueeze(1)}, self._cache)
+        return self._choose(hidden)
+
+    def _choose(self, hidden: Float[Tensor, "B T D"]) -> Int[Tensor, " B"]:
+        logits = self._model.head.forward(hidden[:, -1]).float()
+        return choose_tokens(logits, [row.sampler for row in self._rows], self._forbidden)
+
+    def _enter(self) -> dict[K, NextToken]:
+        """Read the prompts of those who wait, as a batch of their own, and join it with the others."""
+        others, cache, last = self._rows, self._cache, self._last
+        self._rows, self._waiting = self._waiting, []
+        prompts = [row.prompt for row in self._rows]
+        batch, _, _ = first_batch(self._backbone, prompts, pad_id=self._pad_id, bos_id=None)
+        self._cache = self._backbone.new_cache(
+            len(prompts), batch["input_ids"].shape[1], max_real_tokens=max(map(len, prompts))
+        )
+        written = self._note(self._choose(self._backbone.forward(batch, self._cache)))
+        self._join(others, cache, last)
+        return written
+
+    def _note(self, chosen: Int[Tensor, " B"]) -> dict[K, NextToken]:
+        """Keep what was chosen; rows that have ended leave."""
+        written: dict[K, NextToken] = {}
+        self._last = chosen
+        for number, (row, token) in enumerate(zip(self._rows, chosen.tolist(), strict=True)):
+            n_new = row.n_new + 1
+            if token == self._eos_id:
+                written[row.key] = NextToken(token=None, ended="stop")
+            else:
+                full = n_new == row.sampler.options.max_new_tokens
+                written[row.key] = NextToken(token=token, ended="length" if full else None)
+            self._rows[number] = replace(row, n_new=n_new)
+        self._keep([n for n, row in enumerate(self._rows) if written[row.key].ended is None])
+        return written
+
+    def _keep(self, numbers: list[int]) -> None:
+        """Drop all other rows from the batch."""
+        if len(numbers) == len(self._rows):
+            return
+        rows, cache, last = [self._rows[number] for number in numbers], self._cache, self._last
+        self._rows, self._cache, self._last = [], None, None
+        if rows and cache is not None and last is not None:
+            chosen = torch.tensor(numbers, device=last.device)
+            self._rows, self._last = rows, last[chosen]
+            self._cache = KVCache.of_rows([(cache, chosen)], room=self._room(rows))
+
+    def _join(self, others: list[_Row[K]], cache: KVCache | None, last: Int[Tensor, " B"] | None) -> None:
+        """Let the rows that were there before stand before those that have entered."""
+        parts: list[tuple[KVCache, Int[Tensor, " M"]]] = []
+        tokens: list[Tensor] = []
+        for rows, its_cache, its_last in ((others, cache, last), (self._rows, self._cache, self._last)):
+            if rows and its_cache is not None and its_last is not None:
+                parts.append((its_cache, torch.arange(len(rows), device=its_last.device)))
+                tokens.append(its_last)
+        self._rows = others + self._rows
+        if parts:
+            self._cache = KVCache.of_rows(parts, room=self._room(self._rows))
+            self._last = torch.cat(tokens)
+
+    @staticmethod
+    def _room(rows: Sequence[_Row[K]]) -> int:
+        """The most tokens that any row may still read."""
+        return max(row.sampler.options.max_new_tokens - row.n_new for row in rows)

@@ -1,0 +1,170 @@
+"""What stands before every request: who may ask, how much and how long; and one line of figures after it."""
+
+import asyncio
+import ipaddress
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.serving.metrics import Metrics
+from pipeline.serving.options import ServingOptions
+from pipeline.serving.problems import RequestProblem
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+#: Open to whoever reaches the port: they say nothing of models or texts.
+_WITHOUT_TOKEN = frozenset({"/health"})
+
+
+@dataclass(kw_only=True)
+class Guard:
+    """An ASGI application around another one.
+
+    Args:
+        app: what answers.
+        options: the limits.
+        host: what the server listens on.
+        token: what a request must bring along; None: nothing.
+        metrics: counts requests.
+        say: is told of what went wrong, without any text of a request.
+    """
+
+    app: ASGIApp
+    options: ServingOptions
+    host: str
+    token: str | None
+    metrics: Metrics
+    say: Callable[[str], None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, answer = time.monotonic(), _Answer(send)
+        try:
+            async with asyncio.timeout(self.options.request_timeout_s):
+                self._check(scope)
+                body = await self._body(scope, receive)
+                await self.app(scope, _replayed(body, receive), answer.send)
+        except TimeoutError:
+            await answer.refuse(RequestProblem(504, "the answer took too long; ask for less"))
+        except RequestProblem as problem:
+            await answer.refuse(problem)
+        except Exception as error:
+            self.say(place_of(error))
+            await answer.refuse(RequestProblem(500, "the server failed; its log says where"))
+        path = getattr(scope.get("route"), "path", "other")
+        self.metrics.count("prelude_requests_total", path=path, status=str(answer.status))
+        self.metrics.observe("prelude_request_seconds", time.monotonic() - began, path=path)
+
+    def _check(self, scope: Scope) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        host = _name_of(headers.get("host", ""))
+        if not self._is_ours(host):
+            raise RequestProblem(
+                400, "Host: the server is not called by this name; see serving.allowed_hosts", field="Host"
+            )
+        if self.token is not None and scope["path"] not in _WITHOUT_TOKEN:
+            self._check_token(headers)
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.options.max_body_bytes:
+            raise self._too_large()
+
+    def _check_token(self, headers: Mapping[str, str]) -> None:
+        given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not secrets.compare_digest(given.encode(), str(self.token).encode()):
+            raise RequestProblem(
+                401,
+                "Authorization: expected `Bearer` and the token of the server",
+                field="Authorization",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _is_ours(self, name: str) -> bool:
+        """A page of another site that its owner lets point here (DNS rebinding) calls us by its own name."""
+        if name in _LOCAL_NAMES or name == self.host or name in self.options.allowed_hosts:
+            return True
+        # Open to a network, a machine is called by addresses of its own; an address cannot be rebound.
+        return self.host not in _LOCAL_NAMES and _is_address(name)
+
+    def _too_large(self) -> RequestProblem:
+        return RequestProblem(413, f"body: longer than {self.options.max_body_bytes:,} bytes", field="body")
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self.options.read_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RequestProblem(499, "the client has left")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self.options.max_body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise RequestProblem(408, "body: it came too slowly", field="body") from None
+
+
+class _Answer:
+    """Notes what is sent, so that nothing is refused of which a part has been sent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+    async def refuse(self, problem: RequestProblem) -> None:
+        if self.status:
+            return
+        content = json.dumps(problem.body).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(content)), **problem.headers}
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": problem.status, "headers": pairs})
+        await self.send({"type": "http.response.body", "body": content})
+
+
+def place_of(error: BaseException) -> str:
+    """Where and of what kind an error is; not its message, which may have a text of somebody."""
+    frames = extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body at once, then whatever else comes: that the client has left."""
+    waiting: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _name_of(host: str) -> str:
+    """Without the port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

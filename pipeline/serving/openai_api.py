@@ -1,0 +1,231 @@
+"""POST /v1/completions and /v1/chat/completions in OpenAI's form, whole or as a stream of events."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from modules.generation import SamplingOptions
+from pipeline.serving.engine import Engine
+from pipeline.serving.openai_forms import ChatRequest, CompletionRequest, WritingRequest
+from pipeline.serving.problems import RequestProblem
+from pipeline.serving.served import ServedModel
+from pipeline.serving.text_stream import TextStream
+from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.chat import Dialogue
+from pipeline.tasks.turns import Turn
+
+#: Tokens of a completion where the request does not say how many, as in OpenAI's interface.
+DEFAULT_TOKENS = 16
+
+Chunk = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """One text to be written."""
+
+    index: int
+    prompt: Sequence[int]
+    options: SamplingOptions
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """The texts that a request asks for, and the form in which they are given.
+
+    Args:
+        is_chat: replies of a dialogue, and not texts that go on.
+    """
+
+    engine: Engine
+    model: ServedModel
+    request: WritingRequest
+    choices: Sequence[_Choice]
+    is_chat: bool
+    created: int
+    id: str
+
+    async def whole(self) -> Chunk:
+        """All texts, when all have ended."""
+        texts = await asyncio.gather(*(self._text(choice) for choice in self.choices))
+        answers = [
+            self._choice(choice, text, ended, "message")
+            for choice, (text, ended, _) in zip(self.choices, texts, strict=True)
+        ]
+        usage = self._usage(sum(n_tokens for *_, n_tokens in texts))
+        return self._frame("chat.completion") | {"choices": answers, "usage": usage}
+
+    async def events(self) -> AsyncGenerator[Chunk, None]:
+        """Piece by piece; the pieces of several texts come as they are written."""
+        came: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
+        totals: list[int] = []
+        tasks = [asyncio.create_task(self._send(choice, came, totals)) for choice in self.choices]
+        try:
+            left = len(tasks)
+            while left:
+                chunk = await came.get()
+                if isinstance(chunk, Exception):
+                    raise chunk
+                if chunk is None:
+                    left -= 1
+                else:
+                    yield chunk
+            if self.request.with_usage:
+                frame = self._frame("chat.completion.chunk")
+                yield frame | {"choices": [], "usage": self._usage(sum(totals))}
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _send(
+        self, choice: _Choice, came: "asyncio.Queue[Chunk | Exception | None]", totals: list[int]
+    ) -> None:
+        try:
+            frame = self._frame("chat.completion.chunk")
+            if self.is_chat:
+                first = {"index": choice.index, "delta": {"role": "assistant", "content": ""}}
+                came.put_nowait(frame | {"choices": [first | {"finish_reason": None, "logprobs": None}]})
+            async with aclosing(self._pieces(choice)) as pieces:
+                async for piece, stream in pieces:
+                    if piece or stream.ended:
+                        made = self._choice(choice, piece, stream.ended, "delta")
+                        came.put_nowait(frame | {"choices": [made]})
+                    n_tokens = stream.n_tokens
+            totals.append(n_tokens)
+            came.put_nowait(None)
+        except Exception as error:
+            came.put_nowait(error)
+
+    async def _pieces(self, choice: _Choice) -> AsyncGenerator[tuple[str, TextStream], None]:
+        """What each token adds to a text, until its end."""
+        engine, tokenizer = self.engine, self.model.bundle.tokenizer
+        stream = TextStream(
+            partial(tokenizer.decode_after, choice.prompt),
+            stops=self.request.stops,
+            strip=self.is_chat,
+            whole=engine.filter.is_on,
+        )
+        async with aclosing(
+            engine.write(self.model, choice.prompt, choice.options, number=choice.number)
+        ) as tokens:
+            async for step in tokens:
+                yield engine.filter.text(stream.push(step)), stream
+                if stream.ended is not None:
+                    return
+
+    async def _text(self, choice: _Choice) -> tuple[str, str | None, int]:
+        """The text, why it ended, and its tokens."""
+        async with aclosing(self._pieces(choice)) as pieces:
+            parts = [pair async for pair in pieces]
+        stream = parts[-1][1]
+        return "".join(piece for piece, _ in parts), stream.ended, stream.n_tokens
+
+    def _choice(self, choice: _Choice, text: str, ended: str | None, key: str) -> Chunk:
+        made: Chunk = {"index": choice.index, "finish_reason": ended, "logprobs": None}
+        if not self.is_chat:
+            return made | {"text": text}
+        if key == "delta":
+            return made | {"delta": {"content": text} if text else {}}
+        return made | {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _frame(self, kind: str) -> Chunk:
+        kind = kind if self.is_chat else "text_completion"
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model.name}
+
+    def _usage(self, n_written: int) -> Chunk:
+        prompts = {id(choice.prompt): len(choice.prompt) for choice in self.choices}
+        n_read = sum(prompts.values())
+        return {
+            "prompt_tokens": n_read,
+            "completion_tokens": n_written,
+            "total_tokens": n_read + n_written,
+        }
+
+
+def completion(engine: Engine, request: CompletionRequest) -> Writing:
+    """The texts that go on with the prompts of a request.
+
+    Raises:
+        RequestProblem: the model is unknown, or a prompt leaves no room for what is asked for.
+    """
+    model = engine.find(request.model, lambda one: isinstance(one.task, CausalLM))
+    prompts = [model.task.prompt(text, model.bundle.tokenizer) for text in request.prompts]
+    room = model.limit + 1 - max(map(len, prompts))
+    wanted = min(DEFAULT_TOKENS, max(room, 1)) if request.max_tokens is None else request.max_tokens
+    if wanted > room:
+        raise _no_room(model, max(map(len, prompts)), wanted, "prompt" if room < 1 else "max_tokens")
+    options = request.sampling(wanted, temperature=1.0, top_p=1.0)
+    return _writing(engine, model, request, prompts=prompts, options=options)
+
+
+def chat(engine: Engine, request: ChatRequest) -> Writing:
+    """The replies that a request asks for.
+
+    Raises:
+        RequestProblem: the model is unknown, or there is no room for as long a reply.
+    """
+    model = engine.find(request.model, lambda one: isinstance(one.task, Dialogue))
+    task: Dialogue = model.task
+    turns = _turns(request)
+    wanted = min(task.max_reply_tokens, model.limit) if request.most_tokens is None else request.most_tokens
+    if wanted > model.limit:
+        raise _no_room(model, 1, wanted, "max_tokens")
+    reserve = min(wanted, max(model.limit // 2, 1))
+    prompt = task.prompt(turns, model.bundle.tokenizer, limit=model.limit, reserve=reserve)
+    options = request.sampling(
+        min(wanted, model.limit + 1 - len(prompt)), temperature=task.temperature, top_p=task.top_p
+    )
+    return _writing(engine, model, request, prompts=[prompt], options=options)
+
+
+def _turns(request: ChatRequest) -> list[Turn]:
+    """What was said, and by whom; what one side said twice in a row is joined by a line end."""
+    turns: list[Turn] = []
+    for message in request.messages:
+        role = "system" if message.role == "developer" else message.role
+        if turns and turns[-1].role == role:
+            turns.append(Turn(role, f"{turns.pop().text}\n{message.text}"))
+        else:
+            turns.append(Turn(role, message.text))
+    return turns
+
+
+def _writing(
+    engine: Engine,
+    model: ServedModel,
+    request: WritingRequest,
+    *,
+    prompts: Sequence[Sequence[int]],
+    options: SamplingOptions,
+) -> Writing:
+    is_chat = isinstance(model.task, Dialogue)
+    make = partial(_Choice, options=options)
+    choices = [
+        make(index=number * request.n + copy, prompt=prompt, number=copy)
+        for number, prompt in enumerate(prompts)
+        for copy in range(request.n)
+    ]
+    return Writing(
+        engine=engine,
+        model=model,
+        request=request,
+        choices=choices,
+        is_chat=is_chat,
+        created=int(time.time()),
+        id=f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+    )
+
+
+def _no_room(model: ServedModel, n_prompt: int, wanted: int, field: str) -> RequestProblem:
+    return RequestProblem(
+        400,
+        f"{field}: a prompt of {n_prompt:,} tokens and {wanted:,} more do not fit; {model.name} reads "
+        f"{model.limit:,} tokens",
+        field=field,
+    )

@@ -1,0 +1,115 @@
+"""POST /v1/TASK: rows of a task answered; what a row may have is what the task says that it reads."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.functional_validators import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from pipeline.serving.engine import Engine
+from pipeline.serving.problems import RequestProblem, of_validation
+from pipeline.serving.served import ServedModel
+from pipeline.tasks.finetuning import Prediction, Row
+
+
+def is_readable(text: str) -> str:
+    """Refuse blanks alone, and halves of characters, which no encoding has."""
+    if not text.strip():
+        raise PydanticCustomError("blank", "the text is empty; expected letters")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PydanticCustomError("surrogate", "the text has half a character; expected valid Unicode")
+    return text
+
+
+class RowForms:
+    """The forms of a request for the rows of a model: one row, or many.
+
+    Args:
+        model: whose task says what a row has.
+        max_rows: of a request.
+        max_characters: of a text.
+    """
+
+    def __init__(self, model: ServedModel, *, max_rows: int, max_characters: int) -> None:
+        text = Annotated[str, Field(max_length=max_characters), AfterValidator(is_readable)]
+        task, config = model.task, ConfigDict(extra="forbid", strict=True)
+        read = task.input_columns
+        types = {name: task.input_types.get(name, text) for name in (*read.required, *read.optional)}
+        columns: dict[str, Any] = {
+            name: (kind, ...) if name in read.required else (kind | None, None)
+            for name, kind in types.items()
+        }
+        title = type(task).__name__
+        row: type[BaseModel] = create_model(f"{title}Row", __config__=config, **columns)
+        named: Any = (str | None, None)
+        self.one = create_model(f"{title}One", __base__=row, model=named)
+        rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)
+        self.many = create_model(f"{title}Many", __config__=config, rows=rows, model=named)
+
+    def rows(self, body: Mapping[str, Any]) -> list[Row]:
+        """The rows of a request.
+
+        Raises:
+            RequestProblem: the first field that is wrong, and why.
+        """
+        form: type[BaseModel] = self.many if "rows" in body else self.one
+        try:
+            read = form.model_validate(body).model_dump(exclude={"model"}, exclude_unset=True)
+        except ValidationError as error:
+            raise of_validation(error.errors(include_input=False, include_url=False)) from None
+        found: list[Row] = read["rows"] if "rows" in body else [read]
+        return found
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Of both forms, for OpenAPI."""
+        forms: Any = self.one | self.many
+        schema: dict[str, Any] = TypeAdapter(forms).json_schema(ref_template="#/$defs/{model}")
+        return schema
+
+
+def as_answer(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a client gets it, with the same keys that `make predict-TASK` writes."""
+    return {"text": prediction.text, "confidence": prediction.confidence, **prediction.details}
+
+
+class RowApi:
+    """Answers requests for rows, of whatever task.
+
+    Args:
+        engine: which asks the models.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # Weak, so that a model which was replaced does not stay in memory.
+        self._forms: WeakKeyDictionary[ServedModel, RowForms] = WeakKeyDictionary()
+
+    async def answer(self, endpoint: str, body: Any) -> tuple[ServedModel, dict[str, Any]]:
+        """The model that was asked, and what it answers.
+
+        Raises:
+            RequestProblem: the first field that is wrong, and why.
+        """
+        model = self._model(endpoint, body)
+        predictions = await self._engine.answer(model, self.forms(model).rows(body))
+        return model, {"model": model.name, "predictions": [as_answer(one) for one in predictions]}
+
+    def forms(self, model: ServedModel) -> RowForms:
+        """The forms of a model's requests, with the limits of the server."""
+        if model not in self._forms:
+            options = self._engine.options
+            self._forms[model] = RowForms(
+                model, max_rows=options.max_rows, max_characters=options.max_text_characters
+            )
+        return self._forms[model]
+
+    def _model(self, endpoint: str, body: Any) -> ServedModel:
+        if not isinstance(body, dict):
+            raise RequestProblem(400, "body: expected a JSON object", field="body")
+        name = body.get("model")
+        if name is not None and not isinstance(name, str):
+            raise RequestProblem(400, "model: expected a name", field="model")
+        return self._engine.find(name, lambda model: model.endpoint == endpoint)

@@ -1,0 +1,122 @@
+"""A model that is served: a bundle in memory, its name, and where it came from."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules.continuous import DecodingBatch
+from pipeline.errors import BundleError
+from pipeline.machine.devices import device_of
+from pipeline.machine.options import TrainerOptions
+from pipeline.registry.versions import Version
+from pipeline.runs import bundle as bundles
+from pipeline.runs.bundle import Bundle
+from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.chat import Dialogue
+from pipeline.tasks.finetuning import FinetuneTask
+from pipeline.tasks.writing import forbidden_ids
+
+_ENDPOINT = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedModel:
+    """A bundle that answers requests.
+
+    Args:
+        name: by which a request names it.
+        spec: what the user named it by.
+        bundle: with its weights in memory.
+        digest: of the bundle.
+        version: of the registered model; None: it is served from a run or a folder.
+    """
+
+    name: str
+    spec: str
+    bundle: Bundle
+    digest: str
+    version: str | None = None
+    loaded: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def task(self) -> Any:
+        """The task of the bundle."""
+        return self.bundle.task
+
+    @property
+    def endpoint(self) -> str | None:
+        """The last word of the address of its rows; None for a model that was only pretrained."""
+        if not isinstance(self.task, FinetuneTask):
+            return None
+        return self.task.endpoint or str(self.bundle.config["choices"]["task"])
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes token by token: it goes on with a text, or replies in a dialogue."""
+        return isinstance(self.task, CausalLM | Dialogue)
+
+    @property
+    def limit(self) -> int:
+        """Tokens that the backbone reads."""
+        return self.bundle.model.backbone.max_seq_len
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an answer says of the model that gave it."""
+        found = {"X-Prelude-Model": self.name, "X-Prelude-Bundle": self.digest}
+        return found if self.version is None else found | {"X-Prelude-Version": self.version}
+
+    @property
+    def lineage(self) -> str:
+        """The command that leads back to the bytes."""
+        named = self.bundle.folder if self.version is None else f"{self.name}/{self.version}"
+        return f"make lineage MODEL={named}"
+
+    def decoding(self) -> DecodingBatch[Any]:
+        """An empty batch of rows that it writes."""
+        tokenizer = self.bundle.tokenizer
+        return DecodingBatch(
+            self.bundle.model,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            forbidden_ids=forbidden_ids(tokenizer),
+        )
+
+
+def load_served(spec: str, folder: Path, version: Version | None = None) -> ServedModel:
+    """Read a bundle, on the device that this machine has.
+
+    Raises:
+        BundleError: it is missing, unfinished, damaged, or of a task that cannot be asked.
+    """
+    bundle = bundles.load_bundle(folder)
+    bundle.model.to(device_of(TrainerOptions()))
+    digest = bundles.digest(folder)
+    if version is not None and digest != version.digest:
+        raise BundleError(
+            f"{folder} is not the bundle of {version.title}",
+            f"digest {version.digest[:12]}…",
+            "restore the bundle, or register it again with `make register`",
+        )
+    served = ServedModel(
+        name=str(bundle.provenance["run"]) if version is None else version.name,
+        spec=spec,
+        bundle=bundle,
+        digest=digest,
+        version=None if version is None else version.number,
+    )
+    if served.endpoint is None and not served.writes:
+        raise BundleError(
+            f"{folder} fills gaps",
+            "a bundle that goes on from a text, or a fine-tuned one",
+            "serve one that was made by `make pretrain` or `make finetune-TASK`",
+        )
+    if served.endpoint is not None and not _ENDPOINT.fullmatch(served.endpoint):
+        raise BundleError(
+            f"{folder / 'config.yaml'} names a task that cannot be an address",
+            "small letters, digits and _",
+            "restore the bundle from a copy",
+        )
+    return served

@@ -1,0 +1,233 @@
+"""The process: a port, an event loop, signals, and an orderly end."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pipeline.errors import ConfigError, RunError
+from pipeline.serving.app import make_app
+from pipeline.serving.engine import Engine
+from pipeline.serving.follow import Follower
+from pipeline.serving.guard import Guard, place_of
+from pipeline.serving.metrics import Metrics
+from pipeline.serving.options import ServingOptions
+from pipeline.serving.served import ServedModel
+
+Say = Callable[[str, str], None]
+
+#: Of the head of a request.
+_MAX_HEAD_BYTES = 1 << 15
+
+_LAST_PORT = 65_535
+_KEEP_ALIVE_S = 5
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The port, ours from now on; nobody is listened to yet.
+
+    Raises:
+        ConfigError: it is taken, or there is no such address.
+    """
+    if not 0 <= port <= _LAST_PORT:
+        raise ConfigError(f"port {port} does not exist", f"1 to {_LAST_PORT}", "choose another: PORT=8001")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family)
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            found.listen()
+        except OSError:
+            found.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} on {host} cannot be used ({error.strerror})",
+            "a free port of an address of this machine",
+            f"end what uses it, or choose another: make serve PORT={port % _LAST_PORT + 1}",
+        ) from None
+    return found
+
+
+class _BoundedProtocol(H11Protocol):
+    """HTTP whose heads must come within a time: a client that sends a letter a minute keeps nothing open."""
+
+    read_timeout_s: float
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._time_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._time_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def _time_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.read_timeout_s, self.transport.close)
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class Server(uvicorn.Server):
+    """Serves models until a signal or the end of its worker.
+
+    Args:
+        models: loaded already; each is asked once before anybody is listened to.
+        options: the limits.
+        host: for the check of the header `Host`.
+        token: that requests must bring along; None: nothing.
+        follower: looks for other versions of models; None: nothing is followed.
+        say: (topic, text) to the user.
+        ready: called when requests are answered.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        options: ServingOptions,
+        *,
+        host: str,
+        token: str | None,
+        follower: Follower | None,
+        say: Say,
+        ready: Callable[[], None],
+    ) -> None:
+        self.problem: BaseException | None = None
+        self._say, self._ready, self._follower = say, ready, follower
+        metrics = Metrics()
+        self.engine = Engine(models, options, metrics, self._failed)
+        self.api = make_app(self.engine)
+        guard = Guard(
+            app=self.api,
+            options=options,
+            host=host,
+            token=token,
+            metrics=metrics,
+            say=lambda text: say("Error", text),
+        )
+        protocol = type("Protocol", (_BoundedProtocol,), {"read_timeout_s": options.read_timeout_s})
+        super().__init__(_config(guard, protocol, options))
+        self._had_terminal = _has_terminal()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Warm up, then answer until the end.
+
+        Raises:
+            RunError: the worker could not go on.
+        """
+        self.engine.start()
+        with self.capture_signals():
+            for model in self.engine.models.values():
+                await self.engine.warm_up(model)
+            await self._serve_and_follow(sockets)
+        await asyncio.to_thread(self.engine.worker.stop)
+        if self.problem is not None:
+            raise RunError(
+                f"the model's worker ended ({place_of(self.problem)})",
+                "a worker that answers",
+                "start the server again; DEBUG=1 shows the trace",
+            ) from self.problem
+
+    async def _serve_and_follow(self, sockets: list[socket.socket] | None) -> None:
+        following = None
+        if self._follower is not None:
+            following = asyncio.create_task(self._follower.run(self.engine))
+        try:
+            await self._serve(sockets)
+        finally:
+            if following is not None:
+                following.cancel()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end in order, a second one at once; SIGHUP looks for other versions."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread only
+            return
+        answers = {
+            signal.SIGINT: self._end,
+            signal.SIGTERM: self._end,
+            signal.SIGHUP: self._hang_up,
+        }
+        previous = {number: signal.signal(number, answer) for number, answer in answers.items()}
+        try:
+            yield
+        finally:
+            for number, answer in previous.items():
+                signal.signal(number, answer)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        """A closed terminal ends the server; else it is a request to look into the registry now."""
+        if self._had_terminal and not _has_terminal():
+            self.should_exit = True
+        elif self._follower is not None:
+            self._follower.look_now()
+
+    def _failed(self, error: BaseException) -> None:
+        self.problem = error
+        self.should_exit = True
+
+
+def run(server: Server, listener: socket.socket) -> None:
+    """Serve on this port until the end.
+
+    Raises:
+        RunError: the model's worker could not go on.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    asyncio.run(server.serve([listener]))
+
+
+def _config(app: Any, protocol: Any, options: ServingOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=options.max_connections,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(options.request_timeout_s) + 1,
+        h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+    )
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+    except OSError:
+        return False
+    return True

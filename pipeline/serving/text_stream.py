@@ -1,0 +1,67 @@
+"""Tokens as they come, as text: whole characters only, and no further than a stop sequence."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from modules.continuous import NextToken
+
+#: What stands for bytes that are no character yet.
+_INCOMPLETE = "\ufffd"
+
+
+class TextStream:
+    """The text of an answer, piece by piece; the pieces together are the answer.
+
+    Args:
+        decode: ids -> their text.
+        stops: texts at which the answer ends; they are no part of it.
+        strip: whether blanks at both ends are left out.
+        whole: give it in one piece, at its end.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        stops: Sequence[str] = (),
+        strip: bool = False,
+        whole: bool = False,
+    ) -> None:
+        self._decode = decode
+        self._stops = stops
+        self._strip = strip
+        self._whole = whole
+        self._ids: list[int] = []
+        self._given = ""
+        self.ended: Literal["stop", "length"] | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that were written."""
+        return len(self._ids)
+
+    def push(self, step: NextToken) -> str:
+        """What a further token adds to the text."""
+        if step.token is not None:
+            self._ids.append(step.token)
+        self.ended = step.ended
+        text = self._decode(self._ids)
+        text = text.lstrip() if self._strip else text
+        if (place := min((at for at in map(text.find, self._stops) if at >= 0), default=None)) is not None:
+            self.ended, text = "stop", text[:place]
+        if self.ended is None:
+            text = "" if self._whole else self._settled(text)
+        elif self._strip:
+            text = text.rstrip()
+        piece = text[len(self._given) :]
+        self._given += piece
+        return piece
+
+    def _settled(self, text: str) -> str:
+        """Without what a further token may change: half a character, blanks, the beginning of a stop."""
+        text = text.rstrip(_INCOMPLETE)
+        text = text.rstrip() if self._strip else text
+        for stop in self._stops:
+            held = next((n for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n])), 0)
+            text = text[: len(text) - held]
+        return text

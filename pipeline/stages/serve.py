@@ -1,0 +1,108 @@
+"""Serve bundles and registered models over HTTP."""
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pipeline import report
+from pipeline.commands import StageResult
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.errors import ConfigError
+from pipeline.registry import versions
+from pipeline.serving.app import addresses
+from pipeline.serving.follow import Follower
+from pipeline.serving.options import ServingOptions
+from pipeline.serving.served import ServedModel, load_served
+from pipeline.serving.server import Server, bind, run
+from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tracking.connection import connect
+from pipeline.tracking.options import Store, TrackingOptions, resolve_store
+
+#: In the environment, and not in the configuration: a secret has no place on a command line or in a file.
+TOKEN = "PRELUDE_TOKEN"
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(config: Config) -> StageResult:
+    """Answer requests until Ctrl-C or SIGTERM."""
+    options = construct(config.serving, ServingOptions)
+    with bind(config.host, config.port) as listener:  # first: a port that is taken costs no loading
+        port = int(listener.getsockname()[1])
+        store = _store(config)
+        models = [_load(config, spec, store) for spec in _specs(config.bundle)]
+        _check_names(models)
+        follower = None
+        if store is not None and any(model.version is not None for model in models):
+            follower = Follower(store=store, every_s=options.follow_s, say=report.say)
+        token = os.environ.get(TOKEN) or None
+        server = Server(
+            models,
+            options,
+            host=config.host,
+            token=token,
+            follower=follower,
+            say=report.say,
+            ready=lambda: _say_ready(server, config.host, port, has_token=token is not None),
+        )
+        run(server, listener)
+    report.say("Server", "ended; all that was asked has been answered")
+    return StageResult(stage="serve", bundle=str(models[0].bundle.folder))
+
+
+def _specs(typed: str) -> Sequence[str]:
+    """One, or several with blanks between them; a folder may have blanks in its name."""
+    return [typed] if Path(typed).exists() else shlex.split(typed)
+
+
+def _store(config: Config) -> Store | None:
+    options = construct(config.tracking, TrackingOptions)
+    if not any(map(versions.looks_registered, _specs(config.bundle))):
+        return None
+    return resolve_store(options.uri, project_folder=Path.cwd(), environ=os.environ)
+
+
+def _load(config: Config, spec: str, store: Store | None) -> ServedModel:
+    if store is not None and versions.looks_registered(spec):
+        with connect(store) as client:
+            version = versions.find_version(client, spec)
+        model = load_served(spec, version.folder, version)
+    else:
+        model = load_served(spec, versions.find_trained(spec, Path(config.runs_dir)))
+    number = "" if model.version is None else f" version {model.version}"
+    report.say("Model", f"{model.name}{number}: {report.describe_model(model.bundle.model)}")
+    report.say("Bundle", f"{report.short(model.bundle.folder)} ({model.digest[:12]})")
+    return model
+
+
+def _check_names(models: Sequence[ServedModel]) -> None:
+    names = [model.name for model in models]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{twice} is named twice", "each model once", "leave one of them out")
+
+
+def _say_ready(server: Server, host: str, port: int, *, has_token: bool) -> None:
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say = partial(report.say, wrap=False)
+    for address in addresses(server.api):
+        method, _, path = address.partition(" ")
+        say("", f"{method:<5} {where}{path}")
+    say("Try", _curl(next(iter(server.engine.models.values())), where, has_token=has_token))
+    if host not in _LOOPBACK and not has_token:
+        report.say("Warning", f"whoever reaches {where} can ask; {TOKEN}=... make serve asks for a token")
+    report.say("Server", f"ready at {where}; Ctrl-C ends it")
+
+
+def _curl(model: ServedModel, where: str, *, has_token: bool) -> str:
+    """A line that works when it is pasted."""
+    if isinstance(model.task, CausalLM):
+        path, body = "completions", {"prompt": "One sunny morning", "max_tokens": 40}
+    else:
+        path, body = str(model.endpoint), dict(model.task.example_row)
+    key = f'-H "Authorization: Bearer ${TOKEN}" ' if has_token else ""
+    content = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {where}/v1/{path} {key}-H 'Content-Type: application/json' -d {content}"
