@@ -44,7 +44,7 @@ help: ## This help
 	@echo "           ARGS=\"key=value ...\"  the same in one variable"
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
-	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
+	@echo "           TASKS=\"classify qa\" (of pipeline, or of evaluate-lm)  STAGE=step of the pipeline, or what to sweep"
 	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve)"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: $(PRETRAIN_TASKS) (default: causal_lm): make pretrain-masked_lm"
@@ -83,6 +83,10 @@ evaluate: $(VENV)/.installed ## Measure a pretrained bundle on a corpus: loss, p
 
 evaluate-%: $(VENV)/.installed FORCE ## Measure a fine-tuned bundle on a corpus, by the task's own metrics
 	@$(PIPELINE) evaluate 'task=$*'
+
+.PHONY: evaluate-lm
+evaluate-lm: $(VENV)/.installed ## Measure a causal bundle with the lm-evaluation-harness: TASKS="a b"
+	@$(PIPELINE) evaluate-lm
 
 predict-%: $(VENV)/.installed FORCE ## Answer a file of rows with a fine-tuned bundle: INPUT=rows.jsonl
 	@$(PIPELINE) predict 'task=$*'

@@ -37,6 +37,7 @@ STAGES = {
     "pretrain": "pipeline.stages.pretrain.stage:pretrain",
     "finetune": "pipeline.stages.finetune.stage:finetune",
     "evaluate": "pipeline.stages.evaluate:evaluate",
+    "evaluate-lm": "pipeline.stages.evaluate_lm:evaluate_language_model",
     "predict": "pipeline.stages.predict:predict",
     "try": "pipeline.stages.ask:ask",
     "compare": "pipeline.stages.compare:compare",

@@ -9,12 +9,15 @@ from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.tracking.places import found_path
 from pipeline.tracking.spool import FILES, lane_file, read_records
 
-STAGE = "evaluate"
+#: Evaluations on rows of a corpus, and those on tasks of the harness.
+STAGE, HARNESS = "evaluate", "evaluate-lm"
 
 
-def finished_evaluations(runs_dir: Path) -> list[RunFolder]:
+def finished_evaluations(runs_dir: Path, stages: Sequence[str] = (STAGE,)) -> list[RunFolder]:
     """All evaluations that were finished, newest first."""
-    return [run for run in list_runs(runs_dir) if run.is_of(STAGE) and run.record.status == "FINISHED"]
+    return [
+        run for run in list_runs(runs_dir) if run.record.status == "FINISHED" and any(map(run.is_of, stages))
+    ]
 
 
 def runs_that_measured(folder: Path, evaluations: Sequence[RunFolder]) -> list[RunFolder]:

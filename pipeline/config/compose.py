@@ -149,6 +149,7 @@ def _check_top(config: Mapping[str, Any]) -> None:
         "cleaning",
         "freezing",
         "serving",
+        "harness",
         "sweep",
         *(name for name in parameters_of(Root)),
     ]

@@ -25,10 +25,10 @@ def evaluations_of(folder: Path, evaluations: Sequence[RunFolder]) -> list[Node]
 
 
 def _facts(run: RunFolder) -> dict[str, str]:
-    on = {"on": str((run.record.choices or {}).get("data"))}
     measurement = read_measurement(run.path)
     if measurement is None:
-        return on
+        return {"on": str((run.record.choices or {}).get("data"))}
+    on = {"on": measurement.corpus}
     chosen = [measurement.metric] if measurement.metric else list(measurement.metrics)
     return on | {name: _in_words(measurement.metrics[name]) for name in chosen}
 

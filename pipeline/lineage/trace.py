@@ -6,7 +6,7 @@ from typing import Any
 
 from datamodules.errors import TokenizerError
 from datamodules.tokenizer import Tokenizer
-from pipeline.compare.evaluations import finished_evaluations
+from pipeline.compare.evaluations import HARNESS, STAGE, finished_evaluations
 from pipeline.errors import BundleError
 from pipeline.lineage.evaluations import evaluations_of
 from pipeline.lineage.nodes import FROM, Node, State
@@ -33,7 +33,7 @@ def trace(
     bundle.read_done(folder)
     record = _provenance(folder)
     with refused(folder / "provenance.json"):
-        node = _run(folder, record, None, finished_evaluations(runs_dir), cache_dir)
+        node = _run(folder, record, None, finished_evaluations(runs_dir, (STAGE, HARNESS)), cache_dir)
     for registration in registrations:
         aliases = {"alias": ", ".join(registration.aliases)} if registration.aliases else {}
         title = f"{registration.name} version {registration.version}"

@@ -1,0 +1,70 @@
+"""The tasks of the harness: ours, those of a folder of the user's, and else its own."""
+
+import logging
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from pipeline import report
+from pipeline.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+#: Tasks that come with this project; each is one yaml, and they all have this tag.
+FOLDER = Path(__file__).parent / "tasks"
+ALL_OF_OURS = "storyworld"
+
+
+def load_tasks(names: Sequence[str], folder: str | None) -> dict[str, Any]:
+    """The tasks of these names, groups or tags, with their rows, as the harness evaluates them.
+
+    Raises:
+        ConfigError: there is no such folder or task.
+        DataError: the rows of a task cannot be read.
+    """
+    from lm_eval.tasks import TaskManager
+
+    quieten()
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(
+            f"harness.folder={folder} is no folder", "one with a yaml file for each task", "check the path"
+        )
+    folders = [str(FOLDER), *([folder] if folder is not None else [])]
+    manager = TaskManager(include_defaults=False, include_path=folders)
+    if missing := [name for name in names if name not in manager.all_tasks]:
+        report.say("Tasks", f"{', '.join(missing)}: not here; reading what tasks lm-eval has (half a minute)")
+        ours, manager = manager.all_tasks, TaskManager(include_path=folders)
+        _check_names(missing, manager, ours)
+    try:
+        return dict(manager.load(list(names)))
+    except Exception as error:  # a task is anybody's yaml and code, and its rows come from anywhere
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(
+            f"the tasks {', '.join(names)} cannot be loaded ({reason})",
+            "a task whose rows are on this machine, or a connection to the Hugging Face hub",
+            "name other tasks with TASKS=, or look at the task's yaml",
+        ) from error
+
+
+def quieten() -> None:
+    """Let the harness speak of errors alone, and show no bars for what takes a second."""
+    from lm_eval.api import task
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    task.tqdm = partial(tqdm, disable=True)
+
+
+def _check_names(names: Sequence[str], manager: "TaskManager", ours: Sequence[str]) -> None:
+    for name in names:
+        if name not in manager.all_tasks:
+            close = get_close_matches(name, manager.all_tasks, n=3)
+            raise ConfigError(
+                f"TASKS: there is no task {name}",
+                f"one of {', '.join(ours)}, or one that lm-eval has",
+                f"did you mean {' or '.join(close)}?" if close else "see `lm-eval ls tasks` for those",
+            )

@@ -1,0 +1,229 @@
+"""A bundle as the harness sees a language model: text in, log-likelihoods and text out.
+
+Three things are easily wrong here. A text begins with one <bos>, also in the first of its rolling windows. A
+continuation is what is left of the tokens of both texts together after as many as the context alone has,
+since a token may lie across. And rows are padded on the right where they are scored, on the left where they
+are gone on from.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from modules.decoding import evaluating
+from modules.generation import SamplingOptions, stream
+from modules.heads import LMHead
+from modules.transformer import Decoder
+from pipeline.errors import BundleError, ConfigError
+from pipeline.runs.bundle import Bundle
+
+#: Labelled tokens whose logits are in memory at once.
+CHUNK_TOKENS = 2048
+
+#: Tokens that are written between two looks at whether all rows have come to a stop.
+LOOK_EVERY = 8
+
+#: Tokens that are written where a task does not say how many, if the model reads so many.
+MOST_NEW = 256
+
+#: How a task may ask for text to be written.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
+
+Pair = tuple[list[int], list[int]]
+Request = tuple[Any, list[int], list[int]]
+T = TypeVar("T")
+
+
+class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
+    """A causal language model of a bundle.
+
+    Args:
+        bundle: with a Decoder and a head that scores words; on the device where it is to be asked.
+        batch_size: rows that are read at once.
+        seed: of text that is sampled.
+
+    Raises:
+        BundleError: the model is of another kind.
+    """
+
+    def __init__(self, bundle: Bundle, *, batch_size: int, seed: int = 0) -> None:
+        super().__init__()
+        model = bundle.model
+        if not isinstance(model.backbone, Decoder) or not isinstance(model.head, LMHead):
+            raise BundleError(
+                f"{bundle.folder} holds {type(model.backbone).__name__} and {type(model.head).__name__}",
+                "a causal language model: a Decoder with an LMHead",
+                "run `make pretrain`, or name a bundle of it with BUNDLE=",
+            )
+        self.bundle = bundle
+        self.model = model
+        self.backbone: Decoder = model.backbone
+        self.head = model.head
+        self.bundle_tokenizer = bundle.tokenizer
+        self.batch_size = batch_size
+        self.max_length = model.backbone.max_seq_len
+        self._seed = seed
+        self._device = model.backbone.embedding.weight.device
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return int(self.bundle_tokenizer.eos_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token that a text begins with."""
+        return int(self.bundle_tokenizer.bos_id)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """The ids of a text, after <bos> unless `add_special_tokens` is False."""
+        ids = self.bundle_tokenizer.encode(string).tolist()
+        return ids if add_special_tokens is False else [self.prefix_token_id, *ids]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Where a token lies across so that nothing would be left, the last token is the continuation."""
+        left, right = super()._encode_pair(context, continuation)
+        return (left, right) if right else (left[:-1], self.tok_encode(context + continuation)[-1:])
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation of a context, and whether each token is the likeliest."""
+        # One bar is enough: the harness's own would be for the texts as tokens.
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **_options: Any) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether each of its tokens is the likeliest."""
+        windows = [
+            (owner, *pair)
+            for owner, (_, context, continuation) in enumerate(requests)
+            for pair in self._windows(context, continuation)
+        ]
+        windows.sort(key=lambda window: -len(window[1]) - len(window[2]))
+        totals, greedy = [0.0] * len(requests), [True] * len(requests)
+        with evaluating(self.model), torch.inference_mode(), _bar(len(windows)) as bar:
+            for some in _groups(windows, self.batch_size):
+                scores = self._scores([(context, continuation) for _, context, continuation in some])
+                for (owner, _, _), (nats, is_likeliest) in zip(some, scores, strict=True):
+                    totals[owner] += nats
+                    greedy[owner] &= is_likeliest
+                bar.update(len(some))
+        return list(zip(totals, greedy, strict=True))
+
+    def _windows(self, context: list[int], continuation: list[int]) -> Iterator[Pair]:
+        """Usually one; a continuation that is longer than the model reads is scored in several."""
+        if len(continuation) <= self.max_length:
+            yield context, continuation
+            return
+        for pair in get_rolling_token_windows(continuation, context[-1], self.max_length, context_len=1):
+            yield make_disjoint_window(pair)
+
+    def _scores(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
+        """Score a batch; a context that is too long loses its beginning."""
+        rows = [[*context, *continuation][-(self.max_length + 1) :] for context, continuation in pairs]
+        sizes = [len(continuation) for _, continuation in pairs]
+        ids = [torch.tensor(row[:-1], device=self._device) for row in rows]
+        # Padding stands on the right, where a causal model does not look: no mask is needed.
+        hidden = self.model.hidden({"input_ids": pad_sequence(ids, batch_first=True)})
+        wanted = [states[len(row) - n : len(row)] for states, row, n in zip(hidden, ids, sizes, strict=True)]
+        ends = [token for row, n in zip(rows, sizes, strict=True) for token in row[len(row) - n :]]
+        targets = torch.tensor(ends, device=self._device)
+        nats, right = self._tokens(torch.cat(wanted), targets)
+        return [
+            (float(some.sum()), bool(each.all()))
+            for some, each in zip(torch.split(nats, sizes), torch.split(right, sizes), strict=True)
+        ]
+
+    def _tokens(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-likelihood (N,) of each target, and whether it is the likeliest token (N,)."""
+        parts = [
+            (logits.log_softmax(-1).gather(1, some.unsqueeze(1)).squeeze(1), logits.argmax(-1) == some)
+            for states, some in zip(
+                torch.split(hidden, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True
+            )
+            for logits in [self.head(states).float()]
+        ]
+        nats, right = zip(*parts, strict=True)
+        return torch.cat(nats).double(), torch.cat(right)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, each token once, in windows as long as the model reads."""
+        texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
+        scores = self._loglikelihood_tokens([(None, [self.prefix_token_id], ids) for ids in texts if ids])
+        found = iter(scores)
+        return [next(found)[0] if ids else 0.0 for ids in texts]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes after each context, up to a stop; a context too long loses its beginning."""
+        by_options: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            by_options.setdefault(repr(request.args[1]), []).append(number)
+        found: dict[int, str] = {}
+        with _bar(len(requests)) as bar:
+            for numbers in by_options.values():
+                order = sorted(numbers, key=lambda i: -len(requests[i].args[0]))
+                for some in _groups(order, self.batch_size):
+                    texts = self._written([requests[i].args[0] for i in some], requests[some[0]].args[1])
+                    found |= dict(zip(some, texts, strict=True))
+                    bar.update(len(some))
+        return [found[i] for i in range(len(requests))]
+
+    def _written(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
+        wanted: dict[str, Any] = dict(normalize_gen_kwargs(asked, min(MOST_NEW, self.max_length // 2)))
+        stops, n_new = wanted.pop("until"), wanted.pop("max_gen_toks")
+        room = self.max_length - n_new
+        if room < 1:
+            raise ConfigError(
+                f"a task asks for {n_new} tokens to be written",
+                f"fewer than {self.max_length}, as many as the model reads",
+                "set generation_kwargs.max_gen_toks in the task's yaml",
+            )
+        options = self._sampling(wanted, n_new)
+        prompts = [self.tok_encode(context)[-room:] for context in contexts]
+        tokenizer = self.bundle_tokenizer
+        steps = stream(
+            self.model,
+            prompts,
+            options,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            forbidden_ids=[token for token in tokenizer.special_ids if token != tokenizer.eos_id],
+        )
+        new: list[list[int]] = [[] for _ in prompts]
+        for number, step in enumerate(steps, 1):
+            for ids, token in zip(new, step, strict=True):
+                if token is not None:
+                    ids.append(token)
+            if number % LOOK_EVERY == 0 and all(
+                len(ids) < number or any(stop in tokenizer.decode(ids) for stop in stops if stop)
+                for ids in new
+            ):
+                break
+        return [postprocess_generated_text(tokenizer.decode(ids), stops, None) for ids in new]
+
+    def _sampling(self, wanted: dict[str, Any], n_new: int) -> SamplingOptions:
+        is_sampled = wanted.pop("do_sample", False)
+        if unknown := sorted(wanted.keys() - {*_SAMPLING}):
+            raise ConfigError(
+                f"a task asks for text to be written with {unknown[0]}={wanted[unknown[0]]}",
+                f"until, max_gen_toks, do_sample, {', '.join(_SAMPLING)}",
+                "leave it out of generation_kwargs in the task's yaml",
+            )
+        chosen = wanted if is_sampled else {"temperature": 0.0}
+        return SamplingOptions(**chosen, max_new_tokens=n_new, seed=self._seed)
+
+
+def _groups(some: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (some[first : first + size] for first in range(0, len(some), size))
+
+
+def _bar(total: int) -> "tqdm[Any]":
+    """A progress bar, where standard error is a terminal."""
+    return tqdm(total=total, desc="evaluate-lm", unit="row", leave=False, disable=None)

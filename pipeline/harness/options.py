@@ -1,0 +1,28 @@
+"""What `make evaluate-lm` can be asked for, beside the bundle and the tasks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessOptions:
+    """How EleutherAI's lm-evaluation-harness is run.
+
+    Args:
+        folder: one with tasks of your own: a yaml file each, in the harness's form, which may name Python
+            functions beside it. They are run, so use no folder whose files you do not know.
+        limit: at most so many rows of each task; None: all.
+        n_shots: solved rows that stand before each row; None: as many as the task asks for.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    folder: str | None = None
+    limit: int | None = None
+    n_shots: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}; expected 1 or more; leave it out to measure all rows")
+        if self.n_shots is not None and self.n_shots < 0:
+            raise ValueError(f"n_shots is {self.n_shots}; expected 0 or more; 0 is no solved row")

@@ -1,0 +1,155 @@
+"""What the harness found, as metrics of ours: values, intervals, and what each row scored."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.evaluation.rows import EVALUATION, HeldOut, recorded
+from pipeline.output import write_whole
+from pipeline.tasks.finetuning import Score
+from pipeline.tasks.scoring import mean_score
+
+#: The file of a run's folder that holds all that the harness says.
+RESULTS = "harness.json"
+
+#: A normal deviate is within so many standard errors of its mean in 95 of 100 cases.
+NORMAL_95 = 1.96
+
+#: What a row scores from 0 to 1, the first that a task has; over the rows of all tasks it is `accuracy`.
+ROW_METRICS = ("acc", "exact_match")
+OVERALL = "accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One metric of one task."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    n_rows: int
+    n_shots: int
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """As it is recorded, less the prefix."""
+        return f"{self.task}/{self.metric}"
+
+    @property
+    def score(self) -> Score:
+        """With its 95 % interval, where there is a standard error."""
+        if self.stderr is None:
+            return Score(value=self.value, n_rows=self.n_rows)
+        half = NORMAL_95 * self.stderr
+        return Score(value=self.value, low=self.value - half, high=self.value + half, n_rows=self.n_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessResults:
+    """All metrics of all tasks.
+
+    Args:
+        on: the tasks, in place of a corpus.
+        found: what the harness gave, less the samples.
+        measured: its metrics.
+        row_scores: digest of a row and of its task -> what it scored from 0 to 1.
+    """
+
+    on: HeldOut
+    found: Mapping[str, Any]
+    measured: Sequence[Measured]
+    row_scores: Mapping[str, float]
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any], tasks: Sequence[str]) -> "HarnessResults":
+        """What `lm_eval.evaluator.evaluate` gave, with its samples."""
+        samples = found.get("samples", {})
+        return cls(
+            on=HeldOut(corpus="+".join(tasks), split="test"),
+            found={key: value for key, value in found.items() if key not in ("samples", "config")},
+            measured=list(_measured(found)),
+            row_scores=dict(_row_scores(samples)),
+        )
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Values, standard errors and the ends of intervals, as they are recorded."""
+        values = recorded({each.name: each.score for each in self.measured}, self.on.prefix)
+        for each in self.measured:
+            if each.stderr is not None:
+                values[f"{self.on.prefix}/{each.name}_stderr"] = each.stderr
+        return values | recorded(self._overall, self.on.prefix)
+
+    @property
+    def _overall(self) -> dict[str, Score]:
+        return {OVERALL: mean_score(list(self.row_scores.values()))} if self.row_scores else {}
+
+    def save(self, folder: Path) -> None:
+        """Keep it in a run's folder; what each row scored is for `compare` to pair with another run's."""
+        text = json.dumps(self.found, default=str, indent=2, ensure_ascii=False, sort_keys=True)
+        write_whole(folder / RESULTS, text + "\n")
+        scores = {each.name: each.score for each in self.measured} | self._overall
+        record = {
+            "task": "harness",
+            "metric": OVERALL if self.row_scores else None,
+            **asdict(self.on),
+            "prefix": self.on.prefix,
+            "metrics": {name: asdict(score) for name, score in scores.items()},
+            "row_metric": OVERALL if self.row_scores else None,
+            "rows": list(self.row_scores),
+            "row_scores": list(self.row_scores.values()),
+        }
+        write_whole(folder / EVALUATION, json.dumps(record))
+
+    def table(self) -> Table:
+        """A line a metric."""
+        table = Table(box=None, pad_edge=False)
+        for name in ("task", "metric"):
+            table.add_column(name)
+        for name in ("value", "± stderr", "rows", "shots"):
+            table.add_column(name, justify="right")
+        for each in self.measured:
+            error = "" if each.stderr is None else f"{each.stderr:.4f}"
+            arrow = "↑" if each.higher_is_better else "↓"
+            table.add_row(
+                each.task, f"{each.metric} {arrow}", f"[bold]{each.value:.4f}[/bold]", error,
+                f"{each.n_rows:,}", str(each.n_shots),
+            )  # fmt: skip
+        return table
+
+
+def _measured(found: Mapping[str, Any]) -> Iterator[Measured]:
+    """A key is `METRIC,FILTER`; the filter is named where it is not the harness's usual one."""
+    for task, values in found["results"].items():
+        n_rows = found.get("n-samples", {}).get(task, {}).get("effective", values.get("sample_len", 0))
+        for key, value in values.items():
+            metric, _, kept_by = key.partition(",")
+            if not kept_by or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            stderr = values.get(f"{metric}_stderr,{kept_by}")
+            yield Measured(
+                task=task,
+                metric=metric if kept_by == "none" else f"{metric}.{kept_by}",
+                value=float(value),
+                stderr=float(stderr) if isinstance(stderr, int | float) else None,
+                n_rows=int(n_rows),
+                n_shots=int(found.get("n-shot", {}).get(task, 0)),
+                higher_is_better=found.get("higher_is_better", {}).get(task, {}).get(metric) is not False,
+            )
+
+
+def _row_scores(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, float]]:
+    for task, rows in samples.items():
+        for number, row in enumerate(rows):
+            metric = next((name for name in ROW_METRICS if isinstance(row.get(name), int | float)), None)
+            if metric is not None:
+                asked = [task, number, row.get("prompt_hash"), row.get("target_hash"), row.get("filter")]
+                digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+                yield digest, float(row[metric])

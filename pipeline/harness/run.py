@@ -1,0 +1,43 @@
+"""The harness on a bundle."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError
+from pipeline.harness.options import HarnessOptions
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+#: What is drawn to estimate the standard error of a metric that has no formula, such as a perplexity.
+N_RESAMPLES = 1000
+
+
+def check_installed() -> None:
+    """Refuse to go on without the library.
+
+    Raises:
+        ConfigError: how it is installed.
+    """
+    if find_spec("lm_eval") is None:
+        raise ConfigError(
+            "the lm-evaluation-harness is not installed",
+            "the optional library lm-eval, version 0.4.13",
+            "run: .venv/bin/python -m pip install 'lm-eval>=0.4.13,<0.5'",
+        )
+
+
+def evaluate_tasks(
+    model: "LM", tasks: Mapping[str, Any], options: HarnessOptions, *, seed: int
+) -> dict[str, Any]:
+    """Measure a model on tasks that are loaded: what `lm_eval.evaluator.evaluate` gives."""
+    from lm_eval.evaluator import evaluate
+
+    for task in tasks["tasks"].values():
+        own = task.get_config("num_fewshot")
+        if own != 0:  # a task that says 0 makes no sense with more
+            task.set_config("num_fewshot", own or 0 if options.n_shots is None else options.n_shots)
+        task.set_fewshot_seed(seed=seed)
+    found = evaluate(model, tasks, limit=options.limit, bootstrap_iters=N_RESAMPLES)
+    return dict(found)
