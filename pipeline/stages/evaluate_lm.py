@@ -1,5 +1,6 @@
 """Measure a causal language model on tasks of EleutherAI's lm-evaluation-harness."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from modules.transformer import Decoder
@@ -7,6 +8,7 @@ from pipeline import report
 from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
+from pipeline.errors import ConfigError
 from pipeline.evaluation.rows import EVALUATION
 from pipeline.harness.catalogue import ALL_OF_OURS, load_tasks
 from pipeline.harness.options import HarnessOptions
@@ -14,13 +16,12 @@ from pipeline.harness.results import RESULTS, HarnessResults
 from pipeline.harness.run import check_installed, evaluate_tasks
 from pipeline.machine.devices import check_device, device_of
 from pipeline.machine.options import TrainerOptions
-from pipeline.runs.bundle import load_bundle
+from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import Kind, find_bundle
-from pipeline.runs.folders import RunFolder, open_run
+from pipeline.runs.folders import RunFolder
 from pipeline.runs.inputs import inputs_of
-from pipeline.runs.start import with_measured
 from pipeline.runs.stored import backbone_class
-from pipeline.training.fit import track
+from pipeline.training.states import Composed, start
 
 
 def evaluate_language_model(config: Config) -> StageResult:
@@ -28,37 +29,55 @@ def evaluate_language_model(config: Config) -> StageResult:
     check_installed()
     from pipeline.harness.model import BundleLM  # it imports the library
 
-    options = construct(config.trainer, TrainerOptions)
+    options = _in_full_precision(construct(config.trainer, TrainerOptions))
     asked = construct(config.harness, HarnessOptions)
     check_device(options)
-    folder = find_bundle(config.bundle, Path(config.runs_dir), kind=_kind)
-    bundle = load_bundle(folder)
-    device = device_of(options)
-    bundle.model.to(device)
-    report.say("Bundle", report.short(folder))
+    bundle = load_bundle(find_bundle(config.bundle, Path(config.runs_dir), kind=_kind))
+    bundle.model.to(device_of(options))
+    report.say("Bundle", report.short(bundle.folder))
     report.say("Model", report.describe_model(bundle.model))
     model = BundleLM(bundle, batch_size=options.answer_batch_size, seed=config.seed)
     tasks = load_tasks(config.tasks or [ALL_OF_OURS], asked.folder)
     names = list(tasks["tasks"])
     report.say("Tasks", ", ".join(names))
-    inputs = inputs_of(config, used=folder)
-    config = with_measured(config, folder)
-    label = f"evaluate-lm-{bundle.provenance['run']}"
-    with open_run(config, label=label, inputs=inputs) as run, track(config, run, is_report=True) as tracked:
-        tracked.use_bundle(folder)
-        report.say("Run", f"{report.short(run.path)}, {device.type.upper()}")
-        found = evaluate_tasks(model, tasks, asked, seed=config.seed)
-        results = HarnessResults.read(found, names)
+    with start(_compose(config, bundle)) as started:
+        run, tracked = started.run, started.tracked
+        results = HarnessResults.read(evaluate_tasks(model, tasks, asked, seed=config.seed), names)
         results.save(run.path)
         run.keep(run.path / EVALUATION)
         tracked.log_file(run.path / RESULTS, RESULTS)
-        tracked.describe(f"The bundle `{report.short(folder)}`, measured by the lm-evaluation-harness.")
+        tracked.describe(f"`{report.short(bundle.folder)}`, measured by the lm-evaluation-harness.")
         tracked.end("FINISHED", results.metrics)
         report.panel(f"{run.name}: done", results.table())
         if tracked.url is not None:
             report.show_address("This run", tracked.url)
     return StageResult(
-        stage="evaluate-lm", run_id=tracked.run_id, bundle=str(folder), metrics=results.metrics
+        stage="evaluate-lm", run_id=tracked.run_id, bundle=str(bundle.folder), metrics=results.metrics
+    )
+
+
+def _in_full_precision(options: TrainerOptions) -> TrainerOptions:
+    """Small differences of log-likelihoods decide, so they are computed in the precision of the weights.
+
+    Raises:
+        ConfigError: another one is asked for.
+    """
+    if options.precision not in ("auto", "fp32"):
+        raise ConfigError(
+            f"trainer.precision={options.precision}", "fp32, the precision of the weights", "leave it out"
+        )
+    return replace(options, precision="fp32")
+
+
+def _compose(config: Config, bundle: Bundle) -> Composed:
+    """The run records the folder of the bundle: `latest` is another one later."""
+    trainer = {**config.trainer, "precision": "fp32"}
+    return Composed(
+        config=Config({**config, "bundle": str(bundle.folder), "trainer": trainer}),
+        label=f"evaluate-lm-{bundle.provenance['run']}",
+        inputs=inputs_of(config, used=bundle.folder),
+        bundle=bundle,
+        is_report=True,
     )
 
 
