@@ -80,13 +80,14 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that a text begins with."""
-        return int(self.bundle_tokenizer.bos_id)
+        """What the first token of a text is scored after, where nothing stands before it."""
+        tokenizer = self.bundle_tokenizer
+        return int(tokenizer.bos_id if tokenizer.has("bos") else tokenizer.eos_id)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The ids of a text, after <bos> unless `add_special_tokens` is False."""
-        ids = self.bundle_tokenizer.encode(string).tolist()
-        return ids if add_special_tokens is False else [self.prefix_token_id, *ids]
+        """The ids of a text, after what texts begin with in training, unless `add_special_tokens` is False."""
+        ids: list[int] = self.bundle_tokenizer.encode(string).tolist()
+        return ids if add_special_tokens is False else [*self.bundle_tokenizer.frame[0], *ids]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Where a token lies across so that nothing would be left, the last token is the continuation."""
