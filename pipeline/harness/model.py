@@ -85,7 +85,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         return int(tokenizer.bos_id if tokenizer.has("bos") else tokenizer.eos_id)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The ids of a text, after what texts begin with in training, unless `add_special_tokens` is False."""
+        """The ids of a text, after those that begin one, unless `add_special_tokens` is False."""
         ids: list[int] = self.bundle_tokenizer.encode(string).tolist()
         return ids if add_special_tokens is False else [*self.bundle_tokenizer.frame[0], *ids]
 
