@@ -111,6 +111,7 @@ class FinetuneTask(ABC):
         metric: the score that selects the best bundle and stops training early.
         higher_is_better: whether a higher score is better.
         backbones: supported architectures; the one whose pretraining helps most comes first.
+        baseline_titles: for people, the name of each of `baselines`.
         least_steps: training steps for a small data set if the user gives no number.
         endpoint: the last word of the address at which a server answers, /v1/ENDPOINT; None: the task's name.
         input_types: types of the columns that are read and are no text, for what a server is sent.
@@ -124,6 +125,7 @@ class FinetuneTask(ABC):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
+    baseline_titles: ClassVar[Mapping[str, str]] = {}
     least_steps: ClassVar[int] = 600
     endpoint: ClassVar[str | None] = None
     input_types: ClassVar[Mapping[str, Any]] = {}

@@ -11,17 +11,12 @@ from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.finetuning import Row
 from pipeline.training.callbacks.trend import LossTrend
 
-#: How each baseline is called.
-NAMES = {
-    "majority": "majority label",
-    "linear": "linear baseline (TF-IDF, logistic regression)",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """What another model scores on the rows of an evaluation, and how much better the fine-tuned one is."""
 
+    title: str
     score: float
     difference: Difference
 
@@ -30,14 +25,16 @@ def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str,
     """Each baseline of the task, on the same rows; one that cannot be made is told of and left out."""
     scores = evaluation.task.row_scores(evaluation.predictions, evaluation.rows)
     found = {}
+    titles = evaluation.task.baseline_titles
     for name, make in evaluation.task.baselines(train, evaluation.rows).items():
         try:
             other = make()
         except Exception as error:  # whatever it is, what was trained must be kept
             reason = str(error).partition("\n")[0]
-            report.say("Baseline", f"the {NAMES[name]} could not be made ({type(error).__name__}: {reason})")
+            report.say("Baseline", f"the {titles[name]} could not be made ({type(error).__name__}: {reason})")
             continue
-        found[name] = Baseline(score=float(other.mean()), difference=paired_difference(scores, other))
+        difference = paired_difference(scores, other)
+        found[name] = Baseline(title=titles[name], score=float(other.mean()), difference=difference)
     return found
 
 
@@ -57,7 +54,7 @@ def baseline_facts(baselines: Mapping[str, Baseline], metric: str) -> dict[str, 
     facts = {}
     for name, one in baselines.items():
         verdict = "" if name == "majority" else f"; {_verdict(one.difference)}"
-        facts[NAMES[name]] = f"{one.score:.4f} {metric}{verdict}"
+        facts[one.title] = f"{one.score:.4f} {metric}{verdict}"
     return facts
 
 

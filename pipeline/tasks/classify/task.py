@@ -1,7 +1,7 @@
 """Text classification: one label, or any number of them, for a text or a pair of texts."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -85,6 +85,10 @@ class TextClassification(FinetuneTask):
     targets: ClassVar[tuple[str, ...]] = ("label",)
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     metric: ClassVar[str] = "accuracy"
+    baseline_titles: ClassVar[Mapping[str, str]] = {
+        "majority": "majority label",
+        "linear": "linear baseline (TF-IDF, logistic regression)",
+    }
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
     def fit(self, rows: Sequence[Row]) -> Self:

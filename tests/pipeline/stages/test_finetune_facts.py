@@ -10,7 +10,6 @@ import numpy.typing as npt
 from pipeline.evaluation.rows import Evaluation, HeldOut
 from pipeline.machine.options import TrainerOptions
 from pipeline.stages.finetune.facts import (
-    NAMES,
     baseline_facts,
     baseline_metrics,
     compare_baselines,
@@ -46,7 +45,7 @@ def test_a_model_is_compared_row_by_row_with_simpler_ones() -> None:
     assert metrics["baseline_majority_difference"] == 0.5
     assert metrics["baseline_majority_difference_p_value"] < 0.001
     assert baseline_facts(found, "accuracy")["majority label"] == "0.5000 accuracy"
-    name = NAMES["linear"]
+    name = TextClassification.baseline_titles["linear"]
     for right, says in (
         (40, "this model is 0.5000 better (95 %: +0.3"),
         (20, "no significant difference (+0.0000;"),

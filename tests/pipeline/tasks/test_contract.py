@@ -89,6 +89,7 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
     scores = task.score(together, rows)
     assert np.isfinite(scores[task.metric].value)
     assert len(task.row_scores(together, rows)) == len(rows)
+    assert task.baselines(rows, rows).keys() == task.baseline_titles.keys()
 
 
 @pytest.mark.parametrize("name", TASKS)
