@@ -1,4 +1,4 @@
-"""What stands on the hidden states: words, classes, spans."""
+"""Heads on the hidden states: words, classes of rows and of tokens, spans."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
@@ -119,6 +119,25 @@ class PooledClassifier(nn.Module):
         else:
             index = torch.where(real, steps, 0).amax(dim=1)
         return hidden.gather(1, index[:, None, None].expand(-1, 1, hidden.shape[2])).squeeze(1)
+
+
+class TokenHead(nn.Module):
+    """Scores of C classes for each token.
+
+    Source: Devlin et al. 2019, "BERT", section 5.3 (named entities).
+    """
+
+    def __init__(self, d_model: int, *, n_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if n_classes < 1:
+            raise ValueError(f"n_classes is {n_classes}; expected at least 1; give the number of classes")
+        self.dropout = nn.Dropout(dropout)
+        self.classes = nn.Linear(d_model, n_classes)
+
+    def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch | None = None) -> Float[Tensor, "B T C"]:
+        """Logits in float32; nothing of the batch is needed."""
+        logits: Tensor = self.classes(self.dropout(hidden))
+        return logits.float()
 
 
 class SpanHead(nn.Module):

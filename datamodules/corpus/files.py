@@ -23,7 +23,7 @@ Pattern = str | list[str]
 
 @dataclass(frozen=True)
 class Files(Source):
-    """A corpus in local files: .txt, .jsonl, .json, .csv, .tsv, each also .gz, and .parquet.
+    """A corpus in local files: .txt, .jsonl, .json, .csv, .tsv, .conll, each also .gz, and .parquet.
 
     A .txt file is one row (one document); the others have one row a line, object or record.
 

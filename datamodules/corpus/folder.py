@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.errors import DataError
 
-KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".conll", ".parquet")
 KINDS_TEXT = f"a file ending in {', '.join(KINDS)}, or one of these and .gz (not .parquet)"
 
 _HELD_OUT = re.compile(r"(test|dev|val|valid|validation|eval)(?![a-z])", re.IGNORECASE)

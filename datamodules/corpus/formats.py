@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
 
+from datamodules.corpus import conll
 from datamodules.corpus.arrow import class_names_of, column_at, in_schema
 from datamodules.corpus.columns import Places, Present, has, root_of, value_at
 from datamodules.corpus.forms import (
@@ -96,11 +97,14 @@ def first_rows(file: pa.parquet.ParquetFile) -> list[dict[str, Any]]:
 
 
 def json_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
-    """Each object of JSON lines or of a JSON list, with the place where it stands.
+    """Each object of JSON lines or of a JSON list, or sentence of a CoNLL file, with its place.
 
     Raises:
-        DataError: broken JSON, with its line.
+        DataError: broken JSON or CoNLL columns, with the line.
     """
+    if source.kind == ".conll":
+        yield from conll.sentences(source)
+        return
     if source.kind == ".json" and _is_document(source):
         yield from _objects_of_document(source)
         return
@@ -178,6 +182,12 @@ def _json_objects(source: SourceFile, first_line: int, block: bytes) -> Iterator
                 "one whole JSON object a line",
                 "repair or drop the line",
             ) from error
+
+
+def _read_conll(source: SourceFile, places: Places) -> Iterator[pa.Table]:
+    table = _CheckedRows(places).table(source, json_objects(source))
+    if table.num_rows:
+        yield table
 
 
 def _read_json(source: SourceFile, places: Places) -> Iterator[pa.Table]:
@@ -344,5 +354,6 @@ _READERS: dict[str, Callable[[SourceFile, Places], Iterator[pa.Table]]] = {
     ".json": _read_json,
     ".csv": read_separated,
     ".tsv": read_separated,
+    ".conll": _read_conll,
     ".parquet": _read_parquet,
 }

@@ -163,5 +163,6 @@ _READERS: dict[str, Callable[[SourceFile, Sequence[str]], Numbered]] = {
     ".json": _read_json,
     ".csv": _read_separated,
     ".tsv": _read_separated,
+    ".conll": _read_json,
     ".parquet": _read_parquet,
 }

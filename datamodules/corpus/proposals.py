@@ -23,6 +23,8 @@ _OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "target": ("tgt", "trg", "output", "translation", "reference", "german", "chinese", "de", "zh"),
     "target_language": ("lang", "language", "tgtlang"),
     "summary": ("highlights", "abstract", "headline", "tldr", "target"),
+    "tokens": ("words", "token", "word"),
+    "tags": ("nertags", "ner", "labels", "entities", "label"),
     "turns": ("dialog", "dialogue", "messages", "conversation", "conversations", "utterances"),
 }
 

@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.storyworld.concepts import DOMAINS, SIGNATURES
 from datamodules.storyworld.derivation import Story
+from datamodules.storyworld.entities import tell_with_entities, titles
 from datamodules.storyworld.events import State
 from datamodules.storyworld.language import CODES, Code, Language, Line, language
+from datamodules.words import word_spans
 
 Split = Literal["train", "validation", "test"]
 Row = dict[str, Any]
@@ -255,6 +257,22 @@ def chat(draw: Draw) -> Row:
         turns.append(("user", _variant(tale, "ask_thanks", {}, random)))
         turns.append(("assistant", _variant(tale, "say_welcome", {}, random)))
     return {"turns": [{"role": role, "text": text} for role, text in turns], "language": tale.language.code}
+
+
+@view("tokens", "tags", "language")
+def tag(draw: Draw) -> Row:
+    """The beginning of a story as words, with BIO tags of people, places and things."""
+    tale, random = draw.tale(), draw.random
+    lines = tale.body[: random.randint(N_PEOPLE, len(tale.body))]
+    text, entities = tell_with_entities(tale.language, lines, titles(tale.language, random))
+    spans = word_spans(text)
+    tags = ["O"] * len(spans)
+    for entity in entities:
+        inside = [i for i, (start, _) in enumerate(spans) if entity.start <= start < entity.end]
+        for i in inside:
+            tags[i] = f"{'B' if i == inside[0] else 'I'}-{entity.type}"
+    tokens = [text[start:end] for start, end in spans]
+    return {"tokens": tokens, "tags": tags, "language": tale.language.code}
 
 
 def _judged(state: State) -> tuple[str, Mapping[str, int]]:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from datamodules.storyworld import StoryWorld, lexicon_en
+from datamodules.storyworld.concepts import SIGNATURES
+from datamodules.storyworld.entities import tell_with_entities
 from datamodules.storyworld.language import CODES, Code
 from datamodules.storyworld.views import N_PEOPLE, VIEWS, Draw, Tale, _place_of, classify, questions
 from tests.datamodules.storyworld.test_plot import replay
@@ -144,7 +146,9 @@ def test_dialogues_alternate_and_end_with_the_assistant() -> None:
 
 
 def _key(row: dict[str, Any]) -> str:
-    return str([row[name] for name in ("text", "context", "question", "source", "turns") if name in row])
+    return str(
+        [row[name] for name in ("text", "context", "question", "source", "turns", "tokens") if name in row]
+    )
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -163,3 +167,44 @@ def test_a_row_depends_on_seed_split_and_number_alone(view: str) -> None:
     assert row != StoryWorld(10, view=view, seed=1).row("train", 7)
     assert row != StoryWorld(10, view=view).row("validation", 7)
     assert row != StoryWorld(10, view=view).row("train", 8)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_entities_of_a_tagged_row_are_the_people_places_and_things_of_its_lines(code: Code) -> None:
+    world = StoryWorld(languages={code: 1.0})
+    for seed in range(100):
+        tale = world._tale(Random(seed))
+        text, found = tell_with_entities(tale.language, tale.body, {})
+        assert text == tale.language.tell(tale.body)
+        slots: Counter[tuple[str, str]] = Counter()
+        for line in tale.body:
+            for piece in tale.language.sentences[line.kind][line.variant]:
+                domain = "" if isinstance(piece, str) else SIGNATURES[line.kind][piece.slot]
+                if isinstance(piece, str) or domain not in ("person", "place", "thing"):
+                    continue
+                word = tale.language.word(
+                    domain, line.values[piece.slot], "name" if domain == "person" else "noun"
+                )
+                slots[domain.upper(), word] += word in piece.words[line.values[piece.slot]]
+        told = Counter((one.type, text[one.start : one.end]) for one in found)
+        assert all(told[key] >= n for key, n in slots.items())
+        assert told.total() == slots.total() + 3 + 2  # the people and things that the first lines introduce
+
+
+def test_a_word_alone_does_not_tell_its_tag() -> None:
+    """Names of people and things are parts of places too."""
+    seen: dict[str, Counter[str]] = {}
+    for row in StoryWorld(2000, view="tag", languages={"en": 1.0}).rows("train"):
+        for token, tag in zip(row["tokens"], row["tags"], strict=True):
+            seen.setdefault(token, Counter())[tag] += 1
+    for word in (*lexicon_en.NAMES, *lexicon_en.THINGS):
+        assert seen[word]["I-PLACE"] > 10
+        assert seen[word]["B-PERSON"] + seen[word]["B-THING"] > 10
+
+
+def test_a_named_place_is_one_entity_with_its_quotation_marks() -> None:
+    row = StoryWorld(view="tag", languages={"en": 1.0}).row("train", 0)
+    words = " ".join(row["tokens"])
+    assert 'at the school " map " beside a red bell' in words
+    first = row["tokens"].index("school")
+    assert row["tags"][first : first + 5] == ["B-PLACE", "I-PLACE", "I-PLACE", "I-PLACE", "O"]

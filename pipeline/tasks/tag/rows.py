@@ -1,0 +1,87 @@
+"""What a row of words and tags must be."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from datamodules.errors import DataError
+from datamodules.words import joined, word_spans
+from pipeline.tasks.finetuning import number_of
+
+Row = Mapping[str, Any]
+
+_TAG = re.compile(r"O|[BI]-\S.*")
+_COLUMN = "name the right column with data.columns.{}=..., or repair the row"
+
+
+def text_and_spans(row: Row) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of a row, and the characters [start, end) of each word in it.
+
+    A row of words is joined to a text; a row that is a text is split into words.
+    """
+    tokens = row["tokens"]
+    if isinstance(tokens, str):
+        return tokens, word_spans(tokens)
+    return joined(tokens)
+
+
+def check_tokens(row: Row, where: str) -> None:
+    """Refuse a row without words.
+
+    Raises:
+        DataError: the row, and what is wrong with its words.
+    """
+    tokens = row.get("tokens")
+    if isinstance(tokens, str):
+        if not word_spans(tokens):
+            raise DataError(f"{where}: tokens is empty", "at least one word", "leave out the row")
+        return
+    if not isinstance(tokens, list | tuple | np.ndarray):
+        found = "missing" if tokens is None else f"of type {type(tokens).__name__}"
+        raise DataError(f"{where}: tokens is {found}", "a list of words", _COLUMN.format("tokens"))
+    if not len(tokens):
+        raise DataError(f"{where}: tokens is empty", "at least one word", "leave out the row")
+    for place, token in enumerate(tokens):
+        if not isinstance(token, str) or not token.strip():
+            raise DataError(f"{where}: word {place + 1} is {token!r}", "text", "repair or leave out the row")
+
+
+def check_rows(rows: Sequence[Row], split: str, types: Sequence[str] | None) -> None:
+    """Refuse rows without words, and tags that are illegal, of an unknown type, or not one for each word.
+
+    Raises:
+        DataError: the split, the row, and what is wrong.
+    """
+    for number, row in enumerate(rows):
+        where = f"row {number_of(rows, number)} of {split}"
+        check_tokens(row, where)
+        tokens, tags = row["tokens"], row.get("tags")
+        if isinstance(tokens, str):
+            raise DataError(f"{where}: tokens is one text", "a list of words", "split it into words")
+        if not isinstance(tags, list | tuple | np.ndarray):
+            found = "missing" if tags is None else f"of type {type(tags).__name__}"
+            raise DataError(f"{where}: tags is {found}", "a list of tags", _COLUMN.format("tags"))
+        if len(tags) != len(tokens):
+            raise DataError(
+                f"{where}: {len(tokens):,} words and {len(tags):,} tags",
+                "a tag for each word",
+                "repair the row",
+            )
+        for token, tag in zip(tokens, tags, strict=True):
+            _check_tag(tag, f"{where}: the tag of {token!r}", types)
+
+
+def _check_tag(tag: Any, what: str, types: Sequence[str] | None) -> None:
+    if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+        remedy = "bring the tags into the BIO scheme (in IOBES, S- is B- and E- is I-)"
+        if isinstance(tag, int):
+            remedy = "write the names of the tags instead of their numbers"
+        raise DataError(f"{what} is {tag!r}", "O, B-TYPE or I-TYPE", remedy)
+    if types is not None and tag != "O" and tag[2:] not in types:
+        raise DataError(
+            f"{what} is {tag!r}, and no training row has this type",
+            f"one of the types {', '.join(types)}",
+            "give training rows of each type, or set task.entity_types",
+        )
