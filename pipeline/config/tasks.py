@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,14 +17,14 @@ from pipeline.tasks.finetuning import FinetuneTask
 
 
 @cache
-def finetuning_tasks() -> tuple[str, ...]:
-    """The names of the yaml files in `configs/task` whose task learns from labelled rows."""
-    nodes = {name: OmegaConf.load(CONFIGS / "task" / f"{name}.yaml") for name in groups()["task"]}
-    return tuple(
-        name
-        for name, node in nodes.items()
-        if issubclass(target_of(OmegaConf.select(node, "task._target_"), f"{name}.yaml: task"), FinetuneTask)
-    )
+def finetuning_tasks() -> dict[str, type[FinetuneTask]]:
+    """Return the classes of the tasks that learn from labelled rows, by the names of their yaml files."""
+    found = {name: _class_of(CONFIGS / "task" / f"{name}.yaml") for name in groups()["task"]}
+    return {name: kind for name, kind in found.items() if issubclass(kind, FinetuneTask)}
+
+
+def _class_of(file: Path) -> type:
+    return target_of(str(OmegaConf.load(file).task._target_), f"task={file.stem}")
 
 
 def pretraining_task(config: Config) -> PretrainingTask:

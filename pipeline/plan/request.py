@@ -46,7 +46,7 @@ def read_request(stage: str, words: Sequence[str]) -> Request:
     own = set(keys_used(stage))
     overrides = [Override.read(word, ()) for word in words]
     config = compose(stage, [one.word for one in overrides if one.top in own])
-    tasks = finetuning_tasks() if config.get("tasks") is None else list(config.tasks)
+    tasks = list(finetuning_tasks()) if config.get("tasks") is None else list(config.tasks)
     given = [one.word for one in overrides if one.top not in own]
     steps = plan(tasks, given)
     configs = _composed(steps)

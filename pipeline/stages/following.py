@@ -1,22 +1,16 @@
 """What a training proposes to do next."""
 
-from pathlib import Path
-
-from omegaconf import OmegaConf
-
 from modules.transformer import Transformer
 from pipeline.compare.select import has_results
-from pipeline.config.compose import CONFIGS, groups
-from pipeline.config.targets import target_of
+from pipeline.config.tasks import finetuning_tasks
 from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.tasks.base import GAP, PretrainingTask
-from pipeline.tasks.finetuning import FinetuneTask
 
 
 def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Transformer]) -> dict[str, str]:
     """Command -> what it is for; those that would take another bundle by themselves name this one."""
     prompt = f"The {GAP} is in the garden." if task.fills_gaps else "One sunny morning"
-    able = {name: kind.backbones for name, kind in _finetuning_tasks().items() if backbone in kind.backbones}
+    able = {name: kind.backbones for name, kind in finetuning_tasks().items() if backbone in kind.backbones}
     best = [name for name, backbones in able.items() if backbones[0] is backbone]
     best.sort(key=lambda name: len(able[name]), reverse=True)  # what most models can do first
     commands = {f'make generate PROMPT="{prompt}"': "write text with this model"}
@@ -43,13 +37,3 @@ def next_comparison(run: RunFolder) -> dict[str, str]:
     ]
     command = f'make compare RUNS="last:2:{run.record.stage}:{task}"'
     return {command: f"is it better than {others[0].name}?"} if others else {}
-
-
-def _finetuning_tasks() -> dict[str, type[FinetuneTask]]:
-    """The tasks that learn from labelled rows, by the word that the user types."""
-    found = {name: _class_of(CONFIGS / "task" / f"{name}.yaml") for name in groups()["task"]}
-    return {name: kind for name, kind in found.items() if issubclass(kind, FinetuneTask)}
-
-
-def _class_of(file: Path) -> type:
-    return target_of(str(OmegaConf.load(file).task._target_), f"task={file.stem}")

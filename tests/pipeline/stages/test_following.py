@@ -20,7 +20,7 @@ from tests.pipeline.compare.folders import make_run
     [
         (CausalLM(), Decoder, "One sunny morning", "make finetune-classify"),
         (SpanDenoising(), EncoderDecoder, "The <mask> is in the garden.", "make finetune-summarize"),
-        (MaskedLM(), Encoder, "The <mask> is in the garden.", "make finetune-classify INIT=new"),
+        (MaskedLM(), Encoder, "The <mask> is in the garden.", "make finetune-tag"),
     ],
 )
 def test_after_pretraining_a_task_that_starts_from_this_bundle_is_proposed(
