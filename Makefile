@@ -10,7 +10,7 @@ PIPELINE := $(BIN)/python -m pipeline --typed
 
 # What a user types as a variable reaches Python through the environment, letter for letter: nothing is expanded.
 # pipeline/config/variables.py says what each stands for.
-VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT HOST INIT INPUT MODEL OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
+VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT FROM HOST INIT INPUT MODEL NAME OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
 $(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
 export TYPED := $(sort $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 
@@ -46,6 +46,7 @@ help: ## This help
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
 	@echo "           TASKS=\"classify qa\" (of pipeline, or of evaluate-lm)  STAGE=step of the pipeline, or what to sweep"
 	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve)"
+	@echo "           FROM=folder, or a name on the hub (import)  NAME=name of the run"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: $(PRETRAIN_TASKS) (default: causal_lm): make pretrain-masked_lm"
 	@echo "           to fine-tune: $(FINETUNE_TASKS): make finetune-qa"
@@ -109,6 +110,10 @@ compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, bes
 .PHONY: lineage
 lineage: $(VENV)/.installed ## Follow a model back to its files, code and seed: MODEL=run
 	@$(PIPELINE) lineage
+
+.PHONY: import
+import: $(VENV)/.installed ## Make a bundle of a Hugging Face model: FROM=folder or name on the hub
+	@$(PIPELINE) import
 
 .PHONY: export
 export: $(VENV)/.installed ## Write a bundle as a Hugging Face folder: BUNDLE=run TO=folder

@@ -56,6 +56,21 @@ class LMHead(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
+class NoHead(nn.Module):
+    """The place of a head where a model has none, such as an encoder that was saved without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
+        """There are no scores.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("the model has no head; expected one; give it one by fine-tuning")
+
+
 class TransformedLMHead(LMHead):
     """A dense layer, an activation and a norm before the scores of words: the head of BERT and RoBERTa.
 

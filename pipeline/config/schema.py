@@ -64,6 +64,8 @@ class Root:
     input: str | None = None
     output: str | None = None
     format: str | None = None
+    source: str | None = None
+    max_seq_len: Annotated[int, Field(ge=1)] | None = None
     run: str | None = None
     model_name: str | None = None
     alias: str = "challenger"

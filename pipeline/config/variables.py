@@ -52,6 +52,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "OUTPUT": ("output", typed),
     "TO": ("output", typed),
     "FORMAT": ("format", typed),
+    "FROM": ("source", typed),
+    "NAME": ("name", typed),
     "RUN": ("run", typed),
     "ALIAS": ("alias", typed),
     "RESUME": ("resume", _switch),

@@ -2,9 +2,10 @@
 
     python -I fresh_process.py FOLDER CHECK
 
-`CHECK` holds as safetensors a batch (`batch.*`), which of its tokens are `real`, their `logits`, and for
-models that write a `prompt` and what was `written`; `texts.json` beside it holds pairs of a text and its
-ids. Prints one JSON object: the relative error of the logits, and what else differs.
+`CHECK` holds as safetensors a batch (`batch.*`), which of its tokens are `real`, the hidden states of each
+layer (`hidden.STACK.NUMBER`), their `logits` where there is a head, and for models that write a `prompt` and
+what was `written`. `question.json` beside it names the class, and has pairs of a text and its ids. Prints one
+JSON object: the relative error of the logits, the first layer that differs, and what else does.
 """
 
 import json
@@ -19,31 +20,55 @@ def main(folder: str, check: str) -> None:
     import transformers
     from safetensors.torch import load_file
 
-    config = transformers.AutoConfig.from_pretrained(folder)
-    kind = getattr(transformers, config.architectures[0])
-    model, report = kind.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
+    question = json.loads((Path(check).parent / "question.json").read_text(encoding="utf-8"))
+    source = {"gguf_file": question["gguf"]} if question["gguf"] else {}
+    kind = getattr(transformers, question["architecture"])
+    model, report = kind.from_pretrained(folder, dtype=torch.float64, output_loading_info=True, **source)
     model.eval()
     saved = load_file(check)
     batch = {name.removeprefix("batch."): value for name, value in saved.items() if name.startswith("batch.")}
+    real = saved["real"]
     with torch.no_grad():
-        logits = model(**batch).logits[saved["real"]]
+        made = model(**batch, output_hidden_states=True)
+    errors = {
+        name: error(state[real], saved[f"hidden.{name}"]) for name, state in states(made, saved).items()
+    }
     found: dict[str, Any] = {
-        "error": float((logits - saved["logits"]).norm() / saved["logits"].norm()),
+        "error": error(made.logits[real], saved["logits"]) if "logits" in saved else max(errors.values()),
+        "differs": next((name for name, each in errors.items() if not each < question["tolerance"]), None),
         "missing": sorted(report["missing_keys"]),
         "surplus": sorted(report["unexpected_keys"]),
         "texts": [],
         "written": True,
     }
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    for text, ids in json.loads((Path(check).parent / "texts.json").read_text(encoding="utf-8")):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **source)
+    for text, ids in question["texts"]:
         if tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
             found["texts"].append(text)
     if "written" in saved:
         prompt, expected = saved["prompt"], saved["written"].tolist()
         answer = model.generate(prompt, max_new_tokens=max(len(expected), 1), do_sample=False)[0].tolist()
-        before = 1 if config.is_encoder_decoder else prompt.shape[1]
+        before = 1 if model.config.is_encoder_decoder else prompt.shape[1]
         found["written"] = answer[before : before + len(expected)] == expected
     print(json.dumps(found))
+
+
+def error(found: Any, expected: Any) -> float:
+    """The relative error."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def states(made: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """Hidden states by `STACK.NUMBER`, in the order in which they are computed."""
+    lists = {
+        "stack": "hidden_states", "encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states",
+    }  # fmt: skip
+    return {
+        f"{name}.{number}": state
+        for name, key in lists.items()
+        if f"hidden.{name}.0" in saved
+        for number, state in enumerate(made[key])
+    }
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Permute:
 
     def _taken(self, tensor: Tensor, order: Tensor) -> Tensor:
         for dim in self.dims:
-            tensor = tensor.index_select(dim, order)
+            tensor = tensor.index_select(dim, order.to(tensor.device))
         return tensor
 
 
@@ -161,11 +161,11 @@ class FoldTable:
 
     def forward(self, tensors: Tensors) -> Tensors:
         """Take the fixed part away."""
-        return [tensor - self.fixed.to(tensor.dtype) for tensor in tensors]
+        return [tensor - self.fixed.to(tensor) for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
         """Add it."""
-        return [tensor + self.fixed.to(tensor.dtype) for tensor in tensors]
+        return [tensor + self.fixed.to(tensor) for tensor in tensors]
 
 
 @dataclass(frozen=True)

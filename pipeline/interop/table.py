@@ -22,6 +22,11 @@ State = dict[str, Tensor]
 WITHOUT_EFFECT = ("init", "backbone.layer.dropout", "head.dropout", "backbone.max_seq_len")
 
 
+#: The head of a model that was saved without one, and the options that rules may ask for.
+NO_HEAD = "modules.heads.NoHead"
+_HEAD_OPTIONS = ("head.tied", "head.bias")
+
+
 @dataclass(frozen=True)
 class Key:
     """A value that stands in both configurations.
@@ -104,11 +109,15 @@ class Family(ABC):
         model_type: as `config.json` has it.
         architecture: the class of `transformers` that a whole model of the family is.
         backbone: our class, by name.
+        prefix: what the names of the backbone's tensors begin with; files of a backbone alone leave it out.
+        unused: tensors that files may have and that no model of ours reads.
     """
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
     backbone: ClassVar[str]
+    prefix: ClassVar[str] = ""
+    unused: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def keys(self) -> list[Entry]:
@@ -121,6 +130,23 @@ class Family(ABC):
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
         """Tensors that their files may have and that follow from others, such as those that are tied."""
         return ()
+
+    def fits(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> bool:
+        """Whether a model with these tensors is of this family, where several have one `model_type`."""
+        return True
+
+    def hidden_to_theirs(self, hidden: Tensor, ours: Mapping[str, Any]) -> Tensor:
+        """Hidden states (B, T, D) of ours with their features in the order of theirs."""
+        return hidden
+
+    def is_of_head(self, rule: Rule) -> bool:
+        """Whether a rule is of the head alone."""
+        return all(name.startswith("head.") for name in rule.ours)
+
+    def rules_for(self, ours: Mapping[str, Any]) -> list[Rule]:
+        """The table of the weights; without those of the head, where the model has none."""
+        rules = self.rules({**dict.fromkeys(_HEAD_OPTIONS), **ours})
+        return [rule for rule in rules if ours["head._target_"] != NO_HEAD or not self.is_of_head(rule)]
 
     def to_ours(self, theirs: Mapping[str, Any]) -> Values:
         """Our configuration, as dotted keys.
@@ -195,9 +221,18 @@ class Family(ABC):
         Raises:
             InteropError: tensors are missing or left over.
         """
-        rules = self.rules(ours)
-        _check_names(theirs, [name for rule in rules for name in rule.theirs], self.derived(ours))
+        self.check_names(theirs, ours)
+        rules = self.rules_for(ours)
         return {name: tensor for rule in rules for name, tensor in rule.forward(theirs).items()}
+
+    def check_names(self, theirs: Iterable[str], ours: Mapping[str, Any]) -> None:
+        """Compare the names of their tensors with those that the table uses.
+
+        Raises:
+            InteropError: tensors are missing or left over.
+        """
+        expected = [name for rule in self.rules_for(ours) for name in rule.theirs]
+        _check_names(theirs, expected, self.derived({**dict.fromkeys(_HEAD_OPTIONS), **ours}))
 
     def weights_to_theirs(self, state: Mapping[str, Tensor], ours: Mapping[str, Any]) -> State:
         """Their state dict, of ours: each tensor used exactly once.
@@ -205,7 +240,7 @@ class Family(ABC):
         Raises:
             InteropError: tensors are missing or left over.
         """
-        rules = self.rules(ours)
+        rules = self.rules_for(ours)
         _check_names(state, [name for rule in rules for name in rule.ours], ())
         written = {name: tensor for rule in rules for name, tensor in rule.backward(state).items()}
         return {name: tensor.contiguous() for name, tensor in written.items()}

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datamodules.tokenizer import Tokenizer
+from datamodules.tokenizer import ForeignTokenizer, Tokenizer
 from pipeline.output import write_whole
 
 #: What each special token of ours is called there.
@@ -35,6 +35,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bo
         frame: whether a text is read after `<bos>`, and whether before `<eos>`, as in training.
         chat: whether the model replies in dialogues.
     """
+    if isinstance(tokenizer, ForeignTokenizer):
+        _write_as_it_came(tokenizer, folder)
+        return
     engine: dict[str, Any] = json.loads(tokenizer.to_json())
     engine["post_processor"] = _template(tokenizer, *frame)
     write_whole(folder / "tokenizer.json", json.dumps(engine, ensure_ascii=False, indent=2))
@@ -46,6 +49,19 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bo
     }
     if chat:
         settings["chat_template"] = CHAT_TEMPLATE
+    write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2))
+
+
+def _write_as_it_came(tokenizer: ForeignTokenizer, folder: Path) -> None:
+    """An imported tokenizer with its own special tokens and its own form of dialogues."""
+    write_whole(folder / "tokenizer.json", tokenizer.to_json())
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{role}_token": token for role, token in tokenizer.special.roles.items()},
+        "clean_up_tokenization_spaces": False,
+    }
+    if tokenizer.special.chat_template is not None:
+        settings["chat_template"] = tokenizer.special.chat_template
     write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2))
 
 

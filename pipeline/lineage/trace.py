@@ -118,6 +118,8 @@ def _data(record: Record, folder: Path | None, cache_dir: Path) -> list[Node]:
         nodes.append(Node(kind="tokenizer", title=recorded[:SHOWN], facts=facts, state=state, note=note))
     if corpus := record.get("corpus"):
         nodes.append(_corpus(corpus))
+    if imported := record.get("imported"):
+        nodes.append(_imported(imported))
     return nodes
 
 
@@ -131,15 +133,18 @@ def _check_tokenizer(recorded: str, folder: Path | None) -> tuple[State, str]:
     return (State.OK, "") if found == recorded else (State.CHANGED, f"the bundle has {found[:SHOWN]}")
 
 
+def _imported(imported: Record) -> Node:
+    """The files of another library that a model was read from."""
+    sources = _sources(imported)
+    facts = {name: str(imported[name]) for name in ("model_type", "hub", "commit") if name in imported}
+    if unused := imported.get("unused"):
+        facts["not used"] = ", ".join(unused)
+    title = str(imported["from"])
+    return Node(kind="weights", title=title, facts=facts, state=_worst(sources), made_from=tuple(sources))
+
+
 def _corpus(corpus: Record) -> Node:
-    sources = []
-    for source in corpus.get("sources", []):
-        state, note = check_source(str(source["uri"]), str(source.get("sha256", "")))
-        facts = {"split": str(source["split"]), "sha256": str(source.get("sha256", ""))[:SHOWN]}
-        if "n_bytes" in source:
-            facts["bytes"] = f"{source['n_bytes']:,}"
-        title = str(source["uri"])
-        sources.append(Node(kind="source", title=title, facts=facts, state=state, note=note))
+    sources = _sources(corpus)
     return Node(
         kind="corpus",
         title=str(corpus["name"]),
@@ -147,6 +152,20 @@ def _corpus(corpus: Record) -> Node:
         state=_worst(sources),
         made_from=tuple(sources),
     )
+
+
+def _sources(record: Record) -> list[Node]:
+    """The files that something was read from, compared with what is there."""
+    sources = []
+    for source in record.get("sources", []):
+        state, note = check_source(str(source["uri"]), str(source.get("sha256", "")))
+        facts = {"split": str(source["split"])} if "split" in source else {}
+        facts |= {"sha256": str(source.get("sha256", ""))[:SHOWN]}
+        if "n_bytes" in source:
+            facts["bytes"] = f"{source['n_bytes']:,}"
+        title = str(source["uri"])
+        sources.append(Node(kind="source", title=title, facts=facts, state=state, note=note))
+    return sources
 
 
 def _worst(nodes: Sequence[Node]) -> State:

@@ -12,6 +12,7 @@ from pipeline.errors import BundleError, ConfigError
 from pipeline.files import read_yaml
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.finetuned import with_trained_names
+from pipeline.runs.start import check_has_head
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
@@ -37,7 +38,7 @@ def generate(bundle: Bundle, prompts: Sequence[str], options: SamplingOptions) -
     """Go on from the prompts, or fill the gaps in them, with a pretrained model: the whole texts.
 
     Raises:
-        BundleError: the model was fine-tuned.
+        BundleError: the model was fine-tuned, or was imported without a head.
         ConfigError: the model fills gaps, and no prompt has one.
     """
     task = bundle.task
@@ -47,6 +48,7 @@ def generate(bundle: Bundle, prompts: Sequence[str], options: SamplingOptions) -
             "a pretrained model, which writes texts",
             "ask this one with bundle.predict(rows) or `make try-TASK`",
         )
+    check_has_head(bundle)
     if strange := next((prompt for prompt in prompts if not isinstance(prompt, str)), None):
         raise ConfigError(f"the prompt {strange!r} is no text", "a string", "call once for each prompt")
     if task.fills_gaps and not any(GAP in prompt for prompt in prompts):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.tokenizer import TokenizerTrainer
+from modules.heads import NoHead
 from modules.transformer import EncoderDecoder, Transformer
 from pipeline import report
 from pipeline.config.construct import construct
@@ -218,7 +219,22 @@ def load_same_arrangement(config: Config) -> Bundle:
             "a bundle of the same arrangement",
             "name another bundle, or the task that this one was trained with",
         )
+    check_has_head(start)
     return start
+
+
+def check_has_head(bundle: Bundle) -> None:
+    """Refuse a bundle that was imported without a head, where one is needed.
+
+    Raises:
+        BundleError: it has none.
+    """
+    if isinstance(bundle.model.head, NoHead):
+        raise BundleError(
+            f"{bundle.folder} has no head: the files that it was imported from have none",
+            "a bundle with a head",
+            "fine-tune it first, as with make finetune-classify INIT=...",
+        )
 
 
 def _article(name: str) -> str:

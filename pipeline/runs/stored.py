@@ -73,6 +73,7 @@ class ProvenanceForm(TypedDict, total=False):
     validation_rows: str | None
     corpus: CorpusForm
     parent: ParentForm | None
+    imported: dict[str, Any]
     code: dict[str, str | int | float | bool | None]
 
 

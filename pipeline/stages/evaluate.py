@@ -25,6 +25,7 @@ from pipeline.prepare import build_validation_rows, load_corpus, optimum_bits_pe
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.finetuned import asked_task, load_asked, with_trained_names
 from pipeline.runs.inputs import inputs_of
+from pipeline.runs.start import check_has_head
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.training.states import Composed, Started, start
@@ -37,6 +38,7 @@ def evaluate(config: Config) -> StageResult:
     """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
     check_device(construct(config.trainer, TrainerOptions))
     bundle = load_asked(config)
+    check_has_head(bundle)
     with start(_compose(config, bundle)) as started:
         run, tracked = started.run, started.tracked
         evaluation: Evaluation | LanguageEvaluation

@@ -1,6 +1,6 @@
 """What a training proposes to do next."""
 
-from modules.transformer import Transformer
+from modules.transformer import Decoder, Transformer
 from pipeline.compare.select import has_results
 from pipeline.config.tasks import finetuning_tasks
 from pipeline.runs.folders import RunFolder, list_runs
@@ -25,6 +25,17 @@ def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Tran
         **next_comparison(run),
         "make ui": "see all runs in MLflow",
     }
+
+
+def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool) -> dict[str, str]:
+    """Command -> what it is for, of a bundle that was imported."""
+    able = [name for name, kind in finetuning_tasks().items() if backbone in kind.backbones]
+    commands = {f"make finetune-{name} INIT={run.name}": "teach it a task" for name in able}
+    if has_head and backbone is Decoder:
+        commands[f'make generate BUNDLE={run.name} PROMPT="One sunny morning"'] = "write text with it"
+    if has_head:
+        commands[f"make evaluate BUNDLE={run.name} DATA=..."] = "measure it on a corpus"
+    return {**commands, f"make lineage MODEL={run.name}": "where its files came from"}
 
 
 def next_comparison(run: RunFolder) -> dict[str, str]:

@@ -12,10 +12,11 @@ from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import config_hash, filled, with_defaults
 from pipeline.runs.bundle import DONE, Bundle, load_bundle, parent_of, save_bundle
 from pipeline.runs.checkpoint_files import AtomicCheckpointIO
-from pipeline.runs.folders import NOT_IDENTITY
+from pipeline.runs.folders import NOT_IDENTITY, RunFolder
+from pipeline.tracking import Run
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
-from pipeline.training.states import AnyPrepared, Started, Trained
+from pipeline.training.states import AnyPrepared, Trained
 
 
 def export(
@@ -43,7 +44,7 @@ def export(
         "tokenizer": prepared.tokenizer.digest,
         "parent": parent_of(prepared.bundle),
         **provenance,
-        **_origin(prepared),
+        **origin_of(config, run, tracked),
     }
     both = (
         ("last", checkpoints.last_path, checkpoints.last_metrics),
@@ -97,18 +98,17 @@ def _without_secrets(task: Mapping[str, Any], config: Config, redactor: Redactor
     }
 
 
-def _origin(started: Started) -> dict[str, Any]:
+def origin_of(config: Config, run: RunFolder, tracked: Run) -> dict[str, Any]:
     """Which run made a bundle, and of what: enough to make it again."""
-    config, tracked = started.config, started.tracked
     code = dict(tracked.provenance) or collect_provenance(  # also where nothing is tracked
         Path.cwd(), argv=sys.argv, seed=config.seed, redactor=Redactor(os.environ)
     )
     return {
-        "run": started.run.name,
+        "run": run.name,
         "run_id": tracked.run_id,
         "stage": config.stage.name,
         "seed": config.seed,
         "config": config_hash(config, without=NOT_IDENTITY),
-        "init_from": config.init_from,
+        "init_from": config.get("init_from"),
         "code": code,
     }

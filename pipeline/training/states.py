@@ -109,7 +109,7 @@ def start(composed: Composed) -> Iterator[Started]:
     """
     with open_run(composed.config, label=composed.label, inputs=composed.inputs) as run:
         config = with_chosen(composed.config, run.record.chosen)
-        with _record(config, run, is_report=composed.is_report) as tracked:
+        with record(config, run, is_report=composed.is_report) as tracked:
             machine = describe_machine(config, run.record.chosen)
             report.say("Run", f"{report.short(run.path)}{' (resumed)' if run.resumed else ''}, {machine}")
             if composed.bundle is not None:
@@ -123,8 +123,8 @@ def start(composed: Composed) -> Iterator[Started]:
             )
 
 
-def _record(config: Config, run: RunFolder, *, is_report: bool) -> Run:
-    """Begin to record the run, or go on with its record."""
+def record(config: Config, run: RunFolder, *, is_report: bool) -> Run:
+    """Begin to record a run in MLflow, or go on with its record."""
     card = RunCard(
         stage=config.stage.name,
         name=run.name,

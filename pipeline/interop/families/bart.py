@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from modules.positions import sinusoids
 from pipeline.interop.operations import FoldEqual, FoldOffset, FoldTable, Operation, Permute, Reshape
@@ -11,10 +12,12 @@ from pipeline.interop.table import Entry, Family, Key, Ours, Rule, Theirs, linea
 
 _LAYER = "backbone.layer."
 _POSITIONS = "modules.positions."
+_TABLES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
 
 
 class _Bart(Family):
     backbone: ClassVar[str] = "EncoderDecoder"
+    prefix: ClassVar[str] = "model."
 
     def keys(self) -> list[Entry]:
         """Sizes and activation; encoder and decoder have the same."""
@@ -30,6 +33,7 @@ class _Bart(Family):
                 _LAYER + "activation",
                 {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu", "gelu_new": "gelu_tanh"},
             ),
+            Key(("dropout", "attention_dropout"), _LAYER + "dropout"),
             Theirs("tie_word_embeddings", True),
             Ours("backbone.layer._target_", "modules.layers.LayerSpec"),
             Ours(_LAYER + "norm", "layer"),
@@ -150,6 +154,25 @@ class Marian(_Bart):
             Ours(_LAYER + "embedding_norm", False),
         ]
 
+    def fits(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> bool:
+        """Whether positions are the fixed ones, which files may hold."""
+        fixed = sinusoids(torch.arange(ours["backbone.max_seq_len"])[None], ours[_LAYER + "d_model"])[0]
+        (order,) = self.residual(ours, 1)
+        (expected,) = order.backward([fixed])
+        tables = [theirs[name].float() for name in _TABLES if name in theirs]
+        return all(
+            table.shape == expected.shape and torch.allclose(table, expected, atol=1e-5) for table in tables
+        )
+
+    def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is tied, and the fixed positions."""
+        return (*super().derived(ours), *_TABLES)
+
+    def hidden_to_theirs(self, hidden: Tensor, ours: Mapping[str, Any]) -> Tensor:
+        """All sines before all cosines."""
+        (order,) = self.residual(ours, hidden.dim() - 1)
+        return order.backward([hidden])[0]
+
     def residual(self, ours: Mapping[str, Any], *dims: int) -> list[Operation]:
         """Sine 0, cosine 0, sine 1, ... of ours are features 0, D/2, 1, ... of theirs."""
         half = ours[_LAYER + "d_model"] // 2
@@ -164,14 +187,21 @@ class MarianWithTable(Marian):
 
     position: ClassVar[str] = "SinusoidalPlusLearned"
 
+    def fits(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> bool:
+        """Whether the file holds positions."""
+        return all(name in theirs for name in _TABLES)
+
+    def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is tied."""
+        return super(Marian, self).derived(ours)
+
     def keys(self) -> list[Entry]:
         """The length of the table."""
         return [*super().keys(), Key("max_position_embeddings", "backbone.position.max_seq_len")]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
         """All tensors."""
-        tables = tuple(f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder"))
         places = torch.arange(ours["backbone.position.max_seq_len"])[None]
         fixed = sinusoids(places, ours[_LAYER + "d_model"])[0]
         steps = [FoldEqual(), *self.residual(ours, 1), FoldTable(fixed)]
-        return [*super().rules(ours), Rule(("backbone.position.embedding.weight",), tables, steps)]
+        return [*super().rules(ours), Rule(("backbone.position.embedding.weight",), _TABLES, steps)]

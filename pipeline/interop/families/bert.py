@@ -16,12 +16,16 @@ class Bert(Family):
     model_type: ClassVar[str] = "bert"
     architecture: ClassVar[str] = "BertForMaskedLM"
     backbone: ClassVar[str] = "Encoder"
-    #: Before the names of the encoder's tensors, and those of the head.
     prefix: ClassVar[str] = "bert."
+    #: The names of the head's tensors.
     dense: ClassVar[str] = "cls.predictions.transform.dense"
     norm: ClassVar[str] = "cls.predictions.transform.LayerNorm"
     bias: ClassVar[str] = "cls.predictions.bias"
     decoder: ClassVar[str] = "cls.predictions.decoder"
+    unused: ClassVar[tuple[str, ...]] = (
+        *("bert.pooler.dense.weight", "bert.pooler.dense.bias"),
+        *("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+    )
     #: Rows of their table of positions that no token uses.
     offset: ClassVar[int] = 0
 
@@ -39,6 +43,7 @@ class Bert(Family):
             Key("max_position_embeddings", "backbone.max_seq_len", offset=self.offset),
             Key("max_position_embeddings", "backbone.position.max_seq_len", offset=self.offset),
             Key("type_vocab_size", "backbone.n_token_types", offset=1),
+            Key(("hidden_dropout_prob", "attention_probs_dropout_prob"), _LAYER + "dropout"),
             Key("hidden_act", _LAYER + "activation", _ACTIVATIONS),
             Key("hidden_act", "head.activation", _ACTIVATIONS),
             Key("tie_word_embeddings", "head.tied"),
@@ -104,8 +109,13 @@ class Roberta(Bert):
     model_type: ClassVar[str] = "roberta"
     architecture: ClassVar[str] = "RobertaForMaskedLM"
     prefix: ClassVar[str] = "roberta."
+    unused: ClassVar[tuple[str, ...]] = ("roberta.pooler.dense.weight", "roberta.pooler.dense.bias")
     dense: ClassVar[str] = "lm_head.dense"
     norm: ClassVar[str] = "lm_head.layer_norm"
     bias: ClassVar[str] = "lm_head.bias"
     decoder: ClassVar[str] = "lm_head.decoder"
     offset: ClassVar[int] = 2
+
+    def keys(self) -> list[Entry]:
+        """As BERT; positions are counted from the token of padding, which is number 1."""
+        return [*super().keys(), Theirs("pad_token_id", 1)]

@@ -15,6 +15,7 @@ class GPT2(Family):
     model_type: ClassVar[str] = "gpt2"
     architecture: ClassVar[str] = "GPT2LMHeadModel"
     backbone: ClassVar[str] = "Decoder"
+    prefix: ClassVar[str] = "transformer."
 
     def keys(self) -> list[Entry]:
         """Sizes; the rest is fixed."""
@@ -27,6 +28,7 @@ class GPT2(Family):
             Key("n_positions", "backbone.max_seq_len"),
             Key("n_positions", "backbone.position.max_seq_len"),
             Key("layer_norm_epsilon", _LAYER + "norm_eps"),
+            Key(("resid_pdrop", "embd_pdrop", "attn_pdrop"), _LAYER + "dropout"),
             Key("tie_word_embeddings", "head.tied"),
             Key(
                 "activation_function",

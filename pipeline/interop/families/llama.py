@@ -15,6 +15,7 @@ _LAYER = "backbone.layer."
 
 class _LlamaLike(Family):
     backbone: ClassVar[str] = "Decoder"
+    prefix: ClassVar[str] = "model."
 
     def keys(self) -> list[Entry]:
         """Sizes, activation, and what the three have in common."""
@@ -61,8 +62,10 @@ class _LlamaLike(Family):
         return rules
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """The tied head."""
-        return ("lm_head.weight",) if ours["head.tied"] else ()
+        """The tied head, and the frequencies that old files hold."""
+        layers = range(ours["backbone.n_layers"])
+        frequencies = tuple(f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in layers)
+        return (*frequencies, "lm_head.weight") if ours["head.tied"] else frequencies
 
     def _layer(self, mine: str, theirs: str, ours: Mapping[str, Any]) -> list[Rule]:
         attention, network = f"{theirs}self_attn.", f"{theirs}mlp."

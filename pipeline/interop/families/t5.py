@@ -44,6 +44,7 @@ class T5(Family):
             Key("num_heads", _LAYER + "n_heads"),
             Key("layer_norm_epsilon", _LAYER + "norm_eps"),
             Key("feed_forward_proj", _LAYER + "activation", {"gated-gelu": "geglu", "gated-silu": "swiglu"}),
+            Key("dropout_rate", _LAYER + "dropout"),
             Theirs("scale_decoder_outputs", False),
             Ours("backbone.max_seq_len", 512),
             Ours("backbone.position._target_", _POSITIONS + "PerSide"),

@@ -1,5 +1,6 @@
 """Each family against `transformers` itself, with small random models."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from modules.generation import SamplingOptions, generate
 from modules.model import Model
+from modules.transformer import Encoder, EncoderDecoder
+from pipeline.errors import InteropError
 from pipeline.interop.families import family_of
+from pipeline.interop.fresh_process import states
+from pipeline.interop.proof import hidden_states
 from pipeline.interop.shape import build_model
 from pipeline.interop.table import Family
 
@@ -43,7 +49,7 @@ BART = {
     "forced_eos_token_id": None,
 }  # fmt: skip
 T5_SIZES = {
-    "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4,
+    "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
     "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 12, "decoder_start_token_id": 0,
 }  # fmt: skip
@@ -107,33 +113,54 @@ def case(
     return family, theirs, model, ours
 
 
-def batches(model: Model, *, padded: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A batch of ours, and the same as they want it."""
+def batches(model: Model, *, padded: bool) -> dict[str, Tensor]:
+    """A batch at the full context length; no token of it is one that RoBERTa takes for padding."""
     torch.manual_seed(1)
     ids = torch.randint(4, V, (B, T))
     mask = torch.ones(B, T, dtype=torch.long)
     if padded:
         mask[0, 10:] = mask[1, 17:] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    if hasattr(model.backbone, "encoder"):
-        decoder = {"decoder_input_ids": torch.randint(4, V, (B, S))}
-        return batch | decoder, batch | decoder
-    return batch, batch
+    if isinstance(model.backbone, EncoderDecoder):
+        batch["decoder_input_ids"] = torch.randint(4, V, (B, S))
+    return batch
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_logits_equal_those_of_transformers(case: Any, padded: bool) -> None:
-    _, theirs, model, _ = case
-    mine, batch = batches(model, padded=padded)
-    with torch.no_grad():
-        expected = theirs(**batch).logits
-        found = model.double()(mine)
-    real = batch["attention_mask"].bool() if "decoder_input_ids" not in batch else slice(None)
-    assert _relative_error(found[real], expected[real]) < 1e-6
+def test_logits_and_hidden_states_equal_those_of_transformers(case: Any, padded: bool) -> None:
+    family, theirs, model, ours = case
+    batch = batches(model, padded=padded)
+    with torch.no_grad(), hidden_states(model) as mine:
+        made = theirs(**batch, output_hidden_states=True)
+        found = model(batch)
+    real = batch["attention_mask"].bool()
+    expected = states(made, {f"hidden.{name}": 0 for name in mine})
+    assert expected.keys() == mine.keys()
+    for name, state in expected.items():
+        seen = slice(None) if name.startswith("decoder") else real
+        error = _relative_error(family.hidden_to_theirs(mine[name], ours)[seen], state[seen])
+        assert error < 1e-6, f"the first layer that differs is {name}"
+    seen = slice(None) if isinstance(model.backbone, EncoderDecoder) else real
+    assert _relative_error(found[seen], made.logits[seen]) < 1e-6
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
+
+
+def test_greedy_generations_with_the_cache_are_the_same_token_for_token(case: Any) -> None:
+    _, theirs, model, _ = case
+    if isinstance(model.backbone, Encoder):
+        return
+    prompt = torch.randint(4, V, (1, 7))
+    options = SamplingOptions(temperature=0.0, max_new_tokens=12)
+    (mine,) = generate(model, prompt.tolist(), options, eos_id=V - 1, pad_id=0, bos_id=1)
+    written = theirs.generate(
+        prompt, max_new_tokens=12, do_sample=False, eos_token_id=V - 1, pad_token_id=0, bos_token_id=1,
+        decoder_start_token_id=1,
+    )[0].tolist()  # fmt: skip
+    new = written[1:] if isinstance(model.backbone, EncoderDecoder) else written[7:]
+    assert mine == (new[: new.index(V - 1)] if V - 1 in new else new)
 
 
 def test_a_round_trip_gives_every_bit_back(case: Any) -> None:
@@ -144,3 +171,14 @@ def test_a_round_trip_gives_every_bit_back(case: Any) -> None:
     again = family.weights_to_ours(family.weights_to_theirs(state, ours), ours)
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
+
+
+def test_each_tensor_is_used_once_and_what_is_missing_or_left_over_is_named(case: Any) -> None:
+    family, theirs, _, ours = case
+    names = [name for rule in family.rules_for(ours) for name in rule.theirs]
+    assert len(names) == len({*names})
+    given = {name for name, _ in theirs.named_parameters()} - {*family.derived(ours)}
+    assert given <= {*names}
+    first, *others = names
+    with pytest.raises(InteropError, match=rf"missing: {re.escape(first)}; not used: strange\.weight"):
+        family.check_names([*others, "strange.weight"], ours)

@@ -1,0 +1,227 @@
+"""A model of Hugging Face as it lies in a folder: its configuration, its tensors, the hashes of its files."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pipeline.errors import InteropError
+from pipeline.files import sha256_of
+from pipeline.interop.families import FAMILIES
+
+#: Files of weights that run code when they are read.
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
+#: What is read beside the weights, where it is there.
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "chat_template.jinja"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is imported, before anything of it is ours.
+
+    Args:
+        folder: where its files lie.
+        config: `config.json` with the defaults of `transformers`.
+        names: of all tensors.
+        tensor: reads one.
+        files: those that were read.
+        gguf: the name of the GGUF file, where it is one.
+        origin: what a hub says of it: repository and commit.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    names: frozenset[str]
+    tensor: Callable[[str], Tensor]
+    files: tuple[Path, ...]
+    gguf: str | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Each file with its hash and length."""
+        return [
+            {"uri": str(file), "sha256": sha256_of(file), "n_bytes": file.stat().st_size}
+            for file in self.files
+        ]
+
+
+def read_checkpoint(folder: Path, origin: Mapping[str, str] | None = None) -> Checkpoint:
+    """Open the model in a folder of safetensors, or in a GGUF file.
+
+    Raises:
+        InteropError: what is missing, damaged or not supported.
+    """
+    if folder.is_file() and folder.suffix == ".gguf":
+        return _read_gguf(folder)
+    if not (folder / "config.json").exists() and len(found := sorted(folder.glob("*.gguf"))) == 1:
+        return _read_gguf(found[0])
+    config = _read_json(folder / "config.json", "the configuration of the model")
+    filled = with_defaults(config)
+    shards = _shards(folder)
+    places: dict[str, Path] = {}
+    for shard in shards:
+        for name in _names_in(shard):
+            places[name] = shard
+
+    def tensor(name: str) -> Tensor:
+        with safe_open(str(places[name]), framework="pt") as file:
+            read: Tensor = file.get_tensor(name)
+        return read
+
+    index = folder / "model.safetensors.index.json"
+    if len(shards) > 1 or index.exists():
+        _check_index(index, places)
+    small = [folder / name for name in SMALL_FILES if (folder / name).is_file()]
+    return Checkpoint(
+        folder=folder,
+        config=filled,
+        names=frozenset(places),
+        tensor=tensor,
+        files=(*shards, *small),
+        origin=origin or {},
+    )
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with what `transformers` takes where it says nothing.
+
+    Raises:
+        InteropError: it asks for code of its own, is of no family that is supported, or is quantised.
+    """
+    import transformers
+
+    known = list(dict.fromkeys(family.model_type for family in FAMILIES))
+    model_type = config.get("model_type")
+    if config.get("auto_map"):
+        raise InteropError(
+            "config.json asks for code that comes with the model (auto_map)",
+            "a model of a class that transformers has itself",
+            "no code from elsewhere is run here; choose another model",
+        )
+    if model_type not in known:
+        raise InteropError(
+            f"models of the type {model_type!r} are not supported",
+            f"one of {', '.join(known)}",
+            "choose another",
+        )
+    if config.get("quantization_config"):
+        raise InteropError(
+            "the weights are quantised",
+            "weights as numbers",
+            "choose the model that was not quantised, or GGUF",
+        )
+    try:
+        return dict(transformers.AutoConfig.for_model(**config).to_dict())
+    except Exception as error:  # what the library makes of a wrong value cannot be listed
+        raise InteropError(
+            f"config.json cannot be used ({' '.join(str(error).split())[:200]})",
+            f"the configuration of a {model_type} model",
+            "check the file",
+        ) from error
+
+
+def _read_json(file: Path, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InteropError(
+            f"{file.parent} has no {file.name}", what, "name the folder of a Hugging Face model"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InteropError(f"{file} cannot be read ({error})", what, "download it again") from error
+    if not isinstance(found, dict):
+        raise InteropError(f"{file} holds no object", what, "download it again")
+    return found
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        named = _read_json(index, "the names of the files of weights").get("weight_map")
+        names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+        if not names or any(Path(name).name != name for name in names):
+            raise InteropError(f"{index} names no files beside it", "its weight_map", "download it again")
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise InteropError(
+                f"{folder} lacks {', '.join(missing)}",
+                f"the {len(names)} files that {index.name} names",
+                "download what is missing",
+            )
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if pickles := sorted(path.name for form in _PICKLES for path in folder.glob(form)):
+        raise InteropError(
+            f"{folder} has its weights in {pickles[0]} alone, a form that can run code when it is read",
+            "model.safetensors",
+            'convert it where you trust it: python -c "import transformers; '
+            f"transformers.AutoModel.from_pretrained('{folder}').save_pretrained('converted')\"",
+        )
+    raise InteropError(f"{folder} has no model.safetensors", "weights", "name the folder of a model")
+
+
+def _names_in(shard: Path) -> list[str]:
+    try:
+        with safe_open(str(shard), framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InteropError(
+            f"{shard} is damaged or cut off ({error})", "a whole safetensors file", "download it again"
+        ) from error
+
+
+def _check_index(index: Path, places: Mapping[str, Path]) -> None:
+    """Each tensor is in the file that the index names."""
+    named = _read_json(index, "the names of the files of weights")["weight_map"]
+    wrong = sorted(name for name, file in named.items() if name not in places or places[name].name != file)
+    if wrong:
+        raise InteropError(
+            f"{index} names tensors that are not in their files: {', '.join(wrong[:5])}",
+            "files of one model",
+            "download them again",
+        )
+
+
+def _read_gguf(file: Path) -> Checkpoint:
+    """Through the reader of `transformers`, which turns the numbers into float32."""
+    import transformers
+
+    _check_gguf_library()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
+    except Exception as error:  # what the library makes of a damaged file cannot be listed
+        raise InteropError(
+            f"{file} cannot be read ({' '.join(str(error).split())[:200]})",
+            "a GGUF file of a model that transformers reads",
+            "download it again, or choose another",
+        ) from error
+    state = model.state_dict()
+    described = model.config.to_dict()
+    described.pop("quantization_config", None)  # the numbers are whole ones now
+    config = with_defaults(described)
+    return Checkpoint(
+        folder=file.parent,
+        config=config,
+        names=frozenset(state),
+        tensor=state.__getitem__,
+        files=(file,),
+        gguf=file.name,
+    )
+
+
+def _check_gguf_library() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("gguf") is None:
+        raise InteropError(
+            "GGUF files need the package gguf", "it to be installed", 'run .venv/bin/pip install "gguf>=0.17"'
+        )

@@ -1,0 +1,43 @@
+"""Where a model that is imported lies: a folder or file of this machine, or a name on the hub."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.errors import InteropError
+from pipeline.interop.checkpoint import SMALL_FILES
+
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def find_model(source: str) -> tuple[Path, Mapping[str, str]]:
+    """The folder or file, and what the hub says of it; a name that is no path is downloaded.
+
+    Raises:
+        InteropError: it is neither, or cannot be downloaded.
+    """
+    place = Path(source).expanduser()
+    if place.exists():
+        return place.resolve(), {}
+    if not _NAME.fullmatch(source) or source.startswith("."):
+        raise InteropError(
+            f"there is no folder {source}",
+            "the folder of a model, or a name on the hub as org/model",
+            "check it",
+        )
+    return _download(source)
+
+
+def _download(name: str) -> tuple[Path, Mapping[str, str]]:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "model.safetensors.index.json", *SMALL_FILES]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # the hub's client and its libraries raise too many to list
+        raise InteropError(
+            f"{name} is no folder here, and cannot be downloaded from the hub ({type(error).__name__})",
+            "the folder of a model, or a public name on the hub and a network",
+            "download it elsewhere with `hf download`, and give the folder: make import FROM=folder",
+        ) from error
+    return folder, {"hub": name, "commit": folder.name}

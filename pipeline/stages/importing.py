@@ -1,0 +1,142 @@
+"""Make a bundle of a model of Hugging Face: its weights, its tokenizer, and where they came from."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datamodules.cache import cache_key
+from pipeline import report
+from pipeline.commands import StageResult
+from pipeline.config.plain import Config, to_plain
+from pipeline.config.recorded import with_defaults
+from pipeline.errors import ConfigError, InteropError
+from pipeline.interop.checkpoint import Checkpoint, read_checkpoint
+from pipeline.interop.hub import find_model
+from pipeline.interop.importing import Imported, import_model
+from pipeline.runs.bundle import DONE, save_bundle
+from pipeline.runs.folders import RunFolder, open_run
+from pipeline.runs.inputs import cheap_inputs
+from pipeline.stages.following import after_import
+from pipeline.tracking import Run
+from pipeline.tracking.redaction import Redactor
+from pipeline.training.export import origin_of
+from pipeline.training.states import record
+
+#: What stands for the groups of which nothing here was chosen.
+IMPORTED = "imported"
+
+
+def import_weights(config: Config) -> StageResult:
+    """Read a folder, a GGUF file or a model of the hub, prove it the same model, and write its bundle.
+
+    Nothing is written before all of it has been read and compared.
+
+    Raises:
+        ConfigError: no model is named, or the run exists.
+        InteropError: it cannot be read or expressed, or differs.
+    """
+    if not config.source:
+        raise ConfigError(
+            "no model to import", "a folder or a name on the hub", "give it: make import FROM=folder"
+        )
+    if config.name and (Path(config.runs_dir) / config.name).exists():
+        raise InteropError(
+            f"the run {config.name} exists", "a name that is free", "choose another NAME=..., or leave it out"
+        )
+    place, origin = find_model(config.source)
+    report.say("Source", f"{report.short(place)}{' (from the hub)' if origin else ''}")
+    checkpoint = read_checkpoint(place, origin)
+    imported = import_model(checkpoint, max_seq_len=config.max_seq_len)
+    report.say("Model", report.describe_model(imported.model))
+    report.say("Tokenizer", report.describe_tokenizer(imported.tokenizer, None))
+    if imported.unused:
+        report.say("Not used", f"{', '.join(imported.unused)}: no model here reads them")
+    if not imported.has_head:
+        report.say("No head", "the files have none, and none is made up: it is for fine-tuning")
+    error = imported.prove()
+    what = "logits" if imported.has_head else "hidden states"
+    report.say("Proof", f"the same tokens and {what} as in transformers (relative error {error:.0e})")
+    return _write(config, checkpoint, imported)
+
+
+def _write(config: Config, checkpoint: Checkpoint, imported: Imported) -> StageResult:
+    sources = checkpoint.sources
+    inputs = {**cheap_inputs(config), "model": cache_key(files=[source["sha256"] for source in sources])}
+    config = _with_model(config, checkpoint, imported)
+    word = Path(config.source.rstrip("/")).stem.lower() or "model"
+    with (
+        open_run(config, label=f"import-{word}", inputs=inputs) as run,
+        record(config, run, is_report=True) as tracked,
+    ):
+        report.say("Run", report.short(run.path))
+        folder = run.bundles / "best"
+        origin = {
+            "from": config.source,
+            **checkpoint.origin,
+            "model_type": checkpoint.config["model_type"],
+            "unused": list(imported.unused),
+            "sources": sources,
+        }
+        _save(folder, config, run, tracked, imported, origin)
+        tracked.log_bundle(folder, name="best", step=0, metrics={})
+        run.keep(folder / DONE)
+        tracked.describe(f"Imported from `{config.source}` ({origin['model_type']}).")
+        tracked.end("FINISHED", {})
+    report.summary(
+        f"{run.name}: done",
+        metrics={},
+        facts={"bundle": report.short(folder), "from": config.source, "files": f"{len(sources)}, hashed"},
+        samples=[],
+        next_commands=after_import(run, type(imported.model.backbone), has_head=imported.has_head),
+        address=tracked.url,
+    )
+    return StageResult(stage="import", run_id=tracked.run_id, bundle=str(folder))
+
+
+def _save(
+    folder: Path,
+    config: Config,
+    run: RunFolder,
+    tracked: Run,
+    imported: Imported,
+    origin: Mapping[str, Any],
+) -> None:
+    redactor = Redactor(os.environ)
+    provenance = {
+        "tokenizer": imported.tokenizer.digest,
+        "parent": None,
+        "imported": dict(origin),
+        **origin_of(config, run, tracked),
+        "step": 0,
+    }
+    save_bundle(
+        folder,
+        model=imported.model,
+        tokenizer=imported.tokenizer,
+        model_config=imported.model_config,
+        task_config={"_target_": imported.task},
+        config=redactor.value("", with_defaults(config)),
+        provenance=redactor.value("", provenance),
+        metrics={},
+    )
+
+
+def _with_model(config: Config, checkpoint: Checkpoint, imported: Imported) -> Config:
+    """The configuration with the model in it, as trainings that start from the bundle record it."""
+    backbone = imported.model_config["backbone"]
+    size = {name: backbone["layer"][name] for name in ("d_model", "n_heads")}
+    size |= {name: backbone[name] for name in ("n_layers", "max_seq_len")}
+    groups = {"size": IMPORTED, "position": IMPORTED, "tokenizer": IMPORTED}
+    return Config(
+        {
+            **to_plain(config),
+            "model": imported.model_config,
+            "size": size,
+            "position": backbone["position"],
+            "tokenizer": {"_target_": "datamodules.tokenizer.TokenizerFile", "path": config.source},
+            "choices": {
+                **to_plain(config)["choices"], **groups, "model": checkpoint.config["model_type"],
+            },
+        }
+    )  # fmt: skip
