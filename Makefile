@@ -20,7 +20,7 @@ count :=
 $(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
 
 # Targets that are no commands of the pipeline have no configuration.
-$(foreach goal,$(filter help setup check test test-all browser weights screenshots clean,$(or $(MAKECMDGOALS),help)),\
+$(foreach goal,$(filter help setup check test test-all browser weights bench bench-peers screenshots clean,$(or $(MAKECMDGOALS),help)),\
     $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
 
 # A file or folder of a command's name must not stand for the command.
@@ -184,6 +184,15 @@ browser: $(VENV)/.installed-dev ## Have Chromium for the tests of pages: the sys
 .PHONY: weights
 weights: $(VENV)/.installed-dev ## Download MiniLM and SmolLM2 to .cache/weights, for tests of real weights
 	@$(BIN)/python -m scripts.weights
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## Measure Prelude beside its peers on this machine: at most ten minutes
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: ## Install litgpt for `make bench`, in an environment of its own (.venv-litgpt)
+	@$(PYTHON) -m venv .venv-litgpt
+	@.venv-litgpt/bin/python -m pip install --quiet --requirement benchmarks/peers/litgpt.txt
 
 .PHONY: screenshots
 screenshots: $(VENV)/.installed-dev ## Take the pictures in docs/ anew

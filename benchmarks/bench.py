@@ -1,0 +1,93 @@
+"""Prelude beside its peers, in one run: training, generation, tokenizing.
+
+    python -m benchmarks.bench
+    python -m benchmarks.bench --only small tokenize --turns 3
+
+Ours is the whole product: Lightning, callbacks, logging, the default recipe. Peers: a plain loop in the way
+of nanoGPT (`benchmarks/peers/plain.py`), `transformers`' Trainer and `generate`, and litgpt where `make
+bench-peers` has installed it. Shape, rows, batch and precision are the same for all; they take turns, and a
+ratio is taken within each turn. Given are medians over the turns, with the lowest and highest.
+
+Standard output has a line of JSON a row, standard error a table at the end. `share` is the part of the
+machine's matrix rate that ours reaches in training; the rate is measured first, in the same precision.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.arguments import count
+from benchmarks.shapes import SHAPES
+from pipeline.threads import wait_briefly
+
+if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
+    from benchmarks.side_by_side import Row
+
+#: What is measured beside training at each of the shapes.
+GENERATE, TOKENIZE = "generate", "tokenize"
+ALL = (*SHAPES, GENERATE, TOKENIZE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and return the exit code."""
+    parsed = _parser().parse_args(arguments)
+    wait_briefly()
+    from benchmarks.machine import describe
+
+    machine = describe()
+    print(
+        f"{machine['device']}, {machine['threads']} threads, {machine['precision']}: "
+        f"{machine['gflops']:,} GFLOP/s in matrix products",
+        file=sys.stderr,
+    )
+    lines = []
+    for name in parsed.only:
+        for row in measure(name, machine, parsed.turns):
+            print(json.dumps({"benchmark": "bench", **asdict(row), "machine": machine}), flush=True)
+            lines.append(as_line(row))
+    print(HEADER, *lines, sep="\n", file=sys.stderr)
+    return 0
+
+
+def measure(name: str, machine: Mapping[str, Any], n_turns: int) -> "list[Row]":
+    """The rows of one name of `ALL`."""
+    if name == GENERATE:
+        from benchmarks import generation
+
+        return generation.measure(n_turns)
+    if name == TOKENIZE:
+        from benchmarks import tokenizing
+
+        return tokenizing.measure(n_turns)
+    from benchmarks import side_by_side
+
+    return side_by_side.training(name, SHAPES[name], machine, n_turns)
+
+
+HEADER = f"{'what':<20} {'ours':>9} {'peer':>9} {'unit':<9} {'ours / peer':<22} peer"
+
+
+def as_line(row: "Row") -> str:
+    """A row of the table: medians, and the ratio with its lowest and highest turn."""
+    found = row.ratio
+    spread = f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    ours, theirs = row.ours["median"], row.theirs["median"]
+    return f"{row.what:<20} {ours:>9,.4g} {theirs:>9,.4g} {row.unit:<9} {spread:<22} {row.peer}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="some of the measurements")
+    parser.add_argument("--turns", type=count, default=3, help="turns of each loop (3)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

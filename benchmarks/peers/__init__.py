@@ -1,0 +1,1 @@
+"""What Prelude is measured beside, each as its users run it."""

@@ -1,0 +1,44 @@
+"""A peer in an environment of its own, as a loop like the others."""
+
+import json
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+from benchmarks.shapes import Shape
+
+LITGPT = Path(".venv-litgpt") / "bin" / "python"
+
+
+class LitgptLoop:
+    """litgpt in another process: `run` tells it to make steps and reads how long they took."""
+
+    def __init__(self, shape: Shape, *, bf16: bool) -> None:
+        precision = "bf16-mixed" if bf16 else "32-true"
+        script = Path(__file__).with_name("litgpt_loop.py")
+        self._process = subprocess.Popen(
+            [LITGPT, script, json.dumps(asdict(shape)), precision],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, n_steps: int) -> float:
+        """Seconds of `n_steps` steps.
+
+        Raises:
+            RuntimeError: the process has ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(n_steps, file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.replace(".", "").strip().isdecimal():
+                return float(line)
+        raise RuntimeError(f"litgpt exited with code {self._process.wait()}; its messages are above")

@@ -1,0 +1,53 @@
+"""The models that peers are measured at: the same numbers for each of them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A decoder and the batch that it is trained on.
+
+    Args:
+        block: tokens of a row.
+        batch: rows of a step.
+    """
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    block: int
+    batch: int
+    vocab_size: int = 8192
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.block * self.batch
+
+    @property
+    def flops(self) -> float:
+        """Operations of a step of a GPT-2 of this shape, forward and backward.
+
+        Six a weight and token, and 12 * layers * block * width a token for the products of attention.
+        Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters".
+        """
+        weights = 12 * self.n_layers * self.d_model**2 + self.vocab_size * self.d_model
+        return self.tokens * (6.0 * weights + 12.0 * self.n_layers * self.block * self.d_model)
+
+    def overrides(self) -> list[str]:
+        """The same as changes to a configuration of Prelude."""
+        return [
+            f"size.n_layers={self.n_layers}",
+            f"size.d_model={self.d_model}",
+            f"size.n_heads={self.n_heads}",
+            f"size.max_seq_len={self.block}",
+            f"trainer.batch_size={self.batch}",
+            f"tokenizer.vocab_size={self.vocab_size}",
+        ]
+
+
+SHAPES = {
+    "small": Shape(n_layers=4, d_model=128, n_heads=4, block=64, batch=12),
+    "mid": Shape(n_layers=6, d_model=384, n_heads=6, block=256, batch=16),
+    "gpt2-small": Shape(n_layers=12, d_model=768, n_heads=12, block=1024, batch=2),
+}
