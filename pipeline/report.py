@@ -17,6 +17,7 @@ from modules.model import Model
 from pipeline import processes
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
+from pipeline.words import clock, count
 
 #: Metrics in the order in which people read them, with their titles.
 TITLES = {
@@ -219,22 +220,7 @@ def describe_tokenizer(tokenizer: Tokenizer, asked: int | None = None) -> str:
 def describe_pace(seconds: float, tokens: int) -> str:
     """How long a training took, and how fast it was."""
     speed = f", {count(tokens / seconds)} tokens per second" if seconds > 0 and tokens else ""
-    return f"{format_duration(seconds)} with validations{speed}"
-
-
-def count(number: float) -> str:
-    """A number as people say it: 950, 12.3 k, 4.7 M."""
-    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(number) >= limit:
-            return f"{number / (1e3 if unit == ' k' else limit):.1f}{unit}"
-    return f"{number:,.0f}"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration as a clock shows it: 0:07, 12:30, 3:05:00."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{clock(seconds)} with validations{speed}"
 
 
 def short(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from pipeline.compare.curves import SECONDS, TOKENS
 from pipeline.compare.facts import RunFacts
@@ -59,18 +60,9 @@ def _draw(axes: "Axes", runs: Sequence[RunFacts], metric: str, over: str) -> Non
             marker = "o" if len(curve[0]) < _FEW_POINTS else None
             axes.plot(*curve, color=COLOURS[place], label=LETTERS[place], marker=marker, markersize=3.5)
     axes.grid(alpha=0.25)
-    axes.xaxis.set_major_formatter(_tick)
+    axes.xaxis.set_major_formatter(EngFormatter())
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False)
-
-
-def _tick(value: float, place: float) -> str:
-    """1,500,000 as 1.5 M."""
-    del place
-    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= limit:
-            return f"{value / (1e3 if unit == ' k' else limit):g}{unit}"
-    return f"{value:g}"
 
 
 def draw_intervals(metrics: Mapping[str, Sequence[Score | None]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tracking.figures import Curve, read_curves
+from pipeline.tracking.figures import Curve, grown_by, read_curves
 from pipeline.tracking.spool import POINTS, lane_file
 
 Floats = npt.NDArray[np.float64]
@@ -40,17 +40,9 @@ class History:
         if metric not in self.points or over not in self.points:
             return None
         steps, values = np.array(self.points[metric], np.float64).T
-        x = _at(steps, self.points[over])
+        x = grown_by(steps, self.points[over])
         fine = np.isfinite(values)
         return _thin(x[fine]), _thin(values[fine])
-
-
-def _at(steps: Floats, grown: Curve) -> Floats:
-    """What has grown by each step: straight lines through the origin and what was logged, and beyond."""
-    known, sizes = np.array([(0, 0.0), *grown], np.float64).T
-    beyond = np.maximum(steps / max(known[-1], 1), 1)
-    there: Floats = np.interp(steps, known, sizes) * beyond
-    return there
 
 
 def _thin(values: Floats) -> Floats:

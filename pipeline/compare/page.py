@@ -19,6 +19,7 @@ from pipeline.compare.verdict import verdict
 from pipeline.compare.wording import ABSENT, LETTERS, list_words, metric_words
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
+from pipeline.words import shorten
 
 #: What is drawn over tokens and seconds.
 CURVES = ("train/loss", "val/loss")
@@ -102,8 +103,8 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
         is_same = len({(sample.given, sample.target) for sample in present}) == 1
         rows.append(
             {
-                "given": _cut(present[0].given) if is_same else "",
-                "truth": _cut(present[0].target or "") if is_same else "",
+                "given": shorten(present[0].given, MOST_CHARS) if is_same else "",
+                "truth": shorten(present[0].target or "", MOST_CHARS) if is_same else "",
                 "cells": [_cell(sample, is_same=is_same) for sample in samples],
             }
         )
@@ -126,11 +127,7 @@ def _cell(sample: Sample | None, *, is_same: bool) -> str:
     if sample is None:
         return ABSENT
     if is_same:
-        return _cut(sample.output)
+        return shorten(sample.output, MOST_CHARS)
     truth = f"\n\ntarget: {sample.target}" if sample.target else ""
     joint = "" if sample.goes_on else " → "
-    return _cut(f"{sample.given}{joint}{sample.output}{truth}")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}…"
+    return shorten(f"{sample.given}{joint}{sample.output}{truth}", MOST_CHARS)

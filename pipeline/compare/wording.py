@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.tasks.finetuning import Score
+from pipeline.words import count
 
 ABSENT = "—"
 #: A letter for each run: names are too long for legends and columns.
@@ -45,14 +46,11 @@ def number(value: float) -> str:
 
 
 def large(value: float | None, unit: str = "") -> str:
-    """1,234; 12.3 k; 4.7 M; 3.1e+18 beyond."""
+    """A count with its unit: 4.7 MB."""
     if value is None:
         return ABSENT
-    for limit, letter in ((1e15, ""), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= limit:
-            size = {"": 1.0, " T": 1e12, " G": 1e9, " M": 1e6, " k": 1e3}[letter]
-            return f"{value:.2e}{unit}" if not letter else f"{value / size:.1f}{letter}{unit}"
-    return f"{value:,.0f}{' ' if unit else ''}{unit}"
+    text = count(value)
+    return f"{text}{unit}" if text[-1].isalpha() or not unit else f"{text} {unit}"
 
 
 def duration(seconds: float | None) -> str:

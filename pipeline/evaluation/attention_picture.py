@@ -12,6 +12,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.interpret import AttentionRecorder
 from modules.model import Model
 from pipeline.tracking import Run
+from pipeline.words import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +132,7 @@ def _fonts() -> dict[str, frozenset[int]]:
 def _printable(tokens: Sequence[str], fonts: Mapping[str, frozenset[int]]) -> list[str]:
     """Tokens, cut where they are long, and the place of one that no installed font can write."""
     known = frozenset().union(*fonts.values())
-    short = [token if len(token) <= _LONGEST else f"{token[: _LONGEST - 1]}…" for token in tokens]
+    short = [shorten(token, _LONGEST) for token in tokens]
     return [
         token if {ord(letter) for letter in token} <= known else f"#{place}"
         for place, token in enumerate(short)

@@ -1,6 +1,5 @@
 """Compare what a bundle records of files, token rows, code and versions with what is there now."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from datamodules.cache import MANIFEST_FILE, TokenRows
 from datamodules.errors import CacheError
+from pipeline.files import sha256_of
 from pipeline.lineage.nodes import State
 
 Found = tuple[State, str]
@@ -28,8 +28,7 @@ def check_source(uri: str, sha256: str) -> Found:
     if not file.is_file():
         return State.GONE, "no such file now"
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256_of(file)
     except OSError as error:
         return State.UNCHECKED, f"cannot be read ({error.strerror})"
     return (State.OK, "") if found == sha256 else (State.CHANGED, f"sha256 is {found[:12]} now")

@@ -11,7 +11,7 @@ from pipeline.errors import BundleError
 from pipeline.lineage.evaluations import evaluations_of
 from pipeline.lineage.nodes import FROM, Node, State
 from pipeline.lineage.sources import check_code, check_rows, check_source, check_versions
-from pipeline.registry.registrations import Registration
+from pipeline.registry.versions import Version
 from pipeline.runs import bundle
 from pipeline.runs.folders import RunFolder
 from pipeline.runs.stored import read_part, refused
@@ -22,9 +22,7 @@ Record = Mapping[str, Any]
 SHOWN = 12
 
 
-def trace(
-    folder: Path, *, runs_dir: Path, cache_dir: Path, registrations: Sequence[Registration] = ()
-) -> Node:
+def trace(folder: Path, *, runs_dir: Path, cache_dir: Path, registrations: Sequence[Version] = ()) -> Node:
     """The lineage of a bundle; on top the registered models that it is a version of.
 
     Raises:
@@ -36,8 +34,9 @@ def trace(
         node = _run(folder, record, None, finished_evaluations(runs_dir, (STAGE, HARNESS)), cache_dir)
     for registration in registrations:
         aliases = {"alias": ", ".join(registration.aliases)} if registration.aliases else {}
-        title = f"{registration.name} version {registration.version}"
-        node = Node(kind="registered", title=title, facts=aliases, state=State.OK, made_from=(node,))
+        node = Node(
+            kind="registered", title=registration.title, facts=aliases, state=State.OK, made_from=(node,)
+        )
     return node
 
 

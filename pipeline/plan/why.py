@@ -15,6 +15,7 @@ from pipeline.plan.request import Request, find_step, read_request
 from pipeline.plan.run import judge_all, registry_of
 from pipeline.plan.verdict import Verdict
 from pipeline.tracking.redaction import Redactor
+from pipeline.words import shorten
 
 #: Characters of a value that the table shows; the end of a path or a number tells more than its beginning.
 _SHOWN = 60
@@ -95,9 +96,5 @@ def _table(verdict: Verdict) -> Table:
     run = verdict.newest.name if verdict.newest else ""
     table = Table("input", f"in {run}", "now", box=None, pad_edge=False, header_style="dim", padding=(0, 2))
     for name, pair in verdict.changed.items():
-        table.add_row(name, *(Text(_short(str(redact.value(name, value)))) for value in pair))
+        table.add_row(name, *(Text(shorten(str(redact.value(name, value)), _SHOWN)) for value in pair))
     return table
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"

@@ -1,7 +1,7 @@
 """Whether what was registered is still in the registry, asked once for all steps."""
 
 from pipeline.errors import TrackingError
-from pipeline.registry.registrations import registrations_of
+from pipeline.registry.versions import registrations_of
 from pipeline.runs.inputs import BUNDLE, MODEL
 from pipeline.runs.record import RunFolder
 from pipeline.tracking.options import Store

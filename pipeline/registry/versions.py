@@ -17,6 +17,7 @@ from pipeline.runs import bundle
 from pipeline.runs.find import LATEST, find_bundle, newest_bundle
 from pipeline.runs.stored import read_part
 from pipeline.tracking import sync
+from pipeline.tracking.connection import connect
 from pipeline.tracking.describe import result_table
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import POINTS, Progress, count_unsent, lane_file
@@ -126,6 +127,16 @@ def with_alias(client: "MlflowClient", name: str, alias: str) -> Version | None:
 def versions_of(client: "MlflowClient", digest: str) -> list[Version]:
     """All versions of registered models that are this bundle."""
     return [_version(client, found) for found in client.search_model_versions(f"tags.{DIGEST} = '{digest}'")]
+
+
+def registrations_of(store: Store, digest: str) -> list[Version]:
+    """The versions that a bundle of this digest is, of whatever model.
+
+    Raises:
+        TrackingError: there is no such store, or it cannot be read.
+    """
+    with connect(store) as client:
+        return versions_of(client, digest)
 
 
 def registered(client: "MlflowClient", folder: Path, name: str) -> Version | None:

@@ -9,6 +9,7 @@ from pipeline.config.recorded import with_defaults
 from pipeline.errors import RunError
 from pipeline.files import read_yaml
 from pipeline.runs.record import RunFolder
+from pipeline.words import shorten
 
 #: How long it trains.
 LONGER = (
@@ -144,8 +145,7 @@ def describe(changes: Changes) -> list[str]:
 
 def brief(value: Any) -> str:
     """A value as JSON, cut."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
+    return shorten(json.dumps(value, ensure_ascii=False), MAX_CHARS)
 
 
 def overlaid(recorded: Any, asked: Any, without: Any) -> Any:

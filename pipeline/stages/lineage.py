@@ -11,7 +11,7 @@ from pipeline.errors import RunError, TrackingError
 from pipeline.files import write_whole
 from pipeline.lineage import Node, State, as_tree, draw, trace
 from pipeline.registry import versions as registry
-from pipeline.registry.registrations import Registration, registrations_of
+from pipeline.registry.versions import Version, registrations_of
 from pipeline.runs import bundle
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import connect, store_of
@@ -49,7 +49,7 @@ def _find(config: Config) -> Path:
     return version.folder
 
 
-def _registrations(config: Config, folder: Path) -> list[Registration]:
+def _registrations(config: Config, folder: Path) -> list[Version]:
     """What MLflow's registry knows of the bundle; without a store that answers, this is said and left out."""
     options = construct(config.tracking, TrackingOptions)
     if not options.enabled:

@@ -11,6 +11,7 @@ from pipeline.sweep.naming import short_keys
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.results import Result, best_of
 from pipeline.sweep.space import Swept
+from pipeline.words import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +103,7 @@ def _places(axes: "Axes", key: Swept, words: Sequence[str]) -> Sequence[float]:
     numbers = _numbers(words)
     if numbers is None:
         order = [word for word in key.values or [] if word in words]
-        axes.set_xticks(range(len(order)), [_cut(word) for word in order])
+        axes.set_xticks(range(len(order)), [shorten(word, _LONG_WORD) for word in order])
         axes.set_xlim(-0.5, len(order) - 0.5)
         return [order.index(word) for word in words]
     axes.set_xscale("log" if _spans_factors(numbers) else "linear")
@@ -126,7 +127,3 @@ def _numbers(words: Sequence[str]) -> list[float] | None:
 
 def _spans_factors(numbers: Sequence[float]) -> bool:
     return min(numbers) > 0 and max(numbers) / min(numbers) >= 8
-
-
-def _cut(word: str) -> str:
-    return word if len(word) <= _LONG_WORD else f"{word[: _LONG_WORD - 1]}…"

@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import report
-from pipeline.report import format_duration
 from pipeline.sweep.naming import short_keys, short_values
 from pipeline.sweep.options import SweepOptions
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.results import Result, best_of, result_of, results
 from pipeline.sweep.space import Swept
 from pipeline.sweep.study import FIRST_AT_RANDOM
+from pipeline.words import clock
 
 #: Trials of a grid that are listed in the plan.
 LISTED = 6
@@ -127,7 +127,7 @@ class Narrator:
         if self._status is None:
             return
         work = "; ".join(
-            f"trial {number} ({words}) {format_duration(time.monotonic() - since)}"
+            f"trial {number} ({words}) {clock(time.monotonic() - since)}"
             for number, (words, since) in self._begun.items()
         )
         best = best_of(results(self._study, self._plan))
@@ -137,7 +137,7 @@ class Narrator:
         left = self._plan.n_trials - sum(trial.state.is_finished() for trial in self._study.trials)
         about = ""
         if self._took and running:
-            about = f"; about {format_duration(sum(self._took) / len(self._took) * left / running)} left"
+            about = f"; about {clock(sum(self._took) / len(self._took) * left / running)} left"
         self._status.update(escape(f"{work}{so_far}{about}"))
 
     def ended(self, trial: FrozenTrial) -> None:

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.tracking.spool import read_records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curve = list[tuple[int, float]]
+Floats = npt.NDArray[np.float64]
 
 #: The picture's name among a run's artifacts.
 LEARNING_CURVES = "plots/learning_curves.png"
@@ -69,8 +73,8 @@ def _panels(curves: dict[str, Curve]) -> dict[str, dict[str, str]]:
 
 def _draw(axes: "Axes", panel: dict[str, Curve], tokens: Curve | None) -> None:
     for place, (label, curve) in enumerate(panel.items()):
-        x = [_tokens_at(tokens, step) for step, _ in curve]
-        y = [value for _, value in curve]
+        steps, y = np.array(curve, np.float64).T
+        x = grown_by(steps, tokens) if tokens else steps
         marker = "o" if len(curve) < _FEW_POINTS else None
         colour = _COLOURS.get(label, _OTHER_COLOURS[place])
         axes.plot(x, y, label=label, color=colour, marker=marker, markersize=3.5)
@@ -91,12 +95,9 @@ def read_curves(points: Path) -> dict[str, Curve]:
     return {key: sorted(values.items()) for key, values in found.items()}
 
 
-def _tokens_at(tokens: Curve | None, step: int) -> float:
-    """Tokens seen by a step, on a straight line through the steps that told it."""
-    if not tokens:
-        return step
-    before = max((point for point in tokens if point[0] <= step), default=(0, 0.0))
-    after = min((point for point in tokens if point[0] >= step), default=before)
-    if after[0] == before[0]:
-        return before[1] if after[0] == step or before[0] == 0 else before[1] / before[0] * step
-    return before[1] + (after[1] - before[1]) * (step - before[0]) / (after[0] - before[0])
+def grown_by(steps: Floats, grown: Curve) -> Floats:
+    """What has grown by each step: on straight lines through the origin and what was logged, and beyond."""
+    known, sizes = np.array([(0, 0.0), *grown], np.float64).T
+    beyond = np.maximum(steps / max(known[-1], 1), 1)
+    there: Floats = np.interp(steps, known, sizes) * beyond
+    return there

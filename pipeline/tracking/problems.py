@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.tracking.options import Store
 from pipeline.tracking.secret_forms import without_credentials
+from pipeline.words import shorten
 
 _MOST_CHARS, _MOST_SHOWN = 300, 160
 
@@ -50,7 +51,7 @@ def explain(error: Exception, store: Store) -> Problem:
 def _shortened(line: str) -> str:
     """An error's first sentence, as much of it as a person reads; all of it is in the writer's log."""
     sentence = line.split(". ", maxsplit=1)[0].rstrip(".")
-    return sentence if len(sentence) <= _MOST_SHOWN else f"{sentence[: _MOST_SHOWN - 1]}…"
+    return shorten(sentence, _MOST_SHOWN)
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What stages say: numbers as people read them, texts that are not read as markup."""
+"""What stages say: paths as they are typed, texts that are not read as markup."""
 
 from pathlib import Path
 
@@ -8,14 +8,6 @@ from datamodules.corpus import Corpus
 from datamodules.tokenizer import ByteLevelBPE
 from pipeline import report
 from pipeline.tasks.base import Sample
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "0"), (950, "950"), (9536, "9,536"), (24_800, "24.8 k"), (4_712_000, "4.7 M"), (1.25e9, "1.2 G")],
-)
-def test_a_number_is_written_as_people_say_it(number: float, text: str) -> None:
-    assert report.count(number) == text
 
 
 def test_a_path_inside_the_working_folder_is_told_from_there(

@@ -5,6 +5,7 @@ from typing import Any
 
 from datamodules.errors import DataError
 from pipeline.tasks.finetuning import number_of
+from pipeline.words import shorten
 
 #: Characters of a text that an error shows, and of a context that people see around its answer.
 _SHOWN = 40
@@ -114,4 +115,4 @@ def _refuse_offset(rows: Sequence[Row], wrong: Sequence[tuple[int, str, int]], s
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")
+    return repr(shorten(text, _SHOWN))

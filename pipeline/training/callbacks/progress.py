@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.report import format_duration
 from pipeline.training.callbacks.limits import TimeBudget
 from pipeline.training.callbacks.steps import ends_optimizer_step
+from pipeline.words import clock, count
 
 DRAW_EVERY_S = 0.2
 LINE_EVERY_S = 10.0
@@ -162,12 +162,12 @@ class ProgressBar(Callback):
             parts.append(f"val {self._val_loss:.3f}")
         elapsed_s = time.monotonic() - self._started
         if self._tokens:
-            parts.append(f"{format_count(self._tokens / max(elapsed_s - self._validation_s, 1e-9))} tokens/s")
+            parts.append(f"{count(self._tokens / max(elapsed_s - self._validation_s, 1e-9))} tokens/s")
         if self._step > self._first_step:
             left_s = elapsed_s / (self._step - self._first_step) * (self._max_steps - self._step)
             if self._time_budget is not None:
                 left_s = min(left_s, max(self._time_budget.left_s, 0.0))
-            parts.append(f"{format_duration(left_s)} left")
+            parts.append(f"{clock(left_s)} left")
         return parts
 
     def _close(self) -> None:
@@ -211,11 +211,3 @@ class LaggingLoss:
     def _add(self, value: float) -> None:
         s = self._smoothing
         self.value = value if self.value is None else s * self.value + (1 - s) * value
-
-
-def format_count(value: float) -> str:
-    """A count in three digits: 950, 41.2k, 1.03M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"

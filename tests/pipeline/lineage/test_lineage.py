@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.lineage import Node, State, draw, trace
-from pipeline.registry.registrations import Registration
+from pipeline.registry.versions import Version
 from tests.pipeline.made_bundles import CODE, finish, make_bundle, make_evaluation, make_run, write
 
 
@@ -28,9 +28,13 @@ def chain(tmp_path: Path, text: Path) -> Path:
     return make_bundle(tmp_path / "runs/third", parent=second, weights=b"most")
 
 
-def traced(folder: Path, *registrations: Registration) -> Node:
+def version(name: str, number: str, *aliases: str) -> Version:
+    return Version(name=name, number=number, aliases=aliases, folder=Path(), digest="")
+
+
+def traced(folder: Path, *versions: Version) -> Node:
     runs = folder.parent.parent.parent
-    return trace(folder, runs_dir=runs, cache_dir=runs.parent / ".cache", registrations=registrations)
+    return trace(folder, runs_dir=runs, cache_dir=runs.parent / ".cache", registrations=versions)
 
 
 def nodes(node: Node, kind: str) -> list[Node]:
@@ -38,7 +42,7 @@ def nodes(node: Node, kind: str) -> list[Node]:
 
 
 def test_a_model_is_followed_over_every_run_to_the_file_it_was_made_from(chain: Path, text: Path) -> None:
-    node = traced(chain, Registration(name="prelude-classify", version="2", aliases=["champion"]))
+    node = traced(chain, version("prelude-classify", "2", "champion"))
     assert node.title == "prelude-classify version 2"
     runs = nodes(node, "run")
     assert [run.title.split()[0] for run in runs] == ["third", "second", "first"]
@@ -119,7 +123,7 @@ def test_code_that_the_commit_does_not_hold_is_told_apart(
 def test_the_picture_is_svg_that_fetches_nothing_and_holds_every_run_and_file(
     chain: Path, text: Path
 ) -> None:
-    picture = draw(traced(chain, Registration(name="prelude <&> 灯", version="1", aliases=[])))
+    picture = draw(traced(chain, version("prelude <&> 灯", "1")))
     root = ElementTree.fromstring(picture)
     texts = "\n".join(element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title"))
     for name in ("first", "second", "third", str(text), "prelude <&> 灯"):

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.report import format_duration
 from pipeline.training.callbacks import progress
 from pipeline.training.callbacks.limits import TimeBudget
-from pipeline.training.callbacks.progress import LaggingLoss, ProgressBar, format_count
+from pipeline.training.callbacks.progress import LaggingLoss, ProgressBar
 from tests.pipeline.toy import CrashError, StopAfter, ToyTraining
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\):FutureWarning")
@@ -108,15 +107,3 @@ def test_the_loss_shown_is_smoothed() -> None:
     loss.read(torch.tensor(4.0))
     loss.read(torch.tensor(2.0))
     assert loss.value == 3.0
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(950, "950"), (41_230, "41.2k"), (1_030_000, "1.03M"), (2.5e9, "2.5G")]
-)
-def test_counts_have_three_digits(value: float, text: str) -> None:
-    assert format_count(value) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (11_100, "3:05:00")])
-def test_durations_look_like_a_clock(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
