@@ -65,22 +65,8 @@ def drafts(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("empty.txt", b"", "empty.txt is empty; expected text"),
-        ("blank.txt", b" \n\n", "blank.txt holds no text"),
-        ("picture.txt", bytes(range(256)), "a NUL byte, so this is a binary file"),
         ("latin.txt", b"ok\nGr\xfc\xdfe\n", "latin.txt, line 2, byte 3 of the line: 0xfc is not UTF-8"),
-        ("wide.txt", GOOD.encode("utf-16"), "wide.txt is UTF-16 text"),
-        ("rows.jsonl", b'{"text":"good"}\n{"text": "bro\n', "rows.jsonl, line 2: broken JSON"),
-        (
-            "rows.jsonl",
-            b'{"body":"good"}\n' * 9,
-            "there is no column 'text'; expected one of the columns pres",
-        ),
-        ("rows.csv", b"text,b\nhello,1\nho\n", "rows.csv, line 3: 1 field; expected 2"),
-        ("rows.parquet", b"no parquet", "rows.parquet cannot be read as Parquet"),
-        ("text.txt.gz", b"\x1f\x8b\x08\x00", "text.txt.gz is cut short"),
-        ("letter.docx", b"PK", "letter.docx is of an unknown kind; expected a file ending in .txt"),
-        ("one.txt", b"a", "one.txt is too small to hold a part out for validation"),
+        ("rows.jsonl", b'{"body":"good"}\n' * 9, "no column 'text'; expected one of the columns present"),
     ],
 )
 def test_a_bad_file_is_named_with_what_is_wrong_in_it(
@@ -92,20 +78,6 @@ def test_a_bad_file_is_named_with_what_is_wrong_in_it(
     assert says in refused.error
     assert statuses(tmp_path) in ({}, {"mine": "FAILED"})  # no run, or one that says how it ended
     assert not (tmp_path / ".cache").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["data.train=nowhere.txt"], "data.train=nowhere.txt: there is no such file"),
-        (["data.train=none*.txt"], "data.train=none*.txt matches no file"),
-        (["data.validation=my.txt"], "validation file my.txt has the bytes of training file my.txt"),
-    ],
-)
-def test_a_corpus_that_cannot_be_used_says_so(words: list[str], says: str, pretrain) -> None:
-    refused = pretrain(*words)
-    assert refused.code == 2
-    assert says in refused.error
 
 
 def test_a_corpus_of_the_hub_without_a_network_says_what_to_do_instead(
@@ -123,19 +95,12 @@ def test_a_corpus_of_the_hub_without_a_network_says_what_to_do_instead(
     [
         (["size.max_seq_len=1"], "max_seq_len is 1; expected 4 to 65,534 tokens"),
         (["size.max_seq_len=100000"], "max_seq_len is 100000; expected 4 to 65,534 tokens"),
-        (["size.n_layers=0"], "Decoder: n_layers is 0; expected at least 1; give the number of layers"),
         (["sampling.top_p=7.5"], "SamplingOptions: top_p is 7.5; expected more than 0 and at most 1"),
         (["tokenizer=bpe", "tokenizer.vocab_size=10"], "vocab_size 10 has no room"),
-        (["seed=-1"], "seed: -1 does not fit"),
-        (["seed=99999999999999999999"], "seed: 99999999999999999999 does not fit"),
-        (["tokenizer_text_bytes=0"], "tokenizer_text_bytes: 0 does not fit"),
-        (["tokenizer.vocab_size=9"], "Bytes takes no such key; expected none"),
         (["name=../x"], "name='../x' cannot be a run's name"),
         (["name=.."], "name='..' cannot be a run's name"),
         (["name=" + "x" * 300], "cannot be a run's name; expected at most 60"),
         (["runs_dir=my.txt"], "cannot create a run folder in my.txt"),
-        (["data=nothing"], "data=nothing: no such option; expected one of aeslc, ag_news"),
-        (["=3"], "'=3' is not an override"),
         (["resume=true"], "no unfinished pretrain run with this configuration in runs"),
         (["resume=nowhere"], "no unfinished pretrain run called 'nowhere' in runs"),
     ],
@@ -147,18 +112,6 @@ def test_an_impossible_option_is_refused_before_a_run_begins(
     assert refused.code == 2
     assert says in refused.error
     assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").iterdir())
-
-
-def test_an_unknown_stage_is_answered_with_the_stages(run) -> None:
-    refused = run("pretrian")
-    assert refused.code == 2
-    assert "unknown stage 'pretrian'; expected one of compare, " in refused.error
-    assert refused.error.endswith("did you mean pretrain?")
-
-
-def test_a_corpus_that_is_only_in_a_mirror_says_so(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PRELUDE_DATA", raising=False)
-    assert "PRELUDE_DATA is not set" in run("pretrain", "tracking=off", "data=fairytale").error
 
 
 def test_a_wrong_mirror_folder_is_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,18 +173,6 @@ def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
     assert refused.error.endswith("delete it and run again")
 
 
-@pytest.mark.parametrize(
-    "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
-)
-def test_model_and_tokenizer_come_from_the_bundle_and_cannot_be_given_beside_it(
-    word: str, run, trained: Path
-) -> None:
-    refused = run("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=first", word)
-    assert refused.code == 2
-    assert f"{word.split('=', maxsplit=1)[0]} is given, and so is init_from=first" in refused.error
-    assert statuses(trained) == {"first": "FINISHED"}
-
-
 def test_a_run_from_a_bundle_records_the_model_of_the_bundle(run, trained: Path) -> None:
     words = ("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=first", "name=second")
     assert run(*words, "trainer.max_steps=1", "trainer.val_rows=4").code == 0
@@ -254,14 +195,6 @@ def test_an_unfinished_bundle_is_not_started_from(run, trained: Path) -> None:
     assert statuses(trained) == {"first": "FINISHED"}
 
 
-def test_an_unknown_bundle_is_not_started_from(run, tmp_path: Path) -> None:
-    (tmp_path / "my.txt").write_text(GOOD)
-    refused = run("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=nowhere")
-    assert refused.code == 2
-    assert "no bundle 'nowhere'; expected a bundle's folder, or the name of a finished run" in refused.error
-    assert statuses(tmp_path) == {}
-
-
 def test_a_folder_that_is_no_bundle_is_not_called_an_unfinished_one(run, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert "no bundle 'folder'" in run("generate", "bundle=folder").error
@@ -279,17 +212,7 @@ def test_a_finished_run_is_not_resumed_but_may_be_trained_longer(pretrain, train
 
 @pytest.mark.parametrize(
     ("word", "key"),
-    [
-        ("size.d_model=64", "size.d_model"),
-        ("seed=2", "seed"),
-        ("trainer.devices=2", "trainer.devices"),
-        ("tokenizer=bpe", "tokenizer"),
-        ("task=masked_lm", "task"),
-        ("optimizer=adamw", "optimizer"),
-        ("trainer.batch_size=5", "trainer.batch_size"),
-        ("trainer.ema_decay=0.9", "trainer.ema_decay"),
-        ("init_from=first", "init_from"),
-    ],
+    [("seed=2", "seed"), ("init_from=first", "init_from")],
 )
 def test_a_run_is_not_resumed_with_another_model_or_other_data(
     word: str, key: str, pretrain, run, trained: Path
@@ -317,13 +240,16 @@ def test_a_damaged_checkpoint_is_not_resumed_from(pretrain, trained: Path) -> No
     assert statuses(trained) == {"first": "FINISHED"}
 
 
-@pytest.mark.parametrize("content", ['{"name": ', "[]", '{"name": "x", "surplus": 1}', "\udcff"])
-def test_an_unreadable_run_is_passed_over_and_said(content: str, run, trained: Path) -> None:
-    (trained / "runs/broken").mkdir()
-    (trained / "runs/broken/run.json").write_bytes(content.encode(errors="surrogateescape"))
+def test_unreadable_runs_are_passed_over_and_said(run, trained: Path) -> None:
+    contents = ['{"name": ', "[]", '{"name": "x", "surplus": 1}', "\udcff"]
+    for number, content in enumerate(contents):
+        (trained / f"runs/broken{number}").mkdir()
+        file = trained / f"runs/broken{number}/run.json"
+        file.write_bytes(content.encode(errors="surrogateescape"))
     written = run("generate", "bundle=latest", "prompts=['Line']", "sampling.max_new_tokens=4")
     assert written.code == 0, written.err
-    assert "note: runs/broken/run.json cannot be read" in written.err
+    for number in range(len(contents)):
+        assert f"note: runs/broken{number}/run.json cannot be read" in written.err
 
 
 def test_a_prompt_without_a_gap_is_refused_by_a_bundle_that_fills_gaps(run, tmp_path: Path) -> None:

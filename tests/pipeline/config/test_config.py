@@ -96,6 +96,9 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
         ("trainer.compile=1", "trainer.compile: 1 does not fit; expected input should be a valid boolean"),
         ("size.d_model=64.5", "size.d_model: 64.5 does not fit; expected input should be a valid integer"),
         ("seed=x", "seed: 'x' does not fit; expected input should be a valid integer"),
+        ("seed=-1", "seed: -1 does not fit"),
+        ("seed=99999999999999999999", "seed: 99999999999999999999 does not fit"),
+        ("tokenizer_text_bytes=0", "tokenizer_text_bytes: 0 does not fit"),
         ("prompts=hello", "prompts: 'hello' does not fit; expected input should be a valid"),
         ("packing=loose", "packing: 'loose' does not fit; expected input should be 'concat' or 'whole'"),
     ],
@@ -129,8 +132,14 @@ def test_an_unknown_stage_gets_a_suggestion() -> None:
     assert refusal(stage="pretain").endswith("did you mean pretrain?")
 
 
-def test_a_word_without_an_equals_sign_is_not_an_override() -> None:
-    assert refusal("small").startswith("'small' is not an override; expected key=value")
+@pytest.mark.parametrize("word", ["small", "=3"])
+def test_a_word_without_a_key_or_a_value_is_not_an_override(word: str) -> None:
+    assert refusal(word).startswith(f"'{word}' is not an override")
+
+
+def test_an_option_of_a_class_without_options_is_refused() -> None:
+    message = refusal("tokenizer=bytes", "tokenizer.vocab_size=9")
+    assert message.startswith("tokenizer.vocab_size: Bytes takes no such key; expected none")
 
 
 def test_a_path_in_chinese_and_a_name_with_umlauts_are_typed_without_quotes() -> None:
@@ -176,13 +185,24 @@ def test_questions_are_learnt_at_low_rates_unless_another_optimizer_is_given() -
 @pytest.mark.parametrize(
     "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
 )
-@pytest.mark.parametrize("start", [[], ["init_from=latest"], ["init_from=mine"]])
-def test_a_model_beside_the_bundle_that_is_fine_tuned_is_refused(word: str, start: list[str]) -> None:
-    message = refusal("task=classify", word, *start, stage="finetune")
+@pytest.mark.parametrize(
+    ("stage", "start"),
+    [
+        ("finetune", []),
+        ("finetune", ["init_from=latest"]),
+        ("finetune", ["init_from=mine"]),
+        ("pretrain", ["init_from=mine"]),
+    ],
+)
+def test_a_model_beside_the_bundle_that_is_started_from_is_refused(
+    word: str, stage: str, start: list[str]
+) -> None:
+    task = ["task=classify"] if stage == "finetune" else []
+    message = refusal(*task, word, *start, stage=stage)
     assert message.startswith(f"{word.split('=', maxsplit=1)[0]} is given, and ")
     assert "expected model and tokenizer from the bundle, as they are" in message
     assert start or message.endswith("or give init_from=none")
-    compose("finetune", ["task=classify", word, "init_from=none"])
+    compose(stage, [*task, word, "init_from=none"] if task else [word])
 
 
 def test_a_tokenizer_file_may_be_named_beside_a_bundle_and_nothing_else_of_the_model() -> None:

@@ -70,6 +70,7 @@ def test_the_words_that_it_was_begun_with_are_no_changes() -> None:
         ("trainer.batch_size=16", "trainer.batch_size=4, not 16"),
         ("trainer.precision=fp16", "trainer.precision="),
         ("trainer.curriculum=0.5", "trainer.curriculum=0.0, not 0.5"),
+        ("trainer.ema_decay=0.9", "trainer.ema_decay=null, not 0.9"),
         ("trainer.val_rows=3", "trainer.val_rows=null, not 3"),
         ("optimizer.newton_schulz=auto", "optimizer.newton_schulz="),
         ("optimizer=adamw", 'optimizer="muon", not "adamw"'),

@@ -122,7 +122,9 @@ def test_labels_that_training_lacks_are_named_and_many_of_them_counted() -> None
 
 def test_training_rows_of_one_class_are_refused() -> None:
     rows = [{"text": "a", "label": "x"}] * 3
-    with pytest.raises(DataError, match="all 3 training rows have one label: 'x'"):
+    with pytest.raises(
+        DataError, match="all 3 training rows have one label: 'x'; expected rows of at least two classes"
+    ):
         fitted(rows).check(rows, "train")
 
 
