@@ -12,6 +12,7 @@ from datamodules.files import draft_of, open_to_append, put_in_place, sha256_of,
 
 __all__ = [
     "draft_of",
+    "mapping_in",
     "open_to_append",
     "put_in_place",
     "read_json",
@@ -69,6 +70,15 @@ def read_json(file: Path, *, finite: bool = False) -> Any:
         return _checked(json.loads(text), finite=finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def mapping_in(file: Path) -> dict[str, Any]:
+    """The mapping in a file of JSON or YAML; empty where there is no such file, or half of one."""
+    read = read_yaml if file.suffix == ".yaml" else read_json
+    try:
+        return dict(read(file) or {})
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def write_json(file: Path, value: Any) -> None:

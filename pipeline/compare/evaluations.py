@@ -1,13 +1,12 @@
 """The runs that measured a bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.files import read_yaml
+from pipeline.files import mapping_in
 from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.tracking.places import found_path
-from pipeline.tracking.spool import FILES, lane_file, read_records
+from pipeline.tracking.spool import FILES, lane_file, records_of
 
 #: Evaluations on rows of a corpus, and those on tasks of the harness.
 STAGE, HARNESS = "evaluate", "evaluate-lm"
@@ -27,16 +26,7 @@ def runs_that_measured(folder: Path, evaluations: Sequence[RunFolder]) -> list[R
 
 def _measured(run: RunFolder, folder: Path) -> bool:
     """By the folder of the bundle that was read, where it is recorded; else by its name."""
-    for record, _ in read_records(lane_file(run.path / "tracking", FILES), 0):
-        if record is not None and record["kind"] == "use_bundle":
-            return found_path(record["folder"], run.path) == folder.absolute()
-    named = str(_config(run).get("bundle", ""))
+    for record in records_of(lane_file(run.path / "tracking", FILES), "use_bundle"):
+        return found_path(record["folder"], run.path) == folder.absolute()
+    named = str(mapping_in(run.path / "config.yaml").get("bundle", ""))
     return named in (folder.parent.parent.name, str(folder), str(folder.parent.parent))
-
-
-def _config(run: RunFolder) -> Mapping[str, Any]:
-    try:
-        found = read_yaml(run.path / "config.yaml")
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, Mapping) else {}

@@ -14,14 +14,14 @@ from pipeline.compare.curves import FLOPS, SECONDS, TOKENS, Floats, History
 from pipeline.config.plain import select
 from pipeline.config.recorded import without_training
 from pipeline.evaluation.rows import EVALUATION, SAMPLES
-from pipeline.files import read_json, read_yaml
+from pipeline.files import mapping_in
 from pipeline.runs.bundle import is_finished
 from pipeline.runs.folders import RunFolder
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.tracking.places import found_path
 from pipeline.tracking.redaction import Redactor, flatten
-from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records
+from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records, records_of
 
 #: Samples that a run has recorded, since texts of its corpus may be shown.
 SHOWN_SAMPLES = ("test.md", "validation.md", "best.md")
@@ -124,7 +124,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 def read_measurement(folder: Path) -> Measurement | None:
     """What `pipeline.evaluation.rows` has kept; None for nothing, or for something else."""
-    record = _read_json(folder / EVALUATION)
+    record = mapping_in(folder / EVALUATION)
     try:
         is_validation = record["split"] == "validation"
         scores = np.array(record.get("row_scores", []), np.float64)
@@ -148,37 +148,20 @@ def read_measurement(folder: Path) -> Measurement | None:
         return None
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none, or half of one."""
-    try:
-        return dict(read_json(file))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
 def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
     """The resolved configuration, without secrets; what is not typed of a bundle's task is as in training."""
-    config = without_training(_read_yaml(run.path / "config.yaml"))
-    trained = _read_yaml(bundle / "config.yaml").get("task")
+    config = without_training(mapping_in(run.path / "config.yaml"))
+    trained = mapping_in(bundle / "config.yaml").get("task")
     if "bundle" in config and isinstance(trained, Mapping):
         config["task"] = {**trained, **(config.get("task") or {})}
     return dict(Redactor(os.environ).value("", config))
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a file; empty where there is none."""
-    try:
-        return dict(read_yaml(file) or {})
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _bundle_of(run: RunFolder, history: History) -> Path:
     """The bundle that a run made; of a run that trained nothing, the one that it measured."""
     used = [
         found_path(record["folder"], run.path)
-        for record, _ in read_records(lane_file(run.path / "tracking", FILES), 0)
-        if record is not None and record["kind"] == "use_bundle"
+        for record in records_of(lane_file(run.path / "tracking", FILES), "use_bundle")
     ]
     own = run.bundles / "best"
     return used[-1] if used and TOKENS not in history.points and not own.exists() else own
@@ -206,14 +189,14 @@ def _notes(
 
 def _task(config: Mapping[str, Any], bundle: Path, measurement: Measurement | None) -> str | None:
     """The name of the task's class."""
-    named = [select(config, "task._target_"), _read_json(bundle / "task.json").get("_target_")]
+    named = [select(config, "task._target_"), mapping_in(bundle / "task.json").get("_target_")]
     targets = [name.rpartition(".")[2] for name in named if isinstance(name, str)]
     return measurement.task if measurement else next(iter(targets), None)
 
 
 def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score]:
     """Of the bundle; else what the run said at its end; and what was measured afterwards."""
-    recorded = _read_json(run.bundles / "best" / "metrics.json")
+    recorded = mapping_in(run.bundles / "best" / "metrics.json")
     values = {key: value for key, value in recorded.items() if isinstance(value, int | float)}
     if not values:
         values = _said_at_its_end(run.path)
@@ -231,12 +214,8 @@ def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score
 
 
 def _said_at_its_end(folder: Path) -> dict[str, float]:
-    ends = [
-        record.get("results", {})
-        for record, _ in read_records(lane_file(folder / "tracking", POINTS), 0)
-        if record is not None and record["kind"] == "end"
-    ]
-    return dict(ends[-1]) if ends else {}
+    ends = list(records_of(lane_file(folder / "tracking", POINTS), "end"))
+    return dict(ends[-1].get("results", {})) if ends else {}
 
 
 def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
@@ -273,8 +252,8 @@ def _count_parameters(weights: Path) -> int | None:
 
 def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
     """Code, versions and machine, and what went in."""
-    facts = _read_json(bundle / "provenance.json")
-    code = _read_json(run.path / "tracking" / "files" / "provenance.json") or select(facts, "code")
+    facts = mapping_in(bundle / "provenance.json")
+    code = mapping_in(run.path / "tracking" / "files" / "provenance.json") or select(facts, "code")
     code = code if isinstance(code, Mapping) else {}
     origin = {
         "git_commit": code.get("git_commit"),

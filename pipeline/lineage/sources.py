@@ -1,15 +1,13 @@
 """Compare what a bundle records of files, token rows, code and versions with what is there now."""
 
-import json
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from datamodules.cache import MANIFEST_FILE, TokenRows
 from datamodules.errors import CacheError
-from pipeline.files import sha256_of
+from pipeline.files import mapping_in, sha256_of
 from pipeline.lineage.nodes import State
 
 Found = tuple[State, str]
@@ -37,21 +35,13 @@ def check_source(uri: str, sha256: str) -> Found:
 def check_rows(sha256: str, cache_dir: Path) -> Found:
     """Token rows in the cache must be those that were trained on; absent, they are made again when needed."""
     for manifest in (cache_dir / "rows").glob(f"*/{MANIFEST_FILE}"):
-        if _digest_in(manifest) == sha256:
+        if mapping_in(manifest).get("sha256") == sha256:
             try:
                 TokenRows(manifest.parent, verify=True)
             except CacheError as error:
                 return State.CHANGED, error.problem
             return State.OK, ""
     return State.UNCHECKED, "no longer in the cache; made again when needed"
-
-
-def _digest_in(manifest: Path) -> str | None:
-    try:
-        record: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record.get("sha256")
 
 
 def check_code(code: Mapping[str, str]) -> Found:

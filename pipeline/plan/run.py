@@ -21,7 +21,7 @@ from pipeline.plan.verdict import Verdict, judge
 from pipeline.registry.kept import Registry
 from pipeline.runs.folders import list_runs
 from pipeline.runs.record import RunFolder
-from pipeline.runs.ties import PIPELINE_ID, tie
+from pipeline.runs.tags import PIPELINE_ID, tag_steps
 from pipeline.signals import name_of
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
@@ -70,7 +70,7 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
     done, failed = _make_all(request, verdicts, registry, identity)
     ran = [one for one in done.values() if one.ran]
     if ran:
-        tie((one.run for one in done.values() if not one.ran), identity.pipeline_id)
+        tag_steps((one.run for one in done.values() if not one.ran), identity.pipeline_id)
     pipeline_id = identity.pipeline_id if ran else None
     summarise(done, pipeline_id, failed=failed)
     _say_what_was_left_out(request, registry)

@@ -1,9 +1,7 @@
 """What a pipeline ends with: a table of its steps, where to look at them, what to do next."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +10,7 @@ from rich.text import Text
 from pipeline import report
 from pipeline.commands import StageResult
 from pipeline.compare.facts import read_measurement
+from pipeline.files import mapping_in
 from pipeline.registry.kept import REGISTRATION
 from pipeline.runs.folders import made_bundle
 from pipeline.runs.record import RunFolder
@@ -104,14 +103,14 @@ def headline(run: RunFolder) -> dict[str, Score]:
     if measured is not None and measured.metric in measured.metrics:
         return {str(measured.metric): measured.metrics[str(measured.metric)]}
     for name in METRICS:
-        values = _json(run.path / name)
+        values = mapping_in(run.path / name)
         if key := next((key for key in HEADLINES if key in values), None):
             return {key.rpartition("/")[2]: Score(value=values[key])}
     return {}
 
 
 def _in_words(run: RunFolder) -> str:
-    registered = _json(run.path / REGISTRATION)
+    registered = mapping_in(run.path / REGISTRATION)
     if registered:
         return f"{registered['model']} version {registered['version']}"
     return ", ".join(f"{name.replace('_', ' ')} {_score(score)}" for name, score in headline(run).items())
@@ -153,10 +152,3 @@ def _say_address(runs: list[RunFolder]) -> None:
     address = charts_url(str(first.uri), str(first.experiment_id), [str(one.run_id) for one in same])
     # On a line of its own, whole: a frame would cut it.
     report.console().print(f"These runs in MLflow (make ui): {address}", soft_wrap=True)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none."""
-    if not file.is_file():
-        return {}
-    return dict(json.loads(file.read_text(encoding="utf-8")))

@@ -36,7 +36,7 @@ WITHOUT_EFFECT = (
     "pipeline.runs.folders",
     "pipeline.runs.inputs",
     "pipeline.runs.record",
-    "pipeline.runs.ties",
+    "pipeline.runs.tags",
     "pipeline.runs.tokenizers",
     "pipeline.signals",
     "pipeline.stages.following",

@@ -1,4 +1,4 @@
-"""The edge from the run of a tokenizer to the run that is trained with it."""
+"""Which run made a tokenizer, for the lineage of the run that is trained with it."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def maker_of(tokenizer: Tokenizer, runs_dir: Path) -> RunFolder | None:
     return None
 
 
-def edge_to(run: RunFolder) -> dict[str, str]:
+def tokenizer_tags(run: RunFolder) -> dict[str, str]:
     """The tags by which MLflow finds the tokenizer's run: its name, and its id where the store knows it."""
     run_id = Progress.load(run.path / "tracking").run_id
     return {"tokenizer_run": run.name, **({"tokenizer_run_id": run_id} if run_id else {})}

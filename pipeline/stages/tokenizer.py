@@ -17,7 +17,7 @@ from pipeline.output import write_whole
 from pipeline.prepare import asked_vocab_size, build_tokenizer, load_corpus
 from pipeline.runs.folders import open_run
 from pipeline.runs.inputs import inputs_of
-from pipeline.runs.ties import pipeline_tag
+from pipeline.runs.tags import pipeline_tag
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 
 #: Validation rows that the tokenizer is measured on.

@@ -10,15 +10,14 @@ from pipeline import report
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.config.recorded import with_defaults
-from pipeline.errors import TrackingError
 from pipeline.files import write_whole
 from pipeline.runs.folders import RunFolder
 from pipeline.sweep.picture import draw
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.results import Result, as_csv, as_markdown, best_of, command_of
-from pipeline.tracking import Run, RunCard, TrackingOptions, start_run, sync
+from pipeline.tracking import Run, RunCard, TrackingOptions, start_run, tag_run
 from pipeline.tracking.links import tagged_url
-from pipeline.tracking.spool import POINTS, Progress, Spool, lane_file
+from pipeline.tracking.spool import Progress
 
 TABLE, NOTE, PICTURE = "trials.csv", "trials.md", "trials.png"
 TAG = "sweep_id"
@@ -71,17 +70,11 @@ def write_results(folder: Path, found: Sequence[Result], plan: Plan) -> list[Pat
 def mark_pruned(found: Sequence[Result], runs_dir: Path) -> None:
     """Tell MLflow which trials were pruned: their runs say KILLED, as those of Ctrl-C do."""
     for one in found:
-        folder = runs_dir / str(one.run)
-        if one.state == "pruned" and lane_file(folder / "tracking", POINTS).exists():
-            points = Spool(lane_file(folder / "tracking", POINTS))
-            points.append({"kind": "tags", "tags": {"sweep_state": "pruned"}})
-            points.close()
-            try:
-                sync(folder, environ=os.environ)
-            except TrackingError as error:
-                report.say(
-                    "Note", f"`make sync` tells MLflow later that {one.run} was pruned: {error.problem}"
-                )
+        if one.state != "pruned":
+            continue
+        problem = tag_run(runs_dir / str(one.run), {"sweep_state": "pruned"}, environ=os.environ)
+        if problem:
+            report.say("Note", f"`make sync` tells MLflow later that {one.run} was pruned: {problem}")
 
 
 def end_summary(tracked: Run, folder: Path, found: Sequence[Result], plan: Plan) -> None:

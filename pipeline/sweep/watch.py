@@ -4,8 +4,9 @@ import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pipeline.files import mapping_in
 from pipeline.runs.bundle import is_finished
 from pipeline.signals import SIGNALS
 from pipeline.tracking.spool import POINTS, lane_file, read_records
@@ -53,21 +54,13 @@ def can_resume(folder: Path) -> bool:
 def outcome(folder: Path, log: Path, exit_code: int | None) -> Outcome:
     """How the run in `folder` ended; `exit_code` is None where nobody waited for its process."""
     best = folder / "bundles" / "best"
-    status = _status(folder)
+    status = mapping_in(folder / "run.json").get("status")  # None: it has not come so far
     if status == "FINISHED" and is_finished(best):
         metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
         return Outcome(state="done", metrics=metrics)
     if status == "KILLED" or exit_code in [128 + number for number in SIGNALS]:
         return Outcome(state="stopped", metrics={}, reason="stopped by a signal from outside")
     return Outcome(state="failed", metrics={}, reason=_reason(log, exit_code))
-
-
-def _status(folder: Path) -> str | None:
-    try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # it has not come so far
-    return record.get("status")
 
 
 def _reason(log: Path, exit_code: int | None) -> str:

@@ -3,7 +3,7 @@
 from pipeline.tracking.options import TrackingOptions
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard
 from pipeline.tracking.spooled_run import start_run
-from pipeline.tracking.sync import RunStillSent, SyncReport, sync, unsynced_runs
+from pipeline.tracking.sync import RunStillSent, SyncReport, sync, tag_run, unsynced_runs
 
 __all__ = [
     "DatasetContext",
@@ -16,5 +16,6 @@ __all__ = [
     "TrackingOptions",
     "start_run",
     "sync",
+    "tag_run",
     "unsynced_runs",
 ]

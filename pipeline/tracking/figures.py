@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tracking.spool import read_records
+from pipeline.tracking.spool import records_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,10 +88,9 @@ def _draw(axes: "Axes", panel: dict[str, Curve], tokens: Curve | None) -> None:
 def read_curves(points: Path) -> dict[str, Curve]:
     """Every metric as (step, value) in order of steps; of a step told twice (a resumed run), the later."""
     found: dict[str, dict[int, float]] = {}
-    for record, _ in read_records(points, 0):
-        if record is not None and record["kind"] == "metrics":
-            for key, value in record["values"].items():
-                found.setdefault(key, {})[record["step"]] = value
+    for record in records_of(points, "metrics"):
+        for key, value in record["values"].items():
+            found.setdefault(key, {})[record["step"]] = value
     return {key: sorted(values.items()) for key, values in found.items()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.tracking.spool import Progress, read_records
+from pipeline.tracking.spool import Progress, records_of
 from pipeline.tracking.store import link_tree
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def _logged(points: Path, steps: set[int]) -> dict[tuple[str, float], tuple[int,
     """(metric, value) -> time in ms and step, of all that the run logged at these steps."""
     return {
         (key, value): (logged["time_ms"], logged["step"])
-        for logged, _ in read_records(points, 0)
-        if logged is not None and logged["kind"] == "metrics" and logged["step"] in steps
+        for logged in records_of(points, "metrics")
+        if logged["step"] in steps
         for key, value in logged["values"].items()
     }
 

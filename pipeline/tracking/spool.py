@@ -92,6 +92,13 @@ def read_records(path: Path, offset: int) -> Iterator[tuple[dict[str, Any] | Non
                 yield _parse(line), offset
 
 
+def records_of(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """The records of one kind in a lane's file, in order; damaged lines are passed over."""
+    for record, _ in read_records(path, 0):
+        if record is not None and record["kind"] == kind:
+            yield record
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
@@ -146,8 +153,7 @@ def logged_points(folder: Path) -> set[tuple[str, int]]:
     """
     return {
         (key, record["step"])
-        for record, _ in read_records(lane_file(folder, POINTS), 0)
-        if record is not None and record["kind"] == "metrics"
+        for record in records_of(lane_file(folder, POINTS), "metrics")
         for key in record["values"]
     }
 

@@ -11,7 +11,7 @@ from pipeline.tracking.options import Store, resolve_store
 from pipeline.tracking.places import found_path, found_uri
 from pipeline.tracking.problems import Problem, explain
 from pipeline.tracking.replay import Replay
-from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records
+from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records, records_of
 from pipeline.tracking.store import quieten_mlflow
 
 #: A writer sends for a minute after its run has ended, and may have waited for another one before.
@@ -104,19 +104,38 @@ def _send(run_folder: Path, folder: Path, store: Store) -> SyncReport:
     )
 
 
+def tag_run(run_folder: Path, tags: Mapping[str, str], *, environ: Mapping[str, str]) -> str | None:
+    """Set tags of a tracked run that has ended.
+
+    What the store does not take now stays in the run's spool, for `make sync`.
+
+    Returns:
+        Why the store does not take them; None where it does, and where the run was not tracked.
+    """
+    file = lane_file(run_folder / "tracking", POINTS)
+    if not file.exists():
+        return None
+    points = Spool(file)
+    points.append({"kind": "tags", "tags": dict(tags)})
+    points.close()
+    try:
+        return sync(run_folder, environ=environ).problem
+    except TrackingError as error:
+        return error.problem
+
+
 def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
-    for record, _ in read_records(lane_file(folder, POINTS), 0):
-        if record is not None and record["kind"] == "start":
-            if uri is not None:
-                return resolve_store(uri, project_folder=Path.cwd(), environ=environ)
-            root = record["artifact_root"]
-            known = found_uri(record["uri"], folder.parent)
-            recorded = Store(known, found_path(root, folder.parent) if root else None)
-            if named := environ.get("MLFLOW_TRACKING_URI"):
-                with_credentials = resolve_store(named, project_folder=Path.cwd(), environ=environ)
-                if with_credentials.public_uri == recorded.uri:
-                    return Store(with_credentials.uri, recorded.artifact_root)
-            return recorded
+    for record in records_of(lane_file(folder, POINTS), "start"):
+        if uri is not None:
+            return resolve_store(uri, project_folder=Path.cwd(), environ=environ)
+        root = record["artifact_root"]
+        known = found_uri(record["uri"], folder.parent)
+        recorded = Store(known, found_path(root, folder.parent) if root else None)
+        if named := environ.get("MLFLOW_TRACKING_URI"):
+            with_credentials = resolve_store(named, project_folder=Path.cwd(), environ=environ)
+            if with_credentials.public_uri == recorded.uri:
+                return Store(with_credentials.uri, recorded.artifact_root)
+        return recorded
     raise TrackingError(
         f"{folder.parent} holds no tracked run",
         "the folder of a run with tracking/ in it",

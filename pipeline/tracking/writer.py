@@ -28,6 +28,7 @@ from pipeline.tracking.spool import (
     lane_file,
     now_ms,
     read_records,
+    records_of,
 )
 from pipeline.tracking.system import SystemSampler
 
@@ -172,11 +173,10 @@ def main() -> None:
 
 def recorded_store(folder: Path, uri: str | None) -> Store:
     """The store of a tracking folder's first record, with the address `uri` where it is given."""
-    for record, _ in read_records(lane_file(folder, POINTS), 0):
-        if record is not None and record["kind"] == "start":
-            root = record["artifact_root"]
-            known = found_uri(record["uri"], folder.parent)
-            return Store(uri or known, found_path(root, folder.parent) if root else None)
+    for record in records_of(lane_file(folder, POINTS), "start"):
+        root = record["artifact_root"]
+        known = found_uri(record["uri"], folder.parent)
+        return Store(uri or known, found_path(root, folder.parent) if root else None)
     raise LookupError(f"{lane_file(folder, POINTS)} does not begin with the start of a run")
 
 

@@ -17,7 +17,7 @@ from pipeline.machine.choice import describe_machine, with_chosen
 from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.folders import RunFolder, open_run
-from pipeline.runs.ties import pipeline_tag
+from pipeline.runs.tags import pipeline_tag
 from pipeline.tracking import Run, RunCard, TrackingOptions, start_run
 from pipeline.training.callbacks.trend import LossTrend
 from pipeline.training.checkpoint import Checkpoints

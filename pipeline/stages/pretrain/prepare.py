@@ -22,7 +22,7 @@ from pipeline.prepare import (
     load_corpus,
     optimum_bits_per_byte,
 )
-from pipeline.runs.tokenizers import edge_to, maker_of
+from pipeline.runs.tokenizers import maker_of, tokenizer_tags
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tracking import DatasetRecord
 from pipeline.training.states import Prepared, Started
@@ -68,7 +68,7 @@ def prepare(started: Started) -> Pretraining:
     report.say("Tokenizer", f"{config.choices.tokenizer}, {report.describe_tokenizer(tokenizer, asked)}")
     tokenizer_run = maker_of(tokenizer, Path(config.runs_dir)) if bundle is None else None
     if tokenizer_run is not None:
-        tracked.set_tags(edge_to(tokenizer_run))
+        tracked.set_tags(tokenizer_tags(tokenizer_run))
     limit = model.backbone.max_seq_len
     train_rows, validation_rows = build_rows(config, options, corpus, tokenizer, task, max_seq_len=limit)
     report.say("Tokens", report.describe_rows(train_rows, validation_rows))
