@@ -19,7 +19,7 @@ from modules.metrics import RowLoss
 from pipeline import prepare
 from pipeline.runs import bundle
 from pipeline.runs.bundle import is_finished, load_bundle
-from pipeline.stages import pretrain as stage
+from pipeline.stages.pretrain import prepare as stage
 from pipeline.training.callbacks.seeding import StepSeed
 from tests.waiting import LIMIT_S
 
