@@ -105,25 +105,6 @@ def test_a_run_begins_goes_on_and_ends_while_its_server_is_sick_and_is_synced_la
     assert_whole(proxy.uri, report.run_id, 100)
 
 
-def test_a_run_goes_on_and_ends_while_its_server_is_paused_and_is_synced_later(
-    server: tuple[Any, int], begin: Begin, tmp_path: Path
-) -> None:
-    process, port = server
-    uri = f"http://127.0.0.1:{port}"
-    run = begin(uri=uri, experiment="paused", end_wait_s=2.0)
-    run.log_text("one", "samples/one.md")
-    log_steps(run, 1, 20)
-    assert run.wait_until_known(600)
-    os.killpg(process.pid, signal.SIGSTOP)
-    try:
-        log_steps(run, 21, 60)
-        run.end()
-    finally:
-        os.killpg(process.pid, signal.SIGCONT)
-    report = sync_until_whole(tmp_path / "run")
-    assert_whole(uri, report.run_id, 60)
-
-
 def test_a_server_killed_and_started_again_during_a_run_has_all_of_it_at_the_end(
     begin: Begin, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from pipeline.errors import TrackingError
 from pipeline.tracking import DatasetRecord, Run, sync, unsynced_runs
 from pipeline.tracking.options import Store
 from pipeline.tracking.replay import Replay
-from pipeline.tracking.spool import Progress, Spool, lane_file, read_records
+from pipeline.tracking.spool import Spool, lane_file
 
 Begin = Callable[..., Run]
 # MLflow's own use of a thing that sqlalchemy 2.1 will take away one day.
@@ -77,21 +77,6 @@ def test_a_run_arrives_with_parameters_tags_status_and_files(
     assert (root / "plots" / "learning_curves.png").exists()
     assert "<redacted>" in (root / "config.yaml").read_text()
     assert json.loads((root / "provenance.json").read_text())["seed"] == "1"
-
-
-def test_points_keep_their_own_steps_and_times(
-    begin: Begin, drain: Callable[..., Replay], client: Any, tmp_path: Path
-) -> None:
-    run = begin()
-    for step in (3, 7, 11):
-        run.log_metrics({"train/loss": step / 10}, step)
-    run.end()
-    spooled = [
-        (record["step"], record["time_ms"], record["values"]["train/loss"])
-        for record, _ in read_records(lane_file(tmp_path / "run" / "tracking", "points"), 0)
-        if record and "train/loss" in record.get("values", {})
-    ]
-    assert history(client, drain().run_id, "train/loss") == spooled
 
 
 def test_a_spool_sent_twice_changes_nothing(
@@ -395,15 +380,6 @@ def test_sync_sends_what_is_left_and_ends_a_run_that_died_unseen(
     assert client.get_run(report.run_id).info.status == "KILLED"
     assert unsynced_runs(tmp_path) == []
     assert sync(tmp_path / "run", environ={}).n_sent == 0
-
-
-def test_progress_tells_the_model_of_a_bundle(
-    begin: Begin, drain: Callable[..., Replay], tmp_path: Path, corpus: DatasetRecord
-) -> None:
-    everything(begin, tmp_path, corpus)
-    drain()
-    progress = Progress.load(tmp_path / "run" / "tracking")
-    assert list(progress.models) == [str(tmp_path / "run" / "best")]
 
 
 def test_syncing_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
