@@ -21,7 +21,7 @@ class Kind:
     """How well a run's bundle serves.
 
     Args:
-        rank: 0 is the best; None: it cannot serve.
+        rank: 0 is the best; None: it does not fit.
         title: what it is, for whoever wonders why it was passed over.
     """
 

@@ -20,7 +20,7 @@ from pipeline.runs.stored import task_class
 from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
 
-#: Stages that no pretrained model can serve.
+#: Stages that need a fine-tuned model.
 ANSWERING = ("predict", "try")
 
 

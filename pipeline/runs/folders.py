@@ -198,7 +198,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
     except Timeout as error:
         raise RunError(
             f"{run.path} is in use by another process",
-            "a run that nobody is training",
+            "a run that no other process is using",
             "wait until it ends, or start a new run without RESUME",
         ) from error
     try:

@@ -15,7 +15,7 @@ BEGAN_WITH = "began with other inputs"
 #: Inputs that are no keys of the configuration; nor are code and versions, whose names hold a space.
 READ = ("rows", "bundle")
 
-#: The tag that ties a sweep to its trials.
+#: The tag that names the sweep of a trial.
 SWEEP_TAG = "sweep_id"
 
 

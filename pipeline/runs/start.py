@@ -1,4 +1,4 @@
-"""What a training starts from: a bundle that fits, and the configuration with that bundle's model in it."""
+"""What a training starts from: a bundle that fits, and the configuration with the model of that bundle."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +32,7 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
     that there is; None for `none`.
 
     Raises:
-        BundleError: there is none, it is not finished, or its arrangement cannot serve.
+        BundleError: there is none, it is not finished, or its architecture is not supported.
     """
     if spec == NOTHING:
         return None
@@ -87,7 +87,7 @@ def load_start(config: Config, folder: Path) -> Bundle:
 
 
 def check_new_backbone(config: Config, task: FinetuneTask) -> None:
-    """Refuse an arrangement that cannot serve a task from nothing.
+    """Refuse an architecture that the task does not support, where it starts from nothing.
 
     Raises:
         ConfigError: which it is, and which can.
@@ -122,8 +122,8 @@ def check_vocabularies(task: FinetuneTask, start: Bundle) -> None:
         )
 
 
-def arranged(start: Bundle, kind: type[Transformer], options: Mapping[str, Any]) -> Bundle:
-    """The bundle with its backbone in another arrangement of the same weights, and with some options."""
+def with_architecture(start: Bundle, kind: type[Transformer], options: Mapping[str, Any]) -> Bundle:
+    """The bundle with the same weights in another architecture, and with some options."""
     present = start.model_config["backbone"]
     backbone = {**present, "_target_": f"{kind.__module__}.{kind.__qualname__}", **options}
     if backbone == present:
@@ -200,11 +200,11 @@ def describe_start(start: Bundle | None, spec: str | None) -> str:
     return f"{report.short(start.folder)} ({why})"
 
 
-def load_same_arrangement(config: Config) -> Bundle:
+def load_same_architecture(config: Config) -> Bundle:
     """The bundle that continued pretraining starts from.
 
     Raises:
-        BundleError: it is of another arrangement than the task trains.
+        BundleError: it has another architecture than the task trains.
     """
     trained = target_of(config.model.backbone._target_, "model.backbone")
     same = partial(_kind, backbones=(trained,), rank_of_others=1)
@@ -216,7 +216,7 @@ def load_same_arrangement(config: Config) -> Bundle:
     if has != needs:
         raise BundleError(
             f"{start.folder} holds {_article(has)}, and task={config.choices.task} trains {_article(needs)}",
-            "a bundle of the same arrangement",
+            "a bundle of the same architecture",
             "name another bundle, or the task that this one was trained with",
         )
     check_has_head(start)

@@ -24,4 +24,6 @@ def tag_steps(runs: Iterable[RunFolder], pipeline_id: str) -> None:
             continue
         run.write(pipeline_id=pipeline_id)
         if problem := tag_run(run.path, {PIPELINE_ID: pipeline_id}, environ=os.environ):
-            report.say("Note", f"`make sync` ties {run.name} to the pipeline in MLflow later: {problem}")
+            report.say(
+                "Note", f"`make sync` tags {run.name} as a step of the pipeline in MLflow later: {problem}"
+            )

@@ -59,7 +59,7 @@ def compare(config: Config) -> StageResult:
 
 
 def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) -> tuple[Run, dict[str, float]]:
-    """Record the page as a small run of its own, tied by tags to the runs that it is about."""
+    """Record the page as a small run of its own, with tags that name the runs that it compares."""
     card = RunCard(
         stage=config.stage.name,
         name=run.name,

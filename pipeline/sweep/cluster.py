@@ -144,7 +144,7 @@ class ClusterJob:
         self._job.cancel(check=False)
 
     def kill(self) -> None:
-        """Cancel it: what else there is, is the cluster's affair."""
+        """Cancel the job."""
         self._job.cancel(check=False)
 
 

@@ -63,7 +63,7 @@ class Driver:
         plan: what is to be done.
         options: how.
         launcher: where.
-        sweep: the sweep's folder; its name is the tag that ties the trials.
+        sweep: the sweep's folder; its name is a tag of each trial.
         audience: who is told.
         look_every_s: how long it rests between two looks at the trials.
     """

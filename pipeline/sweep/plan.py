@@ -23,7 +23,7 @@ TASK_OF: Mapping[str, Callable[[Config], Any]] = {
     "pretrain": pretraining_task,
     "finetune": finetuning_task,
 }
-#: Combinations that are tried before the first trial, to find one that composes.
+#: Combinations that are tried before the first trial, to find a valid one.
 MAX_EXAMPLES = 32
 
 
@@ -77,7 +77,7 @@ def make_plan(options: SweepOptions, words: Sequence[str]) -> Plan:
     """Read what the trials are given, and decide what is not said.
 
     Raises:
-        ConfigError: an unknown stage, no swept key, ranges in a grid, or no combination that composes.
+        ConfigError: an unknown stage, no swept key, ranges in a grid, or no valid combination.
     """
     stage, task = _stage_of(options.stage)
     is_grid = options.sampler == "grid"

@@ -80,8 +80,11 @@ def _find_or_create(client: "MlflowClient", progress: Progress, record: Record) 
 def _log_metrics(
     client: "MlflowClient", run_id: str, model_id: str, record: Record, points: Path | None
 ) -> None:
-    """Tie the numbers to the model and the data. MLflow adds them to the run's curve too: so the point that
-    the curve has already, if it has one, is logged again with its own time, and stays one point."""
+    """Record the numbers with the model and the data.
+
+    MLflow adds them to the run's curve too: a point that the curve has already is logged again with its own
+    time, and stays one point.
+    """
     from mlflow.entities import Metric
 
     metrics: list[Metric] = []
@@ -89,8 +92,8 @@ def _log_metrics(
     for key, value in record["metrics"].items():
         time_ms, step = known.get((key, value), (int(record["time_ms"]), int(record["step"])))
         dataset = _measured_on(record["datasets"], key)
-        tie: dict[str, Any] = {"dataset_name": dataset.get("name"), "dataset_digest": dataset.get("digest")}
-        metrics.append(Metric(key, value, time_ms, step, model_id=model_id, run_id=run_id, **tie))
+        on: dict[str, Any] = {"dataset_name": dataset.get("name"), "dataset_digest": dataset.get("digest")}
+        metrics.append(Metric(key, value, time_ms, step, model_id=model_id, run_id=run_id, **on))
     if metrics:
         client.log_batch(run_id, metrics=metrics)
 
@@ -111,7 +114,7 @@ def _measured_on(datasets: dict[str, dict[str, str] | None], metric: str) -> dic
 
 
 def record_use(client: "MlflowClient", progress: Progress, record: Record) -> None:
-    """Tie a run to the model it starts from; by a tag alone where that model was never tracked here."""
+    """Record the model that a run starts from; by a tag alone where that model was never tracked here."""
     from mlflow.entities import LoggedModelInput
 
     folder, run_id = Path(record["folder"]), str(progress.run_id)

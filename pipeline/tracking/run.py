@@ -98,8 +98,8 @@ class Run:
     ) -> None:
         """Record a finished bundle as a model that this run made, with its metrics.
 
-        Each metric is tied to the data set, logged before, that its name tells: `val/`, `test/` or `train/`;
-        `test/` to the validation rows where the run has no test rows.
+        Each metric is recorded with the data set, logged before, that its name says: `val/`, `test/` or
+        `train/`; `test/` with the validation rows where the run has no test rows.
         """
 
     def use_bundle(self, folder: Path) -> None:

@@ -92,7 +92,7 @@ class Writer:
                 self._ended = True
 
     def _end_for_the_dead(self) -> None:
-        """The training process is gone without a word. A run resumed meanwhile has its own writer."""
+        """The training process died without ending the run. A run resumed meanwhile has its own writer."""
         if self._last_session == self._session:
             end = {"kind": "end", "time_ms": now_ms(), "session": self._session, "status": "KILLED"}
             points = Spool(lane_file(self._folder, POINTS))

@@ -33,7 +33,7 @@ def export(
     Args:
         trained: what was trained.
         task_config: the node of the task, with what it has learnt.
-        provenance: what is told of the bundle's making, beside what every training tells.
+        provenance: what it was made from, beside what every training records.
         metrics: measured on the best weights after training.
     """
     prepared, checkpoints = trained.prepared, trained.checkpoints

@@ -90,7 +90,7 @@ class Trained(Generic[AnyPrepared]):
         prepared: what was trained.
         checkpoints: where the best and the last weights are, and their metrics.
         trend: the validation losses over the run.
-        pace: how long it took, in words.
+        pace: how long it took and how fast it was, for people.
     """
 
     prepared: AnyPrepared

@@ -66,7 +66,7 @@ def test_bad_rows_are_named_before_there_is_a_run(
     assert runs(tmp_path) == []
 
 
-def test_an_arrangement_that_cannot_serve_is_refused_from_nothing_too(run: Call, tmp_path: Path) -> None:
+def test_an_architecture_that_is_not_supported_is_refused_from_nothing_too(run: Call, tmp_path: Path) -> None:
     backbone = "model.backbone._target_=modules.transformer.EncoderDecoder"
     refused = run("finetune", "task=qa", *QUICK, *NOTHING, backbone)
     assert refused.code == 2

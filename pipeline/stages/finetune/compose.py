@@ -22,7 +22,6 @@ from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.inputs import inputs_of
 from pipeline.runs.start import (
-    arranged,
     check_new_backbone,
     check_vocabularies,
     completed,
@@ -30,6 +29,7 @@ from pipeline.runs.start import (
     find_start,
     load_start,
     new_model,
+    with_architecture,
 )
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 from pipeline.training.budget import describe_budget, is_open, with_budget
@@ -104,7 +104,7 @@ def _find_start(config: Config, task: FinetuneTask) -> Bundle | None:
         check_new_backbone(config, task)
         return None
     check_vocabularies(task, start)
-    return arranged(start, task.architecture(type(start.model.backbone)), task.backbone_options)
+    return with_architecture(start, task.architecture(type(start.model.backbone)), task.backbone_options)
 
 
 def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:

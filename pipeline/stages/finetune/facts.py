@@ -22,7 +22,7 @@ class Baseline:
 
 
 def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str, Baseline]:
-    """Each baseline of the task, on the same rows; one that cannot be made is told of and left out."""
+    """Each baseline of the task, on the same rows; one that cannot be made is reported and left out."""
     scores = evaluation.task.row_scores(evaluation.predictions, evaluation.rows)
     found = {}
     titles = evaluation.task.baseline_titles

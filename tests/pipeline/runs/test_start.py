@@ -20,13 +20,13 @@ from pipeline.runs.bundle import save_bundle
 from pipeline.runs.find import find_bundle
 from pipeline.runs.finetuned import load_asked
 from pipeline.runs.start import (
-    arranged,
     completed,
     describe_start,
     find_start,
-    load_same_arrangement,
+    load_same_architecture,
     load_start,
     new_model,
+    with_architecture,
 )
 
 READERS, WRITERS = (Encoder, Decoder), (EncoderDecoder, Decoder)
@@ -129,7 +129,7 @@ def test_pretraining_goes_on_from_the_newest_bundle_of_its_own_architecture(
     own = pretrained("causal_lm", "own")
     pretrained("denoise", "other")
     config = compose("pretrain", [f"runs_dir={runs}", "init_from=latest"])
-    assert load_same_arrangement(config).folder == own
+    assert load_same_architecture(config).folder == own
 
 
 def test_unfinished_bundles_and_those_of_other_stages_are_passed_over(
@@ -158,7 +158,7 @@ def test_without_any_bundle_that_fits_it_is_said_what_to_do(runs: Path, pretrain
         find_start(None, runs, READERS)
 
 
-def test_an_arrangement_that_cannot_serve_is_refused_with_a_bundle_that_can(
+def test_an_architecture_that_is_not_supported_is_refused_with_a_bundle_that_is(
     runs: Path, pretrained: Pretrained
 ) -> None:
     pretrained("masked_lm", "reader")
@@ -211,7 +211,7 @@ def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follow
 ) -> None:
     config = compose("finetune", ["task=qa"])
     start = load_start(config, pretrained("causal_lm", "base"))
-    made = arranged(start, Encoder, {})
+    made = with_architecture(start, Encoder, {})
     assert isinstance(made.model.backbone, Encoder)
     assert made.model_config["backbone"]["_target_"] == "modules.transformer.Encoder"
     for name, weight in start.model.state_dict().items():
@@ -224,14 +224,14 @@ def test_a_decoder_becomes_an_encoder_with_the_same_weights_and_sees_what_follow
 
     assert torch.equal(first_state(start.model, first), first_state(start.model, second))
     assert not torch.equal(first_state(made.model, first), first_state(made.model, second))
-    assert arranged(start, Decoder, {}) is start
+    assert with_architecture(start, Decoder, {}) is start
 
 
 def test_types_of_tokens_that_a_bundle_lacks_are_as_large_as_its_embeddings(
     pretrained: Pretrained,
 ) -> None:
     start = load_start(compose("finetune", ["task=qa"]), pretrained("masked_lm", "base"))
-    made = arranged(start, Encoder, {"n_token_types": 1})
+    made = with_architecture(start, Encoder, {"n_token_types": 1})
     assert made.model_config["backbone"]["n_token_types"] == 1
     types, embeddings = made.model.backbone.type_embedding.weight, start.model.backbone.embedding.weight
     torch.testing.assert_close(types.square().mean(), embeddings.square().mean())
@@ -240,9 +240,9 @@ def test_types_of_tokens_that_a_bundle_lacks_are_as_large_as_its_embeddings(
     typed = batch | {"token_type_ids": torch.tensor([[0, 1, 0, 1]])}
     assert not torch.equal(made.model.backbone(typed), start.model.backbone(batch))
     torch.rand(1)
-    again = arranged(start, Encoder, {"n_token_types": 1}).model.backbone.type_embedding.weight
+    again = with_architecture(start, Encoder, {"n_token_types": 1}).model.backbone.type_embedding.weight
     assert torch.equal(again, types)
-    assert arranged(made, Encoder, {"n_token_types": 1}) is made
+    assert with_architecture(made, Encoder, {"n_token_types": 1}) is made
 
 
 def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:
