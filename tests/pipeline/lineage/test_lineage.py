@@ -91,7 +91,7 @@ def test_a_file_of_a_bundle_that_was_changed_is_said(chain: Path) -> None:
 def test_evaluations_stand_beside_the_bundle_that_they_measured_and_no_other(chain: Path, name: str) -> None:
     run = make_run(chain.parents[2] / name, stage="evaluate", data="imdb")
     (run / "config.yaml").write_text("bundle: third\n")
-    make_evaluation(run, [1.0, 0.0])
+    make_evaluation(run, [1.0, 0.0], corpus="imdb")
     third, second, _ = nodes(traced(chain), "run")
     found = [node for node in third.made_from if node.kind == "evaluation"]
     assert [(node.title, node.facts["on"], node.facts["accuracy"][:6]) for node in found] == [
