@@ -103,6 +103,10 @@ generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=l
 serve: $(VENV)/.installed ## Answer over HTTP: BUNDLE=run or MODEL=NAME@champion, HOST= PORT=8000
 	@$(PIPELINE) serve
 
+.PHONY: explain
+explain: $(VENV)/.installed ## Why a bundle answers rows so: BUNDLE=run INPUT=rows.jsonl OUTPUT=folder
+	@$(PIPELINE) explain
+
 .PHONY: compare
 compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, best:classify
 	@$(PIPELINE) compare

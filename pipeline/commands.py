@@ -44,6 +44,7 @@ STAGES = {
     "generate": "pipeline.stages.generate:generate_text",
     "show-data": "pipeline.stages.show_data:show_data",
     "lineage": "pipeline.stages.lineage:lineage",
+    "explain": "pipeline.stages.explain:explain",
     "import": "pipeline.stages.importing:import_weights",
     "export": "pipeline.stages.export:export",
     "reproduce": "pipeline.stages.reproduce:reproduce",

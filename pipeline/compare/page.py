@@ -1,14 +1,10 @@
 """The comparison as one HTML page that needs nothing else: no network, no script, no further file."""
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.compare.charts import COLOURS, draw_curves, draw_intervals
 from pipeline.compare.comparison import Comparison
@@ -17,6 +13,7 @@ from pipeline.compare.significance import MIN_ROWS
 from pipeline.compare.tables import cost_table, difference_table, metric_table
 from pipeline.compare.verdict import verdict
 from pipeline.compare.wording import ABSENT, LETTERS, list_words, metric_words
+from pipeline.pages.render import render
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.words import shorten
@@ -33,15 +30,8 @@ def render_page(
     comparison: Comparison, *, mlflow_url: str | None, at: datetime, show_text: bool = True
 ) -> str:
     """The whole page; without `show_text` the samples are left out, which may be text of a corpus."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = breakable
-    return environment.get_template("page.html.j2").render(
+    return render(
+        Path(__file__).parent / "page.html.j2",
         at=f"{at:%Y-%m-%d %H:%M}",
         title=" · ".join(run.name for run in comparison.runs),
         verdict=verdict(comparison),
@@ -62,11 +52,6 @@ def render_page(
         absent=ABSENT,
         min_rows=MIN_ROWS,
     )
-
-
-def breakable(text: str) -> Markup:
-    """A name or path that a line may break at its joints, and nowhere else while there is room."""
-    return Markup("<wbr>").join(re.split(r"(?<=[-_./=,])", text))
 
 
 def _columns(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:

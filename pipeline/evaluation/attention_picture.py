@@ -110,15 +110,15 @@ def _label(axes: "Axes", queries: Sequence[str], keys: Sequence[str], *, first: 
         if first:
             axes.set_ylabel("token that looks", fontsize=8)
         return
-    fonts = _fonts()
-    axes.set_xticks(range(len(keys)), _printable(keys, fonts), rotation=90)
-    axes.set_yticks(range(len(queries)), _printable(queries, fonts) if first else [])
+    fonts = installed_fonts()
+    axes.set_xticks(range(len(keys)), printable(keys, fonts), rotation=90)
+    axes.set_yticks(range(len(queries)), printable(queries, fonts) if first else [])
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)  # a token may be a dollar sign
         label.set_fontfamily(list(fonts))
 
 
-def _fonts() -> dict[str, frozenset[int]]:
+def installed_fonts() -> dict[str, frozenset[int]]:
     """Installed fonts that text may be drawn in, each with the characters that it has."""
     from matplotlib import font_manager
 
@@ -129,7 +129,7 @@ def _fonts() -> dict[str, frozenset[int]]:
     }
 
 
-def _printable(tokens: Sequence[str], fonts: Mapping[str, frozenset[int]]) -> list[str]:
+def printable(tokens: Sequence[str], fonts: Mapping[str, frozenset[int]]) -> list[str]:
     """Tokens, cut where they are long, and the place of one that no installed font can write."""
     known = frozenset().union(*fonts.values())
     short = [shorten(token, _LONGEST) for token in tokens]

@@ -134,6 +134,7 @@ def explain_row(
     prediction: Prediction | None = None,
     sampling: SamplingOptions | None = None,
     most_steps: int = MOST_STEPS,
+    attention: bool = True,
 ) -> Explanation:
     """Answer a row and explain the answer.
 
@@ -145,6 +146,7 @@ def explain_row(
         prediction: the answer, where it is known already.
         sampling: how a pretrained model writes; None: greedily.
         most_steps: where integrated gradients end, complete or not.
+        attention: whether to record it.
 
     Raises:
         DataError: the row cannot be answered.
@@ -168,7 +170,7 @@ def explain_row(
         confidence=None if prediction is None else prediction.confidence,
         decisions=attributed,
         written=written,
-        attention=None if read is None else _attention(model, tokenizer, read),
+        attention=None if read is None or not attention else _attention(model, tokenizer, read),
     )
 
 

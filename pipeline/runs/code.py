@@ -30,6 +30,8 @@ WITHOUT_EFFECT = (
     "pipeline.config.targets",
     "pipeline.errors",
     "pipeline.evaluation.attention_picture",
+    "pipeline.explain",
+    "pipeline.pages",
     "pipeline.plan",
     "pipeline.report",
     "pipeline.runs.code",

@@ -19,6 +19,7 @@ from pipeline.evaluation.rows import (
     log_evaluation,
     save_evaluation,
 )
+from pipeline.explain.worst import log_worst
 from pipeline.machine.devices import device_of
 from pipeline.runs.bundle import Bundle
 from pipeline.stages.finetune.compose import compose
@@ -131,4 +132,5 @@ def _record(
     log_evaluation(tracked, evaluation, prepared.run.path, show_text=show_text)
     first = task.collate(prepared.features["validation"].take([0]))
     log_attention(tracked, bundle.model, prepared.tokenizer, first, show_text=show_text)
+    log_worst(tracked, evaluation, bundle.model, prepared.tokenizer, show_text=show_text, say=report.say)
     tracked.log_metrics(baseline_metrics(baselines, task.metric), 0)

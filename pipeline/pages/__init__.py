@@ -1,0 +1,1 @@
+"""What all pages of HTML share: one style sheet, light and dark, for any width, without network or script."""
