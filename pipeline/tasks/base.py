@@ -1,4 +1,4 @@
-"""What a pretraining task is: how rows become batches, what is minimised and measured, what is shown.
+"""The interface of a pretraining task: how rows become batches, the loss and metrics, and the samples.
 
 A task holds options only: no weights, no files, no optimizer.
 """
@@ -35,7 +35,7 @@ GAP = "<mask>"
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One thing that a model wrote: what it was given, what it made of it, and the truth if there is one.
+    """A model's output with its input and, if there is one, its target.
 
     `goes_on` tells that the output goes on from the end of what was given, so that both are one text.
     """
@@ -64,7 +64,7 @@ class PretrainingTask(Protocol):
         ...
 
     def objective(self, tokenizer: Tokenizer) -> "Objective":
-        """What is minimised and what is measured."""
+        """Return the loss and the metrics."""
         ...
 
     def samples(

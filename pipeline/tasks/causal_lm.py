@@ -44,7 +44,7 @@ class CausalLM(PretrainingTask):
         return TokenObjective(token_bytes=tokenizer.token_bytes if tokenizer.is_exact else None)
 
     def prompt(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """What the model goes on from: the beginning of a document."""
+        """Return the prompt that the model continues: the beginning of a document."""
         before, _ = tokenizer.frame
         return [*before, *tokenizer.encode(text).tolist()] or [tokenizer.bos_id]
 

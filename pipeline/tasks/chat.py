@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue(WritingTask):
-    """Reply to a person: `<bos> <user> text <assistant> reply <eos> <user> ...`, learnt on replies alone.
+    """Reply to a person: `<bos> <user> text <assistant> reply <eos> <user> ...`, trained on replies only.
 
     What is written is the last reply of a dialogue, from all turns before it, or a new one where the dialogue
     does not end in a reply. `reply_perplexity` and `reply_accuracy` are over each token of all replies;
@@ -82,11 +82,11 @@ class Dialogue(WritingTask):
                 )
 
     def texts(self, row: Row) -> list[str]:
-        """What was said."""
+        """Return the texts of all turns."""
         return [turn.text for turn in turns_of(row, "a row")]
 
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
-        """The dialogue, in several parts if it is too long; each token of each reply is learnt just once."""
+        """Return the dialogue, in parts if it is too long; each token of a reply is trained on once."""
         limit = backbone.max_seq_len
         return Stream.of(turns_of(row, "a row"), tokenizer, limit=limit).features(limit=limit)
 
@@ -205,7 +205,7 @@ class Dialogue(WritingTask):
         return scores
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Floats:
-        """Whether the last reply is the true one; where there is none, the accuracy of those before."""
+        """Return 1 if the last reply equals the target; without one, the accuracy of earlier tokens."""
         _, n_tokens, n_right = _details(predictions).T
         shares = n_right / np.maximum(n_tokens, 1)
         matches = _matches(predictions, rows)
@@ -222,11 +222,11 @@ class Dialogue(WritingTask):
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """What the person says next."""
+        """The next message of the user."""
         return ("you",)
 
     def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """All turns so far, the last reply, and what was typed now."""
+        """Return all turns so far, the last reply, and the new message."""
         turns: list[Turn] = []
         if history:
             row, prediction = history[-1]

@@ -153,7 +153,7 @@ class FinetuneTask(ABC):
 
     @property
     def example_row(self) -> Row:
-        """A row that can be answered, to show how the task is asked."""
+        """An example row for a prediction."""
         return dict.fromkeys(self.input_columns.required, "Frieda the gardener has a yellow lantern.")
 
     @property

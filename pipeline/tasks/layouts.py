@@ -1,4 +1,4 @@
-"""How a source and its answer lie in a transformer: in two sequences, or one after the other in one."""
+"""The layout of a source and its answer: two sequences, or one after the other in a single sequence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -18,11 +18,11 @@ class Layout(Protocol):
     """Prompts, and examples of a prompt with its answer, within `limit` tokens."""
 
     def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
-        """What a model reads before it writes; a longer source keeps its beginning."""
+        """Return what the model reads before it generates; a source that is too long loses its end."""
         ...
 
     def room(self, n_prompt: int, *, limit: int) -> int:
-        """How many tokens can be written after a prompt."""
+        """Return the number of tokens that can be generated after a prompt."""
         ...
 
     def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
@@ -52,7 +52,7 @@ class TwoSequences:
 
 
 class OneSequence:
-    """For a decoder: `<bos> source <sep> answer`; a token of the prompt is read and not learnt."""
+    """For a decoder: `<bos> source <sep> answer`; tokens of the prompt are not trained on."""
 
     def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
         """`<bos> source <sep>`, such that `reserve` tokens can be written after it."""
@@ -60,7 +60,7 @@ class OneSequence:
         return framed([tokenizer.bos_id], kept, [tokenizer.sep_id])
 
     def room(self, n_prompt: int, *, limit: int) -> int:
-        """What the prompt leaves; the last token is written and not read."""
+        """Return what the prompt leaves; the last token is generated and never read."""
         return limit + 1 - n_prompt
 
     def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
@@ -72,12 +72,12 @@ class OneSequence:
         }
 
 
-#: The layout of each arrangement that can write.
+#: The layout of each architecture that can generate text.
 LAYOUTS: Mapping[type[Transformer], Layout] = {EncoderDecoder: TwoSequences(), Decoder: OneSequence()}
 
 
 def layout_of(backbone: Transformer) -> Layout:
-    """The layout for an arrangement.
+    """Return the layout for an architecture.
 
     Raises:
         ValueError: it cannot write.

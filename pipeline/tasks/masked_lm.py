@@ -1,4 +1,4 @@
-"""Masked language modelling: restore hidden tokens from what stands on both sides."""
+"""Masked language modelling: predict masked tokens from the text on both sides."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

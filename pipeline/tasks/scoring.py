@@ -50,7 +50,7 @@ def statistic_score(statistic: Callable[[Ints], Floats], n_rows: int, *, interva
         statistic: gets numbers of rows (R, N), one resample a line and some rows several times in it, and
             gives the value (R,) of each resample. `cell_sums` and `column_sums` make most of them cheap.
         n_rows: how many rows there are: N.
-        intervals: whether the interval is wanted; without, the statistic is asked once.
+        intervals: whether the interval is wanted; otherwise the statistic is called once.
 
     Raises:
         ValueError: there are no rows.
@@ -68,7 +68,7 @@ def statistic_score(statistic: Callable[[Ints], Floats], n_rows: int, *, interva
 
 
 def cell_sums(rows: Ints, cells: Ints, n_cells: int, *, weights: Floats | None = None) -> Floats:
-    """How often each cell occurs in each resample, or the sum of its weights: (R, n_cells).
+    """Count each cell in each resample, or sum its weights: (R, n_cells).
 
     Args:
         rows: numbers of rows (R, N).

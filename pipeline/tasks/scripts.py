@@ -1,4 +1,4 @@
-"""How a text falls into words, whatever script it is written in."""
+"""Split text into words, in any script."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -37,12 +37,12 @@ def words_of(text: str) -> list[str]:
 
 
 def has_unspaced(text: str) -> bool:
-    """Whether some letter is of a script that has no spaces."""
+    """Return whether a text has a letter of a script without spaces."""
     return _UNSPACED_LETTERS.search(text) is not None
 
 
 def bleu_tokenizer(language: str, texts: Iterable[str]) -> BleuTokenizer:
-    """What sacrebleu shall cut texts with: by their language's code, or else by the script of most letters.
+    """Return the sacrebleu tokenizer for texts: by the code of their language, or else by their script.
 
     `zh` is sacrebleu's own for Chinese, `char` is for other texts without spaces, `13a`, its default, for the
     rest. Its tokenizers for Japanese and Korean need MeCab; Korean has spaces.

@@ -16,7 +16,7 @@ from pipeline.tasks.text_to_text import TextToText
 
 @dataclass(frozen=True, kw_only=True)
 class Summarisation(TextToText):
-    """Write the `summary` of `text`; a row may have a list of several summaries, which are all learnt.
+    """Write the `summary` of `text`; a row may have a list of several summaries, which are all trained on.
 
     Scores are those of rouge_score, from 0 to 1, and of the nearest summary where there are several.
     """
@@ -52,7 +52,7 @@ class Summarisation(TextToText):
         return self._rouge(predictions, rows)["rouge_l"]
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """How ROUGE was computed."""
+        """Return how ROUGE was computed."""
         from importlib.metadata import version
 
         unspaced = any(has_unspaced(target) for row in rows for target in self.references(row))

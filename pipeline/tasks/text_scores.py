@@ -1,4 +1,4 @@
-"""How near a written text is to what people wrote: BLEU and chrF over a corpus, ROUGE of each text.
+"""Similarity of generated texts to references: BLEU and chrF of a corpus, ROUGE of each text.
 
 sacrebleu and rouge_score compute them; here they are only resampled for intervals.
 """
@@ -41,7 +41,7 @@ def chrf() -> "Metric":
 
 
 def signature(metric: "Metric") -> str:
-    """What one must know to compute the same number, for one reference a text."""
+    """Return what is needed to reproduce the number, for one reference per text."""
     metric.corpus_score([""], [[""]])
     return str(metric.get_signature())
 
@@ -114,9 +114,9 @@ class _Words:
 def _counts(
     metric: "Metric", answers: Sequence[str], references: Sequence[str], chosen: npt.NDArray[np.bool_]
 ) -> Floats:
-    """What sacrebleu sums over a corpus: counts (N, K) of each text, 0 where it is not of the group."""
+    """Return the counts (N, K) that sacrebleu sums over a corpus; 0 for texts outside the group."""
     pairs = [(answers[row], references[row]) for row in np.flatnonzero(chosen).tolist()]
-    # sacrebleu's own bootstrap stands on this function; it has no public name for it.
+    # sacrebleu's own bootstrap uses this function, which has no public name.
     found = metric._extract_corpus_statistics(
         [answer for answer, _ in pairs], [[target for _, target in pairs]]
     )

@@ -26,7 +26,7 @@ class TextToText(WritingTask):
 
     A source that is too long keeps its beginning. On a decoder it has the room that its target leaves, and at
     least half of it (`pipeline.tasks.writing.Room` tells what is done while the target is not known). A
-    target that is too long is learnt as far as it fits, and its end is not.
+    target that is too long is trained on as far as it fits, without its end token.
 
     Args:
         label_smoothing: share of a label's probability that is spread over all tokens in training.
@@ -51,11 +51,11 @@ class TextToText(WritingTask):
 
     @abstractmethod
     def source(self, row: Row) -> str:
-        """What is read."""
+        """Return the source text."""
 
     @abstractmethod
     def references(self, row: Row) -> list[str]:
-        """What may be written: each is learnt, the nearest is scored; none where the row is only asked."""
+        """Return the target texts: each is trained on, the nearest is scored; none without targets."""
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse rows whose source or target is not text or is empty."""
@@ -67,7 +67,7 @@ class TextToText(WritingTask):
                 check_text(target_text, f"{where}: {target}")
 
     def target_values(self, value: Any) -> list[Any]:
-        """What must be a text each in the column of the target."""
+        """Return the values in the target column that must be texts."""
         return [value]
 
     def texts(self, row: Row) -> list[str]:

@@ -173,7 +173,7 @@ def _languages(rows: Sequence[Row]) -> list[str]:
 
 
 def _tokenizers(targets: Sequence[str], names: Sequence[str]) -> dict[str, BleuTokenizer]:
-    """What cuts the texts of each language for BLEU."""
+    """Return the BLEU tokenizer of each language."""
     texts: dict[str, list[str]] = {name: [] for name in sorted(set(names))}
     for target, name in zip(targets, names, strict=True):
         texts[name].append(target)

@@ -1,4 +1,4 @@
-"""Dialogues as tokens: whose turn it is, what of it is learnt, and which turns are read where not all fit."""
+"""Dialogues as tokens: roles, which tokens are trained on, and which turns are read if not all fit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class TurnInput(TypedDict):
 
 
 class Turn(NamedTuple):
-    """What one side said."""
+    """A message of one side."""
 
     role: str
     text: str
@@ -117,7 +117,7 @@ class Stream:
         )
 
     def prompt(self, tokenizer: Tokenizer, *, limit: int, reserve: int) -> list[int]:
-        """What a reply goes on from: the latest turns and `<assistant>`, with room for `reserve` tokens."""
+        """Return the prompt of a reply: the latest turns and `<assistant>`, and room for `reserve` more."""
         ids = np.append(self.ids, tokenizer.turn_frame("assistant")[0])
         first = self._oldest(len(ids), max(limit + 1 - reserve - len(self.head), 1))
         return [*self.head.tolist(), *ids[first:].tolist()]
@@ -131,7 +131,7 @@ class Stream:
         return [self._feature(*window) for window in self._windows(limit + 1 - len(self.head))]
 
     def _windows(self, room: int) -> Iterator[tuple[int, int, int]]:
-        """(begin, first token to be learnt, end) of each example."""
+        """(begin, first token that is trained on, end) of each example."""
         learnt = np.flatnonzero(self.learnt)
         ends = learnt[np.diff(learnt, append=-1) != 1] + 1
         n_done = 0
@@ -167,7 +167,7 @@ def _framed(role: str, ids: npt.NDArray[np.int32], tokenizer: Tokenizer) -> Ids:
 
 
 def _is_learnt(role: str, n_text: int, n_turn: int, tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
-    """Which tokens of a turn are of a reply, or end it."""
+    """Return which tokens of a turn belong to a reply or end it."""
     learnt = np.zeros(n_turn, bool)
     if role == "assistant":
         first = len(tokenizer.turn_frame(role)[0])

@@ -1,4 +1,4 @@
-"""What the tasks share whose model writes: labelled batches, the smoothed loss, room for answers."""
+"""Shared parts of the tasks that generate text: labelled batches, smoothed loss, space for answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,14 +72,14 @@ class SmoothedObjective(TokenObjective):
 
 
 class WritingTask(FinetuneTask):
-    """What tasks share whose model writes by the backbone's own embedding."""
+    """A task whose model generates text with the backbone's own embedding."""
 
     #: The option that says how long a text may become.
     length_option: ClassVar[str]
     label_smoothing: float
 
     def cautions(self, predictions: Sequence[Prediction]) -> list[str]:
-        """How many texts were cut."""
+        """Return the number of texts that were cut."""
         n_cut = sum(one.details.get("finish_reason") == "length" for one in predictions)
         if not n_cut:
             return []
@@ -109,7 +109,7 @@ class Answer:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Whether it ended by itself or was cut."""
+        """The reason why the answer ended."""
         return "stop" if self.ended else "length"
 
 
@@ -119,14 +119,14 @@ Writer = Callable[[list[list[int]], int], list[Answer]]
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """How long answers may be: what a prompt leaves of what the backbone reads, and no more than asked for.
+    """The length limit of answers: the context that a prompt leaves, and at most `most_tokens`.
 
     An answer is mostly short: at first a prompt is cut so that an eighth of the room is left. Only where the
     answer does not end in what is left, it is written again after a prompt that leaves more, up to half.
 
     Args:
         left: tokens of a prompt -> how many can be written after it.
-        most_tokens: the longest answer that is asked for, its <eos> included.
+        most_tokens: the longest answer, including its <eos>.
         limit: tokens that the backbone reads.
     """
 
@@ -136,7 +136,7 @@ class Room:
 
     @property
     def steps(self) -> list[int]:
-        """What prompts leave at least, at first and each time again: doubled from an eighth to a half."""
+        """The tokens that prompts leave at each attempt: doubled from an eighth to a half of the context."""
         steps = [max(self.limit // 8, 1)]
         while 2 * steps[-1] <= self.limit // 2:
             steps.append(2 * steps[-1])
@@ -192,13 +192,13 @@ def written_feature(layout: Layout, tokenizer: Tokenizer, prompt: Sequence[int],
 
 
 def forbidden_ids(tokenizer: Tokenizer) -> list[int]:
-    """What no answer may hold: every special token but the end."""
+    """Return the tokens that no answer may contain: all special tokens except <eos>."""
     return [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
 
 
 @torch.no_grad()
 def label_totals(model: Model, batch: Batch) -> npt.NDArray[np.float64]:
-    """Of each row's labels: their nats, how many they are, and how many are the likeliest token (B, 3)."""
+    """Return, for the labels of each row, the nats, their number, and how many have rank 1 (B, 3)."""
     device = model.backbone.embedding.weight.device
     with evaluating(model), torch.autocast(device.type, enabled=False):
         hidden = model.hidden({name: tensor.to(device) for name, tensor in batch.items()})

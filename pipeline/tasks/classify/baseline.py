@@ -1,4 +1,4 @@
-"""What a classifier has to be better than: the commonest label, and a linear model of word counts.
+"""Baselines of a classifier: the commonest label, and a linear model of word counts.
 
 Source: Wang and Manning 2012, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification".
 """
@@ -31,7 +31,7 @@ def linear(texts: Sequence[Sequence[str]], labels: Ints, asked: Sequence[Sequenc
     Args:
         texts: the texts of each training row: one, or the two of a pair, which are counted apart.
         labels: their labels (N,), of at least two classes.
-        asked: the texts of the rows to be answered.
+        asked: the texts of the rows to predict.
 
     Raises:
         ValueError: no training text has a word.

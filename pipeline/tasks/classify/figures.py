@@ -47,7 +47,7 @@ def confusion_figure(target: Ints, predicted: Ints, names: Sequence[str]) -> "Fi
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(_GAMMA, vmin=0, vmax=1))
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.6)
     _name_ticks(axes, names, size=6.5 if n_classes > _NUMBERED_CLASSES else 9)
-    axes.set(xlabel="answer", ylabel="target", title=f"{np.trace(counts):,} of {counts.sum():,} right")
+    axes.set(xlabel="prediction", ylabel="target", title=f"{np.trace(counts):,} of {counts.sum():,} right")
     if n_classes <= _NUMBERED_CLASSES:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -98,7 +98,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _name_ticks(axes: "Axes", names: Sequence[str], *, size: float) -> None:
-    shown, font = _printable(names)
+    shown, font = printable(names)
     places = range(len(names))
     longest = max(map(len, shown))
     axes.set_xticks(places, shown, rotation=90 if longest > 3 else 0, fontsize=size)
@@ -108,7 +108,7 @@ def _name_ticks(axes: "Axes", names: Sequence[str], *, size: float) -> None:
         label.set_fontfamily(font)
 
 
-def _printable(names: Sequence[str]) -> tuple[list[str], str]:
+def printable(names: Sequence[str]) -> tuple[list[str], str]:
     """Names without their middle where they are long, and a font that can write them; else numbers."""
     short = [_shortened(" ".join(name.split())) for name in names]
     wanted = {ord(character) for name in short for character in name}

@@ -46,7 +46,7 @@ class LabelTable:
 
     @cached_property
     def _booleans(self) -> bool:
-        """Whether the classes are true and false, which files write in several ways."""
+        """Whether the classes are true and false, which files spell in several ways."""
         return sorted(name.casefold() for name in self.names) == ["false", "true"]
 
 
@@ -64,12 +64,12 @@ def collected_names(labels: Iterable[Any]) -> list[str]:
 
 
 def are_numbers(names: Iterable[str]) -> bool:
-    """Whether every name is a whole number."""
+    """Return whether every name is a whole number."""
     return all(_WHOLE_NUMBER.fullmatch(name) for name in names)
 
 
 def is_place(name: str) -> bool:
-    """Whether a label may be the number of a class: 7, but not 007."""
+    """Return whether a label may be the number of a class: 7, but not 007."""
     return _PLACE.fullmatch(name) is not None
 
 
@@ -134,7 +134,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _kind(label: Any) -> str | None:
-    """What a label is, in words; None where it is missing."""
+    """Return the kind of a label in words; None if it is missing."""
     if isinstance(label, list | tuple):
         return None if any(_is_missing(one) for one in label) else _LIST
     if _is_missing(label):

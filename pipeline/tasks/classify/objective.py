@@ -1,4 +1,4 @@
-"""What a classifier is trained for: cross-entropy of one label a row, or of a yes or no for each label."""
+"""Losses of a classifier: cross-entropy of one label per row, or binary cross-entropy of each label."""
 
 from collections.abc import Mapping
 

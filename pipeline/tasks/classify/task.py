@@ -56,7 +56,7 @@ class TextClassification(FinetuneTask):
     Args:
         label_names: names of the classes in the order of the model's outputs; None: all labels of the
             training rows, sorted. Where names are given, labels may be whole numbers: places in this list.
-        multi_label: whether a row has any number of labels; learnt of the training rows.
+        multi_label: whether a row has any number of labels; learned from the training rows.
         pooling: which hidden state is classified; None: the last one of a Decoder, the mean of an Encoder's.
         class_weights: `balanced` lets every class count the same in the loss, however rare it is.
         dropout: of the pooled hidden state.
@@ -206,7 +206,7 @@ class TextClassification(FinetuneTask):
 
     @property
     def n_classes(self) -> int:
-        """How many labels there are."""
+        """The number of labels."""
         return len(self._table.names)
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Callable[[], Floats]]:
@@ -298,7 +298,7 @@ class TextClassification(FinetuneTask):
         return self._indicators(labels_of(row["label"]) for row in rows)
 
     def _predicted(self, predictions: Sequence[Prediction]) -> Ints:
-        """As `_targets`, of the answers."""
+        """Return the same for predictions."""
         if not self.multi_label:
             places = {name: place for place, name in enumerate(self._table.names)}
             return np.array([places[prediction.text] for prediction in predictions], np.int64)

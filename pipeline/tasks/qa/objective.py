@@ -1,4 +1,4 @@
-"""What a reader is trained for: the first and the last token of the answer, or the token of no answer."""
+"""The loss of a reader: the first and last token of the answer, or the token that stands for no answer."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What a row of a question, a context and its answers must be."""
+"""Checks of rows with a question, a context and answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def check_rows(rows: Sequence[Row], split: str) -> None:
     """Refuse rows without question or context, and answers that do not stand where they are said to.
 
     Raises:
-        DataError: the split, the first such row, what stands there, and how many rows are so.
+        DataError: the split, the first such row, what it has, and the number of such rows.
     """
     wrong: list[tuple[int, str, int]] = []
     for place, row in enumerate(rows):
@@ -40,7 +40,7 @@ def references(row: Row) -> list[str]:
 
 
 def excerpt(row: Row) -> str:
-    """What stands in the context around the first true answer; its beginning where there is none."""
+    """Return the context around the first target answer; its beginning if there is none."""
     context, starts = row["context"], (row.get("answers") or {}).get("answer_start") or [0]
     first = max(0, min(starts[0] - _AROUND // 2, len(context) - _AROUND))
     before, after = ("…" if cut else "" for cut in (first > 0, first + _AROUND < len(context)))

@@ -25,7 +25,7 @@ class Span:
 
 @dataclass(eq=False)
 class Candidates:
-    """What the windows of one row propose.
+    """The candidate answers from the windows of one row.
 
     Args:
         passage: the row's context.

@@ -52,7 +52,7 @@ class ExtractiveQA(FinetuneTask):
         mark_question_words: tell the model of each token of the context whether the question has it too.
         both_directions: read a bundle's decoder as an encoder, with the same weights: the answer may stand
             before the words that tell that it is one.
-        unanswerable: whether a question may have no answer; learnt of the training rows.
+        unanswerable: whether a question may have no answer; learned from the training rows.
         dropout: of the hidden states before the head.
 
     Sources: Devlin et al. 2019, "BERT", sections 4.2 and 4.3; Chen et al. 2017, "Reading Wikipedia to Answer
@@ -78,7 +78,7 @@ class ExtractiveQA(FinetuneTask):
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
-        """An encoder, unless one direction is asked for."""
+        """Return an encoder, unless `both_directions` is false."""
         return Encoder if self.both_directions else backbone
 
     @property
@@ -176,7 +176,7 @@ class ExtractiveQA(FinetuneTask):
         return squad.row_scores([p.text for p in predictions], rows)[1]
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """Which script's definition it is."""
+        """Return the script whose definition is used."""
         chinese = sum(squad.is_chinese(row["context"]) for row in rows)
         script = "SQuAD v1.1" if all(references(row) for row in rows) else "SQuAD v2.0"
         if chinese == len(rows):

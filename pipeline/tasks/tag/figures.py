@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.tasks.classify.figures import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -18,17 +20,19 @@ def types_figure(rows: Sequence[tuple[str, float, float, float, int]]) -> "Figur
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 1.4 + 0.55 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6, 1.6 + 0.55 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     places = np.arange(len(rows))
     for shift, (name, column) in enumerate((("precision", 1), ("recall", 2), ("F1", 3))):
         axes.barh(places + 0.25 * (shift - 1), [row[column] for row in rows], 0.25, label=name)
-    axes.set_yticks(places, [f"{row[0]} ({row[4]:,})" for row in rows])
+    names, font = printable([row[0] for row in rows])
+    axes.set_yticks(places, [f"{name} ({row[4]:,})" for name, row in zip(names, rows, strict=True)])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)  # a type may hold dollar signs
+        label.set_fontfamily(font)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), title="entities by type")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure

@@ -1,4 +1,4 @@
-"""What a row of words and tags must be."""
+"""Checks of rows with words and tags."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -205,3 +205,4 @@ def test_the_plots_show_each_type() -> None:
     assert found.keys() == {"entity_types", "confusion_matrix"}
     labels = [label.get_text() for label in found["entity_types"].axes[0].get_yticklabels()]
     assert labels == ["LOC (1)", "PER (2)"]
+    assert found["confusion_matrix"].axes[0].get_title() == "11 of 11 right"
