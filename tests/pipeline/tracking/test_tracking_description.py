@@ -2,10 +2,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.tracking.describe import describe, final_values
-from pipeline.tracking.figures import _panels, draw_learning_curves, read_curves
+from pipeline.tracking.figures import _panels, draw_learning_curves, grown_by, read_curves
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
 from pipeline.tracking.spool import Spool
@@ -106,6 +107,11 @@ def test_provenance_of_a_folder_without_git_says_so(tmp_path: Path) -> None:
     facts = collect_provenance(tmp_path, argv=["x"], seed=None, redactor=Redactor({}))
     assert facts["git_commit"] == "none"
     assert "seed" not in facts
+
+
+def test_tokens_between_and_beyond_what_was_logged_are_on_straight_lines() -> None:
+    found = grown_by(np.array([0, 2, 4, 7, 10, 20]), [(4, 100.0), (10, 400.0)])
+    np.testing.assert_allclose(found, [0, 50, 100, 250, 400, 800])
 
 
 def test_the_learning_curve_is_drawn_over_tokens_from_the_spool(tmp_path: Path) -> None:
