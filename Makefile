@@ -44,7 +44,7 @@ help: ## This help
 	@echo "           ARGS=\"key=value ...\"  the same in one variable"
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
-	@echo "           TASKS=\"classify qa\" (of pipeline, or of evaluate-lm)  STAGE=step of the pipeline, or what to sweep"
+	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
 	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve)"
 	@echo "           FROM=folder, or a name on the hub (import)  NAME=name of the run"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"

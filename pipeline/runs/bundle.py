@@ -27,6 +27,7 @@ from modules.model import Model
 from pipeline.config.model import build_model
 from pipeline.errors import BundleError
 from pipeline.files import read_json, sha256_of, sync, to_yaml, write_json, write_whole
+from pipeline.runs.adapters import ADAPTER, base_of, load_adapted, save_trained
 from pipeline.runs.stored import check_model_config, load_weights, read_part, read_task, refused
 from pipeline.tasks.finetuning import Prediction
 
@@ -104,7 +105,10 @@ def save_bundle(
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".draft"))
         draft.chmod(0o755)
-        save_model(model, str(draft / "model.safetensors"))
+        if ADAPTER in model_config:
+            save_trained(model, draft / "model.safetensors")
+        else:
+            save_model(model, str(draft / "model.safetensors"))
         write_json(draft / "model.json", model_config)
         tokenizer.save(draft / "tokenizer.json")
         write_json(draft / "task.json", task_config)
@@ -143,7 +147,11 @@ def load_bundle(folder: Path) -> Bundle:
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     _check_tokenizer(tokenizer, parts["provenance"], folder)
     make = partial(build_model, parts["model"], tokenizer)
-    model = load_weights(folder / "model.safetensors", parts["model"], make)
+    adapter = parts["model"].pop(ADAPTER, None)
+    if adapter is None:
+        model = load_weights(folder / "model.safetensors", parts["model"], make)
+    else:
+        model = load_adapted(folder, adapter, make, load_bundle(base_of(folder, digest)).model)
     return Bundle(
         folder=folder,
         model=model.eval(),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Required
+from typing import Any, NotRequired, Required
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +30,7 @@ class ModelForm(TypedDict):
     backbone: dict[str, Any]
     head: dict[str, Any]
     init: str
+    adapter: NotRequired[dict[str, Any]]
 
 
 class TaskForm(TypedDict):
@@ -165,10 +166,10 @@ def load_weights(file: Path, config: Mapping[str, Any], make: Callable[[], Model
         BundleError: they are not the weights of this model, or are not finite.
     """
     with refused(file):
-        stored = _shapes(file)
+        stored = shapes_in(file)
     with refused(file.with_name("model.json")):
         n_weights = sum(torch.Size(shape).numel() for shape in stored.values())
-        _check_sizes(config, at_most=max(n_weights, SMALL))
+        check_sizes(config, at_most=max(n_weights, SMALL))
         if config["backbone"].get("n_layers", 1) > len(stored):
             raise ValueError(f"n_layers is {config['backbone']['n_layers']}, with {len(stored)} tensors")
         with torch.device("meta"):
@@ -211,7 +212,7 @@ def _not_ours(file: Path, reason: str) -> BundleError:
     )
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of each tensor in a file, of which only the head is read."""
     with safe_open(str(file), framework="pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
@@ -223,11 +224,11 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(each.get_shape()) for name, each in slices.items()}
 
 
-def _check_sizes(node: Any, *, at_most: int) -> None:
+def check_sizes(node: Any, *, at_most: int) -> None:
     """Refuse numbers that no model of so many weights has: they would take all memory, or all time."""
     for value in node.values() if isinstance(node, Mapping) else node:
         if isinstance(value, Mapping | list):
-            _check_sizes(value, at_most=at_most)
+            check_sizes(value, at_most=at_most)
         elif isinstance(value, int) and abs(value) > at_most:
             raise ValueError(f"{value} is larger than the number of weights")
 

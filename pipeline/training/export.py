@@ -10,6 +10,7 @@ from datamodules.corpus import Corpus
 from modules.model import Model
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import config_hash, filled, with_defaults
+from pipeline.runs.adapters import ADAPTER
 from pipeline.runs.bundle import DONE, Bundle, load_bundle, parent_of, save_bundle
 from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.runs.folders import NOT_IDENTITY, RunFolder
@@ -56,7 +57,7 @@ def export(
             run.bundles / name,
             model=prepared.model,
             tokenizer=prepared.tokenizer,
-            model_config=redactor.value("", filled(to_plain(config.model), "model")),
+            model_config=redactor.value("", _model_node(config)),
             task_config=_without_secrets(filled(task_config, "task"), config, redactor),
             config=redactor.value("", with_defaults(config)),
             provenance=redactor.value("", {**origin, "step": step}),
@@ -65,6 +66,13 @@ def export(
         tracked.log_bundle(run.bundles / name, name=name, step=step, metrics=measured)
     run.keep(run.bundles / "best" / DONE)
     return load_bundle(run.bundles / "best")
+
+
+def _model_node(config: Config) -> dict[str, Any]:
+    """The model's node, and the adapter's where there is one."""
+    model = filled(to_plain(config.model), "model")
+    peft = to_plain(config.get("peft") or {})
+    return {**model, ADAPTER: filled(peft, "peft")} if peft else model
 
 
 def load_weights(model: Model, checkpoint: Path) -> int:

@@ -8,7 +8,7 @@ from pipeline.config.plain import Config
 from pipeline.config.schema import BUNDLE_KEYS, NOTHING
 
 #: The groups whose choice is part of a run's name, the most important first.
-GROUPS = ("data", "experiment", "model", "size", "position", "tokenizer", "optimizer", "schedule")
+GROUPS = ("data", "experiment", "model", "size", "position", "tokenizer", "optimizer", "schedule", "peft")
 #: Letters of a corpus in the name of a run: MLflow's list shows about twenty of the whole.
 LONGEST_WORD = 16
 

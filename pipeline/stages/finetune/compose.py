@@ -10,13 +10,14 @@ import torch
 from datamodules.corpus import Corpus, numbers_of
 from datamodules.corpus.held_out import with_repeated
 from datamodules.source import Source
+from modules.peft import LoRA
 from modules.transformer import Transformer
 from pipeline import report
 from pipeline.config.construct import construct
 from pipeline.config.model import head_node
-from pipeline.config.plain import Config
+from pipeline.config.plain import Config, to_plain
 from pipeline.config.tasks import finetuning_task
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.machine.devices import check_device
 from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle
@@ -33,6 +34,7 @@ from pipeline.runs.start import (
 )
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
 from pipeline.training.budget import describe_budget, is_open, with_budget
+from pipeline.training.callbacks.freezing import Freezing
 from pipeline.training.label import label_of
 from pipeline.training.states import Composed
 
@@ -58,6 +60,7 @@ def compose(config: Config) -> tuple[Composed, Labelled]:
     check_device(options)
     task = finetuning_task(config)
     start = _find_start(config, task)
+    _check_adapter(config, start)
     inputs = inputs_of(config, used=None if start is None else start.folder)
     labelled = read_labelled(config, task)
     model = _model_node(config, labelled.task, start)
@@ -105,6 +108,33 @@ def _find_start(config: Config, task: FinetuneTask) -> Bundle | None:
         return None
     check_vocabularies(task, start)
     return with_architecture(start, task.architecture(type(start.model.backbone)), task.backbone_options)
+
+
+def _check_adapter(config: Config, start: Bundle | None) -> None:
+    """Refuse an adapter that stands beside nothing, or beside what is trained itself.
+
+    Raises:
+        ConfigError: what to do.
+    """
+    peft = to_plain(config.peft)
+    if not peft:
+        return
+    word = f"peft={config.choices.peft}"
+    if start is None:
+        raise ConfigError(
+            f"{word} freezes pretrained weights, and init_from=none has none",
+            "a bundle to start from",
+            "leave out INIT=none, or peft",
+        )
+    if (frozen := construct(config.freezing, Freezing).frozen) != "nothing":
+        raise ConfigError(
+            f"{word} and freezing.frozen={frozen} both say what is trained", "one of them", "leave out one"
+        )
+    try:
+        construct(peft, LoRA).layers(start.model.backbone)
+    except ValueError as error:
+        problem, expected, remedy = str(error).split("; ", 2)
+        raise ConfigError(problem, expected.removeprefix("expected "), remedy) from error
 
 
 def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:

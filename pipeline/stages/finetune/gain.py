@@ -21,7 +21,7 @@ SAME = ("task", "data", "trainer", "optimizer", "schedule", "freezing", "size", 
 #: What the command says otherwise, what the task gives by itself, or what changes nothing of the numbers.
 UNSAID = (
     *("stage", "choices", "init_from", "name", "resume", "pipeline_id", "cache_dir", "tracking"),
-    *("log_corpus_text", "model.head", "model.backbone.n_token_types"),
+    *("log_corpus_text", "peft", "model.head", "model.backbone.n_token_types"),
 )
 
 
@@ -42,7 +42,7 @@ def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation
 
 def command_from_nothing(config: Config) -> str | None:
     """What to type for a run that differs in its start alone; None where words cannot say it."""
-    task, read = config.choices.task, set(keys_used(STAGE)) - {"task", "tracking"}
+    task, read = config.choices.task, set(keys_used(STAGE)) - {"task", "tracking", "peft"}
     begin = [f"task={task}", f"init_from={NOTHING}"]
     try:
         usual = compose_unchecked(STAGE, begin).choices

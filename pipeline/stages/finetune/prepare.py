@@ -11,8 +11,10 @@ from datamodules.features import Features
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
 from modules.model import Model
+from modules.peft import LoRA, add_adapter
 from modules.transformer import Transformer
 from pipeline import report
+from pipeline.config.construct import construct
 from pipeline.config.model import build_backbone, build_head
 from pipeline.config.plain import Config, to_plain
 from pipeline.machine.devices import for_rows
@@ -79,7 +81,23 @@ def _build_model(started: Started, task: FinetuneTask, corpus: Corpus) -> tuple[
     initialize(model if bundle is None else model.head, node["init"])
     if bundle is not None and node["head"] == bundle.model_config["head"]:
         model.head.load_state_dict(bundle.model.head.state_dict())
+    if peft := to_plain(started.config.get("peft") or {}):
+        _adapt(model, construct(peft, LoRA))
     return tokenizer, model.train()
+
+
+def _adapt(model: Model, options: LoRA) -> None:
+    """Freeze the backbone but for the adapter and for the types of tokens, new to what was pretrained."""
+    layers = add_adapter(model.backbone, options)
+    if model.backbone.type_embedding is not None:
+        model.backbone.type_embedding.requires_grad_(True)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    total = sum(each.numel() for each in model.parameters())
+    report.say(
+        "Adapter",
+        f"LoRA of rank {options.rank} beside {len(layers)} layers: {report.count(trained)} of "
+        f"{report.count(total)} parameters are trained ({trained / total:.1%}), the head's too",
+    )
 
 
 def _new_tokenizer(config: Config, task: FinetuneTask, corpus: Corpus) -> Tokenizer:

@@ -1,0 +1,130 @@
+"""LoRA: a frozen matrix learns by a product of two thin ones beside it.
+
+A linear layer y = W x + b becomes y = W x + b + alpha / rank * B A x, where A (rank x in) and B (out x rank)
+are trained and nothing else is. B is 0 at first, so that training begins at the pretrained model. What was
+learnt can be added to W at last, and costs nothing then.
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1, eq. 3.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """How an adapter is made.
+
+    Args:
+        rank: of the products; a layer gets rank * (in + out) weights.
+        alpha: the product is multiplied by alpha / rank, so that a step depends little on the rank.
+        dropout: of what A reads, in training.
+        targets: names of linear layers, as q_proj: a layer is adapted where its name ends in one of these.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | list[str] = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"peft.rank is {self.rank}; expected at least 1; use 8")
+        if self.alpha <= 0:
+            raise ValueError(f"peft.alpha is {self.alpha}; expected more than 0; use twice the rank")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"peft.dropout is {self.dropout}; expected from 0 to less than 1; use 0.1")
+        if not self.targets:
+            raise ValueError("peft.targets is empty; expected names of linear layers; use [q_proj, v_proj]")
+
+    def layers(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """Name -> layer of those that are adapted.
+
+        Raises:
+            ValueError: a target is the name of none.
+        """
+        linear = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+        for target in self.targets:
+            if not any(_is_named(name, target) for name in linear):
+                known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+                raise ValueError(
+                    f"peft.targets: no linear layer is called {target}; expected names among {known}; "
+                    "name some of these"
+                )
+        return {
+            name: each
+            for name, each in linear.items()
+            if any(_is_named(name, target) for target in self.targets)
+        }
+
+
+def _is_named(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer whose own weights are frozen, with a product of low rank beside them.
+
+    It holds the layer's own tensors under their own names, and `lora_A` (rank, in) and `lora_B` (out, rank).
+    """
+
+    def __init__(self, base: nn.Linear, options: LoRA) -> None:
+        with torch.device("meta"):
+            super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
+        self.weight, self.bias = base.weight, base.bias
+        self.scale = options.alpha / options.rank
+        self.lora_dropout = nn.Dropout(options.dropout)
+        self.lora_A = nn.Parameter(base.weight.new_empty(options.rank, base.in_features))
+        self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, options.rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear's own first weights
+
+    def forward(self, x: Float[Tensor, "*N in"]) -> Float[Tensor, "*N out"]:
+        """W x + b + scale * B A dropout(x)."""
+        learnt = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
+        return super().forward(x) + self.scale * learnt
+
+    def delta(self) -> Float[Tensor, "out in"]:
+        """What was learnt, as a matrix to be added to the weight."""
+        return self.scale * (self.lora_B @ self.lora_A)
+
+
+def add_adapter(model: nn.Module, options: LoRA) -> list[str]:
+    """Freeze all weights of `model` and put adapters beside some of its layers; gives the layers' names.
+
+    Raises:
+        ValueError: a target is the name of no linear layer.
+    """
+    layers = options.layers(model)
+    model.requires_grad_(False)
+    for name, layer in layers.items():
+        _replace(model, name, LoRALinear(layer, options))
+    return list(layers)
+
+
+@torch.no_grad()
+def merge_adapter(model: nn.Module) -> None:
+    """Add what adapters have learnt to the weights, and put plain linear layers in their place."""
+    for name, layer in list(_adapted(model)):
+        with torch.device("meta"):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        plain.weight, plain.bias = nn.Parameter(layer.weight + layer.delta()), layer.bias
+        _replace(model, name, plain.train(layer.training))
+    model.requires_grad_(True)
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    return ((name, each) for name, each in model.named_modules() if isinstance(each, LoRALinear))
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)

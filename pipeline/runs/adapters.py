@@ -1,0 +1,90 @@
+"""Bundles that hold an adapter: what was trained, and which bundle it belongs to.
+
+`model.safetensors` has the trained tensors alone, `model.json` says under `adapter` how they stand beside the
+others, and `provenance.json` names the base, its parent, with its digest. To read it is to read its
+base and to add what was learnt: what comes of it is a model like any other.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from modules.model import Model
+from modules.peft import LoRA, add_adapter, merge_adapter
+from pipeline.config.check import check_nodes
+from pipeline.config.construct import construct
+from pipeline.errors import BundleError
+from pipeline.runs.stored import SMALL, check_sizes, read_part, refused, shapes_in
+
+#: The key of `model.json`.
+ADAPTER = "adapter"
+
+
+def save_trained(model: Model, file: Path) -> None:
+    """Write the weights that were trained, each once."""
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    save_file({name: each.detach().contiguous() for name, each in trained.items()}, file)
+
+
+def base_of(folder: Path, digest_of: Callable[[Path], str]) -> Path:
+    """The bundle that an adapter belongs to: where it was, or beside the adapter's own run.
+
+    Raises:
+        BundleError: it is gone, or is another one by now.
+    """
+    parent = read_part(folder, "provenance.json").get("parent") or {}
+    recorded, wanted = Path(str(parent.get("bundle"))), parent.get("digest")
+    beside = folder.absolute().parent.parent.parent / str(parent.get("run")) / "bundles" / recorded.name
+    there = [place for place in (recorded, beside) if (place / "DONE").is_file()]
+    for place in there:
+        if digest_of(place) == wanted:
+            return place
+    what = f"{there[0]}, which is another one by now," if there else f"{recorded}, which is gone,"
+    raise BundleError(
+        f"{folder} holds an adapter of {what} and is nothing without it",
+        f"the bundle of digest {str(wanted)[:12]}…",
+        f"restore it from a copy, or make it again with `make reproduce RUN={parent.get('run')}`",
+    )
+
+
+def load_adapted(folder: Path, node: Mapping[str, Any], make: Callable[[], Model], base: Model) -> Model:
+    """The base's weights in a model of the adapter's description, with what was learnt added to them.
+
+    Args:
+        folder: of the bundle.
+        node: what `model.json` says of the adapter.
+        make: makes the model without its adapter.
+        base: the model of the bundle that it belongs to.
+
+    Raises:
+        BundleError: the tensors are not those of this adapter, or are not finite.
+    """
+    file = folder / "model.safetensors"
+    with refused(folder / "model.json"):
+        check_nodes(node, ADAPTER)
+        check_sizes(node, at_most=SMALL)
+        options = construct(node, LoRA)
+    with refused(file):
+        stored = shapes_in(file)
+        with torch.random.fork_rng(devices=[]):
+            model = make()
+            add_adapter(model.backbone, options)
+        known, planned = base.state_dict(), model.state_dict()
+        if surplus := sorted(stored.keys() - planned.keys()):
+            raise ValueError(f"not of this model: {surplus[0]}")
+        given = {**{name: each for name, each in known.items() if name in planned}, **load_file(file)}
+        if missing := sorted(planned.keys() - given.keys()):
+            raise ValueError(f"missing: {missing[0]}")
+        for name, each in given.items():
+            if each.shape != planned[name].shape:
+                raise ValueError(
+                    f"{name} has the shape {tuple(each.shape)}, the model {tuple(planned[name].shape)}"
+                )
+            if not torch.isfinite(each).all():
+                raise ValueError(f"{name} is not finite: it holds NaN or infinity")
+        model.load_state_dict(given)
+    merge_adapter(model.backbone)
+    return model
