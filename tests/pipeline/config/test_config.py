@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import compose as config
-from pipeline.config.compose import CONFIGS, compose, groups
+from pipeline.config.compose import CONFIGS, compose, groups, keys_used
 from pipeline.config.model import check_model
 from pipeline.config.recorded import config_hash
 from pipeline.config.tasks import finetuning_tasks
@@ -214,7 +214,8 @@ def test_a_tokenizer_file_may_be_named_beside_a_bundle_and_nothing_else_of_the_m
 
 def stage_of(group: str, option: str) -> str:
     """A stage that an option is for."""
-    return "finetune" if group == "task" and option in finetuning_tasks() else "pretrain"
+    learns_rows = group == "task" and option in finetuning_tasks()
+    return "finetune" if learns_rows or group not in keys_used("pretrain") else "pretrain"
 
 
 @pytest.mark.parametrize(
