@@ -23,6 +23,7 @@ from pipeline.stages.finetune.compose import Labelled
 from pipeline.tasks.finetuning import FinetuneTask, Row
 from pipeline.tracking import DatasetRecord
 from pipeline.training.states import Prepared, Started
+from pipeline.words import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,8 @@ def _adapt(model: Model, options: LoRA) -> None:
     total = sum(each.numel() for each in model.parameters())
     report.say(
         "Adapter",
-        f"LoRA of rank {options.rank} beside {len(layers)} layers: {report.count(trained)} of "
-        f"{report.count(total)} parameters are trained ({trained / total:.1%}), the head's too",
+        f"LoRA of rank {options.rank} beside {len(layers)} layers: {count(trained)} of "
+        f"{count(total)} parameters are trained ({trained / total:.1%}), the head's too",
     )
 
 
