@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import lightning as L
@@ -12,10 +13,13 @@ from modules.optim import LearningRates
 from modules.schedules import Schedule
 from pipeline import processes, report
 from pipeline.config.construct import construct
+from pipeline.config.plain import to_plain
+from pipeline.config.sizes import smaller_sizes
 from pipeline.errors import RunInterrupted
 from pipeline.tasks.base import Sample
 from pipeline.tracking.logger import TrackingLogger
 from pipeline.training.callbacks.averaging import EMA
+from pipeline.training.callbacks.forecast import Forecast
 from pipeline.training.callbacks.guard import NonFiniteGuard
 from pipeline.training.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
 from pipeline.training.callbacks.plateau import Plateau
@@ -110,8 +114,10 @@ def _callbacks(
     callbacks += training.callbacks  # before EMA, whose averaged weights are gone when a validation ends
     if options.ema_decay is not None:
         callbacks.append(EMA(options.ema_decay))
+    sizes = partial(smaller_sizes, to_plain(config.size), prepared.tokenizer.vocab_size)
+    forecast = Forecast(sizes if prepared.bundle is None else dict, time_budget=budget)
     bar = ProgressBar(f"{config.stage.name} {config.choices.task}", time_budget=budget)
-    callbacks += [NonFiniteGuard(), throughput, bar, FinalValidation()]
+    callbacks += [NonFiniteGuard(), throughput, forecast, bar, FinalValidation()]
     if budget is not None:
         callbacks.append(budget)
     if options.patience:

@@ -1,0 +1,74 @@
+"""How long a training will take, said soon after it has begun."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from pipeline import report
+from pipeline.training.callbacks.limits import TimeBudget
+from pipeline.training.callbacks.steps import ends_optimizer_step
+from pipeline.words import clock
+
+#: The first step builds kernels and is not counted. After so many seconds one more step has to do.
+N_STEPS, ENOUGH_S = 4, 4.0
+#: Longer ones are told what would take about three minutes.
+LONG_S, SHORT_S = 600.0, 200.0
+
+
+class Forecast(Callback):
+    """Says how long the rest of the training takes; where that is long, what would be done in three minutes.
+
+    Args:
+        smaller_sizes: gives name -> part of this cost, the largest first; nothing where the size is not free.
+        time_budget: the budget of the run, if it has one: it may end before the last step.
+    """
+
+    def __init__(
+        self, smaller_sizes: Callable[[], Mapping[str, float]], *, time_budget: TimeBudget | None = None
+    ) -> None:
+        self._smaller_sizes = smaller_sizes
+        self._time_budget = time_budget
+        self._first: tuple[int, float] | None = None
+        self._is_said = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure the first steps."""
+        if self._is_said or not ends_optimizer_step(trainer, batch_idx) or not trainer.is_global_zero:
+            return
+        step, now = trainer.global_step, time.monotonic()
+        if self._first is None:
+            self._first = step, now
+            return
+        n_steps, seconds = step - self._first[0], now - self._first[1]
+        if n_steps >= N_STEPS or seconds >= ENOUGH_S:
+            self._is_said = True
+            self._say(seconds / n_steps, trainer.max_steps - step)
+
+    def _say(self, step_s: float, n_steps: int) -> None:
+        left_s = step_s * n_steps
+        if self._time_budget is not None:
+            left_s = min(left_s, self._time_budget.left_s)
+        if left_s > 0:
+            with tqdm.external_write_mode(file=sys.stderr):  # above the bar
+                report.say("Time", describe_forecast(left_s, step_s, n_steps, self._smaller_sizes))
+
+
+def describe_forecast(
+    left_s: float, step_s: float, n_steps: int, smaller_sizes: Callable[[], Mapping[str, float]]
+) -> str:
+    """The time that is left, and what would be done in three minutes where it is long."""
+    text = f"about {clock(left_s)} for {n_steps:,} steps"
+    if left_s <= LONG_S:
+        return text
+    for name, part in smaller_sizes().items():
+        if step_s * n_steps * part <= SHORT_S:
+            return f"{text}; size={name} would take about {clock(step_s * n_steps * part)}"
+    few = max(1, int(180 / step_s))
+    return f"{text}; trainer.max_steps={few} would take about {clock(few * step_s)}"
