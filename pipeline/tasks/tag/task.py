@@ -125,7 +125,7 @@ class TokenClassification(FinetuneTask):
     ) -> list[Prediction]:
         """Predict the likeliest tag of each word; confidence is the probability of the least certain one.
 
-        `text` has the entities in brackets. `details`: the `text` that was read, `words` and `tags`, and
+        `text` has the entities in brackets. `details`: `plain_text`, which was read, `words`, `tags`, and
         `entities`, each with its `type`, `text`, characters `start` and `end`, words `first_word` and
         `end_word`, and `confidence`. A row may also be a text, which is split into words.
 
@@ -168,7 +168,7 @@ class TokenClassification(FinetuneTask):
             text=_marked(text, spans, entities(tags)),
             confidence=float(certain.min()),
             details={
-                "text": text,
+                "plain_text": text,
                 "words": [text[start:end] for start, end in spans],
                 "tags": tags,
                 "entities": details,

@@ -86,6 +86,7 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
     random.Random(0).shuffle(order)
     shuffled = task.predict(model, tokenizer, [rows[i] for i in order], batch_size=2)
     assert [answer.text for answer in shuffled] == [together[i].text for i in order]
+    assert all(answer.details.keys().isdisjoint(("text", "confidence")) for answer in together)  # one record
     scores = task.score(together, rows)
     assert np.isfinite(scores[task.metric].value)
     assert len(task.row_scores(together, rows)) == len(rows)

@@ -171,7 +171,7 @@ def test_rows_are_learned_by_heart_and_predicted_with_characters() -> None:
     assert answers[1].text == "[米拉 PER]走了"
     for answer in answers:
         for one in answer.details["entities"]:
-            assert answer.details["text"][one["start"] : one["end"]] == one["text"]
+            assert answer.details["plain_text"][one["start"] : one["end"]] == one["text"]
             assert 0.2 < one["confidence"] <= 1
     (typed,) = task.predict(net, BYTES, [task.row_from_input(["Ida saw New York."], [])], batch_size=1)
     assert typed == answers[0]
