@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.config.plain import select
 from pipeline.errors import BundleError, ConfigError, TrackingError
 from pipeline.evaluation.rows import HeldOut
+from pipeline.registry.pyfunc import add_pyfunc
 from pipeline.registry.untracked import log_untracked
 from pipeline.runs import bundle
 from pipeline.runs.find import LATEST, find_bundle, newest_bundle
@@ -32,8 +33,9 @@ DIGEST, FOLDER, LOGGED_MODEL = "bundle_digest", "bundle", "model_id"
 
 #: What a registered version can and cannot do, for whoever finds it in MLflow.
 USE = (
-    "A version holds the files of a bundle. MLflow keeps and names it, and cannot load or serve it. "
-    "To use it, fetch the folder with `mlflow artifacts download`, and name that: "
+    "A version holds the files of a bundle, and what MLflow needs to load it: `mlflow.pyfunc.load_model`, "
+    "`mlflow models serve`. `make serve MODEL=NAME@champion` serves it with batches and streams. "
+    "To use it elsewhere, fetch the folder with `mlflow artifacts download`, and name that: "
     "`make predict-TASK BUNDLE=FOLDER`."
 )
 
@@ -184,6 +186,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
     model = client.get_logged_model(_logged_model(client, store, folder, experiment=experiment))
     if not client.search_registered_models(f"name = '{_quoted(name)}'"):
         client.create_registered_model(name, description=_about_model(folder))
+    add_pyfunc(client, model.model_id, folder)
     version = client.create_model_version(
         name,
         model.artifact_location,

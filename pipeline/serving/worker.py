@@ -72,6 +72,7 @@ class Worker:
     max_waiting: int
     max_rows: int
     _rows: deque[RowJob] = field(default_factory=deque)
+    _asked: list[RowJob] = field(default_factory=list)
     _texts: deque[TextJob] = field(default_factory=deque)
     _batches: dict[ServedModel, DecodingBatch[TextJob]] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -125,7 +126,7 @@ class Worker:
         except BaseException as error:
             self._problem = error
             with self._changed:
-                left: list[Job] = [*self._rows, *self._texts, *self._writing()]
+                left: list[Job] = [*self._asked, *self._rows, *self._texts, *self._writing()]
             self.deliver([(job, error) for job in left])
             self.failed(error)
 
@@ -144,7 +145,9 @@ class Worker:
         self._enter()
         if rows := self._next_rows():
             self.metrics.observe("prelude_batch_rows", len(rows))
+            self._asked = rows
             self.deliver(answered(rows))
+            self._asked = []
         for model, batch in list(self._batches.items()):
             self._step(model, batch)
 

@@ -64,7 +64,7 @@ def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     assert "| test/accuracy | 0.75 |" in version.description
     assert "`test/`: 200 test rows of reviews." in version.description
     model_page = client.get_registered_model("prelude-classify").description
-    assert "cannot load or serve it" in model_page
+    assert "mlflow.pyfunc.load_model" in model_page
     progress = Progress.load(folder.parents[1] / "tracking")
     model = client.get_logged_model(progress.models[str(folder)])
     assert version.source == model.artifact_location

@@ -1,0 +1,116 @@
+"""What MLflow needs beside a bundle's files to load and serve it: `MLmodel`, code, requirements, example."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipeline.runs.code import ROOMS, ROOT
+from pipeline.runs.stored import read_task
+from pipeline.tasks.finetuning import FinetuneTask
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+
+#: What a process imports that loads a bundle and answers rows with it; a test holds that it is enough.
+REQUIREMENTS = (
+    *("mlflow", "torch", "numpy", "tokenizers", "safetensors", "pydantic", "PyYAML", "pyarrow", "regex"),
+    *("jaxtyping", "pandas", "typing_extensions"),
+)
+
+#: What a request to a pretrained model may set, with the values that it has else.
+_PARAMETERS: dict[str, int | float] = {"max_new_tokens": 40, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+
+_EXAMPLE_PROMPT = "One sunny morning"
+
+
+def add_pyfunc(client: "MlflowClient", model_id: str, folder: Path) -> None:
+    """Let MLflow's model of a bundle be a pyfunc, so that MLflow itself can load and serve it.
+
+    The bundle's own files stay as they are; its weights are not read.
+    """
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # MLflow warns of its own type hints while it is imported, and of its own calls of pandas.
+        warnings.filterwarnings("ignore", module="mlflow")
+        client.log_model_artifacts(model_id, str(write_pyfunc(Path(scratch) / "model", folder)))
+
+
+def write_pyfunc(target: Path, folder: Path) -> Path:
+    """Write what belongs beside the files of the bundle in `folder`; gives `target`."""
+    import mlflow.pyfunc
+
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    task = read_task(folder)
+    signature, example = _signature(task)
+    mlflow.pyfunc.save_model(
+        str(target),
+        python_model=str(MODEL_CODE),
+        code_paths=[str(ROOT / room) for room in ROOMS],
+        signature=signature,
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
+    )
+    described = target / "MLmodel"
+    content = yaml.safe_load(described.read_text(encoding="utf-8"))
+    content["flavors"]["python_function"] |= {
+        "artifacts": {"bundle": {"path": ".", "uri": "."}},
+        "model_code_path": MODEL_CODE.name,  # MLflow writes where it was on this machine
+    }
+    described.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return target
+
+
+def _signature(task: Any) -> tuple["ModelSignature", Any]:
+    """The columns that rows have and their types, and a row as a table."""
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    if not isinstance(task, FinetuneTask):
+        kinds = {int: DataType.long, float: DataType.double}
+        params = ParamSchema([ParamSpec(name, kinds[type(one)], one) for name, one in _PARAMETERS.items()])
+        inputs = Schema([ColSpec(DataType.string, "prompt")])
+        example = (pd.DataFrame([{"prompt": _EXAMPLE_PROMPT}]), _PARAMETERS)
+        return ModelSignature(inputs=inputs, params=params), example
+    columns = task.input_columns
+    specs: list[ColSpec | TensorSpec] = [
+        ColSpec(_type_of(task.input_types.get(name, str)), name, required=name in columns.required)
+        for name in (*columns.required, *columns.optional)
+    ]
+    return ModelSignature(inputs=Schema(specs)), pd.DataFrame([dict(task.example_row)])
+
+
+def _type_of(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(kind).json_schema()
+    return _mlflow_type(schema, schema.get("$defs", {}))
+
+
+def _mlflow_type(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    """MLflow's name of a type, from its JSON schema."""
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Object, Property
+
+    if "$ref" in schema:
+        return _mlflow_type(known[schema["$ref"].rpartition("/")[2]], known)
+    if schema["type"] == "array":
+        return Array(_mlflow_type(schema["items"], known))
+    if schema["type"] == "object":
+        needed = schema.get("required", ())
+        return Object(
+            [
+                Property(name, _mlflow_type(one, known), required=name in needed)
+                for name, one in schema["properties"].items()
+            ]
+        )
+    names = {"string": DataType.string, "integer": DataType.long, "number": DataType.double}
+    return {**names, "boolean": DataType.boolean}[schema["type"]]

@@ -1,0 +1,40 @@
+"""Bundles on the disk that can answer, made without training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config.compose import compose
+from pipeline.config.model import build_model
+from pipeline.config.plain import to_plain
+from pipeline.runs.bundle import save_bundle
+from tests.pipeline.made_bundles import make_run
+from tests.pipeline.serving.models import LABELS, TOKENIZER
+
+TASK = {"_target_": "pipeline.tasks.classify.TextClassification", "label_names": LABELS, "optional_read": []}
+
+
+def save_classifier(run: Path, *, seed: int = 0) -> Path:
+    """A finished run with a bundle that classifies, with random weights."""
+    make_run(run)
+    model: dict[str, Any] = dict(to_plain(compose("pretrain", ["debug=quick"]).model))
+    model["head"] = {
+        "_target_": "modules.heads.PooledClassifier",
+        "d_model": model["backbone"]["layer"]["d_model"],
+        "n_classes": len(LABELS),
+        "pooling": "last",
+    }
+    torch.manual_seed(seed)
+    folder = run / "bundles" / "best"
+    save_bundle(
+        folder,
+        model=build_model(model, TOKENIZER),
+        tokenizer=TOKENIZER,
+        model_config=model,
+        task_config=TASK,
+        config={"choices": {"task": "classify"}},
+        provenance={"run": run.name, "step": 1, "stage": "finetune", "corpus": {"fingerprint": "0"}},
+        metrics={"test/accuracy": 0.5},
+    )
+    return folder
