@@ -107,6 +107,10 @@ serve: $(VENV)/.installed ## Answer over HTTP: BUNDLE=run or MODEL=NAME@champion
 explain: $(VENV)/.installed ## Why a bundle answers rows so: BUNDLE=run INPUT=rows.jsonl OUTPUT=folder
 	@$(PIPELINE) explain
 
+.PHONY: estimate
+estimate: $(VENV)/.installed ## What pretraining would need, and whether it fits: gpus=8xh100 size=base
+	@$(PIPELINE) estimate
+
 .PHONY: compare
 compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, best:classify
 	@$(PIPELINE) compare

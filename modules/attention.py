@@ -1,6 +1,8 @@
 """Multi-head attention: self-attention is cross-attention to itself; masks and positions are values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from modules.positions import Rotation
 
 # On CPU torch's fused kernel has a slow backward pass in bfloat16: plain products are 2 to 4 times as fast
 # while there are few scores (B * H * T * S), and slower beyond.
-_PLAIN_SCORES = 1 << 23
+_plain_scores = ContextVar("plain_scores", default=1 << 23)
 
 
 class MultiHeadAttention(nn.Module):
@@ -120,7 +122,7 @@ def attend(
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """
     n_scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and n_scores <= _PLAIN_SCORES:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and n_scores <= _plain_scores.get():
         seen = _attend_by_products(q, k, v, mask, dropout)
     else:
         seen = F.scaled_dot_product_attention(
@@ -155,6 +157,16 @@ def _attend_by_products(
         weights = F.dropout(weights, dropout)
     seen: Tensor = weights @ v
     return seen
+
+
+@contextmanager
+def fused_kernels_only() -> Iterator[None]:
+    """Use torch's fused kernels as on a GPU: to find out on a CPU what a GPU would keep in memory."""
+    before = _plain_scores.set(0)
+    try:
+        yield
+    finally:
+        _plain_scores.reset(before)
 
 
 def check_heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None = None) -> None:

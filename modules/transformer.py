@@ -18,6 +18,7 @@ from modules.cache import KVCache, Memory
 from modules.layers import LayerSpec
 from modules.masks import Mask
 from modules.positions import Position, Rotation, check_length
+from modules.recompute import Recompute, recomputed
 
 Batch = Mapping[str, Tensor]
 
@@ -59,7 +60,12 @@ class _Tokens:
 
 
 class Stack(nn.Module):
-    """Layers one after another, and a last norm where norms come first."""
+    """Layers one after another, and a last norm where norms come first.
+
+    `recompute` says what of a layer is computed again in the backward pass instead of being kept.
+    """
+
+    recompute: Recompute = "none"
 
     def __init__(self, layer: LayerSpec, n_layers: int, *, cross: bool = False) -> None:
         super().__init__()
@@ -80,7 +86,7 @@ class Stack(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Through all layers; masks and rotation are the same for each."""
         for i, layer in enumerate(self.layers):
-            x = layer(
+            x = recomputed(layer, self.recompute)(
                 x,
                 memory,
                 mask=mask,
@@ -91,6 +97,13 @@ class Stack(nn.Module):
             )
         out: Tensor = self.norm(x)
         return out
+
+
+def set_recompute(model: nn.Module, recompute: Recompute) -> None:
+    """Say for all layers of `model` what is computed again in the backward pass instead of being kept."""
+    for part in model.modules():
+        if isinstance(part, Stack):
+            part.recompute = recompute
 
 
 class Transformer(nn.Module):

@@ -46,6 +46,7 @@ STAGES = {
     "lineage": "pipeline.stages.lineage:lineage",
     "explain": "pipeline.stages.explain:explain",
     "import": "pipeline.stages.importing:import_weights",
+    "estimate": "pipeline.stages.estimate:estimate",
     "export": "pipeline.stages.export:export",
     "reproduce": "pipeline.stages.reproduce:reproduce",
     "register": "pipeline.stages.registry:register",

@@ -147,6 +147,7 @@ def _check_top(config: Mapping[str, Any]) -> None:
         *groups(),
         "choices",
         "cleaning",
+        "estimate",
         "freezing",
         "serving",
         "harness",

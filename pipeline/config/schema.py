@@ -77,3 +77,4 @@ class Root:
     pipeline_id: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
     host: str = "127.0.0.1"
+    gpus: str | None = None

@@ -40,6 +40,8 @@ class TrainerOptions:
         checkpoint_every_steps: null: at each validation.
         devices: how many; auto: all GPUs, or one CPU process.
         strategy: how several devices work together; auto takes ddp, data-parallel training.
+        activation_checkpointing: what of a layer is computed again in the backward pass to save memory:
+            nothing; all but matrix products and attention (selective); all (full), for a third more work.
         num_workers: processes that prepare batches; 0: the training process does.
     """
 
@@ -63,6 +65,7 @@ class TrainerOptions:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = "auto"
     strategy: Literal["auto", "ddp"] = "auto"
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
     num_workers: Annotated[int, Field(ge=0)] = 0
 
     @property

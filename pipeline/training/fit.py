@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from modules.lit_module import LitModule, Objective
 from modules.optim import LearningRates
 from modules.schedules import Schedule
+from modules.transformer import set_recompute
 from pipeline import processes, report
 from pipeline.config.construct import construct
 from pipeline.config.plain import to_plain
@@ -83,6 +84,7 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         ],
         logger=TrackingLogger(prepared.tracked),
     )
+    set_recompute(training.model, options.activation_checkpointing)
     module = LitModule(
         prepared.model,
         training.objective,

@@ -11,14 +11,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from modules.flops import TrainingFlops, count_tokens
 from modules.lit_module import LitModule
 from modules.model import Model
-from pipeline.training.callbacks.flops import (
-    TrainingFlops,
-    count_tokens,
-    count_training_flops,
-    peak_flops_per_s,
-)
+from pipeline.training.callbacks.flops import count_training_flops, peak_flops_per_s
 from pipeline.training.callbacks.limits import TrainingClock
 from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_step
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.collate import RowBatch, collate_causal, collate_denoise
 from datamodules.corruption import TokenTable
 from datamodules.tokenizer import Bytes
+from modules.flops import TrainingFlops, attention_flops, count_tokens
 from modules.freezing import freeze
 from modules.heads import LMHead, SpanHead
 from modules.layers import LayerSpec
@@ -16,7 +18,6 @@ from modules.model import Model
 from modules.positions import Learned, Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer
 from pipeline.tasks.summarize import Summarisation
-from pipeline.training.callbacks.flops import TrainingFlops, count_tokens
 
 V, D, S, T, LABELLED = 60, 32, 10, 7, 5
 BYTES = Bytes().train([])
@@ -113,3 +114,15 @@ def test_padding_of_packed_rows_is_no_token_on_either_side() -> None:
 
 def test_a_batch_without_padding_is_counted_without_looking() -> None:
     assert count_tokens({"input_ids": torch.ones(2, 3)}) == {"read": 6}
+
+
+@pytest.mark.parametrize("kind", [Decoder, EncoderDecoder])
+def test_the_work_of_attention_is_what_torch_counts(kind: type[Transformer]) -> None:
+    model = make(kind)
+    batch = batch_of(model)
+    products = ("aten.bmm", "aten._scaled_dot_product_flash_attention_for_cpu")
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.hidden(batch).sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    counted = sum(n for product, n in counts.items() if str(product) in products)
+    assert attention_flops(model, {"read": S, "decoded": T}) * len(batch["input_ids"]) == counted

@@ -1,0 +1,72 @@
+"""The devices that are planned for: those that a user names, or those of this machine."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+from pipeline.machine.accelerators import Accelerator, accelerator_called, read_gpus
+from pipeline.machine.devices import count_devices, uses_gpu
+from pipeline.machine.options import TrainerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """How many devices of which kind.
+
+    Args:
+        count: how many train.
+        name: for people.
+        memory_bytes: of each; processes on one CPU share its memory.
+        accelerator: what is known of them; None on a CPU, and for a GPU that is not in the table.
+        is_gpu: whether they are GPUs.
+        is_here: whether they are those of this machine, so that steps can be timed.
+    """
+
+    count: int
+    name: str
+    memory_bytes: float
+    accelerator: Accelerator | None
+    is_gpu: bool
+    is_here: bool
+
+
+def devices_of(gpus: str | None, options: TrainerOptions) -> Devices:
+    """The devices that `gpus` names, else those of this machine.
+
+    Raises:
+        ConfigError: there is no such accelerator, or another number of devices is asked for as well.
+    """
+    if gpus is None:
+        return _devices_here(options)
+    number, accelerator = read_gpus(gpus)
+    asked = None if options.devices == "auto" else options.devices
+    if number is not None and asked is not None and number != asked:
+        raise ConfigError(
+            f"gpus={gpus} and trainer.devices={asked}",
+            "one number of devices",
+            f"leave out trainer.devices, or give gpus={accelerator.name}",
+        )
+    return Devices(
+        count=number or asked or 1,
+        name=accelerator.name.upper(),
+        memory_bytes=accelerator.memory_bytes,
+        accelerator=accelerator,
+        is_gpu=True,
+        is_here=False,
+    )
+
+
+def _devices_here(options: TrainerOptions) -> Devices:
+    import psutil
+    import torch
+
+    count = count_devices(options)
+    if uses_gpu(options):
+        name = torch.cuda.get_device_name()
+        memory = float(torch.cuda.get_device_properties(0).total_memory)
+        known = accelerator_called(name)
+        return Devices(
+            count=count, name=name, memory_bytes=memory, accelerator=known, is_gpu=True, is_here=True
+        )
+    memory = float(psutil.virtual_memory().total) / count
+    name = "CPU" if count == 1 else "CPU process"
+    return Devices(count=count, name=name, memory_bytes=memory, accelerator=None, is_gpu=False, is_here=True)

@@ -1,0 +1,29 @@
+"""What a user can set about an estimate."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Strategy = Literal["single", "ddp", "zero1", "zero2", "fsdp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """What is planned beside the configuration itself.
+
+    Args:
+        strategy: how several devices share the work, also those that this program does not train with; auto:
+            as the trainer does.
+        tokens: tokens to train on; null: as many as trainer.max_steps reads.
+        mfu: share of the device's peak that training reaches; null: measured here, or the nearest of
+            configs/accelerators.yaml.
+        usd_per_hour: price of one device; null: that of configs/accelerators.yaml.
+        probe_steps: steps that are timed on this machine; 0: none.
+    """
+
+    strategy: Literal["auto", "ddp", "zero1", "zero2", "fsdp"] = "auto"
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    mfu: Annotated[float, Field(gt=0, le=1)] | None = None
+    usd_per_hour: Annotated[float, Field(ge=0)] | None = None
+    probe_steps: Annotated[int, Field(ge=0)] = 20

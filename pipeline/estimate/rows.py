@@ -1,0 +1,71 @@
+"""Rows of the kind that a task is trained on, and the step that is traced and timed with them."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from datamodules.collate import Batch, RowBatch
+from datamodules.tokenizer import Bytes, TokenizerTrainer
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config
+from pipeline.config.recorded import with_defaults
+from pipeline.config.tasks import pretraining_task
+from pipeline.estimate.trace import Step
+from pipeline.machine.devices import choose_precision
+from pipeline.machine.options import TrainerOptions
+
+
+def vocab_size_of(config: Config) -> int:
+    """The size that the tokenizer's vocabulary has, or is to have."""
+    asked: int | None = config.tokenizer.get("vocab_size")
+    if asked is not None:
+        return asked
+    return int(construct(config.tokenizer, TokenizerTrainer).train([]).vocab_size)
+
+
+def step_of(config: Config, options: TrainerOptions, *, on_gpu: bool, is_here: bool) -> Step:
+    """The training step that the configuration describes."""
+    import torch
+
+    from modules.muon import fastest_newton_schulz
+
+    plain = with_defaults(config)
+    optimizer = dict(plain["optimizer"])
+    if optimizer.get("newton_schulz") == "auto":
+        kind = torch.device("cuda" if on_gpu else "cpu")
+        optimizer["newton_schulz"] = fastest_newton_schulz(kind) if is_here else "bf16"
+    precision = options.precision
+    if precision == "auto":
+        precision = choose_precision(options) if is_here else "bf16"
+    objective = pretraining_task(config).objective(Bytes().train([]))
+    return Step(
+        model=plain["model"],
+        vocab_size=vocab_size_of(config),
+        optimizer=optimizer,
+        loss=objective.loss,
+        batch=_batches(config),
+        precision=precision,
+        on_gpu=on_gpu,
+        keeps_gradients=options.accumulate > 1,
+        averages=options.ema_decay is not None,
+    )
+
+
+def _batches(config: Config) -> Callable[[int], Batch]:
+    """Rows -> a batch of so many full rows, each with two documents, as packed ones have several.
+
+    Tokens are those of bytes: what they are changes neither memory nor work.
+    """
+    task, tokenizer = pretraining_task(config), Bytes().train([])
+    width = task.row_tokens(int(config.model.backbone.max_seq_len))
+    collate = task.collator(tokenizer, seed=0)
+
+    def batch(n_rows: int) -> Batch:
+        random = np.random.default_rng(0)
+        low = max(tokenizer.special_ids) + 1
+        ids = random.integers(low, tokenizer.vocab_size, (n_rows, width), dtype=np.uint16)
+        segments = np.ones((n_rows, width), np.uint16)
+        segments[:, width // 2 :] = 2
+        return collate(RowBatch(ids, segments, np.arange(n_rows)))
+
+    return batch

@@ -1,0 +1,197 @@
+"""One training step of a shallow model, run on tensors without memory: what it would hold, part by part."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from modules.attention import MultiHeadAttention, fused_kernels_only
+from modules.model import Model
+from modules.norms import RMSNorm, rms_norm_as_on_gpu
+from modules.optim import LearningRates
+from modules.recompute import Recompute
+from modules.transformer import Stack, Transformer, set_recompute
+from pipeline.config.construct import construct
+from pipeline.config.model import build_head
+from pipeline.estimate.live_bytes import Bytes, LiveBytes
+
+#: The parts of a step in which a peak may be. What lies between the two of the backward pass changes evenly
+#: from layer to layer, so that no peak is there.
+FORWARD, BACKWARD_BEGINS, BACKWARD_ENDS, UPDATE = (
+    "end of the forward pass",
+    "begin of the backward pass",
+    "end of the backward pass",
+    "update of the weights",
+)
+PARTS = (FORWARD, BACKWARD_BEGINS, BACKWARD_ENDS, UPDATE)
+_BETWEEN = "middle of the backward pass"
+
+#: Depths that are traced: from these on, each further layer adds the same.
+SHALLOW, DEEPER = 2, 3
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a traced step is made of.
+
+    Args:
+        model: the node of backbone and head.
+        vocab_size: tokens that the model knows.
+        optimizer: its node, with nothing left to the machine.
+        loss: gets the model and a batch, gives the sum of the losses and how many.
+        batch: rows -> a batch of so many, on tensors with memory.
+        precision: fp32, bf16 or fp16.
+        on_gpu: trace what a GPU's kernels keep.
+        keeps_gradients: gradients of earlier passes of the step are there (accumulation).
+        averages: a second copy of the weights is kept (EMA).
+    """
+
+    model: Mapping[str, Any]
+    vocab_size: int
+    optimizer: Mapping[str, Any]
+    loss: Callable[[Model, Mapping[str, Tensor]], tuple[Tensor, int]]
+    batch: Callable[[int], Mapping[str, Tensor]]
+    precision: str
+    on_gpu: bool
+    keeps_gradients: bool = False
+    averages: bool = False
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Bytes by kind at the peak of each part of a step, of a model of any depth."""
+
+    parts: Mapping[str, Bytes]
+
+    def along(self, deeper: "Peaks", share: float) -> "Peaks":
+        """On along the line from these to `deeper`: 0 gives these, 1 gives `deeper`."""
+        return Peaks({part: _between(self.parts[part], deeper.parts[part], share) for part in PARTS})
+
+
+def _between(first: Bytes, second: Bytes, share: float) -> Bytes:
+    kinds = {**first, **second}
+    return {kind: first.get(kind, 0) + share * (second.get(kind, 0) - first.get(kind, 0)) for kind in kinds}
+
+
+def trace(step: Step, *, n_rows: int, recompute: Recompute = "none") -> Peaks:
+    """The peaks of the configured depth: traced at two small ones, and on along the line.
+
+    Memory of a step is linear in depth, part by part: a layer adds its weights, what it keeps for the
+    backward pass, and nothing else.
+    """
+    depth = int(step.model["backbone"]["n_layers"])
+    if depth <= DEEPER:
+        return traced(step, n_layers=depth, n_rows=n_rows, recompute=recompute)
+    first, second = (
+        traced(step, n_layers=n_layers, n_rows=n_rows, recompute=recompute) for n_layers in (SHALLOW, DEEPER)
+    )
+    return first.along(second, (depth - SHALLOW) / (DEEPER - SHALLOW))
+
+
+def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "none") -> Peaks:
+    """The peaks of a step of a model of `n_layers`, in the order in which Lightning takes its parts.
+
+    The gradients of the step before are there until the forward pass is done.
+    """
+    rows = step.batch(n_rows)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, _kernels(on_gpu=step.on_gpu):
+        model = _model(step, n_layers)
+        set_recompute(model, recompute)
+        batch = {key: fake.from_tensor(value) for key, value in rows.items()}
+        optimizer = construct(step.optimizer, LearningRates).build(model)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        live = LiveBytes()
+        live.hold(model.parameters(), "parameters")
+        live.hold(model.buffers(), "parameters")
+        live.hold((p.grad for p in model.parameters() if p.grad is not None), "gradients")
+        live.hold(_tensors(optimizer.state), "optimizer")
+        live.hold(batch.values(), "batch")
+        live.watch_gradients(model)
+        _mark_backward(model, live)
+        _run(step, model, optimizer, batch, live)
+    peaks = live.peaks
+    if step.averages:
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        peaks = {
+            part: {**kinds, "optimizer": kinds.get("optimizer", 0) + weights} for part, kinds in peaks.items()
+        }
+    return Peaks({part: peaks.get(part, peaks[BACKWARD_BEGINS]) for part in PARTS})
+
+
+def _run(
+    step: Step,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    batch: Mapping[str, Tensor],
+    live: LiveBytes,
+) -> None:
+    dtype = DTYPES.get(step.precision)
+    with live:
+        with (
+            live.part(FORWARD, "activations"),
+            torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None),
+        ):
+            total, n_tokens = step.loss(model, batch)
+        if not step.keeps_gradients:
+            optimizer.zero_grad()
+        with live.part(BACKWARD_BEGINS, "temporary"):
+            torch.autograd.backward(total / n_tokens)
+        del total
+        with live.part(UPDATE, "temporary"):
+            optimizer.step()
+
+
+def _model(step: Step, n_layers: int) -> Model:
+    node = {**step.model["backbone"], "n_layers": n_layers}
+    backbone = construct(node, Transformer, vocab_size=step.vocab_size)
+    model = Model(backbone, build_head(step.model["head"], backbone))
+    if step.on_gpu:
+        for part in model.modules():
+            if isinstance(part, RMSNorm):
+                part.forward = partial(rms_norm_as_on_gpu, part)  # type: ignore[method-assign]
+            if isinstance(part, MultiHeadAttention):
+                part.dropout = 0.0  # a GPU's fused kernel keeps a seed, not a mask
+    return model
+
+
+@contextmanager
+def _kernels(*, on_gpu: bool) -> Iterator[None]:
+    if on_gpu:
+        with fused_kernels_only():
+            yield
+    else:
+        yield
+
+
+def _stacks(model: nn.Module) -> list[Stack]:
+    return [part for part in model.modules() if isinstance(part, Stack)]
+
+
+def _mark_backward(model: nn.Module, live: LiveBytes) -> None:
+    """Tell where the backward pass has left the last layer, and where it comes to the first."""
+    layers = [layer for stack in _stacks(model) for layer in stack.layers]
+    if len(layers) < 2:
+        return
+    for layer, part in ((layers[1], BACKWARD_ENDS), (layers[-1], _BETWEEN)):
+        if layer is layers[1] and part == _BETWEEN:
+            continue  # of two layers, one is the last and one the first
+        hook = partial(_enter, live, part)
+        next(layer.parameters()).register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+
+def _enter(live: LiveBytes, part: str, parameter: Tensor) -> None:
+    live.enter(part, "temporary")
+
+
+def _tensors(state: Mapping[Any, Any]) -> Iterator[Tensor]:
+    for values in state.values():
+        yield from (value for value in values.values() if isinstance(value, Tensor))

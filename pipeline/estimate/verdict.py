@@ -1,0 +1,93 @@
+"""What the numbers of an estimate come to, in words."""
+
+import math
+
+from pipeline.estimate.estimation import RECOMPUTE, Estimate
+from pipeline.estimate.options import Strategy
+from pipeline.estimate.work import LEAST_TOKENS_OF_RULE, advised_batch_tokens
+from pipeline.report import count
+
+#: Strategies by how much they share, the least first.
+_SHARING: tuple[Strategy, ...] = ("zero1", "zero2", "fsdp")
+
+
+def verdict(estimate: Estimate) -> str:
+    """Whether it fits, how long it takes, and what to change where it does not."""
+    of = f"{size_words(estimate.peak_bytes)} of {size_words(estimate.devices.memory_bytes)}"
+    where = estimate.peak[0]
+    lines = [f"{count(estimate.n_parameters)} parameters on {devices_words(estimate)}: {of} at the {where}."]
+    cost = next(iter(estimate.costs.values()))
+    if cost.hours is not None:
+        money = "" if cost.usd is None else f" and {cost.usd:,.{0 if cost.usd >= 10 else 2}f} USD"
+        lines.append(f"{count(cost.tokens)} tokens take about {_duration(cost.hours)}{money}.")
+    if not estimate.fits:
+        lines.append(f"Change: {remedy(estimate)}.")
+    return " ".join(lines)
+
+
+def _duration(hours: float) -> str:
+    if hours >= 48:
+        return f"{hours / 24:,.0f} days"
+    return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.1f} minutes"
+
+
+def remedy(estimate: Estimate) -> str:
+    """The smallest change that makes it fit: fewer rows at once, checkpointing, sharing, other devices."""
+    now = estimate.trainer.activation_checkpointing
+    for recompute in RECOMPUTE[RECOMPUTE.index(now) :]:
+        rows = estimate.most_rows(recompute, estimate.strategy)
+        if rows >= 1:
+            return " ".join(_settings(estimate, rows, recompute if recompute != now else None))
+    if estimate.devices.count > 1:
+        for strategy in _SHARING:
+            for recompute in RECOMPUTE:
+                rows = estimate.most_rows(recompute, strategy)
+                if rows >= 1:
+                    settings = _settings(estimate, rows, recompute if recompute != now else None)
+                    words = " ".join([f"estimate.strategy={strategy}", *settings])
+                    return f"{words} would fit; Prelude trains with ddp, see docs/scale.md for the others"
+    if estimate.devices.is_gpu:
+        return "more devices, devices with more memory, or a smaller model (size=...)"
+    return "a machine with more memory, or a smaller model (size=...)"
+
+
+def _settings(estimate: Estimate, rows: int, recompute: str | None) -> list[str]:
+    settings = [] if recompute is None else [f"trainer.activation_checkpointing={recompute}"]
+    trainer = estimate.trainer
+    if rows < trainer.batch_size:
+        whole = trainer.batch_size * trainer.accumulate
+        rows = max(n for n in range(1, rows + 1) if whole % n == 0)
+        settings += [f"trainer.batch_size={rows}", f"trainer.accumulate={whole // rows}"]
+    return settings
+
+
+def batch_advice(estimate: Estimate) -> str:
+    """The rows of a step, and those that the published rule has for so many tokens."""
+    tokens = next(iter(estimate.costs.values())).tokens
+    now = estimate.rows_per_step * estimate.work.tokens
+    said = f"{count(now)} tokens a step"
+    advised = advised_batch_tokens(tokens)
+    if advised is None:
+        return f"{said}; the rule for large trainings begins at {count(LEAST_TOKENS_OF_RULE)} tokens"
+    rows = advised / estimate.work.tokens / estimate.devices.count / estimate.trainer.batch_size
+    accumulate = max(1, round(rows))
+    return (
+        f"{said}; up to about {count(advised)} are efficient for {count(tokens)} tokens "
+        f"(trainer.accumulate={accumulate}; Bergsma et al. 2025, exponent 0.383)"
+    )
+
+
+def devices_words(estimate: Estimate) -> str:
+    """The devices and how they share the work."""
+    devices = estimate.devices
+    if devices.count == 1:
+        return f"one {devices.name}"
+    return f"{devices.count:,} {devices.name} with {estimate.strategy}"
+
+
+def size_words(size: float) -> str:
+    """Bytes in the decimal unit that fits: 512 kB, 1.5 MB, 36.8 GB, 3.28 TB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.{max(0, 2 - int(math.log10(size / factor)))}f} {unit}"
+    return f"{size / 1e3:.0f} kB"

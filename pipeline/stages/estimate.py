@@ -1,0 +1,28 @@
+"""Say what a pretraining would need before it runs."""
+
+from pipeline import report
+from pipeline.commands import StageResult
+from pipeline.config.plain import Config
+
+
+def estimate(config: Config) -> StageResult:
+    """Print the verdict, and the numbers that it rests on.
+
+    Raises:
+        ConfigError: the task learns from labelled rows, or the devices are not known.
+    """
+    from pipeline.estimate.estimation import estimate_of
+    from pipeline.estimate.show import show
+
+    found = estimate_of(config)
+    report.page(show(found))
+    cost = next(iter(found.costs.values()))
+    metrics = {
+        "fits": float(found.fits),
+        "parameters": float(found.n_parameters),
+        "peak_bytes": found.peak_bytes,
+        "flops_per_token": found.work.flops_per_token,
+        "tokens": cost.tokens,
+        **{name: value for name in ("hours", "kwh", "usd") if (value := getattr(cost, name)) is not None},
+    }
+    return StageResult(stage="estimate", metrics=metrics)
