@@ -24,7 +24,7 @@ from pipeline.estimate.live_bytes import Bytes, LiveBytes
 #: from layer to layer, so that no peak is there.
 FORWARD, BACKWARD_BEGINS, BACKWARD_ENDS, UPDATE = (
     "end of the forward pass",
-    "begin of the backward pass",
+    "beginning of the backward pass",
     "end of the backward pass",
     "update of the weights",
 )

@@ -84,7 +84,7 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         ],
         logger=TrackingLogger(prepared.tracked),
     )
-    set_recompute(training.model, options.activation_checkpointing)
+    set_recompute(prepared.model, options.activation_checkpointing)
     module = LitModule(
         prepared.model,
         training.objective,
