@@ -10,7 +10,7 @@ from rich.text import Text
 from pipeline.estimate.estimation import RECOMPUTE, Cost, Estimate
 from pipeline.estimate.options import Strategy
 from pipeline.estimate.verdict import batch_advice, devices_words, size_words, verdict
-from pipeline.report import count
+from pipeline.words import count
 
 #: What the kinds of bytes are, for people.
 KINDS = {

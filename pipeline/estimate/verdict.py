@@ -5,7 +5,7 @@ import math
 from pipeline.estimate.estimation import RECOMPUTE, Estimate
 from pipeline.estimate.options import Strategy
 from pipeline.estimate.work import LEAST_TOKENS_OF_RULE, advised_batch_tokens
-from pipeline.report import count
+from pipeline.words import count
 
 #: Strategies by how much they share, the least first.
 _SHARING: tuple[Strategy, ...] = ("zero1", "zero2", "fsdp")
