@@ -52,18 +52,22 @@ class Forecast(Callback):
             self._say(seconds / n_steps, trainer.max_steps - step)
 
     def _say(self, step_s: float, n_steps: int) -> None:
-        left_s = step_s * n_steps
-        if self._time_budget is not None:
-            left_s = min(left_s, self._time_budget.left_s)
-        if left_s > 0:
-            with tqdm.external_write_mode(file=sys.stderr):  # above the bar
-                report.say("Time", describe_forecast(left_s, step_s, n_steps, self._smaller_sizes))
+        budget_s = None if self._time_budget is None else max(self._time_budget.left_s, 0.0)
+        with tqdm.external_write_mode(file=sys.stderr):  # above the bar
+            report.say("Time", describe_forecast(step_s, n_steps, self._smaller_sizes, budget_s=budget_s))
 
 
 def describe_forecast(
-    left_s: float, step_s: float, n_steps: int, smaller_sizes: Callable[[], Mapping[str, float]]
+    step_s: float,
+    n_steps: int,
+    smaller_sizes: Callable[[], Mapping[str, float]],
+    *,
+    budget_s: float | None = None,
 ) -> str:
     """The time that is left, and what would be done in three minutes where it is long."""
+    left_s = step_s * n_steps
+    if budget_s is not None and budget_s < left_s:
+        return f"about {clock(budget_s)}, the time budget; all {n_steps:,} steps would take {clock(left_s)}"
     text = f"about {clock(left_s)} for {n_steps:,} steps"
     if left_s <= LONG_S:
         return text
