@@ -16,7 +16,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from datamodules.errors import CacheError, DataError
-from datamodules.files import write_whole
+from datamodules.files import sha256_of, write_whole
 
 DATA_FILE = "data.arrow"
 MANIFEST_FILE = "manifest.json"
@@ -273,8 +273,7 @@ def _check_data(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
         if size != manifest["n_bytes"]:
             raise _damaged(folder, f"has a data file of {size} bytes, not {manifest['n_bytes']}")
         if verify:
-            with (folder / DATA_FILE).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(folder / DATA_FILE)
             if digest != manifest["sha256"]:
                 raise _damaged(folder, f"has a data file of sha256 {digest}, not {manifest['sha256']}")
 

@@ -1,6 +1,5 @@
 """Corpora of the Hugging Face hub: whole or streamed, or from a local mirror of the same files."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from datamodules.corpus.held_out import hold_out
 from datamodules.corpus.hub_rows import check_table, checked_row, joined, picked, picked_stream
 from datamodules.corpus.rows import TEXT, Corpus, Rows, fingerprint_of, rows_digest
 from datamodules.errors import DataError
+from datamodules.files import sha256_of
 from datamodules.source import Source
 
 _PROBE_TIMEOUT_S = 10
@@ -289,11 +289,7 @@ class Hub(Source):
 
 def _folder_digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append([str(path.relative_to(folder)), hashlib.file_digest(file, "sha256").hexdigest()])
-    return fingerprint_of(files=digests)
+    return fingerprint_of(files=[[str(path.relative_to(folder)), sha256_of(path)] for path in files])
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from datamodules.corpus.forms import tables_in_one_form
 from datamodules.corpus.rows import TEXT, Rows, fingerprint_of
 from datamodules.corpus.source_file import SourceFile
 from datamodules.errors import DataError
+from datamodules.files import draft_of, put_in_place
 
 #: Raised when files are read otherwise: rows that were stored before are read again.
 _READING = 3
@@ -94,20 +93,14 @@ def _nothing_in(source: SourceFile) -> DataError:
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it there when the block has ended well."""
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.replace(path)
+        with draft_of(path) as draft:
+            yield Path(draft.name)
+            put_in_place(draft, path, durable=False)
     except OSError as error:
         raise DataError(
             f"the data cache {path.parent} cannot be written: {error.strerror or error}",
             "a folder that can be written, with room for the text",
             "make room, or set HF_HOME to another folder",
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from pipeline.errors import CheckpointError
-from pipeline.files import draft_of, put_in_place, write_whole
+from pipeline.files import draft_of, put_in_place, sha256_of, write_whole
 
 
 def check_writable(folder: Path) -> None:
@@ -87,8 +87,7 @@ class AtomicCheckpointIO(CheckpointIO):
             raise CheckpointError(
                 f"{target} has no checksum", f"{sums.name} beside it", "copy both files, or start a new run"
             )
-        with target.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(target)
         if digest not in _read_sums(target):
             raise CheckpointError(
                 f"{target} is damaged (its SHA-256 is {digest[:12]}...)",
