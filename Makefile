@@ -198,7 +198,7 @@ bench: $(VENV)/.installed-dev ## Measure Prelude beside its peers on this machin
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: ## Install litgpt for `make bench`, in an environment of its own (.venv-litgpt)
+bench-peers: ## Install litgpt for `make bench`, in .venv-litgpt
 	@$(PYTHON) -m venv .venv-litgpt
 	@.venv-litgpt/bin/python -m pip install --quiet --requirement benchmarks/peers/litgpt.txt
 

@@ -322,7 +322,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "an unknown kind": (
         *("a.pdf", "text"),
         "data.train=a.pdf is of an unknown kind; "
-        "expected a file ending in .txt, .jsonl, .json, .csv, .tsv, .parquet, "
+        "expected a file ending in .txt, .jsonl, .json, .csv, .tsv, .conll, .parquet, "
         "or one of these and .gz (not .parquet); rename or convert it",
     ),
 }
