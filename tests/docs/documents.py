@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/finetuning.md",
     "docs/sweeps.md",
     "docs/export.md",
+    "docs/import.md",
     "docs/serving.md",
 )
 

@@ -1,0 +1,106 @@
+"""`make import` as a command: a bundle with its lineage, exported again bit for bit; and real weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modules.generation import SamplingOptions
+from pipeline.__main__ import main
+from pipeline.interop.checkpoint import read_checkpoint
+from pipeline.interop.importing import import_model
+from pipeline.runs.bundle import load_bundle
+from pipeline.runs.stored import read_part
+from pipeline.tasks.causal_lm import CausalLM
+from tests.pipeline.interop.folders import TEMPLATE, save_llama
+
+WEIGHTS = Path(__file__).parents[2] / ".cache" / "weights"
+
+
+@pytest.mark.slow
+def test_an_imported_model_is_a_bundle_that_is_exported_again_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_llama(tmp_path / "theirs", tie_word_embeddings=False)
+    assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 0
+    provenance = read_part(Path("runs/a/bundles/best"), "provenance.json")
+    assert provenance["imported"]["model_type"] == "llama"
+    assert {Path(source["uri"]).name for source in provenance["imported"]["sources"]} >= {
+        *("model.safetensors", "config.json", "tokenizer.json")
+    }
+    assert main(["generate", "bundle=a", "prompts=[Once]", "sampling.max_new_tokens=4"]) == 0
+    assert main(["export", "bundle=a", "output=ours"]) == 0
+    assert main(["lineage", "bundle=a", "tracking=off"]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
+    before, after = (load_file(f"{name}/model.safetensors") for name in ("theirs", "ours"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    settings = json.loads(Path("ours/tokenizer_config.json").read_text())
+    assert (settings["chat_template"], settings["eos_token"]) == (TEMPLATE, "</s>")
+    again = import_model(read_checkpoint(Path("ours")))
+    assert again.tokenizer.digest == load_bundle(Path("runs/a/bundles/best")).tokenizer.digest
+
+
+def test_a_run_that_exists_and_a_model_that_is_not_named_are_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 2
+    assert "the run a exists" in capsys.readouterr().err
+    assert main(["import", "tracking=off"]) == 2
+    assert "make import FROM=folder" in capsys.readouterr().err
+    (tmp_path / "theirs").mkdir()
+    assert main(["import", "source=theirs", "tracking=off"]) == 2
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (WEIGHTS / "minilm").exists(), reason="make weights was not run")
+def test_minilm_has_no_head_and_the_hidden_states_of_transformers() -> None:
+    import transformers
+
+    folder = WEIGHTS / "minilm"
+    found = import_model(read_checkpoint(folder))
+    assert (found.has_head, found.unused) == (False, ("pooler.dense.bias", "pooler.dense.weight"))
+    theirs = transformers.AutoModel.from_pretrained(folder).eval()
+    long = " ".join(["Ärger mit Emoji 🙂 and 春天 in one text [SEP]."] * 20)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = words(long, split_special_tokens=True)["input_ids"]
+    before, after = found.tokenizer.frame
+    assert [*before, *found.tokenizer.encode(long), *after] == ids
+    assert len(ids) > 128  # where the file would cut
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).last_hidden_state
+        hidden = found.model.hidden({"input_ids": torch.tensor([ids])})
+    assert (hidden - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (WEIGHTS / "smollm2").exists(), reason="make weights was not run")
+def test_smollm2_writes_what_transformers_writes() -> None:
+    import transformers
+
+    (file,) = (WEIGHTS / "smollm2").glob("*.gguf")
+    checkpoint = read_checkpoint(file)
+    found = import_model(checkpoint)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**checkpoint.config)).eval()
+    theirs.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names})
+    words = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    prompt = "The capital of France is"
+    ids = words(prompt, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(**ids).logits
+        logits = found.model({"input_ids": ids["input_ids"]})
+    assert (logits - expected).norm() / expected.norm() < 1e-5
+    written = theirs.generate(**ids, max_new_tokens=12, do_sample=False)[0]
+    (sample,) = CausalLM().samples(
+        found.model, found.tokenizer, prompts=[prompt], texts=[],
+        options=SamplingOptions(temperature=0.0, max_new_tokens=12),
+    )  # fmt: skip
+    assert prompt + sample.output == words.decode(written, skip_special_tokens=True)
+    assert found.tokenizer.special.chat_template == words.chat_template
+    assert found.tokenizer.turn_frame("user")[0] == words("<|im_start|>user\n")["input_ids"]
