@@ -4,6 +4,7 @@ python -m benchmarks.serving_peer FOLDER PORT
 """
 
 import sys
+from typing import Any
 
 
 def main(folder: str, port: int) -> None:
@@ -15,7 +16,7 @@ def main(folder: str, port: int) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)  # in evaluation mode
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)  # in evaluation mode
     app = FastAPI()
 
     class Prompt(BaseModel):

@@ -98,8 +98,10 @@ def _type_of(kind: Any) -> Any:
 def _mlflow_type(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     """MLflow's name of a type, from its JSON schema."""
     from mlflow.types import DataType
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
+    if "type" not in schema and "$ref" not in schema:  # one of several
+        return AnyType()  # type: ignore[no-untyped-call]
     if "$ref" in schema:
         return _mlflow_type(known[schema["$ref"].rpartition("/")[2]], known)
     if schema["type"] == "array":

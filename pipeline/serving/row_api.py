@@ -1,7 +1,8 @@
 """POST /v1/TASK: rows of a task answered; what a row may have is what the task says that it reads."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -13,6 +14,8 @@ from pipeline.serving.problems import RequestProblem, of_validation
 from pipeline.serving.served import ServedModel
 from pipeline.tasks.finetuning import Prediction, Row
 
+T = TypeVar("T")
+
 
 def is_readable(text: str) -> str:
     """Refuse blanks alone, and halves of characters, which no encoding has."""
@@ -21,6 +24,18 @@ def is_readable(text: str) -> str:
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise PydanticCustomError("surrogate", "the text has half a character; expected valid Unicode")
     return text
+
+
+def _check_texts(value: T, *, max_characters: int) -> T:
+    """Refuse a value in which any text is not readable, or too long."""
+    if isinstance(value, str):
+        is_readable(value)
+        if len(value) > max_characters:
+            raise PydanticCustomError("long", f"a text is longer than {max_characters:,} characters")
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_texts(one, max_characters=max_characters)
+    return value
 
 
 class RowForms:
@@ -33,10 +48,13 @@ class RowForms:
     """
 
     def __init__(self, model: ServedModel, *, max_rows: int, max_characters: int) -> None:
-        text = Annotated[str, Field(max_length=max_characters), AfterValidator(is_readable)]
+        check = AfterValidator(partial(_check_texts, max_characters=max_characters))
         task, config = model.task, ConfigDict(extra="forbid", strict=True)
         read = task.input_columns
-        types = {name: task.input_types.get(name, text) for name in (*read.required, *read.optional)}
+        types: dict[str, Any] = {
+            name: Annotated[task.input_types.get(name, str), check]
+            for name in (*read.required, *read.optional)
+        }
         columns: dict[str, Any] = {
             name: (kind, ...) if name in read.required else (kind | None, None)
             for name, kind in types.items()

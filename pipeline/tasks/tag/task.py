@@ -56,6 +56,7 @@ class TokenClassification(FinetuneTask):
     word_baseline: bool = True
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    input_types: ClassVar[Mapping[str, Any]] = {"tokens": str | list[str]}
     targets: ClassVar[tuple[str, ...]] = ("tags",)
     metric: ClassVar[str] = "f1"
     baseline_titles: ClassVar[Mapping[str, str]] = {"words": "commonest tag of each word (mean of rows)"}
