@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from modules.cache import LayerCache
+from modules.errors import ArgumentError
 from modules.masks import Mask
 from modules.positions import Rotation
 
@@ -173,17 +174,19 @@ def check_heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int 
     """Refuse heads that do not divide the width, unless their own width is given.
 
     Raises:
-        ValueError: with the numbers and what to change.
+        ArgumentError: with the numbers and what to change.
     """
     if d_head is not None and d_head < 1:
-        raise ValueError(f"d_head is {d_head}; expected at least 1; leave it out for d_model / n_heads")
+        raise ArgumentError(f"d_head is {d_head}", "at least 1", "leave it out for d_model / n_heads")
     if n_heads < 1 or d_model < 1 or (d_head is None and d_model % n_heads):
-        raise ValueError(
-            f"d_model {d_model} is not divisible by n_heads {n_heads}; expected heads of equal size; "
-            "choose n_heads among the divisors of d_model"
+        raise ArgumentError(
+            f"d_model {d_model} is not divisible by n_heads {n_heads}",
+            "heads of equal size",
+            "choose n_heads among the divisors of d_model",
         )
     if n_kv_heads is not None and (n_kv_heads < 1 or n_heads % n_kv_heads):
-        raise ValueError(
-            f"n_heads {n_heads} is not divisible by n_kv_heads {n_kv_heads}; expected groups of equal size; "
-            "choose n_kv_heads among the divisors of n_heads"
+        raise ArgumentError(
+            f"n_heads {n_heads} is not divisible by n_kv_heads {n_kv_heads}",
+            "groups of equal size",
+            "choose n_kv_heads among the divisors of n_heads",
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modules.cache import KVCache
 from modules.decoding import Writer, check_room, evaluating, first_batch, forbidden_mask, writer_of
+from modules.errors import ArgumentError
 from modules.model import Model
 
 _NEVER = float("-inf")
@@ -33,7 +34,7 @@ class BeamOptions:
         n_best: answers wanted of each row; with fewer, the search ends sooner.
 
     Raises:
-        ValueError: a value is outside its range.
+        ArgumentError: a value is outside its range.
 
     Source: Graves 2012, "Sequence Transduction with Recurrent Neural Networks", section 2.5 (the search); Wu
     et al. 2016, "Google's Neural Machine Translation System", section 7, equation 14 (the penalty; here the
@@ -47,14 +48,14 @@ class BeamOptions:
 
     def __post_init__(self) -> None:
         wanted = {
-            "beams": (self.beams >= 1, "1 or more; 1 is greedy"),
-            "length_penalty": (self.length_penalty >= 0, "0 or more; 1 compares means over tokens"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more; ask for at least one token"),
-            "n_best": (1 <= self.n_best <= self.beams, f"from 1 to beams ({self.beams}); take more beams"),
+            "beams": (self.beams >= 1, "1 or more", "use 1 for greedy decoding"),
+            "length_penalty": (self.length_penalty >= 0, "0 or more", "use 1 to compare means over tokens"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more", "ask for at least one token"),
+            "n_best": (1 <= self.n_best <= self.beams, f"from 1 to beams ({self.beams})", "take more beams"),
         }
-        for name, (fits, expected) in wanted.items():
+        for name, (fits, expected, remedy) in wanted.items():
             if not fits:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+                raise ArgumentError(f"{name} is {getattr(self, name)}", expected, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def beam_search(
         max_new: the longest answer of each row, where it is less than `options.max_new_tokens`.
 
     Raises:
-        ValueError: a prompt is empty, it and its answer are longer than the model's positions reach, there
+        ArgumentError: a prompt is empty, it and its answer are longer than the model's positions reach, there
             are more beams than tokens, or the model's logits are not numbers.
     """
     if not prompts:
@@ -171,7 +172,7 @@ class _Row:
     def advance(self, parents: list[int], tokens: list[int], sums: list[float]) -> None:
         """Take the best continuations, each with the beam that it goes on from; a sum of -inf is none."""
         if any(map(math.isnan, sums)):
-            raise ValueError("the model's logits are not numbers; expected numbers; train it again")
+            raise ArgumentError("the model's logits are not numbers", "numbers", "train it again")
         self._length += 1
         beams = [_Beam(token, self._beams[parent]) for token, parent in zip(tokens, parents, strict=True)]
         ends = [token == self._eos_id for token in tokens]
@@ -262,17 +263,18 @@ def _limits(options: BeamOptions, max_new: Sequence[int] | None, n_rows: int) ->
     if max_new is None:
         return [options.max_new_tokens] * n_rows
     if len(max_new) != n_rows or min(max_new) < 1:
-        raise ValueError(
-            f"max_new is {list(max_new)} for {n_rows} prompts; expected 1 or more for each of them; "
-            "give the most tokens of each answer"
+        raise ArgumentError(
+            f"max_new is {list(max_new)} for {n_rows} prompts",
+            "1 or more for each of them",
+            "give the most tokens of each answer",
         )
     return [min(n, options.max_new_tokens) for n in max_new]
 
 
 def _check_beams(options: BeamOptions, *, n_tokens: int) -> None:
     if options.beams > n_tokens:
-        raise ValueError(
-            f"beams is {options.beams} and there are {n_tokens} tokens; expected no more beams; take fewer"
+        raise ArgumentError(
+            f"beams is {options.beams} and there are {n_tokens} tokens", "no more beams", "take fewer"
         )
 
 

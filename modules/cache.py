@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from modules.errors import ArgumentError
+
 
 class LayerCache:
     """Keys and values that one attention has seen: room for `max_tokens`, taken at the first use."""
@@ -23,7 +25,7 @@ class LayerCache:
         """Store the next T tokens and give back all S so far.
 
         Raises:
-            ValueError: if there is no room.
+            ArgumentError: if there is no room.
         """
         end = self.length + keys.shape[2]
         _check_room(end, self.max_tokens)
@@ -150,7 +152,7 @@ class KVCache:
         """Note the next T tokens of each row (segment 0: padding).
 
         Raises:
-            ValueError: if there is no room.
+            ArgumentError: if there is no room.
         """
         end = self.length + segment_ids.shape[1]
         _check_room(end, self.max_tokens)
@@ -188,7 +190,8 @@ class KVCache:
 
 def _check_room(n_tokens: int, max_tokens: int) -> None:
     if n_tokens > max_tokens:
-        raise ValueError(
-            f"the cache has room for {max_tokens} tokens and {n_tokens} were given; expected no more; "
-            "make the cache with a larger max_tokens"
+        raise ArgumentError(
+            f"the cache has room for {max_tokens} tokens and {n_tokens} were given",
+            "no more",
+            "make the cache with a larger max_tokens",
         )

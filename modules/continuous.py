@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modules.cache import KVCache
 from modules.decoding import check_room, first_batch, forbidden_mask
+from modules.errors import ArgumentError
 from modules.generation import RowSampler, SamplingOptions, choose_tokens
 from modules.model import Model
 from modules.transformer import Decoder
@@ -55,14 +56,15 @@ class DecodingBatch(Generic[K]):
         forbidden_ids: tokens that are never chosen.
 
     Raises:
-        ValueError: the backbone is not a Decoder.
+        ArgumentError: the backbone is not a Decoder.
     """
 
     def __init__(self, model: Model, *, eos_id: int, pad_id: int, forbidden_ids: Sequence[int] = ()) -> None:
         if not isinstance(model.backbone, Decoder):
-            raise ValueError(
-                f"a model with {type(model.backbone).__name__} cannot be asked row by row; expected Decoder; "
-                "use `generate` or `beam_search`"
+            raise ArgumentError(
+                f"a model with {type(model.backbone).__name__} cannot be asked row by row",
+                "a Decoder",
+                "use `generate` or `beam_search`",
             )
         self._model, self._backbone = model.eval(), model.backbone
         self._eos_id, self._pad_id = eos_id, pad_id
@@ -84,10 +86,10 @@ class DecodingBatch(Generic[K]):
         """Let a row enter at the next step; `number` tells apart rows of one prompt and one seed.
 
         Raises:
-            ValueError: the prompt is empty, or it and its answer are longer than the positions reach.
+            ArgumentError: the prompt is empty, or it and its answer are longer than the positions reach.
         """
         if not prompt:
-            raise ValueError("the prompt is empty; expected at least one token; begin it with <bos>")
+            raise ArgumentError("the prompt is empty", "at least one token", "begin it with <bos>")
         check_room(self._backbone, [prompt], [options.max_new_tokens])
         sampler = RowSampler(options, number)
         sampler.note(prompt, self._forbidden)

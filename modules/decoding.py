@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from modules.errors import ArgumentError
 from modules.model import Model
 from modules.transformer import Decoder, EncoderDecoder
 
@@ -17,13 +18,14 @@ def writer_of(model: Model) -> Writer:
     """The backbone of `model`.
 
     Raises:
-        ValueError: it cannot write.
+        ArgumentError: it cannot write.
     """
     backbone = model.backbone
     if not isinstance(backbone, Decoder | EncoderDecoder):
-        raise ValueError(
-            f"a model with {type(backbone).__name__} cannot generate; expected Decoder or EncoderDecoder; "
-            "choose a model that was trained to go on with a text"
+        raise ArgumentError(
+            f"a model with {type(backbone).__name__} cannot generate",
+            "Decoder or EncoderDecoder",
+            "choose a model that was trained to go on with a text",
         )
     return backbone
 
@@ -34,11 +36,11 @@ def first_batch(
     """What the model reads first, the ids that each answer goes on from, and the key of new tokens.
 
     Raises:
-        ValueError: a prompt is empty, or an EncoderDecoder is given no `bos_id`.
+        ArgumentError: a prompt is empty, or an EncoderDecoder is given no `bos_id`.
     """
     for row, prompt in enumerate(prompts):
         if not prompt:
-            raise ValueError(f"prompt {row} is empty; expected at least one token; begin it with <bos>")
+            raise ArgumentError(f"prompt {row} is empty", "at least one token", "begin it with <bos>")
     device = backbone.embedding.weight.device
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
@@ -50,7 +52,7 @@ def first_batch(
     if isinstance(backbone, Decoder):
         return batch, prompts, "input_ids"
     if bos_id is None:
-        raise ValueError("bos_id is None; expected the token that the decoder starts from; give bos_id")
+        raise ArgumentError("bos_id is None", "the token that the decoder starts from", "give bos_id")
     batch["decoder_input_ids"] = torch.full((len(prompts), 1), bos_id, device=device)
     return batch, [[bos_id]] * len(prompts), "decoder_input_ids"
 
@@ -59,7 +61,7 @@ def check_room(backbone: Writer, prompts: Sequence[Sequence[int]], max_new_token
     """Refuse what the positions do not reach, before anything is computed; the last new token is not read.
 
     Raises:
-        ValueError: the prompt that needs most room, how much, and how much there is.
+        ArgumentError: the prompt that needs most room, how much, and how much there is.
     """
     limit = backbone.position.max_tokens
     if limit is None:
@@ -72,10 +74,10 @@ def check_room(backbone: Writer, prompts: Sequence[Sequence[int]], max_new_token
     row = n_read.index(max(n_read))
     if n_read[row] > limit:
         n_prompt, n_new = sizes[row]
-        raise ValueError(
-            f"prompt {row} of {n_prompt} tokens {joined} its answer of {n_new} do not fit; expected at most "
-            f"{limit} positions ({type(backbone.position).__name__}); shorten the prompt or lower "
-            "max_new_tokens"
+        raise ArgumentError(
+            f"prompt {row} of {n_prompt} tokens {joined} its answer of {n_new} do not fit",
+            f"at most {limit} positions ({type(backbone.position).__name__})",
+            "shorten the prompt or lower max_new_tokens",
         )
 
 

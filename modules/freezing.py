@@ -7,6 +7,7 @@ Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Cl
 (discriminative fine-tuning) and 3.3 (gradual unfreezing).
 """
 
+from modules.errors import ArgumentError
 from modules.model import Model
 from modules.transformer import Stack
 
@@ -36,14 +37,15 @@ def freeze(model: Model, depth: int) -> None:
     gradient it leaves alone, weight decay included; once trained again, it moves again.
 
     Raises:
-        ValueError: nothing would be trained.
+        ArgumentError: nothing would be trained.
     """
     depths = depth_of_parameters(model)
     highest = max(depths.values())
     if not 0 <= depth <= highest:
-        raise ValueError(
-            f"depth {depth} leaves nothing to train; expected from 0 (train everything) to {highest}; "
-            "freeze fewer layers"
+        raise ArgumentError(
+            f"depth {depth} leaves nothing to train",
+            f"from 0 (train everything) to {highest}",
+            "freeze fewer layers",
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(depths[name] >= depth)

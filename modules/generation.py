@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from modules.decoding import check_room, evaluating, first_batch, forbidden_mask, writer_of
+from modules.errors import ArgumentError
 from modules.model import Model
 
 
@@ -32,7 +33,7 @@ class SamplingOptions:
         seed: of the random numbers, together with the number of the row.
 
     Raises:
-        ValueError: a value is outside its range.
+        ArgumentError: a value is outside its range.
 
     Source: repetition_penalty: Keskar et al. 2019, "CTRL", section 4.1; top_k: Fan et al. 2018, "Hierarchical
     Neural Story Generation", section 5.4; top_p: Holtzman et al. 2020, "The Curious Case of Neural Text
@@ -49,16 +50,16 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         wanted = {
-            "repetition_penalty": (self.repetition_penalty > 0, "more than 0; 1 is no penalty"),
-            "temperature": (self.temperature >= 0, "0 or more; 0 is greedy"),
-            "top_k": (self.top_k is None or self.top_k >= 1, "1 or more; leave it out to keep all"),
-            "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1; 1 keeps all"),
-            "min_p": (0 <= self.min_p <= 1, "from 0 to 1; 0 keeps all"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more; ask for at least one token"),
+            "repetition_penalty": (self.repetition_penalty > 0, "more than 0", "use 1 for no penalty"),
+            "temperature": (self.temperature >= 0, "0 or more", "use 0 for greedy decoding"),
+            "top_k": (self.top_k is None or self.top_k >= 1, "1 or more", "leave it out to keep all tokens"),
+            "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1", "use 1 to keep all tokens"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1", "use 0 to keep all tokens"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more", "ask for at least one token"),
         }
-        for name, (fits, expected) in wanted.items():
+        for name, (fits, expected, remedy) in wanted.items():
             if not fits:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+                raise ArgumentError(f"{name} is {getattr(self, name)}", expected, remedy)
 
 
 def generate(
@@ -87,7 +88,7 @@ def generate(
         forbidden_ids: tokens that are never chosen, such as the special ones.
 
     Raises:
-        ValueError: a prompt is empty, or it and its answer are longer than the model's positions reach.
+        ArgumentError: a prompt is empty, or it and its answer are longer than the model's positions reach.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     steps = stream(

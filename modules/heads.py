@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from modules.errors import ArgumentError
 from modules.layers import ACTIVATIONS, Activation
 
 Batch = Mapping[str, Tensor]
@@ -32,7 +33,7 @@ class LMHead(nn.Module):
     ) -> None:
         super().__init__()
         if softcap is not None and softcap <= 0:
-            raise ValueError(f"softcap is {softcap}; expected more than 0; use 15 or 30, or leave it out")
+            raise ArgumentError(f"softcap is {softcap}", "more than 0", "use 15 or 30, or leave it out")
         self.softcap = softcap
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
         self.own_embedding = None if tied else nn.Embedding(*embedding.weight.shape)
@@ -114,7 +115,7 @@ class PooledClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if n_classes < 1:
-            raise ValueError(f"n_classes is {n_classes}; expected at least 1; give the number of classes")
+            raise ArgumentError(f"n_classes is {n_classes}", "at least 1", "give the number of classes")
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.classes = nn.Linear(d_model, n_classes)

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.attention import MultiHeadAttention
+from modules.errors import ArgumentError
 
 #: How much of what it looks at attention passes on at first, under the default law.
 COPIED = 0.5
@@ -97,7 +98,7 @@ def initialize(model: nn.Module, law: LawName = "default") -> None:
     """Give all weights of `model` their first values, in the order of their names, from torch's random state.
 
     Raises:
-        ValueError: for a tensor that no line of the table fits.
+        ArgumentError: for a tensor that no line of the table fits.
     """
     n_layers = max((len(m) for m in model.modules() if isinstance(m, nn.ModuleList)), default=1)
     for name, weight in sorted(model.named_parameters()):
@@ -120,6 +121,6 @@ def _law_of(name: str, law: LawName) -> Law:
     for pattern, rule in LAWS[law]:
         if fnmatchcase(name, pattern):
             return rule
-    raise ValueError(
-        f"no line of the law '{law}' fits tensor '{name}'; expected one; add it to modules/init.py"
+    raise ArgumentError(
+        f"no line of the law '{law}' fits tensor '{name}'", "one", "add it to modules/init.py"
     )

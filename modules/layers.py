@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modules.attention import MultiHeadAttention, check_heads
 from modules.cache import LayerCache
+from modules.errors import ArgumentError
 from modules.masks import Mask
 from modules.norms import RMSNorm
 from modules.positions import Rotation
@@ -40,7 +41,7 @@ class LayerSpec:
         qkv_bias: biases of queries, keys and values; None: as `bias`.
 
     Raises:
-        ValueError: for sizes that do not fit each other.
+        ArgumentError: for sizes that do not fit each other.
     """
 
     d_model: int
@@ -62,11 +63,11 @@ class LayerSpec:
     def __post_init__(self) -> None:
         check_heads(self.d_model, self.n_heads, self.n_kv_heads, self.d_head)
         if self.norm_eps is not None and not self.norm_eps > 0:
-            raise ValueError(f"norm_eps is {self.norm_eps}; expected more than 0; use 1e-6 or leave it out")
+            raise ArgumentError(f"norm_eps is {self.norm_eps}", "more than 0", "use 1e-6 or leave it out")
         if self.d_ff is not None and self.d_ff < 1:
-            raise ValueError(f"d_ff is {self.d_ff}; expected at least 1; leave it out for 4 * d_model")
+            raise ArgumentError(f"d_ff is {self.d_ff}", "at least 1", "leave it out for 4 * d_model")
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; expected 0 <= dropout < 1; try 0.1")
+            raise ArgumentError(f"dropout is {self.dropout}", "0 <= dropout < 1", "try 0.1")
 
     @property
     def ffn_size(self) -> int:

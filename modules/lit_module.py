@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from modules.errors import ArgumentError
+
 Batch = Mapping[str, Tensor]
 
 
@@ -58,7 +60,7 @@ class LitModule(L.LightningModule):
         compile: compile the parts of the model with `torch.compile`.
 
     Raises:
-        ValueError: the objective has no metric `loss`, or `max_steps` is below 1.
+        ArgumentError: the objective has no metric `loss`, or `max_steps` is below 1.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class LitModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if max_steps < 1:
-            raise ValueError(f"max_steps is {max_steps}; expected 1 or more; train for at least one step")
+            raise ArgumentError(f"max_steps is {max_steps}", "1 or more", "train for at least one step")
         self.model = model
         self.objective = objective
         self.max_steps = max_steps
@@ -82,7 +84,7 @@ class LitModule(L.LightningModule):
         metrics = objective.metrics()
         if "loss" not in metrics:
             names = ", ".join(map(str, metrics))
-            raise ValueError(f"the objective measures {names}; expected a 'loss' too; add it to metrics()")
+            raise ArgumentError(f"the objective measures {names}", "a 'loss' too", "add it to metrics()")
         self.val_metrics = metrics.clone(prefix="val/")
         # Of each forward pass since train/loss was logged last.
         self._nats: list[Tensor] = []

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from modules.errors import ArgumentError
+
 IGNORE_INDEX = -100
 CHUNK_TOKENS = 1024
 # Labels are padded to a multiple: on CPU, matrix products keep a kernel for every shape that they meet.
@@ -86,13 +88,13 @@ def balanced_weights(class_counts: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
     the weighted sum of nats divided by the number of rows is again a mean.
 
     Raises:
-        ValueError: a class has no row.
+        ArgumentError: a class has no row.
 
     Source: King and Zeng 2001, "Logistic Regression in Rare Events Data", section 4.
     """
     if (class_counts < 1).any():
         empty = (class_counts < 1).nonzero().flatten().tolist()
-        raise ValueError(f"classes {empty} have no row; expected at least one of each; leave them out")
+        raise ArgumentError(f"classes {empty} have no row", "at least one of each", "leave them out")
     return class_counts.sum() / (len(class_counts) * class_counts.float())
 
 

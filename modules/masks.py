@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from modules.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -58,8 +60,10 @@ class Mask:
     def __and__(self, other: "Mask") -> "Mask":
         """What both masks of the same self-attention allow."""
         if any(part is not None for part in (self.bias, other.bias, self.alive, other.alive)):
-            raise ValueError(
-                "a mask with a bias or of cross-attention was joined; expected two of self-attention"
+            raise ArgumentError(
+                "a mask with a bias or of cross-attention was joined",
+                "two masks of self-attention",
+                "leave the bias out",
             )
         if self.allowed is None and other.allowed is None:
             return Mask(causal=self.causal or other.causal)

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from modules.errors import ArgumentError
 from modules.freezing import depth_of_parameters
 from modules.model import Model
 from modules.muon import NewtonSchulz, TypedMuon, fastest_newton_schulz
@@ -37,7 +38,7 @@ def parameter_groups(model: nn.Module) -> dict[GroupName, list[nn.Parameter]]:
     """Every trainable parameter of `model` in exactly one group, tied ones once; groups may be empty.
 
     Raises:
-        ValueError: nothing is trainable.
+        ArgumentError: nothing is trainable.
     """
     groups: dict[GroupName, list[nn.Parameter]] = {"matrices": [], "embeddings": [], "scalars": []}
     seen: set[nn.Parameter] = set()
@@ -48,7 +49,7 @@ def parameter_groups(model: nn.Module) -> dict[GroupName, list[nn.Parameter]]:
                 seen.add(parameter)
                 groups[_group_name(module, parameter)].append(parameter)
     if not seen:
-        raise ValueError("no parameter of the model can be trained; expected at least one; unfreeze a part")
+        raise ArgumentError("no parameter of the model can be trained", "at least one", "unfreeze a part")
     return groups
 
 
@@ -69,7 +70,7 @@ class LearningRates:
         layer_decay: factor of the learning rate from each depth to the one below; None: the same for all.
 
     Raises:
-        ValueError: a learning rate is negative, or `layer_decay` is not more than 0 and at most 1.
+        ArgumentError: a learning rate is negative, or `layer_decay` is not more than 0 and at most 1.
     """
 
     lr: float = 0.004
@@ -81,11 +82,10 @@ class LearningRates:
         for name in ("lr", "embedding_lr", "scalar_lr"):
             rate = getattr(self, name)
             if rate is not None and rate < 0:
-                raise ValueError(f"{name} is {rate}; expected 0 or more; take 0.001, or leave it out")
+                raise ArgumentError(f"{name} is {rate}", "0 or more", "take 0.001, or leave it out")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(
-                f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1; "
-                "take 0.8, or leave it out"
+            raise ArgumentError(
+                f"layer_decay is {self.layer_decay}", "more than 0 and at most 1", "take 0.8, or leave it out"
             )
 
     @property
@@ -210,9 +210,10 @@ class _Split:
 
 def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
     if not isinstance(model, Model):
-        raise ValueError(
-            f"layer_decay is given and the model is a {type(model).__name__}; expected modules.model.Model, "
-            "whose layers are known; leave layer_decay out"
+        raise ArgumentError(
+            f"layer_decay is given and the model is a {type(model).__name__}",
+            "modules.model.Model, whose layers are known",
+            "leave layer_decay out",
         )
     by_name = depth_of_parameters(model)
     return {parameter: by_name[name] for name, parameter in model.named_parameters()}

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from modules.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -47,7 +49,7 @@ class Position(nn.Module):
         """Refuse a transformer that this scheme does not fit.
 
         Raises:
-            ValueError: with the sizes that do not fit and what to change.
+            ArgumentError: with the sizes that do not fit and what to change.
         """
 
     def embed(self, x: Float[Tensor, "B T D"], position_ids: Int[Tensor, "#B T"]) -> Float[Tensor, "B T D"]:
@@ -86,9 +88,7 @@ class Sinusoidal(Position):
     def __init__(self, d_model: int) -> None:
         super().__init__()
         if d_model < 2 or d_model % 2:
-            raise ValueError(
-                f"d_model is {d_model}; expected an even number: sines and cosines; make it even"
-            )
+            raise ArgumentError(f"d_model is {d_model}", "an even number: sines and cosines", "make it even")
         self.d_model = d_model
 
     def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
@@ -109,8 +109,8 @@ class Learned(Position):
     def __init__(self, d_model: int, *, max_seq_len: int) -> None:
         super().__init__()
         if max_seq_len < 1:
-            raise ValueError(
-                f"max_seq_len is {max_seq_len}; expected at least 1; give the longest row's tokens"
+            raise ArgumentError(
+                f"max_seq_len is {max_seq_len}", "at least 1", "give the longest row's tokens"
             )
         self.d_model = d_model
         self.max_tokens = max_seq_len
@@ -124,7 +124,7 @@ class Learned(Position):
         """Add the vectors: x + P[position].
 
         Raises:
-            ValueError: if the rows are longer than the table of positions.
+            ArgumentError: if the rows are longer than the table of positions.
         """
         check_length(x.shape[1], self)
         learned: Tensor = self.embedding(position_ids)
@@ -156,15 +156,17 @@ class Rotary(Position):
     def __init__(self, base: float = 10000.0) -> None:
         super().__init__()
         if base <= 1.0:
-            raise ValueError(f"base is {base}; expected more than 1; use 10000 if in doubt")
+            raise ArgumentError(f"base is {base}", "more than 1", "use 10000 if in doubt")
         self.base = base
 
     def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse an odd head size: features are turned in pairs."""
         if head_size % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of features, but with d_model {d_model} and n_heads {n_heads} "
-                f"a head has {head_size}; expected an even head size; change d_model, n_heads or d_head"
+            raise ArgumentError(
+                f"rotary positions turn pairs of features, but with d_model {d_model} and n_heads "
+                f"{n_heads} a head has {head_size}",
+                "an even head size",
+                "change d_model, n_heads or d_head",
             )
 
     def rotation(self, position_ids: Int[Tensor, "#B T"], head_size: int) -> Rotation:
@@ -186,16 +188,17 @@ class ALiBi(Position):
     def __init__(self, n_heads: int) -> None:
         super().__init__()
         if n_heads < 1:
-            raise ValueError(f"n_heads is {n_heads}; expected at least 1; give the number of heads")
+            raise ArgumentError(f"n_heads is {n_heads}", "at least 1", "give the number of heads")
         self.n_heads = n_heads
         self.slopes = alibi_slopes(n_heads)
 
     def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse another number of heads than there are slopes."""
         if n_heads != self.n_heads:
-            raise ValueError(
-                f"ALiBi was made for {self.n_heads} heads and the layers have {n_heads}; "
-                f"expected the same number; set the position's n_heads to {n_heads}"
+            raise ArgumentError(
+                f"ALiBi was made for {self.n_heads} heads and the layers have {n_heads}",
+                "the same number",
+                f"set the position's n_heads to {n_heads}",
             )
 
     def bias(
@@ -222,10 +225,11 @@ class RelativeBias(Position):
         super().__init__()
         sides = 2 if both_sides else 1
         if n_heads < 1 or n_buckets < 2 * sides or max_distance <= n_buckets // sides // 2:
-            raise ValueError(
-                f"n_heads {n_heads}, n_buckets {n_buckets} and max_distance {max_distance} do not fit; "
-                f"expected at least 1 head, {2 * sides} buckets and a distance beyond those with a bucket of "
-                "their own; use 32 buckets and a distance of 128"
+            raise ArgumentError(
+                f"n_heads {n_heads}, n_buckets {n_buckets} and max_distance {max_distance} do not fit",
+                f"at least 1 head, {2 * sides} buckets and a distance beyond those with a bucket of "
+                "their own",
+                "use 32 buckets and a distance of 128",
             )
         self.n_heads = n_heads
         self.n_buckets = n_buckets
@@ -236,9 +240,10 @@ class RelativeBias(Position):
     def check(self, *, d_model: int, n_heads: int, head_size: int) -> None:
         """Refuse another number of heads than the table has columns."""
         if n_heads != self.n_heads:
-            raise ValueError(
-                f"RelativeBias was made for {self.n_heads} heads and the layers have {n_heads}; "
-                f"expected the same number; set the position's n_heads to {n_heads}"
+            raise ArgumentError(
+                f"RelativeBias was made for {self.n_heads} heads and the layers have {n_heads}",
+                "the same number",
+                f"set the position's n_heads to {n_heads}",
             )
 
     def bias(
@@ -305,12 +310,13 @@ def check_length(n_tokens: int, position: Position) -> None:
     """Refuse more tokens than a scheme has positions for.
 
     Raises:
-        ValueError: with both numbers.
+        ArgumentError: with both numbers.
     """
     if position.max_tokens is not None and n_tokens > position.max_tokens:
-        raise ValueError(
-            f"{n_tokens} tokens do not fit {type(position).__name__} positions; expected at most "
-            f"{position.max_tokens}; shorten the text, or train with a larger max_seq_len or rotary positions"
+        raise ArgumentError(
+            f"{n_tokens} tokens do not fit {type(position).__name__} positions",
+            f"at most {position.max_tokens}",
+            "shorten the text, or train with a larger max_seq_len or rotary positions",
         )
 
 
@@ -325,7 +331,8 @@ def _angles(position_ids: Int[Tensor, "#B T"], size: int, base: float) -> Float[
 
 def _check_width(own: int, d_model: int) -> None:
     if own != d_model:
-        raise ValueError(
-            f"positions of width {own} meet a transformer of d_model {d_model}; expected the same width; "
-            f"set the position's d_model to {d_model}"
+        raise ArgumentError(
+            f"positions of width {own} meet a transformer of d_model {d_model}",
+            "the same width",
+            f"set the position's d_model to {d_model}",
         )

@@ -9,6 +9,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from modules.errors import ArgumentError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
@@ -19,7 +21,7 @@ class Schedule(ABC):
         warmup_fraction: length of the warm-up as a fraction of the run, in [0, 1).
 
     Raises:
-        ValueError: a length is negative or a fraction is outside its range.
+        ArgumentError: a length is negative or a fraction is outside its range.
     """
 
     warmup_steps: int | None = None
@@ -27,13 +29,12 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps}; expected 0 or more; write 0 for no warm-up"
-            )
+            raise ArgumentError(f"warmup_steps is {self.warmup_steps}", "0 or more", "write 0 for no warm-up")
         if not 0.0 <= self.warmup_fraction < 1.0:
-            raise ValueError(
-                f"warmup_fraction is {self.warmup_fraction}; expected at least 0 and below 1; "
-                "use warmup_steps to give a number of steps"
+            raise ArgumentError(
+                f"warmup_fraction is {self.warmup_fraction}",
+                "at least 0 and below 1",
+                "use warmup_steps to give a number of steps",
             )
 
     def factor(self, step: int, max_steps: int) -> float:
@@ -79,9 +80,10 @@ class Decaying(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.final_ratio <= 1.0:
-            raise ValueError(
-                f"final_ratio is {self.final_ratio}; expected a part of the learning rate from 0 to 1; "
-                "write 0.1 to end at a tenth"
+            raise ArgumentError(
+                f"final_ratio is {self.final_ratio}",
+                "a part of the learning rate from 0 to 1",
+                "write 0.1 to end at a tenth",
             )
 
     def _towards_final(self, height: float) -> float:
@@ -130,9 +132,10 @@ class WSD(Decaying):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 < self.decay_fraction <= 1.0:
-            raise ValueError(
-                f"decay_fraction is {self.decay_fraction}; expected a part of the run above 0 and up to 1; "
-                "choose schedule=constant for no decay"
+            raise ArgumentError(
+                f"decay_fraction is {self.decay_fraction}",
+                "a part of the run above 0 and up to 1",
+                "choose schedule=constant for no decay",
             )
 
     def end_from(self, step: int) -> int:

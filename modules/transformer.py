@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modules.cache import KVCache, Memory
+from modules.errors import ArgumentError
 from modules.layers import LayerSpec
 from modules.masks import Mask
 from modules.positions import Position, Rotation, check_length
@@ -70,7 +71,7 @@ class Stack(nn.Module):
     def __init__(self, layer: LayerSpec, n_layers: int, *, cross: bool = False) -> None:
         super().__init__()
         if n_layers < 1:
-            raise ValueError(f"n_layers is {n_layers}; expected at least 1; give the number of layers")
+            raise ArgumentError(f"n_layers is {n_layers}", "at least 1", "give the number of layers")
         self.layers = nn.ModuleList(layer.build(cross=cross) for _ in range(n_layers))
         self.norm = layer.build_norm() if layer.norm_first else nn.Identity()
 
@@ -129,7 +130,7 @@ class Transformer(nn.Module):
             ("n_token_types", n_token_types, 0),
         ):
             if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}; give such a number")
+                raise ArgumentError(f"{name} is {value}", f"at least {least}", "give such a number")
         position.check(d_model=layer.d_model, n_heads=layer.n_heads, head_size=layer.head_size)
         for side in (position, position.of_decoder):
             check_length(max_seq_len, side)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from pipeline.errors import ConfigError, RunInterrupted, Stopped, UserError
+from pipeline.errors import ConfigError, PipelineError, RunInterrupted, Stopped, UserError
 from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams, show_logs_as_notes
 from pipeline.threads import wait_briefly
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
         if results.problem.errno in GONE:
             return 128 + signal.SIGPIPE
-        print(f"error: standard output: {_disk_problem(results.problem)}", file=sys.stderr)
+        print(f"error: {_disk_problem(results.problem, 'standard output')}", file=sys.stderr)
         return 2
 
 
@@ -56,9 +56,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if isinstance(error, OSError):
             if error.errno not in DISK_ERRORS:
                 raise
-            print(f"error: {_disk_problem(error)}", file=sys.stderr)
-        else:
-            print(f"error: {error}", file=sys.stderr)
+            error = _disk_problem(error)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, (Stopped, RunInterrupted)) else 2
 
 
@@ -103,11 +102,11 @@ def _unknown_letters(error: UnicodeEncodeError) -> ConfigError:
     )
 
 
-def _disk_problem(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return (
-        f"{where}{error.strerror}; expected files and folders that can be written, with free space; "
-        "make room, or choose others with runs_dir=PATH and cache_dir=PATH"
+def _disk_problem(error: OSError, file: str | None = None) -> PipelineError:
+    return PipelineError(
+        f"{file or error.filename or 'a file'} cannot be opened or written: {error.strerror}",
+        "",
+        "make room, or choose other folders with runs_dir=PATH and cache_dir=PATH",
     )
 
 

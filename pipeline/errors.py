@@ -1,4 +1,4 @@
-"""The errors of the pipeline: a tree under `UserError`, whose three parts make one line for the user.
+"""The errors of the pipeline: a tree under `UserError`, which is printed as two lines, `error:` and `hint:`.
 
 UserError                 (datamodules.errors)
 ├── DataError, TokenizerError, CacheError
@@ -12,8 +12,6 @@ UserError                 (datamodules.errors)
 
 Stopped                   a signal outside training: no error, and nobody's to catch but `main`'s
 """
-
-import signal
 
 from datamodules.errors import CacheError, DataError, TokenizerError, UserError
 from pipeline.signals import name_of
@@ -49,13 +47,10 @@ class RunError(PipelineError):
 class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
     """A signal ended the run; nothing is broken, and it can be resumed."""
 
-    def __init__(self, problem: str, expected: str, remedy: str, signal_number: int = signal.SIGINT) -> None:
-        super().__init__(problem, expected, remedy)
+    def __init__(self, problem: str, remedy: str, signal_number: int) -> None:
+        super().__init__(problem, "", remedy)
+        self.args = (problem, remedy, signal_number)
         self.signal_number = signal_number
-
-    def __str__(self) -> str:
-        """Without what was expected: whoever stops a run knows."""
-        return f"{self.problem}; {self.remedy}"
 
     @property
     def exit_code(self) -> int:
@@ -88,10 +83,12 @@ class Stopped(BaseException):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
-        self.hint = "nothing is left half written"
+        #: What to do, where there is anything to do.
+        self.hint: str | None = None
         self.by = name_of(signal_number)
         #: What a shell expects of a process that ended by this signal.
         self.exit_code = 128 + signal_number
 
     def __str__(self) -> str:
-        return f"stopped by {self.by}; {self.hint}"
+        ending = f"\nhint: {self.hint}" if self.hint else "; nothing is left half written"
+        return f"stopped by {self.by}{ending}"

@@ -234,7 +234,7 @@ def test_values_of_a_sweep_and_keys_of_a_step_arrive_as_they_were_typed() -> Non
 def test_what_is_no_key_and_no_variable_is_refused_with_the_one_that_was_meant(word: str, meant: str) -> None:
     with pytest.raises(ConfigError) as refused:
         composed("pretrain", word)
-    assert str(refused.value).endswith(f"; did you mean {meant}?")
+    assert str(refused.value).endswith(f"\nhint: did you mean {meant}?")
 
 
 def test_a_variable_of_the_environment_is_told_where_it_belongs() -> None:

@@ -9,9 +9,10 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, overload
 
+from modules.errors import ArgumentError
 from pipeline.config.plain import to_plain
 from pipeline.config.targets import OWN_PACKAGES, parameters_of, target_of
-from pipeline.errors import ConfigError, UserError
+from pipeline.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -69,13 +70,11 @@ def _build(node: Any, kinds: tuple[type, ...], late: Mapping[str, Any], *, path:
     }
     try:
         return kind(**arguments, **late)
-    except UserError:
-        raise
+    except ArgumentError as error:
+        raise ConfigError(f"{kind.__name__}: {error.problem}", error.expected, error.remedy) from error
     except ValueError as error:
-        problem, _, rest = str(error).partition("; ")
-        expected, _, remedy = rest.removeprefix("expected ").partition("; ")
         raise ConfigError(
-            f"{kind.__name__}: {problem}", expected or "a value that fits", remedy or "see `make show-config`"
+            f"{kind.__name__}: {error}", "", "compare its keys with `make show-config`"
         ) from error
 
 

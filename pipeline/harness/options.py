@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class HarnessOptions:
@@ -14,7 +16,7 @@ class HarnessOptions:
         n_shots: solved rows that stand before each row; None: as many as the task asks for.
 
     Raises:
-        ValueError: a number is too small.
+        ConfigError: a number is too small.
     """
 
     folder: str | None = None
@@ -23,6 +25,6 @@ class HarnessOptions:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}; expected 1 or more; leave it out to measure all rows")
+            raise ConfigError(f"limit is {self.limit}", "1 or more", "leave it out to measure all rows")
         if self.n_shots is not None and self.n_shots < 0:
-            raise ValueError(f"n_shots is {self.n_shots}; expected 0 or more; 0 is no solved row")
+            raise ConfigError(f"n_shots is {self.n_shots}", "0 or more", "use 0 for no solved rows")

@@ -77,8 +77,8 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
     if failed:
         raise RunError(
             f"{', '.join(failed)} failed, and all other steps are done",
-            "what is said above",
-            f"put that right and {AGAIN}",
+            "",
+            f"fix what their errors above say, and {AGAIN}",
         )
     return result_of(done, pipeline_id)
 
@@ -172,13 +172,12 @@ def _run(
         saved = ", and an unfinished training goes on from its checkpoint" if _resumes(step) else ""
         raise RunInterrupted(
             f"the pipeline was stopped by {name_of(process.stopped_by)} in step {place.title}",
-            "to run to its end",
             f"{AGAIN}{saved}",
             process.stopped_by,
         )
     if code:
         raise RunError(
-            f"step {place.title} {_ended(code)}", "what it says above", f"put that right and {AGAIN}"
+            f"step {place.title} {_ended(code)}", "", f"fix what its error above says, and {AGAIN}"
         )
 
 

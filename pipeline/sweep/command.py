@@ -108,7 +108,7 @@ def _run(config: Config, options: SweepOptions, plan: Plan, run: RunFolder) -> S
             except Stopped as error:
                 write_results(run.path, results(study, plan), plan)
                 ended = f"{n_ended(study)} of {plan.n_trials} trials have ended"
-                error.hint = f"{ended}; the same command with RESUME=1 goes on"
+                error.hint = f"{ended}; run the same command with RESUME=1 to go on"
                 raise
         found = results(study, plan)
         end_summary(tracked, run.path, found, plan)

@@ -130,7 +130,7 @@ class Driver:
         try:
             runs_dir = Path(self._plan.compose(values).runs_dir)
         except UserError as error:
-            trial.set_user_attr(REASON, str(error))
+            trial.set_user_attr(REASON, error.sentence)
             self._tell(trial, TrialState.FAIL)
             return
         self._running.append(self._at_work(trial, runs_dir) or self._started(trial, values, runs_dir))

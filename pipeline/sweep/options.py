@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline.errors import ConfigError
+
 Count = Annotated[int, Field(ge=1)]
 
 #: Trials of a sweep whose values cannot be counted.
@@ -81,9 +83,10 @@ class SweepOptions:
 
     def __post_init__(self) -> None:
         if self.sampler == "grid" and self.trials is not None:
-            raise ValueError(
-                "sweep.trials is given with sweep.sampler=grid; expected every combination of a grid; "
-                "leave it out, or choose sweep.sampler=random or optuna"
+            raise ConfigError(
+                "sweep.trials is given with sweep.sampler=grid",
+                "every combination of a grid",
+                "leave it out, or choose sweep.sampler=random or optuna",
             )
 
     @property

@@ -74,4 +74,4 @@ def _reason(log: Path, exit_code: int | None) -> str:
         name = signal.Signals(-exit_code).name
         memory = ", which the system sends where memory runs out" if -exit_code == signal.SIGKILL else ""
         return f"killed by {name}{memory}"
-    return lines[-1] if lines else "ended without a word"
+    return lines[-1] if lines else "exited without output"

@@ -15,6 +15,7 @@ from datamodules.errors import TokenizerError
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
+from pipeline.errors import ConfigError
 from pipeline.tasks.base import (
     PretrainingTask,
     Sample,
@@ -37,7 +38,7 @@ class SpanDenoising(PretrainingTask):
     more tokens in a step, and small models learn far faster (docs/log.md).
 
     Raises:
-        ValueError: spans so short that not enough tokens stay to lie between them.
+        ConfigError: spans so short that not enough tokens stay to lie between them.
     """
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -49,10 +50,10 @@ class SpanDenoising(PretrainingTask):
     def __post_init__(self) -> None:
         shortest = self.rate / (1 - self.rate)  # one token stays between two spans
         if self.mean_span_tokens < round(shortest, 6):
-            raise ValueError(
-                f"mean_span_tokens is {self.mean_span_tokens} at a rate of {self.rate}; "
-                f"expected {shortest:.3g} or more, so that a token stays between two spans; "
-                "lower task.rate or raise task.mean_span_tokens"
+            raise ConfigError(
+                f"mean_span_tokens is {self.mean_span_tokens} at a rate of {self.rate}",
+                f"{shortest:.3g} or more, so that a token stays between two spans",
+                "lower task.rate or raise task.mean_span_tokens",
             )
 
     def row_tokens(self, max_seq_len: int) -> int:

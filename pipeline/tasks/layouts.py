@@ -9,6 +9,7 @@ import numpy.typing as npt
 from datamodules.corruption import IGNORE
 from datamodules.tokenizer import Tokenizer
 from modules.transformer import Decoder, EncoderDecoder, Transformer
+from pipeline.errors import ConfigError
 from pipeline.tasks.finetuning import Feature
 
 Ids = npt.NDArray[np.int64]
@@ -80,14 +81,15 @@ def layout_of(backbone: Transformer) -> Layout:
     """Return the layout for an architecture.
 
     Raises:
-        ValueError: it cannot write.
+        ConfigError: it cannot write.
     """
     for kind, layout in LAYOUTS.items():
         if isinstance(backbone, kind):
             return layout
-    raise ValueError(
-        f"{type(backbone).__name__} cannot write text; expected EncoderDecoder or Decoder; "
-        "start from a bundle pretrained with denoise or causal_lm"
+    raise ConfigError(
+        f"{type(backbone).__name__} cannot write text",
+        "EncoderDecoder or Decoder",
+        "start from a bundle pretrained with denoise or causal_lm",
     )
 
 

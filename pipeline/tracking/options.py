@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline.errors import TrackingError
+from pipeline.errors import ConfigError, TrackingError
 from pipeline.tracking.run import RunCard
 from pipeline.tracking.secret_forms import without_credentials
 
@@ -50,11 +50,12 @@ class TrackingOptions:
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
-            raise ValueError("tracking.experiment is empty; expected a name; set tracking.experiment=NAME")
+            raise ConfigError("tracking.experiment is empty", "a name", "set tracking.experiment=NAME")
         if not 0 <= self.end_wait_s <= _MAX_END_WAIT_S:
-            raise ValueError(
-                f"tracking.end_wait_s is {self.end_wait_s}; expected 0 to {_MAX_END_WAIT_S:.0f} seconds; "
-                "leave it out for 6"
+            raise ConfigError(
+                f"tracking.end_wait_s is {self.end_wait_s}",
+                f"0 to {_MAX_END_WAIT_S:.0f} seconds",
+                "leave it out for 6",
             )
 
 

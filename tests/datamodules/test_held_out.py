@@ -79,7 +79,7 @@ def test_rows_that_leave_nothing_to_hold_out_are_refused(rows: list[Any], expect
         load(rows)
     assert str(caught.value) == (
         "a.jsonl is too small to hold a part out for validation; "
-        f"expected {expected}; set data.validation=PATH"
+        f"expected {expected}\nhint: set data.validation=PATH"
     )
 
 

@@ -180,7 +180,7 @@ def test_an_unknown_data_set_is_named(hub: str, tmp_path: Path) -> None:
     got = read_in_a_new_process(hub, tmp_path, path="someone/novels")
     assert got["error"] == (
         "there is no data set someone/novels on the hub, and no such folder; "
-        "expected OWNER/NAME of a public data set; "
+        "expected OWNER/NAME of a public data set\nhint: "
         "check the name, or run hf auth login if it is private"
     )
 

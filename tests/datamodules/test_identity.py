@@ -53,5 +53,5 @@ def test_the_story_world_is_told_by_its_arguments_and_makes_no_rows() -> None:
 
 
 def test_a_source_that_is_not_there_is_named(file: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.sources\.b: .*there is no such file"):
+    with pytest.raises(DataError, match=r"(?s)data\.sources\.b: .*there is no such file"):
         Mixture({"a": Files(str(file)), "b": Files("nowhere.txt")}).identity()

@@ -114,7 +114,7 @@ def test_what_cannot_be_mixed_is_told() -> None:
         Path("hub").mkdir(exist_ok=True)
         write(f"hub/{name}.jsonl", [{"text": name, "label": "a"}])
     with pytest.raises(
-        DataError, match=r"^data.sources.h is streamed; .* set data.sources.h.streaming=false"
+        DataError, match=r"(?s)^data.sources.h is streamed; .* set data.sources.h.streaming=false"
     ):
         Mixture({"h": Hub("hub", streaming=True)}).load(LABELLED)
 

@@ -49,14 +49,15 @@ def test_a_folder_that_is_no_one_corpus_is_refused_with_what_works() -> None:
     write("mixed/a.txt", "mixed/b/c.txt", "mixed/labels.csv")
     message = error_of("mixed")
     assert message == (
-        "data.train=mixed is a folder of several kinds of files: 2 .txt, 1 .csv; expected files of one kind; "
+        "data.train=mixed is a folder of several kinds of files: 2 .txt, 1 .csv; expected files of one kind"
+        "\nhint: "
         "set data.train='mixed/**/*.txt'"
     )
     assert Files("mixed/**/*.txt").load().n_train_rows == 1
     write("split/train.csv", "split/test.csv")
     assert error_of("split") == (
         "data.train=split is a folder with test.csv, which is held out by its name; "
-        "expected a folder of rows for one use; set data.train=split/train.csv"
+        "expected a folder of rows for one use\nhint: set data.train=split/train.csv"
     )
     write("imdb/train/pos/1.txt", "imdb/train/neg/1.txt", "imdb/test/pos/1.txt")
     assert error_of("imdb").endswith("set data.train=[imdb/train/neg/1.txt,imdb/train/pos/1.txt]")

@@ -58,7 +58,7 @@ def test_whatever_stands_between_two_tabs_is_the_cell(texts: list[str]) -> None:
 
 def test_a_ragged_line_of_tsv_is_named_with_what_can_be_done() -> None:
     assert error_of("a.tsv", "text\tlabel\na\t1\nb\tc\t0\n") == (
-        "a.tsv, line 3: 3 fields; expected 2, as in the header; "
+        "a.tsv, line 3: 3 fields; expected 2, as in the header\nhint: "
         "replace tabs and line ends in texts by spaces (TSV has no quoting), or write the file as .csv"
     )
 
@@ -121,7 +121,7 @@ def test_missing_columns_name_the_separator_where_it_is_no_comma() -> None:
     rows = "".join(f"{number};ein langer Satz {number};{number % 2}\n" for number in range(9))
     assert error_of("a.csv", "nr;satz;klasse\n" + rows) == (
         "a.csv (separated by semicolons): there is no column 'text'; "
-        "expected one of the columns present: nr, satz, klasse; set columns.text=satz"
+        "expected one of the columns present: nr, satz, klasse\nhint: set columns.text=satz"
     )
 
 

@@ -48,11 +48,12 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """The one line of an error."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, self.err
-        assert lines[0] == self.err.splitlines()[-1], self.err
-        return lines[0]
+        """The one error, and its hint on the line below: the last that is said."""
+        lines = self.err.splitlines()
+        (at,) = (i for i, line in enumerate(lines) if line.startswith("error: "))
+        assert all(line.startswith("hint: ") for line in lines[at + 1 :]), self.err
+        assert len(lines) <= at + 2, self.err
+        return "\n".join(lines[at:])
 
 
 @pytest.fixture

@@ -151,11 +151,12 @@ def test_a_disk_that_fills_in_training_leaves_no_half_checkpoint(
     assert not drafts(tmp_path)
 
 
-def test_a_disk_that_is_full_from_the_beginning_is_one_line_too(pretrain, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_beginning_is_an_error_too(pretrain, tmp_path: Path) -> None:
     with disk_of(600):
         refused = pretrain("name=mine")
     assert refused.code == 2
-    assert "File too large; expected files and folders that can be written" in refused.err.splitlines()[-1]
+    assert refused.error.splitlines()[0].endswith("File too large")
+    assert "\nhint: make room" in refused.error
 
 
 def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
@@ -203,7 +204,7 @@ def test_a_folder_that_is_no_bundle_is_not_called_an_unfinished_one(run, tmp_pat
 def test_a_finished_run_is_not_resumed_but_may_be_trained_longer(pretrain, trained: Path) -> None:
     refused = pretrain("resume=first")
     assert refused.code == 2
-    assert "runs/first is finished; expected an unfinished run; use its bundle" in refused.error
+    assert "runs/first is finished; expected an unfinished run\nhint: use its bundle" in refused.error
     longer = pretrain("resume=first", "trainer.max_steps=24")
     assert longer.code == 0, longer.err
     assert statuses(trained) == {"first": "FINISHED"}

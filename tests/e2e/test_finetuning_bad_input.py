@@ -77,7 +77,7 @@ def test_an_architecture_that_is_not_supported_is_refused_from_nothing_too(run: 
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        ((), "has one vocabulary for both sides; expected a start from nothing; use INIT=none"),
+        ((), "has one vocabulary for both sides; expected a start from nothing\nhint: use INIT=none"),
         (
             (*NOTHING, "model.backbone._target_=modules.transformer.Decoder"),
             "one embedding for all it reads and writes; expected model.backbone._target_=",

@@ -117,9 +117,9 @@ def test_a_run_that_is_stopped_while_its_bundles_are_written_is_resumed_and_writ
         patch.setattr(bundle, "_move", signalled(signal.SIGTERM, bundle._move, at_call=at_call))
         stopped = pretrain()
     assert stopped.code == 143
-    assert (
-        stopped.error
-        == "error: stopped by SIGTERM; run the same command with RESUME=1 to go on from the last checkpoint"
+    assert stopped.error == (
+        "error: stopped by SIGTERM\n"
+        "hint: run the same command with RESUME=1 to go on from the last checkpoint"
     )
     assert status(tmp_path) == "KILLED"
     assert not half_written(tmp_path)
@@ -208,7 +208,8 @@ def test_ctrl_c_reaches_all_processes_and_is_told_once(tmp_path: Path) -> None:
     command.read_until("pretrain causal_lm: step")
     os.killpg(command.process.pid, signal.SIGINT)
     assert command.end() == 130
-    assert "now saved; run the same command with RESUME=1" in command.lines[-1]
+    assert "now saved" in command.lines[-2]
+    assert command.lines[-1].startswith("hint: run the same command with RESUME=1")
     assert sum("finishing the step" in line for line in command.lines) == 1
     assert not any("Traceback" in line for line in command.lines)
     assert status(tmp_path) == "KILLED"

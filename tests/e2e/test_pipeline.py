@@ -92,7 +92,7 @@ def test_ctrl_c_stops_the_step_after_a_checkpoint_and_the_next_call_goes_on(run:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=LIMIT_S) == 128 + signal.SIGINT
     said = Path("stopped.log").read_text()
-    assert "the pipeline was stopped by Ctrl-C in step 2/4 pretrain" in said.splitlines()[-1]
+    assert "the pipeline was stopped by Ctrl-C in step 2/4 pretrain" in said.splitlines()[-2]
     assert "goes on from its checkpoint" in said.splitlines()[-1]
     (killed,) = [one for one in list_runs(Path("runs")) if one.is_of("pretrain")]
     assert killed.record.status == "KILLED"
@@ -111,7 +111,7 @@ def test_a_step_that_fails_ends_the_pipeline_and_leaves_the_others_finished(run:
         "finetune.optimizer.lr=nan",
     )
     assert outcome.code == 2
-    assert "step 3/4 finetune-classify failed with exit code 2" in outcome.err.splitlines()[-1]
+    assert "step 3/4 finetune-classify failed with exit code 2" in outcome.err.splitlines()[-2]
     assert "finished steps are kept" in outcome.err.splitlines()[-1]
     assert [one.record.status for one in list_runs(Path("runs"))] == ["FAILED", "FINISHED", "FINISHED"]
 
@@ -146,8 +146,8 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
     away = ("tracking.uri=http://127.0.0.1:9", "tracking.system_metrics=false", "tracking.end_wait_s=0")
     outcome = run("pipeline", "tasks=[classify,qa]", *SMALL, *away)
     assert outcome.code == 2
-    last = "error: register-classify, register-qa failed, and all other steps are done; expected what is said"
-    assert outcome.err.splitlines()[-1].startswith(last)
+    last = "error: register-classify, register-qa failed, and all other steps are done"
+    assert outcome.err.splitlines()[-2].startswith(last)
     assert outcome.err.count("error: http://127.0.0.1:9 does not answer") == 2
     assert "6 of 8 steps ran" in outcome.err
     ended = [(one.record.stage, one.record.status) for one in reversed(list_runs(Path("runs")))]

@@ -56,7 +56,7 @@ def test_dropout_acts_in_training_alone():
     [
         (
             {"n_heads": 5},
-            "d_model 32 is not divisible by n_heads 5; expected heads of equal size; choose n_heads",
+            "d_model 32 is not divisible by n_heads 5; expected heads of equal size\nhint: choose n_heads",
         ),
         ({"n_kv_heads": 3}, "n_heads 4 is not divisible by n_kv_heads 3; expected groups of equal size"),
         ({"d_ff": 0}, "d_ff is 0; expected at least 1"),

@@ -60,7 +60,9 @@ def test_alibi_lowers_scores_by_slope_times_distance_to_both_sides():
 
 
 def test_learned_positions_refuse_a_text_longer_than_their_table():
-    with pytest.raises(ValueError, match=r"9 tokens do not fit Learned positions; expected at most 8; "):
+    with pytest.raises(
+        ValueError, match=r"9 tokens do not fit Learned positions; expected at most 8\nhint: "
+    ):
         Learned(16, max_seq_len=8).embed(torch.randn(1, 9, 16), torch.arange(9)[None])
 
 

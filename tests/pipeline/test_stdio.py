@@ -45,7 +45,7 @@ def test_results_that_nobody_reads_give_the_code_of_a_broken_pipe_and_no_trace()
 def test_results_that_a_full_disk_refuses_are_an_error() -> None:
     done = command("show-config > /dev/full")
     assert done.returncode == 2
-    assert done.stderr.startswith(b"error: standard output: No space left on device; ")
+    assert b"standard output cannot be opened or written: No space left on device\nhint: " in done.stderr
 
 
 def test_a_closed_standard_error_changes_no_exit_code() -> None:

@@ -86,7 +86,6 @@ class Preemption(Checkpoint):
         raise RunInterrupted(
             f"stopped by {name_of(number)} after step {trainer.global_step} of {trainer.max_steps}, "
             "now saved",
-            "to train to the end",
             "run the same command with RESUME=1 to go on from there",
             number,
         )
@@ -116,7 +115,6 @@ class Preemption(Checkpoint):
             self._restore()
             raise RunInterrupted(
                 f"stopped at once by a second {name_of(number)}",
-                "to finish the step",
                 "run the same command with RESUME=1 to go on from the last checkpoint",
                 number,
             )

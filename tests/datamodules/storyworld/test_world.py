@@ -80,7 +80,7 @@ def test_a_view_without_the_columns_of_a_task_is_answered_with_one_that_has_them
         StoryWorld(12).load(Columns(("context", "question", "answers")))
     assert str(caught.value) == (
         "data.view=story: its rows have no column 'context'; "
-        "expected one of the columns present: text, language, bits; set data.view=qa"
+        "expected one of the columns present: text, language, bits\nhint: set data.view=qa"
     )
     with pytest.raises(DataError, match="choose another corpus"):
         StoryWorld(12).load(Columns(("colour",)))

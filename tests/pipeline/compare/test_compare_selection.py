@@ -89,7 +89,7 @@ def test_an_ambiguous_id_is_answered_with_its_candidates(runs: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["last:x", "last:0", "last:", "last:99", "last:2:qa", "best:qa", "best:"])
 def test_impossible_words_are_refused_in_one_line(runs: Path, spec: str) -> None:
-    assert "\n" not in refusal([spec], runs)
+    assert refusal([spec], runs).count("\n") == 1
 
 
 def test_one_run_or_the_same_run_twice_is_nothing_to_compare(runs: Path) -> None:

@@ -176,7 +176,10 @@ def test_the_model_has_the_same_first_weights_for_the_same_seed(
     ("word", "says"),
     [
         ("size.max_seq_len=3", "max_seq_len is 3; expected 4 to 65,534 tokens"),
-        ("size.n_heads=3", "d_model 32 is not divisible by n_heads 3; expected heads of equal size; choose"),
+        (
+            "size.n_heads=3",
+            "d_model 32 is not divisible by n_heads 3; expected heads of equal size\nhint: choose",
+        ),
         ("sampling.temperature=-1.0", "SamplingOptions: temperature is -1.0; expected 0 or more"),
     ],
 )

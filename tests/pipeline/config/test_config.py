@@ -20,7 +20,7 @@ def refusal(*overrides: str, stage: str = "pretrain") -> str:
     with pytest.raises(ConfigError) as caught:
         check_model(compose(stage, overrides))
     message = str(caught.value)
-    assert "\n" not in message
+    assert message.count("\n") == 1
     return message
 
 
@@ -50,15 +50,15 @@ def test_a_misspelt_key_on_the_command_line_gets_a_suggestion() -> None:
     ],
 )
 def test_a_key_is_searched_in_all_groups(override: str, stage: str, meant: str) -> None:
-    assert refusal(override, stage=stage).endswith(f"; did you mean {meant}?")
+    assert refusal(override, stage=stage).endswith(f"\nhint: did you mean {meant}?")
 
 
 def test_keys_are_searched_in_the_options_that_were_chosen() -> None:
-    assert refusal("data=files", "train=my.txt").endswith("; did you mean data.train?")
+    assert refusal("data=files", "train=my.txt").endswith("\nhint: did you mean data.train?")
 
 
 def test_a_key_that_is_like_no_other_gets_no_suggestion() -> None:
-    assert refusal("frobnicate=5").endswith("; see `make show-config`")
+    assert refusal("frobnicate=5").endswith("\nhint: see `make show-config`")
 
 
 def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,24 +83,24 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
     [
         (
             "trainer.max_steps=many",
-            "trainer.max_steps: 'many' does not fit; expected input should be a valid integer",
+            "trainer.max_steps: 'many' does not fit; expected a valid integer",
         ),
         (
             "trainer.max_steps=0",
-            "trainer.max_steps: 0 does not fit; expected input should be greater than or equal to 1",
+            "trainer.max_steps: 0 does not fit; expected greater than or equal to 1",
         ),
         (
             "trainer.precision=half",
-            "trainer.precision: 'half' does not fit; expected input should be 'auto', 'fp32'",
+            "trainer.precision: 'half' does not fit; expected 'auto', 'fp32'",
         ),
-        ("trainer.compile=1", "trainer.compile: 1 does not fit; expected input should be a valid boolean"),
-        ("size.d_model=64.5", "size.d_model: 64.5 does not fit; expected input should be a valid integer"),
-        ("seed=x", "seed: 'x' does not fit; expected input should be a valid integer"),
+        ("trainer.compile=1", "trainer.compile: 1 does not fit; expected a valid boolean"),
+        ("size.d_model=64.5", "size.d_model: 64.5 does not fit; expected a valid integer"),
+        ("seed=x", "seed: 'x' does not fit; expected a valid integer"),
         ("seed=-1", "seed: -1 does not fit"),
         ("seed=99999999999999999999", "seed: 99999999999999999999 does not fit"),
         ("tokenizer_text_bytes=0", "tokenizer_text_bytes: 0 does not fit"),
-        ("prompts=hello", "prompts: 'hello' does not fit; expected input should be a valid"),
-        ("packing=loose", "packing: 'loose' does not fit; expected input should be 'concat' or 'whole'"),
+        ("prompts=hello", "prompts: 'hello' does not fit; expected a valid"),
+        ("packing=loose", "packing: 'loose' does not fit; expected 'concat' or 'whole'"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_named_with_what_fits(override: str, start: str) -> None:
@@ -239,7 +239,8 @@ def test_every_stage_composes(stage: str) -> None:
     assert compose(stage, []).stage.name == stage
 
 
-def test_a_misspelt_key_is_answered_in_one_line_before_lightning_is_imported() -> None:
+def test_a_misspelt_key_is_answered_before_torch_is_imported() -> None:
+    compose("pretrain", [])  # signatures are in the cache from the first use on
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "pipeline", "pretrain", "trainer.max_stpes=5"],
         cwd=ROOT,
@@ -252,9 +253,9 @@ def test_a_misspelt_key_is_answered_in_one_line_before_lightning_is_imported() -
     imports, said = [], []
     for line in done.stderr.splitlines():
         (imports if line.startswith("import time:") else said).append(line)
-    (error,) = said
+    error, hint = said
     assert error.startswith("error: trainer.max_stpes: TrainerOptions takes no such key")
-    assert error.endswith("did you mean max_steps?")
+    assert hint == "hint: did you mean max_steps?"
     packages = {line.rpartition("|")[2].strip().split(".")[0] for line in imports}
     assert "hydra" in packages
-    assert not packages & {"lightning", "torchmetrics", "datasets", "mlflow", "matplotlib", "scipy"}
+    assert not packages & {"torch", "numpy", "tokenizers", "datasets", "mlflow", "lightning"}

@@ -34,7 +34,7 @@ def test_a_value_in_ascii_stays_as_it_was_typed(value: str) -> None:
 def test_what_cannot_be_read_is_named_without_the_words_of_a_library(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_overrides([word])
-    assert str(caught.value).startswith(f"'{word}' cannot be read; expected key=value; quote")
+    assert str(caught.value).startswith(f"'{word}' cannot be read; expected key=value\nhint: quote")
 
 
 @pytest.mark.parametrize("text", ["a b", "it's", "50% of ${seed}", "x=y,z", "在", "ends in \\"])

@@ -86,7 +86,7 @@ def refusal(folder: Path) -> str:
     with pytest.raises(BundleError) as caught:
         load_bundle(folder)
     message = str(caught.value)
-    assert "\n" not in message
+    assert message.count("\n") == 1
     assert folder.name in message
     return message
 

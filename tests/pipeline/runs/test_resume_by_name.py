@@ -105,7 +105,9 @@ def test_a_finished_run_goes_on_only_if_it_is_to_be_longer_as_it_says() -> None:
     with open_run(resumed(), label="x"):
         pass
     for words in ((), ("trainer.num_workers=2",)):
-        with pytest.raises(RunError, match=r"is finished; .* RESUME=mine with a larger trainer\.max_steps"):
+        with pytest.raises(
+            RunError, match=r"is finished; .*\n.* RESUME=mine with a larger trainer\.max_steps"
+        ):
             resumed(*words)
     assert resumed("trainer.max_steps=151").trainer.max_steps == 151
 
@@ -113,7 +115,7 @@ def test_a_finished_run_goes_on_only_if_it_is_to_be_longer_as_it_says() -> None:
 def test_an_end_before_the_present_step_is_refused_and_the_end_that_it_advises_is_accepted() -> None:
     begin(step=120)
     with pytest.raises(
-        RunError, match=r"is at step 120, and .* 4; .* give trainer\.max_steps=120 to end it there"
+        RunError, match=r"(?s)is at step 120, and .* 4; .* give trainer\.max_steps=120 to end it there"
     ):
         resumed("trainer.max_steps=4")
     assert resumed("trainer.max_steps=120").trainer.max_steps == 120
@@ -121,7 +123,7 @@ def test_an_end_before_the_present_step_is_refused_and_the_end_that_it_advises_i
 
 def test_the_length_of_a_run_with_a_curriculum_is_what_it_was() -> None:
     begin("trainer.curriculum=0.5")
-    with pytest.raises(RunError, match=r"curriculum=0.5, a share of its steps; .* start a new run"):
+    with pytest.raises(RunError, match=r"(?s)curriculum=0.5, a share of its steps; .* start a new run"):
         resumed("trainer.max_steps=1000")
 
 
@@ -134,7 +136,7 @@ def test_epochs_decide_where_they_were_given() -> None:
 
 def test_a_run_that_validations_have_ended_is_not_silently_ended_again() -> None:
     begin("trainer.patience=2", callbacks={"EarlyStopping{}": {"wait_count": 2}})
-    with pytest.raises(RunError, match=r"stopped after 2 validations .* add trainer\.patience=null"):
+    with pytest.raises(RunError, match=r"(?s)stopped after 2 validations .* add trainer\.patience=null"):
         resumed("trainer.max_steps=1000")
     assert resumed("trainer.max_steps=1000", "trainer.patience=null").trainer.patience is None
 
@@ -142,6 +144,6 @@ def test_a_run_that_validations_have_ended_is_not_silently_ended_again() -> None
 def test_a_run_whose_learning_rate_was_decayed_early_is_not_made_longer() -> None:
     begin("trainer.plateau=2", callbacks={"Plateau": {"max_steps": 130}})
     with pytest.raises(
-        RunError, match=r"decays to 0 at step 130; .* trainer\.plateau=null and without RESUME"
+        RunError, match=r"(?s)decays to 0 at step 130; .* trainer\.plateau=null and without RESUME"
     ):
         resumed("trainer.max_steps=1000")

@@ -153,7 +153,7 @@ def test_a_bundle_can_be_named_by_its_run_or_folder_whatever_is_newer(
 def test_without_any_bundle_that_fits_it_is_said_what_to_do(runs: Path, pretrained: Pretrained) -> None:
     pretrained("denoise", "other")
     with pytest.raises(
-        BundleError, match=r"no finished pretraining bundle with an Encoder or Decoder .*INIT=none"
+        BundleError, match=r"(?s)no finished pretraining bundle with an Encoder or Decoder .*INIT=none"
     ):
         find_start(None, runs, READERS)
 
@@ -164,17 +164,17 @@ def test_an_architecture_that_is_not_supported_is_refused_with_a_bundle_that_is(
     pretrained("masked_lm", "reader")
     with pytest.raises(
         BundleError,
-        match=r"reader.* holds an Encoder, .*an EncoderDecoder or Decoder.* pretrain one .*or use INIT=none",
+        match=r"(?s)reader.* holds an Encoder, .*EncoderDecoder or Decoder.* pretrain one .*or use INIT=none",
     ):
         find_start("reader", runs, WRITERS)
     pretrained("causal_lm", "writer")
-    with pytest.raises(BundleError, match=r"holds an Encoder.*use INIT=writer"):
+    with pytest.raises(BundleError, match=r"(?s)holds an Encoder.*use INIT=writer"):
         find_start("reader", runs, WRITERS)
 
 
 def test_an_unfinished_bundle_is_refused_by_name(runs: Path, pretrained: Pretrained) -> None:
     pretrained("causal_lm", "half", finished=False)
-    with pytest.raises(BundleError, match=r"half.* is not a finished bundle"):
+    with pytest.raises(BundleError, match=r"(?s)half.* is not a finished bundle"):
         find_start("half", runs, READERS)
 
 

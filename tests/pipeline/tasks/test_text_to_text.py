@@ -184,7 +184,7 @@ def test_labels_are_smoothed_in_training_and_not_when_measured() -> None:
 def test_an_encoder_alone_cannot_write() -> None:
     encoder = Encoder(50, n_layers=1, max_seq_len=16, layer=LayerSpec(8, n_heads=1), position=Rotary())
     with pytest.raises(
-        ValueError, match="Encoder cannot write text; expected EncoderDecoder or Decoder; start"
+        ValueError, match="Encoder cannot write text; expected EncoderDecoder or Decoder\nhint: start"
     ):
         layout_of(encoder)
 

@@ -160,10 +160,11 @@ def test_sync_of_a_store_that_takes_nothing_ends_with_its_remedy(
     begin(folder="runs/a").end()
     set_revision(store, "ffffffffffff")
     assert main(["sync"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error.startswith("error: ")
-    assert "install that version of MLflow" in error
-    assert "`make sync` again" in error
+    assert hint.startswith("hint: ")
+    assert "install that version of MLflow" in hint
+    assert "`make sync` again" in hint
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_the_environment_names_the_store_unless_the_configuration_does(tmp_path:
 
 @pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
 def test_a_plain_folder_is_answered_with_the_way_to_migrate_it(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"plain folder.*migrate-filestore"):
+    with pytest.raises(TrackingError, match=r"(?s)plain folder.*migrate-filestore"):
         resolve_store(uri, project_folder=tmp_path, environ={})
 
 

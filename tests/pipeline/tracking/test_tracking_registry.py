@@ -42,11 +42,11 @@ def trained(
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Exit code, standard output, and the last line of standard error."""
+    """Exit code, standard output, and the error with its hint."""
     capsys.readouterr()
     code = main(list(words))
     printed = capsys.readouterr()
-    return code, printed.out.strip(), (printed.err.splitlines() or [""])[-1]
+    return code, printed.out.strip(), printed.err[printed.err.rfind("error: ") :].strip()
 
 
 def test_a_bundle_becomes_one_version_however_often_it_is_registered(

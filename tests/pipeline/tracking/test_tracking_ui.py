@@ -31,7 +31,7 @@ def test_a_taken_port_is_answered_with_another(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(TrackingError, match=f"port {port} on 127.0.0.1 cannot be used.*PORT={port + 1}"):
+        with pytest.raises(TrackingError, match=f"(?s)port {port} on 127.0.0.1 cannot.*PORT={port + 1}"):
             serve_ui(TrackingOptions(), project_folder=tmp_path, port=port, environ={})
     assert list(tmp_path.iterdir()) == []
 

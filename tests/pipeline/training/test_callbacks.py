@@ -172,7 +172,7 @@ def test_a_signal_ends_the_run_after_the_optimizer_step_with_its_exit_code(
 ) -> None:
     send = AtBatch(6, lambda module: os.kill(os.getpid(), number))  # the first of two passes of step 4
     training = ToyTraining(folder=tmp_path, accumulate=2, save_every_steps=99, extra=(send,))
-    with pytest.raises(RunInterrupted, match=r"after step 4 of 12.*RESUME=1") as stopped:
+    with pytest.raises(RunInterrupted, match=r"after step 4 of 12, now saved\nhint: .*RESUME=1") as stopped:
         training.fit()
     assert stopped.value.exit_code == code
     assert checkpoint(tmp_path)["global_step"] == 4

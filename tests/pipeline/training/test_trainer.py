@@ -31,7 +31,7 @@ def test_auto_takes_bf16_exactly_where_the_cpu_was_measured_to_be_much_faster_in
 
 def test_fp16_is_refused_on_a_cpu() -> None:
     with pytest.raises(
-        ConfigError, match=r"fp16: not on a CPU; expected fp32 or bf16; use trainer.precision="
+        ConfigError, match=r"fp16: not on a CPU; expected fp32 or bf16\nhint: use trainer.precision="
     ):
         choose_precision(TrainerOptions(accelerator="cpu", precision="fp16"))
 

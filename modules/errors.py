@@ -1,0 +1,20 @@
+"""The error of an argument that a module cannot take."""
+
+
+class ArgumentError(ValueError):
+    """An argument is outside of what a class or function supports.
+
+    Args:
+        problem: a clause that names the argument and its value.
+        expected: what fits, as a noun phrase.
+        remedy: what to do, as an imperative.
+    """
+
+    def __init__(self, problem: str, expected: str, remedy: str) -> None:
+        super().__init__(problem, expected, remedy)
+        self.problem = problem
+        self.expected = expected
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; expected {self.expected}\nhint: {self.remedy}"
