@@ -123,10 +123,10 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
     if stage == "show-config":
         return _show_config(overrides)
-    from pipeline.commands import OVER_STAGES, find_over_stages, find_stage
+    from pipeline.commands import ORCHESTRATORS, find_orchestrator, find_stage
 
-    if stage in OVER_STAGES:
-        result = find_over_stages(stage)(overrides)
+    if stage in ORCHESTRATORS:
+        result = find_orchestrator(stage)(overrides)
     else:
         config = compose_unchecked(stage, overrides)
         if isinstance(config.get("resume"), str):
@@ -159,7 +159,7 @@ def _show_config(overrides: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pipeline.config.compose import groups, stage_titles
+    from pipeline.config.groups import groups, stage_titles
 
     titles = {
         **stage_titles(),

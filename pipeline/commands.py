@@ -58,7 +58,7 @@ STAGES = {
 }
 
 #: Those that are given what the user typed as it is: they pass it on to other stages, each its own part.
-OVER_STAGES = {
+ORCHESTRATORS = {
     "pipeline": "pipeline.plan.run:run_pipeline",
     "why": "pipeline.plan.why:explain",
     "sweep": "pipeline.sweep.command:sweep",
@@ -70,9 +70,9 @@ def find_stage(word: str) -> Callable[[Config], StageResult]:
     return _load(STAGES[word])  # type: ignore[no-any-return]
 
 
-def find_over_stages(word: str) -> Callable[[Sequence[str]], StageResult]:
+def find_orchestrator(word: str) -> Callable[[Sequence[str]], StageResult]:
     """The function of a stage that passes the user's words on to other stages."""
-    return _load(OVER_STAGES[word])  # type: ignore[no-any-return]
+    return _load(ORCHESTRATORS[word])  # type: ignore[no-any-return]
 
 
 def _load(place: str) -> Any:

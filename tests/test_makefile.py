@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
 from pipeline.config.construct import construct
 from pipeline.config.grammar import read_overrides
+from pipeline.config.groups import groups
 from pipeline.config.plain import Config
 from pipeline.config.tasks import finetuning_task, finetuning_tasks, pretraining_task
 from pipeline.config.variables import VARIABLES

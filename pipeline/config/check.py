@@ -8,8 +8,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.schema import LATE_PARAMETERS, ModelParts, Root, Size
+from pipeline.config.signatures import Signature, signature, signature_of
 from pipeline.config.suggestions import suggest_key
-from pipeline.config.targets import parameters_of, target_of
 from pipeline.errors import ConfigError
 
 
@@ -17,10 +17,10 @@ def check(config: Config) -> None:
     """Check every node of a composed configuration against the signature of what it builds."""
     plain = to_plain(config)
     everywhere = every_key(plain)
-    _check_keys(plain.get("size"), Size, "size", everywhere)
-    _check_keys(plain.get("model"), ModelParts, "model", everywhere)
+    _check_keys(plain.get("size"), signature(Size), "size", everywhere)
+    _check_keys(plain.get("model"), signature(ModelParts), "model", everywhere)
     scalars = {key: value for key, value in plain.items() if not isinstance(value, Mapping)}
-    _check_keys(scalars, Root, "", everywhere)
+    _check_keys(scalars, signature(Root), "", everywhere)
     for key in plain.keys() - scalars.keys() - {"stage", "choices"}:
         check_nodes(plain[key], key, everywhere)
 
@@ -34,14 +34,14 @@ def check_nodes(node: Any, path: str, everywhere: Iterable[str] = ()) -> None:
     if not isinstance(node, Mapping):
         return
     if "_target_" in node:
-        _check_keys(node, target_of(node["_target_"], path), path, everywhere)
+        _check_keys(node, signature_of(node["_target_"], path), path, everywhere)
     for key, value in node.items():
         check_nodes(value, f"{path}.{key}", everywhere)
 
 
 def every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """Groups, and each key in them that can be given a value, also where its default is in a class."""
-    names = parameters_of(target_of(node["_target_"], path)) if "_target_" in node else node
+    names = signature_of(node["_target_"], path).required if "_target_" in node else node
     for name in names:
         key = f"{path}.{name}" if path else str(name)
         below = node.get(name)
@@ -53,39 +53,36 @@ def every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield key
 
 
-def _check_keys(node: Mapping[str, Any] | None, owner: Any, path: str, everywhere: Iterable[str]) -> None:
+def _check_keys(
+    node: Mapping[str, Any] | None, owner: Signature, path: str, everywhere: Iterable[str]
+) -> None:
     if node is None:
         return
     prefix = f"{path}." if path else ""
-    parameters = {
-        name: parameter
-        for name, parameter in parameters_of(owner).items()
-        if prefix + name not in LATE_PARAMETERS
-    }
+    required = {name: must for name, must in owner.required.items() if prefix + name not in LATE_PARAMETERS}
     for key, value in node.items():
         if key == "_target_" or (value is None and prefix + key in LATE_PARAMETERS):
             continue  # a recorded model has its late parameters at their defaults
-        if key not in parameters:
+        if key not in required:
             problem = f"{prefix}{key}: {_title(owner)} takes no such key"
-            expected = f"one of {', '.join(parameters)}" if parameters else "none"
-            raise ConfigError(problem, expected, suggest_key(prefix + key, list(parameters), everywhere))
+            expected = f"one of {', '.join(required)}" if required else "none"
+            raise ConfigError(problem, expected, suggest_key(prefix + key, list(required), everywhere))
         if value == "???":
-            raise ConfigError(f"{prefix}{key}: not set", "a value", f"give {prefix}{key}=...")
-        _check_type(value, parameters[key][0], f"{prefix}{key}")
-    for key, (_, required) in parameters.items():
-        if required and key not in node:
+            raise ConfigError(f"{prefix}{key} is not set", "a value", f"give {prefix}{key}=...")
+        if not _holds_nodes(value):
+            _check_type(value, owner.hint(key), f"{prefix}{key}")
+    for key, must in required.items():
+        if must and key not in node:
             raise ConfigError(
-                f"{prefix}{key}: not set", f"a value for {_title(owner)}", f"give {prefix}{key}=..."
+                f"{prefix}{key} is not set", f"a value for {_title(owner)}", f"give {prefix}{key}=..."
             )
 
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
-    if _holds_nodes(value):
-        return
     try:
         _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        expected = "; ".join(dict.fromkeys(_lower_first(detail["msg"]) for detail in error.errors()))
+        expected = " or ".join(dict.fromkeys(_wanted(detail["msg"]) for detail in error.errors()))
         raise ConfigError(f"{path}: {value!r} does not fit", expected, f"correct {path}") from error
 
 
@@ -103,9 +100,11 @@ def _adapter(hint: Any) -> "TypeAdapter[Any]":
         return TypeAdapter(hint)
 
 
-def _title(owner: Any) -> str:
-    return "the configuration" if owner is Root else str(owner.__name__)
+def _title(owner: Signature) -> str:
+    return "the configuration" if owner is signature(Root) else owner.title
 
 
-def _lower_first(text: str) -> str:
+def _wanted(message: str) -> str:
+    """What pydantic expected, as a noun phrase."""
+    text = message.removeprefix("Input should be ")
     return text[:1].lower() + text[1:]

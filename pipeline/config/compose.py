@@ -1,7 +1,6 @@
 """Compose the configuration with Hydra; `show-config`, `--help` and stages all read it here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -12,13 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.check import check, every_key
 from pipeline.config.grammar import read_overrides, without_interpolation
+from pipeline.config.groups import CONFIGS, groups
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.schema import BUNDLE_KEYS, NOTHING, Root
 from pipeline.config.suggestions import suggest, suggest_key
-from pipeline.config.targets import PROJECT, parameters_of
+from pipeline.config.targets import parameters_of
 from pipeline.errors import ConfigError
-
-CONFIGS = PROJECT / "configs"
 
 
 def compose(stage: str, overrides: Sequence[str]) -> Config:
@@ -60,29 +58,12 @@ def composed(stage: str, overrides: Sequence[Override]) -> Config:
         plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(
-            str(error).strip().splitlines()[0], "a configuration that composes", "see `make show-config`"
+            str(error).strip().splitlines()[0], "a valid configuration", "see `make show-config`"
         ) from error
     plain["choices"] = choices
     _check_top(plain)
     kept = ("stage", "choices", *plain["stage"]["uses"])
     return Config({key: value for key, value in plain.items() if key in kept})
-
-
-def groups() -> dict[str, list[str]]:
-    """The configuration's groups and the options of each, by name."""
-    folders = sorted(folder for folder in CONFIGS.iterdir() if folder.is_dir())
-    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
-
-
-def stage_titles() -> dict[str, str]:
-    """Each stage with the first comment of its yaml, which says what it does."""
-    files = sorted((CONFIGS / "stage").glob("*.yaml"))
-    return {file.stem: _title_of(file) for file in files}
-
-
-def _title_of(file: Path) -> str:
-    lines = file.read_text(encoding="utf-8").split("\n")
-    return next(line for line in lines if not line.startswith("# @package")).lstrip("# ")
 
 
 def keys_used(stage: str) -> list[str]:

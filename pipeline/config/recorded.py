@@ -1,15 +1,12 @@
 """The configuration as it is recorded: with all that classes take by default, which yaml never repeats."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from typing import Any
 
 from pipeline.config.plain import Config, to_plain
-from pipeline.config.targets import target_of
+from pipeline.config.signatures import signature_of
 
 #: The options of the trainer that stages read which train nothing.
 READ_WITHOUT_TRAINING = ("_target_", "batch_size", "precision", "accelerator", "val_rows")
@@ -45,7 +42,7 @@ def filled(node: Any, path: str) -> Any:
         return given
     return given | {
         name: value
-        for name, value in _defaults(target_of(node["_target_"], path)).items()
+        for name, value in signature_of(node["_target_"], path).defaults.items()
         if name not in given
     }
 
@@ -57,21 +54,3 @@ def without_training(plain: Mapping[str, Any]) -> dict[str, Any]:
         return dict(plain)
     read = {key: value for key, value in trainer.items() if key in READ_WITHOUT_TRAINING}
     return {**plain, "trainer": read}
-
-
-@cache
-def _defaults(owner: Any) -> dict[str, Any]:
-    """Name -> default of each parameter that has a plain one."""
-    found = {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
-    for item in fields(owner) if is_dataclass(owner) else ():
-        if item.default_factory is not MISSING:
-            found[item.name] = item.default_factory()
-    return {name: value for name, value in found.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_plain(one) for one in value.values())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from omegaconf import OmegaConf
 
-from pipeline.config.compose import CONFIGS, groups
+from pipeline.config.groups import CONFIGS, groups
 from pipeline.config.plain import to_plain
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipeline.config.compose import CONFIGS, groups
 from pipeline.config.construct import construct
+from pipeline.config.groups import CONFIGS, groups
 from pipeline.config.plain import Config
 from pipeline.config.targets import target_of
 from pipeline.errors import ConfigError

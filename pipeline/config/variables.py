@@ -10,8 +10,9 @@ from difflib import get_close_matches
 
 from hydra.core.override_parser.types import QuotedString
 
-from pipeline.config.compose import groups, keys_of_stage, keys_used
+from pipeline.config.compose import keys_of_stage, keys_used
 from pipeline.config.grammar import quoted, read_overrides, typed
+from pipeline.config.groups import groups
 from pipeline.config.suggestions import suggest_key
 from pipeline.errors import ConfigError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from pipeline.config.compose import CONFIGS
+from pipeline.config.groups import CONFIGS
 from pipeline.config.suggestions import suggest
 from pipeline.errors import ConfigError
 from pipeline.files import read_yaml

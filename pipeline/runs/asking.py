@@ -6,8 +6,8 @@ from typing import Any
 from datamodules.corpus import given_rows
 from modules.generation import SamplingOptions
 from pipeline.config.check import check_nodes
-from pipeline.config.compose import CONFIGS
 from pipeline.config.construct import construct
+from pipeline.config.groups import CONFIGS
 from pipeline.errors import BundleError, ConfigError
 from pipeline.files import read_yaml
 from pipeline.runs.bundle import Bundle

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.check import check
-from pipeline.config.compose import composed, groups
+from pipeline.config.compose import composed
 from pipeline.config.grammar import read_overrides
+from pipeline.config.groups import groups
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.schema import NOTHING
 from pipeline.runs.changes import not_as_it_began, overlaid, recorded, with_key

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, Literal
 
 from pipeline.compare.comparison import ACROSS_TOKENIZERS, DECIDING, lower_is_better
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
+from pipeline.config.groups import groups
 from pipeline.config.model import check_values
 from pipeline.config.plain import Config
 from pipeline.config.tasks import finetuning_task, pretraining_task

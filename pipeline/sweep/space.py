@@ -20,8 +20,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from pipeline.config.compose import groups
 from pipeline.config.grammar import read_overrides
+from pipeline.config.groups import groups
 from pipeline.errors import ConfigError
 
 LOG = "log"

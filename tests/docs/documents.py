@@ -4,7 +4,8 @@ import re
 import shlex
 from functools import cache
 
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
+from pipeline.config.groups import groups
 from pipeline.config.construct import construct
 from pipeline.tasks.finetuning import FinetuneTask
 from tests.commands import ROOT

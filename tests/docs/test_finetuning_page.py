@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
+from pipeline.config.groups import groups
 from pipeline.tasks.finetuning import FinetuneTask
 from tests.docs.documents import TEXTS, finetuning_tasks
 

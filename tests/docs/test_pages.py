@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
+from pipeline.config.groups import groups
 from pipeline.errors import ConfigError
 from pipeline.machine.options import TrainerOptions
 from tests.commands import ROOT

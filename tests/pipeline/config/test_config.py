@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import compose as config
-from pipeline.config.compose import CONFIGS, compose, groups, keys_used
+from pipeline.config import groups as grouped
+from pipeline.config.compose import compose, keys_used
+from pipeline.config.groups import CONFIGS, groups
 from pipeline.config.model import check_model
 from pipeline.config.recorded import config_hash
 from pipeline.config.tasks import finetuning_tasks
@@ -69,9 +71,11 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
     )
     (copy / "experiment" / "typo.yaml").write_text("# @package _global_\nsede: 5\n")
     monkeypatch.setattr(config, "CONFIGS", copy)
+    monkeypatch.setattr(grouped, "CONFIGS", copy)
     assert "trainer.max_stps: TrainerOptions takes no such key" in refusal()
     monkeypatch.undo()
     monkeypatch.setattr(config, "CONFIGS", copy)
+    monkeypatch.setattr(grouped, "CONFIGS", copy)
     (copy / "trainer" / "default.yaml").write_text("_target_: pipeline.machine.options.TrainerOptions\n")
     message = refusal("experiment=typo")
     assert message.startswith("sede: no such key")

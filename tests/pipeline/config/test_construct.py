@@ -12,8 +12,9 @@ from datamodules.source import Source
 from modules.layers import LayerSpec
 from modules.positions import Learned, Position
 from modules.transformer import Decoder, Transformer
-from pipeline.config.compose import CONFIGS, compose
+from pipeline.config.compose import compose
 from pipeline.config.construct import construct
+from pipeline.config.groups import CONFIGS
 from pipeline.config.targets import OWN_PACKAGES
 from pipeline.errors import ConfigError
 from pipeline.tasks.base import PretrainingTask

@@ -2,9 +2,10 @@
 
 import pytest
 
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
 from pipeline.config.construct import construct
 from pipeline.config.grammar import quoted
+from pipeline.config.groups import groups
 from pipeline.errors import ConfigError
 from pipeline.plan.execution import StepProcess
 from pipeline.plan.request import read_request

@@ -3,7 +3,7 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pipeline.config.compose import groups
+from pipeline.config.groups import groups
 from pipeline.errors import ConfigError
 from pipeline.sweep.space import combinations, examples, read_words, word_of
 

@@ -13,8 +13,9 @@ from modules.layers import LayerSpec
 from modules.model import Model
 from modules.positions import Rotary
 from modules.transformer import Transformer
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
 from pipeline.config.construct import construct
+from pipeline.config.groups import groups
 from pipeline.config.model import build_head
 from pipeline.config.tasks import to_node
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config.compose import compose_unchecked, groups
+from pipeline.config.compose import compose_unchecked
+from pipeline.config.groups import groups
 from pipeline.config.plain import to_plain
 from pipeline.config.tasks import finetuning_tasks
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
