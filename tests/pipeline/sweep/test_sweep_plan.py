@@ -65,7 +65,7 @@ def test_one_possible_value_among_impossible_ones_is_enough() -> None:
 
 def test_a_grid_has_every_combination_and_no_number_of_trials() -> None:
     assert plan("seed=1,2,3", "size=nano,tiny").n_trials == 6
-    with pytest.raises(ValueError, match=r"sweep\.trials is given with sweep\.sampler=grid"):
+    with pytest.raises(ConfigError, match=r"sweep\.trials is given with sweep\.sampler=grid"):
         SweepOptions(trials=3)
     assert plan("dropout=interval(0,0.5)", sampler="random", stage="finetune-qa").n_trials == 20
     assert plan("seed=1,2", sampler="optuna", trials=7).n_trials == 7

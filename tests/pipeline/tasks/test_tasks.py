@@ -11,6 +11,7 @@ from modules.model import Model
 from pipeline.config.compose import compose
 from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
+from pipeline.errors import ConfigError
 from pipeline.tasks.base import GAP, PretrainingTask, TokenObjective, encode_with_gaps
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.denoise import SpanDenoising
@@ -151,5 +152,5 @@ def test_neither_source_nor_target_is_longer_than_the_model_reads(rate: float, m
 
 
 def test_spans_too_short_to_lie_apart_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"mean_span_tokens is 3.0 at a rate of 0.9; expected 9 or more"):
+    with pytest.raises(ConfigError, match=r"mean_span_tokens is 3.0 at a rate of 0.9; expected 9 or more"):
         SpanDenoising(rate=0.9)

@@ -12,6 +12,7 @@ from datamodules.tokenizer import ByteLevelBPE
 from modules.layers import LayerSpec
 from modules.positions import Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder
+from pipeline.errors import ConfigError
 from pipeline.tasks.finetuning import Prediction
 from pipeline.tasks.layouts import layout_of
 from pipeline.tasks.summarize import Summarisation
@@ -184,7 +185,7 @@ def test_labels_are_smoothed_in_training_and_not_when_measured() -> None:
 def test_an_encoder_alone_cannot_write() -> None:
     encoder = Encoder(50, n_layers=1, max_seq_len=16, layer=LayerSpec(8, n_heads=1), position=Rotary())
     with pytest.raises(
-        ValueError, match="Encoder cannot write text; expected EncoderDecoder or Decoder\nhint: start"
+        ConfigError, match="Encoder cannot write text; expected EncoderDecoder or Decoder\nhint: start"
     ):
         layout_of(encoder)
 
