@@ -69,7 +69,7 @@ class NoHead(nn.Module):
         Raises:
             ValueError: always.
         """
-        raise ValueError("the model has no head; expected one; give it one by fine-tuning")
+        raise ArgumentError("the model has no head", "one", "give it one by fine-tuning")
 
 
 class TransformedLMHead(LMHead):
@@ -146,7 +146,7 @@ class TokenHead(nn.Module):
     def __init__(self, d_model: int, *, n_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         if n_classes < 1:
-            raise ValueError(f"n_classes is {n_classes}; expected at least 1; give the number of classes")
+            raise ArgumentError(f"n_classes is {n_classes}", "at least 1", "give the number of classes")
         self.dropout = nn.Dropout(dropout)
         self.classes = nn.Linear(d_model, n_classes)
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from modules.errors import ArgumentError
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
@@ -28,7 +30,7 @@ class LoRA:
         targets: names of linear layers, as q_proj: a layer is adapted where its name ends in one of these.
 
     Raises:
-        ValueError: a value is outside its range.
+        ArgumentError: a value is outside its range.
     """
 
     rank: int = 8
@@ -38,27 +40,28 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"peft.rank is {self.rank}; expected at least 1; use 8")
+            raise ArgumentError(f"peft.rank is {self.rank}", "at least 1", "use 8")
         if self.alpha <= 0:
-            raise ValueError(f"peft.alpha is {self.alpha}; expected more than 0; use twice the rank")
+            raise ArgumentError(f"peft.alpha is {self.alpha}", "more than 0", "use twice the rank")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"peft.dropout is {self.dropout}; expected from 0 to less than 1; use 0.1")
+            raise ArgumentError(f"peft.dropout is {self.dropout}", "from 0 to less than 1", "use 0.1")
         if not self.targets:
-            raise ValueError("peft.targets is empty; expected names of linear layers; use [q_proj, v_proj]")
+            raise ArgumentError("peft.targets is empty", "names of linear layers", "use [q_proj, v_proj]")
 
     def layers(self, model: nn.Module) -> dict[str, nn.Linear]:
         """Name -> layer of those that are adapted.
 
         Raises:
-            ValueError: a target is the name of none.
+            ArgumentError: a target is the name of none.
         """
         linear = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
         for target in self.targets:
             if not any(_is_named(name, target) for name in linear):
                 known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-                raise ValueError(
-                    f"peft.targets: no linear layer is called {target}; expected names among {known}; "
-                    "name some of these"
+                raise ArgumentError(
+                    f"peft.targets: no linear layer is called {target}",
+                    f"names among {known}",
+                    "name some of these",
                 )
         return {
             name: each
@@ -101,7 +104,7 @@ def add_adapter(model: nn.Module, options: LoRA) -> list[str]:
     """Freeze all weights of `model` and put adapters beside some of its layers; gives the layers' names.
 
     Raises:
-        ValueError: a target is the name of no linear layer.
+        ArgumentError: a target is the name of no linear layer.
     """
     layers = options.layers(model)
     model.requires_grad_(False)

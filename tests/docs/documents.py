@@ -5,8 +5,8 @@ import shlex
 from functools import cache
 
 from pipeline.config.compose import compose
-from pipeline.config.groups import groups
 from pipeline.config.construct import construct
+from pipeline.config.groups import groups
 from pipeline.tasks.finetuning import FinetuneTask
 from tests.commands import ROOT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import OVER_STAGES
+from pipeline.commands import ORCHESTRATORS
 from pipeline.config.compose import compose
 from pipeline.config.plain import Config
 from pipeline.plan.request import check_words
@@ -30,7 +30,7 @@ def make_commands() -> list[str]:
 def composed(stage: str, overrides: Sequence[str]) -> Config:
     if stage == "sweep":
         return read_request(overrides).config
-    if stage in OVER_STAGES:
+    if stage in ORCHESTRATORS:
         return check_words(stage, overrides).own
     return compose("pretrain" if stage == "show-config" else stage, overrides)
 
