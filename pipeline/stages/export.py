@@ -5,12 +5,16 @@ from pathlib import Path
 from pipeline import report
 from pipeline.commands import StageResult
 from pipeline.config.plain import Config
+from pipeline.interop.adapter import export_adapter
 from pipeline.interop.export import export_bundle
 from pipeline.registry import versions as registry
 from pipeline.runs.bundle import load_bundle
 
 #: Where exports go that are given no folder.
 EXPORTS = Path("exports")
+
+#: The format of an adapter beside its base; the others are families of models.
+PEFT = "peft"
 
 
 def export(config: Config) -> StageResult:
@@ -24,7 +28,10 @@ def export(config: Config) -> StageResult:
     bundle = load_bundle(source)
     folder = Path(config.output) if config.output else EXPORTS / bundle.provenance["run"]
     report.say("Bundle", report.short(source))
-    exported = export_bundle(bundle, folder, config.format)
+    if config.format == PEFT:
+        exported = export_adapter(bundle, folder)
+    else:
+        exported = export_bundle(bundle, folder, config.format)
     report.say(
         "Export",
         f"{report.short(folder)}: {exported.architecture}, loaded in a fresh process: the same tokens, and "

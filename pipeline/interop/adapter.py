@@ -1,0 +1,123 @@
+"""An adapter as the `peft` library reads it, beside its base as `transformers` reads that.
+
+Another library may part or join our matrices, so what was learnt is translated as a whole, layer by layer,
+and parted into two thin matrices again: the singular value decomposition gives them without loss.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modules.peft import LoRA
+from pipeline.config.construct import construct
+from pipeline.errors import InteropError
+from pipeline.interop.choose import choose_family
+from pipeline.interop.export import Exported, export_bundle
+from pipeline.interop.shape import dotted
+from pipeline.output import write_whole
+from pipeline.runs.adapters import ADAPTER, base_of
+from pipeline.runs.bundle import Bundle, digest, load_bundle
+from pipeline.runs.stored import read_part
+
+#: Singular values below this share of the largest are rounding.
+NOTHING = 1e-9
+
+
+def export_adapter(bundle: Bundle, folder: Path) -> Exported:
+    """Write the adapter's two files into `folder`, and its base into `folder/base`, proved equal.
+
+    Raises:
+        InteropError: the bundle holds no adapter, or more than one, or no class can express its base.
+        BundleError: its base is gone or another one by now.
+    """
+    if folder.exists():
+        raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
+    node = read_part(bundle.folder, "model.json").get(ADAPTER)
+    if node is None:
+        raise InteropError(
+            f"{bundle.folder} holds no adapter",
+            "a bundle that was trained with peft=lora",
+            "leave out FORMAT",
+        )
+    base = load_bundle(base_of(bundle.folder, digest))
+    stored = load_file(bundle.folder / "model.safetensors")
+    own = sorted(name for name in stored if not name.endswith((".lora_A", ".lora_B")))
+    if own or bundle.model_config != base.model_config:
+        more = own[0] if own else "a model of its own"
+        raise InteropError(
+            f"{bundle.folder} was trained with more than an adapter: {more}",
+            "a task that keeps the model's head, as chat",
+            "leave out FORMAT: the adapter is then merged into the model",
+        )
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as drafts:
+        draft = Path(drafts) / folder.name
+        draft.mkdir()
+        exported = export_bundle(base, draft / "base")
+        learnt = _learnt(base, stored, construct(node, LoRA))
+        _write(draft, learnt, base_place=folder / "base")
+        draft.rename(folder)
+    return Exported(folder=folder, architecture=exported.architecture, error=exported.error)
+
+
+def _learnt(base: Bundle, stored: Mapping[str, Tensor], options: LoRA) -> dict[str, Tensor]:
+    """Name of a weight of theirs -> what was added to it, in float64."""
+    ours = dotted(base.model_config, base.tokenizer.vocab_size)
+    family = choose_family(ours)
+    before = {name: each.double() for name, each in base.model.state_dict().items()}
+    after = dict(before)
+    for name in [name.removesuffix("lora_A") for name in stored if name.endswith(".lora_A")]:
+        product = stored[f"{name}lora_B"].double() @ stored[f"{name}lora_A"].double()
+        after[f"{name}weight"] = before[f"{name}weight"] + options.alpha / options.rank * product
+    old, new = family.weights_to_theirs(before, ours), family.weights_to_theirs(after, ours)
+    return {name: new[name] - old[name] for name in old if not torch.equal(new[name], old[name])}
+
+
+def _write(folder: Path, learnt: Mapping[str, Tensor], *, base_place: Path) -> None:
+    """`adapter_model.safetensors` and `adapter_config.json`."""
+    tensors, ranks = {}, {}
+    transposed = _transposed_layers(folder / "base")
+    for name, delta in learnt.items():
+        layer = name.removesuffix(".weight")
+        left, sizes, right = torch.linalg.svd(delta.T if layer in transposed else delta, full_matrices=False)
+        rank = int((sizes > NOTHING * sizes[0]).sum())
+        root, key = sizes[:rank].sqrt(), f"base_model.model.{layer}"
+        tensors[f"{key}.lora_A.weight"] = (root.unsqueeze(1) * right[:rank]).float().contiguous()
+        tensors[f"{key}.lora_B.weight"] = (left[:, :rank] * root).float().contiguous()
+        ranks[layer] = rank
+    highest = max(ranks.values(), default=1)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base_place),
+        "inference_mode": True,
+        "r": highest,
+        "lora_alpha": highest,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": bool(transposed),
+        "target_modules": sorted(ranks),
+        "rank_pattern": ranks,
+        "alpha_pattern": ranks,
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_whole(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _transposed_layers(base: Path) -> set[str]:
+    """Layers that keep their matrices with inputs first, as GPT-2's."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        make: Any = AutoModel.from_config
+        model = make(AutoConfig.from_pretrained(base))
+    prefix = model.base_model_prefix
+    return {f"{prefix}.{name}" for name, each in model.named_modules() if isinstance(each, Conv1D)}
