@@ -169,12 +169,14 @@ async def _written(request: Request, writing: Writing) -> Response:
 
 
 async def _events(writing: Writing) -> AsyncGenerator[str, None]:
+    has_begun = False
     async with aclosing(writing.events()) as events:
         try:
             async for chunk in events:
+                has_begun = True
                 yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
         except RequestProblem as problem:
-            if problem.status == 503:  # nothing was written yet
+            if not has_begun:
                 raise
             yield f"data: {json.dumps(problem.body)}\n\n"
             return

@@ -88,15 +88,15 @@ class Writing:
     ) -> None:
         try:
             frame = self._frame("chat.completion.chunk")
-            if self.is_chat:
-                first = {"index": choice.index, "delta": {"role": "assistant", "content": ""}}
-                came.put_nowait(frame | {"choices": [first | {"finish_reason": None, "logprobs": None}]})
+            is_new = self.is_chat  # a reply begins with who speaks, as soon as there is a token
             async with aclosing(self._pieces(choice)) as pieces:
                 async for piece, stream in pieces:
+                    if is_new:
+                        came.put_nowait(frame | {"choices": [self._begin(choice)]})
                     if piece or stream.ended:
                         made = self._choice(choice, piece, stream.ended, "delta")
                         came.put_nowait(frame | {"choices": [made]})
-                    n_tokens = stream.n_tokens
+                    is_new, n_tokens = False, stream.n_tokens
             totals.append(n_tokens)
             came.put_nowait(None)
         except Exception as error:
@@ -125,6 +125,11 @@ class Writing:
             parts = [pair async for pair in pieces]
         stream = parts[-1][1]
         return "".join(piece for piece, _ in parts), stream.ended, stream.n_tokens
+
+    @staticmethod
+    def _begin(choice: _Choice) -> Chunk:
+        delta = {"role": "assistant", "content": ""}
+        return {"index": choice.index, "delta": delta, "finish_reason": None, "logprobs": None}
 
     def _choice(self, choice: _Choice, text: str, ended: str | None, key: str) -> Chunk:
         made: Chunk = {"index": choice.index, "finish_reason": ended, "logprobs": None}

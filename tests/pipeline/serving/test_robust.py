@@ -115,6 +115,23 @@ def test_the_rows_of_a_stream_are_free_when_its_client_leaves() -> None:
         wait_until(lambda: not worker.n_decoding and not worker.n_waiting, "nothing is written any more")
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "body"),
+    [
+        ("causal_lm", "completions", {"prompt": "a"}),
+        ("chat", "chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+def test_a_stream_for_which_there_is_no_room_is_refused_before_it_begins(
+    name: str, path: str, body: dict[str, Any]
+) -> None:
+    with serving([served(name)], max_waiting_rows=1) as running:
+        running.server.engine.worker.max_waiting = 0
+        done = requests.post(f"{running.url}/v1/{path}", json=body | {"stream": True}, timeout=30)
+        assert (done.status_code, done.headers["Retry-After"]) == (503, "1")
+        assert done.json()["error"]["type"] == "server_error"
+
+
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     with serving([waiting_model()], request_timeout_s=0.5) as running:
         assert ask(running, "wait").status_code == 504
