@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.arguments import count
@@ -83,7 +84,7 @@ def _our_classifier(arguments: argparse.Namespace) -> dict[str, float]:
                 f"trainer.val_every_steps={arguments.steps}",
             ],
         )
-        L.Trainer.fit = timed  # type: ignore[assignment,method-assign]
+        L.Trainer.fit = timed  # type: ignore[method-assign]
         try:
             metrics = finetune(config).metrics
         finally:
@@ -118,14 +119,14 @@ def _their_classifier(arguments: argparse.Namespace) -> dict[str, float]:
             per_device_eval_batch_size=64, learning_rate=5e-5, report_to=[], save_strategy="no", use_cpu=True,
         )  # fmt: skip
         trainer = transformers.Trainer(
-            model, options, train_dataset=encoded(rows), processing_class=words,  # type: ignore[arg-type]
+            model, options, train_dataset=encoded(rows), processing_class=words,
         )  # fmt: skip
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
         test = encoded(list(corpus.test or corpus.validation))
         made = trainer.predict(test)  # type: ignore[arg-type]
-    right = made.predictions.argmax(-1) == made.label_ids
+    right = np.asarray(made.predictions).argmax(-1) == made.label_ids
     return {"accuracy": float(right.mean()), "fit_s": round(seconds, 2)}
 
 
@@ -138,7 +139,7 @@ def perplexity(arguments: argparse.Namespace) -> dict[str, Any]:
     theirs = _their_decoder(arguments.folder)
     losses: dict[str, list[float]] = {"ours": [], "transformers": []}
     with torch.no_grad():
-        for window in windows.split(1):
+        for window in torch.split(windows, 1):
             ours = bundle.model({"input_ids": window})
             for name, logits in (("ours", ours), ("transformers", theirs(window).logits)):
                 loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), window[0, 1:])
@@ -174,7 +175,8 @@ def _their_decoder(folder: str) -> Any:
 
     place = Path(folder)
     gguf = {} if (place / "config.json").exists() else {"gguf_file": next(place.glob("*.gguf")).name}
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **gguf).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **gguf)
+    return model.eval()
 
 
 if __name__ == "__main__":
