@@ -26,6 +26,7 @@ def shared_run() -> Path | None:
         RunError: another launcher started this process, so it was told of no run.
     """
     if is_first():
+        _refuse_stray_rank()
         return None
     if SHARED_RUN not in os.environ:
         raise RunError(
@@ -34,3 +35,20 @@ def shared_run() -> Path | None:
             "run it without torchrun, with trainer.devices=N",
         )
     return Path(os.environ[SHARED_RUN])
+
+
+def _refuse_stray_rank() -> None:
+    """Refuse a rank that says that this process is not the first, where nothing has started it as such.
+
+    Every task of `srun` would make a run of its own, and only the first of them would be tracked.
+
+    Raises:
+        RunError: the environment has such a rank.
+    """
+    for name in ("RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "0") != "0":
+            raise RunError(
+                f"{name}={os.environ[name]} in the environment says that this is a further process of a run",
+                "a single process, which starts the others itself",
+                f"leave out {name} (env -u {name}), or run one task with trainer.devices=N",
+            )

@@ -42,3 +42,14 @@ def test_a_process_of_another_launcher_is_refused_in_one_line(
     refused = run("pretrain", "data=files", f"data.train={text_file}", "debug=quick", "tracking=off")
     assert refused.code == 2
     assert "run it without torchrun, with trainer.devices=N" in refused.error
+
+
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+def test_a_rank_left_in_the_environment_is_refused_before_there_is_a_run(
+    name: str, run: Callable[..., Outcome], text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    refused = run("pretrain", "data=files", f"data.train={text_file}", "debug=quick", "tracking=off")
+    assert refused.code == 2
+    assert f"{name}=1 in the environment" in refused.error
+    assert not Path("runs").exists()
