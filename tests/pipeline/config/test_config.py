@@ -120,7 +120,7 @@ def test_a_width_that_heads_do_not_divide_is_refused_before_any_data() -> None:
 
 def test_an_unknown_option_of_a_group_lists_the_options() -> None:
     message = refusal("size=smal")
-    assert message.startswith("size=smal: no such option; expected one of base, large,")
+    assert message.startswith("size=smal: no such option; expected one of base, gpt3, large,")
     assert message.endswith("did you mean small?")
 
 
