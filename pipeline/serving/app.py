@@ -179,6 +179,8 @@ async def _events(writing: Writing) -> AsyncGenerator[str, None]:
             if not has_begun:
                 raise
             yield f"data: {json.dumps(problem.body)}\n\n"
+            if problem.__cause__ is not None:
+                raise problem.__cause__ from None  # the log says where
             return
     yield "data: [DONE]\n\n"
 

@@ -53,7 +53,12 @@ class Writing:
 
     async def whole(self) -> Chunk:
         """All texts, when all have ended."""
-        texts = await asyncio.gather(*(self._text(choice) for choice in self.choices))
+        tasks = [asyncio.create_task(self._text(choice)) for choice in self.choices]
+        try:
+            texts = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
         answers = [
             self._choice(choice, text, ended, "message")
             for choice, (text, ended, _) in zip(self.choices, texts, strict=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 
 from pipeline.errors import ConfigError, RunError
 from pipeline.serving.server import bind
@@ -148,6 +149,41 @@ def test_a_fault_of_the_model_is_answered_500_and_its_place_is_said_without_the_
     assert topic == "Error"
     assert text.startswith("KeyError at test_robust.py:")
     assert "somebody" not in text + done.text
+
+
+class Broken(torch.nn.Module):
+    """Fails after some calls."""
+
+    def __init__(self, head: torch.nn.Module, n_calls: int) -> None:
+        super().__init__()
+        self.head, self.n_left = head, n_calls
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.n_left -= 1
+        if self.n_left < 0:
+            raise KeyError("a text of somebody")
+        logits: torch.Tensor = self.head(hidden)
+        return logits
+
+
+def test_a_fault_while_a_text_is_written_ends_it_with_an_error_and_the_next_one_is_written() -> None:
+    with serving([served("causal_lm")]) as running:
+        model = running.server.engine.models["causal_lm"].bundle.model
+        head, body = model.head, {"prompt": "a", "max_tokens": 8, "temperature": 0}
+        model.head = Broken(head, 3)
+        twice = requests.post(f"{running.url}/v1/completions", json=body | {"n": 2}, timeout=30)
+        assert twice.status_code == 500
+        model.head = Broken(head, 3)
+        stream = requests.post(
+            f"{running.url}/v1/completions", json=body | {"stream": True}, stream=True, timeout=30
+        )
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            list(stream.iter_lines())
+        stream.close()
+        assert stream.status_code == 200
+        model.head = head
+        assert requests.post(f"{running.url}/v1/completions", json=body, timeout=30).status_code == 200
+    assert [text.partition(":")[0] for _, text in running.said] == ["KeyError at test_robust.py"] * 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
