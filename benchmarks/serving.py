@@ -63,11 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(spec: str, *, n_tokens: int, n_requests: int) -> dict[str, Any]:
     """All figures of a bundle."""
-    from pipeline.registry.versions import find_trained
     from pipeline.runs.bundle import load_bundle
+    from pipeline.runs.find import find_bundle
+    from pipeline.tasks.causal_lm import CausalLM
 
-    folder = find_trained(spec, Path("runs")).absolute()
+    folder = find_bundle(spec, Path("runs"), task="causal_lm").absolute()
     bundle = load_bundle(folder)
+    if not isinstance(bundle.task, CausalLM):
+        raise ConfigError(f"{folder} goes on with no text", "one of `make pretrain`", "name another bundle")
     room = bundle.model.backbone.max_seq_len + 1 - n_tokens
     prompts = [text for text in _prompts() if len(bundle.task.prompt(text, bundle.tokenizer)) <= room]
     if len(prompts) < CLIENTS:
