@@ -26,6 +26,9 @@ from pipeline.config.construct import construct
 from pipeline.registry.versions import find_trained
 from pipeline.runs.bundle import Bundle, load_bundle
 
+#: The learning rate of both (Devlin et al. 2019, section 4.1).
+RATE = 5e-5
+
 PROMPT = "One sunny morning, a baker went to the market"
 
 
@@ -82,6 +85,8 @@ def _our_classifier(arguments: argparse.Namespace) -> dict[str, float]:
                 f"init_from={Path(arguments.runs_dir) / arguments.bundle}",
                 *(f"trainer.max_steps={arguments.steps}", f"trainer.batch_size={arguments.batch_size}"),
                 f"trainer.val_every_steps={arguments.steps}",
+                "optimizer=finetune",
+                *(f"optimizer.{name}={RATE}" for name in ("lr", "embedding_lr", "scalar_lr")),
             ],
         )
         L.Trainer.fit = timed  # type: ignore[method-assign]
@@ -116,7 +121,7 @@ def _their_classifier(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         options = transformers.TrainingArguments(
             output_dir=place, max_steps=arguments.steps, per_device_train_batch_size=arguments.batch_size,
-            per_device_eval_batch_size=64, learning_rate=5e-5, report_to=[], save_strategy="no", use_cpu=True,
+            per_device_eval_batch_size=64, learning_rate=RATE, report_to=[], save_strategy="no", use_cpu=True,
         )  # fmt: skip
         trainer = transformers.Trainer(
             model, options, train_dataset=encoded(rows), processing_class=words,

@@ -1,6 +1,7 @@
 """Bundles written as folders of `transformers`, and what cannot be written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from datamodules.tokenizer import Bytes
+from modules.generation import SamplingOptions
+from modules.heads import NoHead
+from modules.model import Model
 from pipeline.config.model import build_model
-from pipeline.errors import InteropError
+from pipeline.errors import BundleError, InteropError
 from pipeline.interop import proof
 from pipeline.interop.export import export_bundle
+from pipeline.runs.asking import generate
 from pipeline.runs.bundle import Bundle
 from pipeline.tasks.causal_lm import CausalLM
 
@@ -107,6 +112,16 @@ def test_a_model_that_no_class_expresses_is_refused_with_the_option_in_the_way(
         export_bundle(make_bundle(DECODER, **head), tmp_path / "out", model_type)
     assert problem in error.value.problem
     assert expected in error.value.expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_was_imported_without_a_head_neither_writes_nor_is_exported(tmp_path: Path) -> None:
+    whole = make_bundle(DECODER)
+    bundle = replace(whole, model=Model(whole.model.backbone, NoHead()))
+    with pytest.raises(BundleError, match="has no head"):
+        export_bundle(bundle, tmp_path / "out")
+    with pytest.raises(BundleError, match="has no head"):
+        generate(bundle, ["Once"], SamplingOptions())
     assert list(tmp_path.iterdir()) == []
 
 
