@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from modules.transformer import Decoder, EncoderDecoder
 from pipeline.errors import InteropError
-from pipeline.interop.card import model_card
+from pipeline.interop.card import exported_card
 from pipeline.interop.choose import choose_family
 from pipeline.interop.proof import Theirs, prove_equal
 from pipeline.interop.shape import dotted
@@ -87,7 +87,7 @@ def _write(bundle: Bundle, folder: Path, family: Family, ours: Mapping[str, Any]
         frame=(True, not isinstance(backbone, Decoder)),
         chat=isinstance(bundle.task, Dialogue),
     )
-    write_whole(folder / "README.md", model_card(bundle, family.architecture))
+    write_whole(folder / "README.md", exported_card(bundle, family.architecture))
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from pipeline.card import MLFLOW_CHARACTERS, card_body, folder_facts
 from pipeline.config.plain import select
 from pipeline.errors import BundleError, ConfigError, TrackingError
-from pipeline.evaluation.rows import HeldOut
 from pipeline.registry.pyfunc import add_pyfunc
 from pipeline.registry.untracked import log_untracked
 from pipeline.runs import bundle
@@ -19,7 +19,6 @@ from pipeline.runs.find import LATEST, find_bundle, newest_bundle
 from pipeline.runs.stored import read_part
 from pipeline.tracking import sync
 from pipeline.tracking.connection import connect
-from pipeline.tracking.describe import result_table
 from pipeline.tracking.options import Store
 from pipeline.tracking.spool import POINTS, Progress, count_unsent, lane_file
 
@@ -272,13 +271,8 @@ def _about_model(folder: Path) -> str:
 
 
 def _about_version(folder: Path) -> str:
-    """The numbers in Markdown, and which rows they are of."""
-    numbers = result_table(read_part(folder, "metrics.json"))
-    measured = dict(read_part(folder, "provenance.json").get("measured_on") or {})
-    if not measured:
-        return numbers
-    on = HeldOut(corpus=measured["corpus"], split=measured["split"], chose_weights=measured["chose_weights"])
-    return f"{numbers}\n\n`{on.prefix}/`: {on.in_words(measured['rows'])}."
+    """The model card, as much of it as MLflow keeps."""
+    return card_body(folder_facts(folder), most=MLFLOW_CHARACTERS)
 
 
 def _tags(folder: Path) -> dict[str, str]:

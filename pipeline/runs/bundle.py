@@ -8,6 +8,7 @@ task.json           the task and its options
 config.yaml         the whole configuration of the run
 provenance.json     where it came from: hashes, code, parent, seed
 metrics.json        what it scored when it was saved
+README.md           the model card, for people; bundles of earlier versions have none
 DONE                sha256 of every file above
 """
 
@@ -32,6 +33,7 @@ from pipeline.runs.stored import check_model_config, load_weights, read_part, re
 from pipeline.tasks.finetuning import Prediction
 
 DONE = "DONE"
+CARD = "README.md"
 FILES = (
     "model.safetensors",
     "model.json",
@@ -82,7 +84,7 @@ class Bundle:
         return asking.generate(self, [prompt], asking.sampling_options(options))[0]
 
 
-def save_bundle(
+def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
     folder: Path,
     *,
     model: Model,
@@ -92,6 +94,7 @@ def save_bundle(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
     metrics: Mapping[str, float],
+    card: str | None = None,
 ) -> None:
     """Write a bundle beside its place, then move it there: a killed save leaves the old one whole.
 
@@ -115,6 +118,8 @@ def save_bundle(
         write_whole(draft / "config.yaml", to_yaml(config))
         write_json(draft / "provenance.json", provenance)
         write_json(draft / "metrics.json", metrics)
+        if card is not None:
+            write_whole(draft / CARD, card)
         hashes = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
         write_json(draft / DONE, hashes)
         for file in draft.iterdir():

@@ -21,6 +21,7 @@ ROOMS = ("datamodules", "modules", "pipeline")
 WITHOUT_EFFECT = (
     "datamodules.errors",
     "modules.interpret",
+    "pipeline.card",
     "pipeline.commands",
     "pipeline.config.check",
     "pipeline.config.compose",

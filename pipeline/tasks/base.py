@@ -55,6 +55,9 @@ class PretrainingTask(Protocol):
     #: Whether the model fills the gaps of a prompt, instead of going on from its end.
     fills_gaps: bool
 
+    #: The task by the word of model hubs.
+    hub_task: str | None
+
     def row_tokens(self, max_seq_len: int) -> int:
         """Tokens of raw text in a row, such that no batch is longer than `max_seq_len`."""
         ...

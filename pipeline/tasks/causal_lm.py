@@ -30,6 +30,7 @@ class CausalLM(PretrainingTask):
 
     overlap = 1
     fills_gaps = False
+    hub_task = "text-generation"
 
     def row_tokens(self, max_seq_len: int) -> int:
         """One more than the model reads: the last token is a target only."""

@@ -59,6 +59,7 @@ class Dialogue(WritingTask):
     inputs: ClassVar[tuple[str, ...]] = ("turns",)
     targets: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str] = "reply_perplexity"
+    hub_task: ClassVar[str | None] = "text-generation"
     higher_is_better: ClassVar[bool] = False
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
     length_option: ClassVar[str] = "max_reply_tokens"

@@ -46,6 +46,7 @@ class SpanDenoising(PretrainingTask):
 
     overlap = 0
     fills_gaps = True
+    hub_task = "text2text-generation"
 
     def __post_init__(self) -> None:
         shortest = self.rate / (1 - self.rate)  # one token stays between two spans

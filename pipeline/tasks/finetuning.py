@@ -113,6 +113,7 @@ class FinetuneTask(ABC):
         backbones: supported architectures; the one whose pretraining helps most comes first.
         baseline_titles: for people, the name of each of `baselines`.
         least_steps: training steps for a small data set if the user gives no number.
+        hub_task: the task by the word of model hubs, such as `text-classification`; None: they have none.
         endpoint: the last word of the address at which a server answers, /v1/ENDPOINT; None: the task's name.
         input_types: types of the columns that are read and are no text, for what a server is sent.
     """
@@ -128,6 +129,7 @@ class FinetuneTask(ABC):
     baseline_titles: ClassVar[Mapping[str, str]] = {}
     least_steps: ClassVar[int] = 600
     endpoint: ClassVar[str | None] = None
+    hub_task: ClassVar[str | None] = None
     input_types: ClassVar[Mapping[str, Any]] = {}
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:

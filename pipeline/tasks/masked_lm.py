@@ -42,6 +42,7 @@ class MaskedLM(PretrainingTask):
 
     overlap = 0
     fills_gaps = True
+    hub_task = "fill-mask"
 
     def row_tokens(self, max_seq_len: int) -> int:
         """As many as the model reads."""

@@ -24,6 +24,7 @@ class Summarisation(TextToText):
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     targets: ClassVar[tuple[str, ...]] = ("summary",)
     metric: ClassVar[str] = "rouge_l"
+    hub_task: ClassVar[str | None] = "summarization"
 
     def source(self, row: Row) -> str:
         """The text."""

@@ -36,6 +36,7 @@ class Translation(TextToText):
     targets: ClassVar[tuple[str, ...]] = ("target",)
     optional: ClassVar[tuple[str, ...]] = ("target_language",)
     metric: ClassVar[str] = "bleu"
+    hub_task: ClassVar[str | None] = "translation"
     least_steps: ClassVar[int] = 1500
 
     @property

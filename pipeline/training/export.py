@@ -8,12 +8,16 @@ from typing import Any
 
 from datamodules.corpus import Corpus
 from modules.model import Model
+from pipeline.card import CardFacts, model_card
+from pipeline.config.construct import class_of
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import config_hash, filled, with_defaults
 from pipeline.runs.adapters import ADAPTER
 from pipeline.runs.bundle import DONE, Bundle, load_bundle, parent_of, save_bundle
 from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.runs.folders import NOT_IDENTITY, RunFolder
+from pipeline.tasks.base import PretrainingTask
+from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import Run
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
@@ -40,10 +44,16 @@ def export(
     prepared, checkpoints = trained.prepared, trained.checkpoints
     config, run, tracked = prepared.config, prepared.run, prepared.tracked
     redactor = Redactor(os.environ)
+    kind: type[FinetuneTask] | type[PretrainingTask] = class_of(task_config, FinetuneTask, PretrainingTask)
     origin = {
         "corpus": corpus_record(prepared.corpus),
         "tokenizer": prepared.tokenizer.digest,
         "parent": parent_of(prepared.bundle),
+        "cost": {
+            "seconds": round(trained.elapsed_s, 1),
+            "tokens": trained.tokens_seen,
+            "parameters": sum(weight.numel() for weight in prepared.model.parameters()),
+        },
         **provenance,
         **origin_of(config, run, tracked),
     }
@@ -53,15 +63,24 @@ def export(
     )
     for name, file, measured in both:
         step = load_weights(prepared.model, file)
+        facts = CardFacts(
+            provenance=redactor.value("", {**origin, "step": step}),
+            metrics=measured,
+            config=redactor.value("", with_defaults(config)),
+            task=_without_secrets(filled(task_config, "task"), config, redactor),
+            model=redactor.value("", _model_node(config)),
+            hub_task=kind.hub_task,
+        )
         save_bundle(
             run.bundles / name,
             model=prepared.model,
             tokenizer=prepared.tokenizer,
-            model_config=redactor.value("", _model_node(config)),
-            task_config=_without_secrets(filled(task_config, "task"), config, redactor),
-            config=redactor.value("", with_defaults(config)),
-            provenance=redactor.value("", {**origin, "step": step}),
+            model_config=facts.model,
+            task_config=facts.task,
+            config=facts.config,
+            provenance=facts.provenance,
             metrics=measured,
+            card=model_card(facts),
         )
         tracked.log_bundle(run.bundles / name, name=name, step=step, metrics=measured)
     run.keep(run.bundles / "best" / DONE)

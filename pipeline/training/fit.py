@@ -102,7 +102,14 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         raise SystemExit(0)
     load_weights(prepared.model, checkpoints.best_path)
     pace = report.describe_pace(throughput.elapsed_s, throughput.tokens_seen)
-    return Trained(prepared=prepared, checkpoints=checkpoints, trend=trend, pace=pace)
+    return Trained(
+        prepared=prepared,
+        checkpoints=checkpoints,
+        trend=trend,
+        pace=pace,
+        elapsed_s=throughput.elapsed_s,
+        tokens_seen=throughput.tokens_seen,
+    )
 
 
 def _callbacks(

@@ -91,12 +91,16 @@ class Trained(Generic[AnyPrepared]):
         checkpoints: where the best and the last weights are, and their metrics.
         trend: the validation losses over the run.
         pace: how long it took and how fast it was, for people.
+        elapsed_s: how long it took.
+        tokens_seen: how many tokens were read.
     """
 
     prepared: AnyPrepared
     checkpoints: Checkpoints
     trend: LossTrend
     pace: str
+    elapsed_s: float
+    tokens_seen: int
 
 
 @contextmanager

@@ -118,7 +118,11 @@ def _export(trained: Trained[Finetuning], evaluation: Evaluation) -> Bundle:
     return export(
         trained,
         task_config=to_node(evaluation.task),
-        provenance={"measured_on": {**asdict(evaluation.on), "rows": len(evaluation.rows)}},
+        provenance={
+            "measured_on": {**asdict(evaluation.on), "rows": len(evaluation.rows)},
+            "notes": evaluation.task.notes(evaluation.predictions, evaluation.rows),
+            "cautions": evaluation.cautions,
+        },
         metrics=evaluation.metrics,
     )
 

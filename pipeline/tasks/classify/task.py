@@ -85,6 +85,7 @@ class TextClassification(FinetuneTask):
     targets: ClassVar[tuple[str, ...]] = ("label",)
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
     metric: ClassVar[str] = "accuracy"
+    hub_task: ClassVar[str | None] = "text-classification"
     baseline_titles: ClassVar[Mapping[str, str]] = {
         "majority": "majority label",
         "linear": "linear baseline (TF-IDF, logistic regression)",

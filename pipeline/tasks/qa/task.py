@@ -73,6 +73,7 @@ class ExtractiveQA(FinetuneTask):
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
     targets: ClassVar[tuple[str, ...]] = ("answers",)
     metric: ClassVar[str] = "f1"
+    hub_task: ClassVar[str | None] = "question-answering"
     least_steps: ClassVar[int] = 2000
     endpoint: ClassVar[str] = "answer"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)

@@ -74,7 +74,8 @@ def test_an_exported_folder_loads_without_this_project_and_is_the_same_model(
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [architecture]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "the-run" in card
-    assert "`val/loss` | 1.5000" in card
+    assert "| val/loss | 1.5 |" in card
+    assert f"`{architecture}`" in card
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

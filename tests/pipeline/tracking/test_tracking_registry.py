@@ -62,7 +62,7 @@ def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     assert version.tags["run"] == "a"
     assert version.tags["task"] == "classify"
     assert "| test/accuracy | 0.75 |" in version.description
-    assert "`test/`: 200 test rows of reviews." in version.description
+    assert "Measured on 200 test rows of reviews." in version.description
     model_page = client.get_registered_model("prelude-classify").description
     assert "mlflow.pyfunc.load_model" in model_page
     progress = Progress.load(folder.parents[1] / "tracking")
