@@ -115,6 +115,10 @@ estimate: $(VENV)/.installed ## What pretraining would need, and whether it fits
 compare: $(VENV)/.installed ## Compare runs: RUNS="a b", names, ids, last:3, best:classify
 	@$(PIPELINE) compare
 
+.PHONY: report
+report: $(VENV)/.installed ## One page over all runs, to look at: OUTPUT=report.html
+	@$(PIPELINE) report
+
 .PHONY: lineage
 lineage: $(VENV)/.installed ## Follow a model back to its files, code and seed: MODEL=run
 	@$(PIPELINE) lineage

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.plain import select
-from pipeline.runs.stored import read_part, task_class
+from pipeline.files import read_json
+from pipeline.runs.stored import read_part, refused, task_class
 from pipeline.tracking.describe import without_ends
 
 #: MLflow keeps this many characters of a description.
@@ -56,8 +57,12 @@ def folder_facts(folder: Path) -> CardFacts:
     Raises:
         BundleError: one of them cannot be read.
     """
-    parts = {name: read_part(folder, f"{name}.json") for name in ("provenance", "metrics", "task", "model")}
-    return CardFacts(**parts, config=read_part(folder, "config.yaml"), hub_task=task_class(folder).hub_task)
+    parts = {name: read_part(folder, f"{name}.json") for name in ("provenance", "metrics", "task")}
+    with refused(folder / "model.json"):
+        model = dict(read_json(folder / "model.json"))
+    return CardFacts(
+        **parts, model=model, config=read_part(folder, "config.yaml"), hub_task=task_class(folder).hub_task
+    )
 
 
 def model_card(facts: CardFacts, *, use: str | None = None, about: str = "", library: str = "prelude") -> str:
@@ -109,7 +114,7 @@ def _head(facts: CardFacts, library: str) -> str:
             task_type=facts.hub_task or "other",
             dataset_type=corpus,
             dataset_name=corpus,
-            dataset_split=on.get("split"),
+            dataset_split="validation" if name.startswith("val/") else on.get("split"),
             metric_type=name.rpartition("/")[2],
             metric_name=name,
             metric_value=value,
@@ -147,7 +152,7 @@ def _use(facts: CardFacts) -> str:
         curl = "http://127.0.0.1:8000/v1/completions", f'{{"model": "{name}", "prompt": "One"}}'
     else:
         python, command = (
-            "print(bundle.predict(rows))",
+            "print(bundle.predict([row]))  # a row names its columns",
             f"make predict-{facts.word} BUNDLE={name} INPUT=rows.jsonl",
         )
         curl = "http://127.0.0.1:8000/v1/models", ""

@@ -44,6 +44,7 @@ STAGES = {
     "generate": "pipeline.stages.generate:generate_text",
     "show-data": "pipeline.stages.show_data:show_data",
     "lineage": "pipeline.stages.lineage:lineage",
+    "report": "pipeline.stages.report:report",
     "explain": "pipeline.stages.explain:explain",
     "import": "pipeline.stages.importing:import_weights",
     "estimate": "pipeline.stages.estimate:estimate",
