@@ -20,7 +20,7 @@ count :=
 $(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
 
 # Targets that are no commands of the pipeline have no configuration.
-$(foreach goal,$(filter help setup check test test-all browser weights bench bench-peers screenshots clean,$(or $(MAKECMDGOALS),help)),\
+$(foreach goal,$(filter help setup check test test-all browser weights bench bench-peers profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
     $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
 
 # A file or folder of a command's name must not stand for the command.
@@ -200,6 +200,10 @@ weights: $(VENV)/.installed-dev ## Download MiniLM and SmolLM2 to .cache/weights
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## Measure Prelude beside its peers on this machine: at most ten minutes
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+.PHONY: profile
+profile: $(VENV)/.installed-dev ## Where the time of a training step goes: ARGS="size=small"
+	@$(BIN)/python -m benchmarks.profile $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: ## Install litgpt for `make bench`, in .venv-litgpt
