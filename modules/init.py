@@ -1,16 +1,16 @@
-"""The first values of all weights, as tables of (name of the tensor, law); the first pattern that fits holds.
+"""Init schemes: tables of (pattern, init rule). The first pattern that matches a parameter's name applies.
 
-default (ours: every matrix small by its width; attention copies what it looks at, feed-forward is silent)
+default (ours: matrices scaled by their width; attention starts as a copy, the feed-forward at zero)
     *norm.weight                         1
     *.bias                               0
-    *.out_proj.weight                    the transpose of its v_proj.weight, such that both together halve
+    *.out_proj.weight                    the transpose of v_proj.weight, scaled: their product is about 0.5
     *.down_proj.weight                   0
     *.weight                             normal, sqrt(2 / (5 * fan_in))
   Sources: Nguyen and Salazar 2019, "Transformers without Tears", section 2.2 (small init);
   Zhang et al. 2019, "Fixup Initialization", section 3 (zero output projections of the feed-forward);
-  Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 3 (values and output
-  projection near a multiple of the identity; here a positive one: with it a small model repeats what was
-  named before after a hundred steps, and without it not after two thousand: docs/log.md).
+  Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 3 (the product of
+  value and output projection is near a multiple of the identity; the multiple is positive here: a small model
+  then learns to repeat earlier names within 100 steps, and otherwise not within 2,000: docs/log.md).
 
 gpt2
     *norm.weight                         1
@@ -24,9 +24,9 @@ xavier (the tutorial's)
     *.bias                               0
     *embedding.weight                    normal, 1 / sqrt(d_model)
     *.weight                             uniform, +-sqrt(6 / (fan_in + fan_out))
-  Sources: Glorot and Bengio 2010, equation 16; the embedding's so that times sqrt(d_model) it has size 1.
+  Source: Glorot and Bengio 2010, equation 16. The embedding has unit variance after the factor sqrt(d_model).
 
-The fan of an embedding is its width.
+The fan_in of an embedding is its width.
 """
 
 import math
@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from modules.attention import MultiHeadAttention
 from modules.errors import ArgumentError
 
-#: How much of what it looks at attention passes on at first, under the default law.
+#: Scale of the values that attention passes on at first, under the default scheme.
 COPIED = 0.5
 
-LawName = Literal["default", "gpt2", "xavier"]
-Law = Callable[[Tensor, int], None]
+Scheme = Literal["default", "gpt2", "xavier"]
+InitRule = Callable[[Tensor, int], None]
 
 
 def _ones(weight: Tensor, n_layers: int) -> None:
@@ -75,8 +75,8 @@ def _xavier(weight: Tensor, n_layers: int) -> None:
     nn.init.xavier_uniform_(weight)
 
 
-_SCALARS: tuple[tuple[str, Law], ...] = (("*norm.weight", _ones), ("*bias", _zeros))
-LAWS: dict[LawName, tuple[tuple[str, Law], ...]] = {
+_SCALARS: tuple[tuple[str, InitRule], ...] = (("*norm.weight", _ones), ("*bias", _zeros))
+INIT_SCHEMES: dict[Scheme, tuple[tuple[str, InitRule], ...]] = {
     "default": (
         *_SCALARS,
         ("*.out_proj.weight", _zeros),  # then `_copy_values`
@@ -94,33 +94,41 @@ LAWS: dict[LawName, tuple[tuple[str, Law], ...]] = {
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, law: LawName = "default") -> None:
-    """Give all weights of `model` their first values, in the order of their names, from torch's random state.
+def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
+    """Initialize all parameters of `model` in the order of their names, with torch's global random state.
+
+    Args:
+        scheme: which table of init rules.
 
     Raises:
-        ArgumentError: for a tensor that no line of the table fits.
+        ArgumentError: for a parameter whose name matches no pattern of the scheme.
     """
     n_layers = max((len(m) for m in model.modules() if isinstance(m, nn.ModuleList)), default=1)
     for name, weight in sorted(model.named_parameters()):
-        _law_of(name, law)(weight, n_layers)
-    if law == "default":
+        _rule_of(name, scheme)(weight, n_layers)
+    if scheme == "default":
         for module in model.modules():
             if isinstance(module, MultiHeadAttention):
                 _copy_values(module)
 
 
 def _copy_values(attention: MultiHeadAttention) -> None:
-    """Make the output projection a multiple of the transposed values, of each head those of its group."""
+    """Set the output projection to a multiple of the transposed value projection, head by head.
+
+    Heads that share keys and values share these rows too.
+    """
     groups = attention.n_heads // attention.n_kv_heads
     heads = attention.v_proj.weight.view(attention.n_kv_heads, attention.head_size, -1)
     values = heads.repeat_interleave(groups, dim=0).flatten(0, 1)
     attention.out_proj.weight.copy_(COPIED * values.T / values.square().sum(dim=1).mean())
 
 
-def _law_of(name: str, law: LawName) -> Law:
-    for pattern, rule in LAWS[law]:
+def _rule_of(name: str, scheme: Scheme) -> InitRule:
+    for pattern, rule in INIT_SCHEMES[scheme]:
         if fnmatchcase(name, pattern):
             return rule
     raise ArgumentError(
-        f"no line of the law '{law}' fits tensor '{name}'", "one", "add it to modules/init.py"
+        f"no rule of the init scheme '{scheme}' matches parameter '{name}'",
+        "a rule for every parameter",
+        "add one to INIT_SCHEMES in modules/init.py",
     )

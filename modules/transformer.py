@@ -1,4 +1,4 @@
-"""Encoder, Decoder, EncoderDecoder: three short arrangements of one stack of layers.
+"""Encoder, Decoder, EncoderDecoder: three architectures built from one stack of layers.
 
 All take a batch of integer tensors and give hidden states. Keys of a batch: `input_ids` (B, T); optional are
 `segment_ids` (documents of a packed row: 1, 2, ...; 0 is padding) or `attention_mask` (0 is padding),
@@ -108,7 +108,7 @@ def set_recompute(model: nn.Module, recompute: Recompute) -> None:
 
 
 class Transformer(nn.Module):
-    """What the three arrangements share: embedding, positions, and the sizes that others ask for.
+    """What the three architectures share: embedding, positions, and the sizes that others ask for.
 
     With `n_token_types` a token's type (1, 2, ...) is added to its embedding (Devlin et al. 2019, "BERT",
     figure 2: the segment embeddings); type 0 adds nothing.

@@ -195,7 +195,7 @@ def describe_features(train: Features, validation: Features) -> str:
 
 
 def describe_model(model: Model) -> str:
-    """The arrangement and its size."""
+    """The architecture and its size."""
     backbone = model.backbone
     embedding = sum(table.weight.numel() for table in {backbone.embedding, backbone.output_embedding})
     total = sum(weight.numel() for weight in model.parameters())

@@ -37,7 +37,7 @@ class Size:
 
 @dataclass(kw_only=True)
 class ModelParts:
-    """A backbone, the head on it, and the law of their first weights."""
+    """A backbone, its head and their init scheme."""
 
     backbone: dict[str, Any]
     head: dict[str, Any]

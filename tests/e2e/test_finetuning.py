@@ -48,7 +48,7 @@ def test_one_causal_bundle_feeds_every_task_and_each_can_be_evaluated(
 
 
 @pytest.mark.slow
-def test_a_bundle_of_another_task_or_arrangement_is_refused_with_what_can_serve(
+def test_a_bundle_of_another_task_or_architecture_is_refused_with_what_can_serve(
     run: Call, pretrained: str
 ) -> None:
     assert run("pretrain", "task=masked_lm", *QUICK, *STORY, "tokenizer=bytes", "name=reader").code == 0

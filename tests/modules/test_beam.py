@@ -20,17 +20,17 @@ NEVER = V + 100  # an end that no model can choose
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 3, 4], [3, 3]]
 
 POSITIONS = {"rotary": Rotary, "alibi": lambda: ALiBi(4), "learned": lambda: Learned(D, max_seq_len=LIMIT)}
-ARRANGEMENTS = {"decoder": Decoder, "encoder_decoder": EncoderDecoder}
-by_arrangement = pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+ARCHITECTURES = {"decoder": Decoder, "encoder_decoder": EncoderDecoder}
+by_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def make_model(
-    arrangement: str = "decoder", position: str = "rotary", *, seed: int = 0, eos_bias: float = 1.0
+    architecture: str = "decoder", position: str = "rotary", *, seed: int = 0, eos_bias: float = 1.0
 ) -> Model:
     torch.manual_seed(seed)
     layer = LayerSpec(d_model=D, n_heads=4, n_kv_heads=2, d_ff=24, dropout=0.2)
     scheme: Position = POSITIONS[position]()
-    backbone = ARRANGEMENTS[arrangement](V, n_layers=2, max_seq_len=LIMIT, layer=layer, position=scheme)
+    backbone = ARCHITECTURES[architecture](V, n_layers=2, max_seq_len=LIMIT, layer=layer, position=scheme)
     for name, weight in backbone.named_parameters():
         if name.endswith("proj.weight"):
             weight.data.mul_(4)  # so that a token depends on all before it
@@ -90,7 +90,7 @@ def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]])
     assert scores == pytest.approx(expected_scores, abs=1e-4)
 
 
-@by_arrangement
+@by_architecture
 @given(
     seed=st.integers(0, 2**31),
     position=st.sampled_from(sorted(POSITIONS)),
@@ -102,9 +102,9 @@ def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]])
 )
 @settings(max_examples=12)
 def test_a_padded_batch_with_a_cache_finds_what_a_slow_search_finds(
-    arrangement, seed, position, beams, length_penalty, eos_bias, limits, data
+    architecture, seed, position, beams, length_penalty, eos_bias, limits, data
 ) -> None:
-    model = make_model(arrangement, position, seed=seed, eos_bias=eos_bias)
+    model = make_model(architecture, position, seed=seed, eos_bias=eos_bias)
     n_best = data.draw(st.integers(1, beams))
     options = BeamOptions(beams=beams, length_penalty=length_penalty, max_new_tokens=6, n_best=n_best)
     expected = [
@@ -113,11 +113,11 @@ def test_a_padded_batch_with_a_cache_finds_what_a_slow_search_finds(
     assert_same(search(model, options, max_new=limits), expected)
 
 
-@by_arrangement
+@by_architecture
 @pytest.mark.parametrize("eos_bias", [-2.0, 2.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_one_beam_is_greedy_generation(arrangement: str, eos_bias: float, seed: int) -> None:
-    model = make_model(arrangement, seed=seed, eos_bias=eos_bias)
+def test_one_beam_is_greedy_generation(architecture: str, eos_bias: float, seed: int) -> None:
+    model = make_model(architecture, seed=seed, eos_bias=eos_bias)
     greedy = SamplingOptions(temperature=0.0, max_new_tokens=9)
     answers = generate(model, PROMPTS, greedy, eos_id=EOS, pad_id=PAD, bos_id=BOS)
     found = search(model, BeamOptions(beams=1, max_new_tokens=9))
@@ -179,9 +179,9 @@ def test_the_source_is_encoded_once_for_each_prompt() -> None:
     assert sizes == keys == [4]
 
 
-@by_arrangement
-def test_a_row_does_not_depend_on_the_other_rows(arrangement: str) -> None:
-    model = make_model(arrangement)
+@by_architecture
+def test_a_row_does_not_depend_on_the_other_rows(architecture: str) -> None:
+    model = make_model(architecture)
     options = BeamOptions(beams=3, max_new_tokens=7, n_best=3)
     alone = [
         beam_search(model, [prompt], options, eos_id=EOS, pad_id=PAD, bos_id=BOS)[0] for prompt in PROMPTS
@@ -189,9 +189,9 @@ def test_a_row_does_not_depend_on_the_other_rows(arrangement: str) -> None:
     assert_same(search(model, options), alone)
 
 
-@by_arrangement
-def test_of_equal_answers_the_one_with_the_smaller_tokens_comes_first(arrangement: str) -> None:
-    model = make_model(arrangement)
+@by_architecture
+def test_of_equal_answers_the_one_with_the_smaller_tokens_comes_first(architecture: str) -> None:
+    model = make_model(architecture)
     model.head.weight.data.zero_()
     model.head.bias.data.zero_()
     found = search(model, BeamOptions(beams=4, n_best=4, max_new_tokens=2), eos_id=NEVER)
@@ -207,9 +207,9 @@ def test_the_best_tokens_are_those_of_a_stable_sort(seed: int, k: int, n_values:
     assert torch.equal(tokens, ordered.indices[:, :k])
 
 
-@by_arrangement
-def test_a_forbidden_token_is_never_chosen_but_the_end_always_can_be(arrangement: str) -> None:
-    model = make_model(arrangement)
+@by_architecture
+def test_a_forbidden_token_is_never_chosen_but_the_end_always_can_be(architecture: str) -> None:
+    model = make_model(architecture)
     options = BeamOptions(beams=4, n_best=4, max_new_tokens=5)
     forbidden = [token for token in range(V) if token not in (7, 11)]
     found = search(model, options, forbidden_ids=forbidden)
@@ -240,9 +240,9 @@ def test_a_long_prompt_and_a_long_answer_of_another_row_fit_learned_positions() 
     assert_same(found, expected)
 
 
-@by_arrangement
-def test_what_learned_positions_do_not_reach_is_refused_with_the_row(arrangement: str) -> None:
-    model = make_model(arrangement, "learned")
+@by_architecture
+def test_what_learned_positions_do_not_reach_is_refused_with_the_row(architecture: str) -> None:
+    model = make_model(architecture, "learned")
     options = BeamOptions(max_new_tokens=LIMIT)
     with pytest.raises(ValueError, match=rf"(?s)prompt 1 of 25 tokens .* expected at most {LIMIT} .*shorten"):
         beam_search(model, [[5], [5] * 25], options, eos_id=EOS, pad_id=PAD, bos_id=BOS, max_new=[2, 2])

@@ -39,8 +39,8 @@ POSITIONS = {
     "rotary": Rotary,
     "alibi": lambda: ALiBi(4),
 }
-ARRANGEMENTS = {"decoder": Decoder, "encoder_decoder": EncoderDecoder}
-by_arrangement = pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+ARCHITECTURES = {"decoder": Decoder, "encoder_decoder": EncoderDecoder}
+by_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 GREEDY = SamplingOptions(temperature=0.0, max_new_tokens=9)
 PLAIN = SamplingOptions(max_new_tokens=9, seed=3)
@@ -49,10 +49,10 @@ FILTERED = SamplingOptions(
 )
 
 
-def make_model(arrangement: str = "decoder", position: str = "rotary") -> Model:
+def make_model(architecture: str = "decoder", position: str = "rotary") -> Model:
     torch.manual_seed(0)
     layer = LayerSpec(d_model=D, n_heads=4, n_kv_heads=2, d_ff=24, dropout=0.2)
-    backbone = ARRANGEMENTS[arrangement](
+    backbone = ARCHITECTURES[architecture](
         V, n_layers=2, max_seq_len=LIMIT, layer=layer, position=POSITIONS[position]()
     )
     for name, weight in backbone.named_parameters():
@@ -112,22 +112,22 @@ def fast_generate(
     return generate(model, prompts, options, eos_id=eos_id, pad_id=PAD, bos_id=BOS, **more)
 
 
-@by_arrangement
+@by_architecture
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("options", [GREEDY, FILTERED], ids=["greedy", "filtered"])
 def test_a_padded_batch_with_a_cache_gives_what_a_slow_loop_gives(
-    arrangement: str, position: str, options: SamplingOptions
+    architecture: str, position: str, options: SamplingOptions
 ) -> None:
-    model = make_model(arrangement, position)
+    model = make_model(architecture, position)
     answers = fast_generate(model, PROMPTS, options, NEVER)
     assert answers == slow_generate(model, PROMPTS, options, NEVER)
     assert len({tuple(answer) for answer in answers}) > 1
 
 
-@by_arrangement
+@by_architecture
 @pytest.mark.parametrize("options", [PLAIN, FILTERED], ids=["plain", "filtered"])
-def test_each_row_ends_by_itself_at_its_end_token(arrangement: str, options: SamplingOptions) -> None:
-    model = make_model(arrangement)
+def test_each_row_ends_by_itself_at_its_end_token(architecture: str, options: SamplingOptions) -> None:
+    model = make_model(architecture)
     endless = fast_generate(model, PROMPTS, options, NEVER)
     eos_id = endless[0][2]
     answers = fast_generate(model, PROMPTS, options, eos_id)
@@ -155,9 +155,9 @@ def test_the_stream_gives_each_token_as_it_comes_and_none_for_ended_rows() -> No
     assert all(step[0] is None for step in steps[ended[0] :])
 
 
-@by_arrangement
-def test_a_row_does_not_depend_on_the_other_rows(arrangement: str) -> None:
-    model = make_model(arrangement)
+@by_architecture
+def test_a_row_does_not_depend_on_the_other_rows(architecture: str) -> None:
+    model = make_model(architecture)
     alone = fast_generate(model, PROMPTS[:1], PLAIN, NEVER)
     assert fast_generate(model, PROMPTS, PLAIN, NEVER)[:1] == alone
 
@@ -204,12 +204,12 @@ def test_no_prompts_have_no_answers() -> None:
     assert fast_generate(make_model(), [], GREEDY, EOS) == []
 
 
-@by_arrangement
+@by_architecture
 @pytest.mark.parametrize("position", ["learned", "both"])
 def test_what_learned_positions_do_not_reach_is_refused_before_anything_is_computed(
-    arrangement: str, position: str
+    architecture: str, position: str
 ) -> None:
-    model = make_model(arrangement, position)
+    model = make_model(architecture, position)
     calls: list[None] = []
     model.backbone.embedding.register_forward_hook(lambda *_: calls.append(None))
     with pytest.raises(
@@ -221,10 +221,10 @@ def test_what_learned_positions_do_not_reach_is_refused_before_anything_is_compu
     assert not calls
 
 
-@by_arrangement
-def test_learned_positions_can_be_used_up_to_the_last(arrangement: str) -> None:
-    model = make_model(arrangement, "learned")
-    n_prompt, n_answer = (4, LIMIT - 3) if arrangement == "decoder" else (LIMIT, LIMIT)
+@by_architecture
+def test_learned_positions_can_be_used_up_to_the_last(architecture: str) -> None:
+    model = make_model(architecture, "learned")
+    n_prompt, n_answer = (4, LIMIT - 3) if architecture == "decoder" else (LIMIT, LIMIT)
     options = SamplingOptions(temperature=0.0, max_new_tokens=n_answer)
     assert len(fast_generate(model, [[5] * n_prompt], options, NEVER)[0]) == n_answer
 

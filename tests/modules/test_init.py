@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modules.heads import LMHead, PooledClassifier, SpanHead
-from modules.init import LAWS, initialize
+from modules.init import INIT_SCHEMES, initialize
 from modules.layers import LayerSpec
 from modules.masks import Mask
 from modules.model import Model
@@ -17,7 +17,7 @@ TUTORIAL = LayerSpec(
 )
 
 
-def weights_after(law: str, layer: LayerSpec | None = None) -> dict[str, torch.Tensor]:
+def weights_after(scheme: str, layer: LayerSpec | None = None) -> dict[str, torch.Tensor]:
     position = Rotary() if layer is None else SinusoidalPlusLearned(256, max_seq_len=64)
     layer = LayerSpec(256, n_heads=4) if layer is None else layer
     backbone = Decoder(500, n_layers=3, max_seq_len=64, layer=layer, position=position)
@@ -25,14 +25,14 @@ def weights_after(law: str, layer: LayerSpec | None = None) -> dict[str, torch.T
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(torch.nan)
-    initialize(model, law)
+    initialize(model, scheme)
     return dict(model.named_parameters())
 
 
-@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("scheme", sorted(INIT_SCHEMES))
 @pytest.mark.parametrize("layer", [None, TUTORIAL], ids=["default", "tutorial"])
-def test_every_tensor_gets_its_value_norms_one_and_biases_zero(law, layer):
-    for name, weight in weights_after(law, layer).items():
+def test_every_tensor_gets_its_value_norms_one_and_biases_zero(scheme, layer):
+    for name, weight in weights_after(scheme, layer).items():
         assert weight.isfinite().all(), name
         if name.endswith("norm.weight"):
             assert (weight == 1).all(), name
@@ -88,12 +88,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 
 @pytest.mark.parametrize("head", [PooledClassifier(32, n_classes=3), SpanHead(32)])
-def test_the_laws_know_all_heads_and_arrangements(head, build):
+def test_the_init_schemes_cover_all_heads_and_architectures(head, build):
     initialize(Model(build(EncoderDecoder), head))
 
 
 def test_a_tensor_that_no_line_fits_is_an_error():
     model = nn.Module()
     model.register_parameter("scale", nn.Parameter(torch.ones(3)))
-    with pytest.raises(ValueError, match="no line of the law 'default' fits tensor 'scale'"):
+    with pytest.raises(ValueError, match="no rule of the init scheme 'default' matches parameter 'scale'"):
         initialize(model)

@@ -65,7 +65,7 @@ def test_the_first_document_is_taken_without_padding_and_cut() -> None:
 
 @pytest.mark.parametrize("kind", [Decoder, EncoderDecoder])
 @pytest.mark.parametrize("show_text", [True, False])
-def test_every_arrangement_has_a_picture(
+def test_every_architecture_has_a_picture(
     kind: type[Transformer], show_text: bool, tokenizer: Tokenizer
 ) -> None:
     run, row = Recorder(), ids(tokenizer)

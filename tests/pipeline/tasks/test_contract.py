@@ -1,4 +1,4 @@
-"""What every fine-tuning task keeps, on every arrangement that it names: parametrised over configs/task."""
+"""What every fine-tuning task keeps, on every architecture that it names: parametrised over configs/task."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Translation and summarisation as features, batches and answers, on each arrangement that can write."""
+"""Translation and summarisation as features, batches and answers, on each architecture that can write."""
 
 from dataclasses import replace
 from typing import Any
