@@ -88,7 +88,7 @@ def given(folder: Path, text: str) -> str:
         (lambda folder: given(folder, '{"text": 3}\n'), "line 1: column 'text' holds a number"),
         (lambda folder: "input=missing.jsonl", "missing.jsonl"),
         (no_done, "unfinished is not a finished bundle"),
-        (occupied, "there exists; expected a folder that does not exist yet; choose another OUTPUT=FOLDER"),
+        (occupied, "there exists; expected a folder that does not exist yet\nhint: choose another OUTPUT="),
         (not_a_folder, "cannot write a_file/why"),
     ],
 )

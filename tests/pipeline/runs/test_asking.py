@@ -53,7 +53,7 @@ def test_a_text_goes_on_as_with_the_command_of_the_same_options(writer: Bundle) 
         (lambda c, w: w.predict([ROW]), BundleError, "call bundle.generate"),
         (lambda c, w: c.generate("x"), BundleError, "ask this one with bundle.predict"),
         (lambda c, w: w.generate("x", tempature=1), ConfigError, "did you mean temperature"),
-        (lambda c, w: w.generate("x", temperature=-1.0), ConfigError, "0 is greedy"),
+        (lambda c, w: w.generate("x", temperature=-1.0), ConfigError, "use 0 for greedy decoding"),
         (lambda c, w: w.generate(3), ConfigError, "the prompt 3 is no text"),
         (lambda c, w: load_bundle("old", runs_dir=FIXTURES), BundleError, "old-classify"),
     ],

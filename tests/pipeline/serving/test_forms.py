@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.compose import compose, groups
+from pipeline.config.compose import compose
 from pipeline.config.construct import construct
+from pipeline.config.groups import groups
 from pipeline.serving.problems import RequestProblem
 from pipeline.serving.row_api import RowForms
 from pipeline.tasks.finetuning import FinetuneTask
