@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from modules.heads import LMHead, PooledClassifier
 from modules.interpret import (
     COMPLETE,
-    FIRST_STEPS,
     AttentionRecorder,
     integrated_gradients,
     token_choices,
@@ -117,10 +116,10 @@ def test_attributions_of_a_linear_model_are_its_weights_times_the_change_of_each
     batch, baseline = {"input_ids": torch.tensor([[4, 5, 6]])}, torch.tensor([[0, 5, 0]])
     found = integrated_gradients(model, batch, lambda logits: logits[:, 1], baseline=baseline)
     change = bag.embedding(batch["input_ids"]) - bag.embedding(baseline)
-    torch.testing.assert_close(found.values, (change @ head.weight[1] / 3)[0].detach())
+    torch.testing.assert_close(found.values.float(), (change @ head.weight[1] / 3)[0].detach())
     assert found.values[1] == 0, "a token that stays says nothing"
     assert found.is_complete
-    assert found.n_steps == FIRST_STEPS
+    assert found.n_steps == 33, "eight parts with five points each, of which neighbours share one"
 
 
 class Head(nn.Module):
@@ -134,41 +133,49 @@ class Head(nn.Module):
         return self.inner(hidden.mean(dim=1))
 
 
-def test_attributions_of_a_transformer_are_the_integral_and_complete(
+def test_attributions_of_a_transformer_are_complete_and_those_of_captum(
     build: Callable[..., nn.Module],
 ) -> None:
+    from captum.attr import LayerIntegratedGradients
+
     model = Model(build(Encoder), PooledClassifier(32, n_classes=3, pooling="last")).eval()
     baseline = torch.tensor([[0, 0, 0, 0, 0, 3]])
     found = integrated_gradients(model, {"input_ids": IDS}, lambda logits: logits[:, 2], baseline=baseline)
     assert found.gap < COMPLETE
     assert found.output == pytest.approx(model({"input_ids": IDS})[0, 2].item(), rel=1e-5)
-    torch.testing.assert_close(found.values, by_midpoints(model, baseline, 60), rtol=0.02, atol=0.01)
+    method = LayerIntegratedGradients(lambda ids: model({"input_ids": ids})[:, 2], model.backbone.embedding)
+    expected = method.attribute(IDS, baselines=baseline, n_steps=300).sum(dim=-1)[0]
+    torch.testing.assert_close(found.values.float(), expected, rtol=1e-3, atol=2e-4)
 
 
-def by_midpoints(model: Model, baseline: Tensor, n_steps: int) -> Tensor:
-    """One point of the path after another."""
-    embedding = model.backbone.embedding
-    start, end = embedding(baseline).detach(), embedding(IDS).detach()
-    total = torch.zeros_like(start)
-    for step in range(n_steps):
-        point = (start + (step + 0.5) / n_steps * (end - start)).requires_grad_()
-        with embedding.register_forward_hook(lambda module, args, output, point=point: point):
-            logit = model({"input_ids": IDS})[0, 2]
-        total += torch.autograd.grad(logit, point)[0]
-    return ((end - start) * total / n_steps).sum(dim=-1)[0]
+class Steep(nn.Module):
+    """Changes in a hundredth of the way, and nowhere else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(400 * (x - 0.37))
+
+
+def steep_model(head: nn.Module) -> Model:
+    model = Model(Bag(1), Head(head))
+    with torch.no_grad():
+        model.backbone.embedding.weight.copy_(torch.arange(10.0)[:, None])
+    return model
+
+
+def test_points_are_taken_where_the_number_changes() -> None:
+    batch, baseline = {"input_ids": torch.tensor([[1]])}, torch.tensor([[0]])
+    found = integrated_gradients(steep_model(Steep()), batch, lambda x: x[:, 0], baseline=baseline)
+    assert found.is_complete
+    assert found.n_steps < 80, "evenly spread, more than 400 would be needed"
+    assert float(found.values) == pytest.approx(1.0, abs=COMPLETE)
 
 
 def test_an_incomplete_sum_is_said_to_be_so_when_the_steps_end() -> None:
-    class Step(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.sigmoid(4000 * x)
-
-    model = Model(Bag(1), Head(Step()))
-    with torch.no_grad():
-        model.backbone.embedding.weight.copy_(torch.arange(10.0)[:, None] - 0.1)
     batch, baseline = {"input_ids": torch.tensor([[1]])}, torch.tensor([[0]])
-    found = integrated_gradients(model, batch, lambda x: x[:, 0], baseline=baseline, most_steps=40)
-    assert found.n_steps == 40
+    found = integrated_gradients(
+        steep_model(Steep()), batch, lambda x: x[:, 0], baseline=baseline, most_steps=40
+    )
+    assert found.n_steps == 39
     assert not found.is_complete
     assert found.gap > COMPLETE
 
