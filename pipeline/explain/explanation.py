@@ -161,7 +161,8 @@ def explain_row(
         feature = task.writing(
             model, tokenizer, row["text"], sampling or SamplingOptions(temperature=0.0, max_new_tokens=40)
         )
-    attributed = [_attributed(model, tokenizer, one, row, most_steps) for one in decisions]
+    shown = task.as_text(row) if isinstance(task, FinetuneTask) else row
+    attributed = [_attributed(model, tokenizer, one, shown, most_steps) for one in decisions]
     written = [] if feature is None else _written(model, tokenizer, feature)
     read = decisions[0].batch if decisions else None if feature is None else collate_labelled([feature])
     return Explanation(

@@ -77,12 +77,12 @@ def listed(decision: Attributed) -> list[Word]:
     return sorted(largest, key=lambda word: word.first_token)
 
 
-def texts_of(row: Mapping[str, Any], explanation: Explanation) -> dict[str, str]:
+def texts_of(task: Any, row: Mapping[str, Any], explanation: Explanation) -> dict[str, str]:
     """The columns that words were found in; of a text that was written, all that are text."""
     read = {word.column for decision in explanation.decisions for word in decision.words}
     return {
         column: text
-        for column, text in row.items()
+        for column, text in (task.as_text(row) if isinstance(task, FinetuneTask) else row).items()
         if isinstance(text, str) and (column in read or not explanation.decisions)
     }
 

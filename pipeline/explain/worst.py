@@ -73,7 +73,7 @@ def _explained(
         found.append(
             ExplainedRow(
                 number=number,
-                columns=texts_of(row, explanation) if show_text else {},
+                columns=texts_of(task, row, explanation) if show_text else {},
                 target=names[1] if names else target_of(task, row) if show_text else None,
                 explanation=explanation,
             )

@@ -83,7 +83,7 @@ def _explained(bundle: Bundle, number: int, row: Row, sampling: SamplingOptions)
         raise DataError(f"row {number}: {error.problem}", error.expected, error.remedy) from error
     return ExplainedRow(
         number=number,
-        columns=texts_of(row, explanation),
+        columns=texts_of(bundle.task, row, explanation),
         target=target_of(bundle.task, row),
         explanation=explanation,
     )
@@ -98,7 +98,8 @@ def _say(explained: Sequence[ExplainedRow], folder: Path, gap: float | None) -> 
             words = ", ".join(
                 f"{word.title} {word.attribution:+.2f}" for word in decision.strongest(_N_WORDS)
             )
-            lines.append(f"  because of {words}" if words else "")
+            about = f"\n   {decision.about}:" if len(row.explanation.decisions) > 1 else " "
+            lines.append(f"{about} because of {words}" if words else "")
         lines.append("\n")
     lines.rstrip()
     report.panel("Explained", lines)

@@ -275,6 +275,10 @@ class FinetuneTask(ABC):
         """The numbers that decided an answer, to be attributed to the words of the row; none by default."""
         return []
 
+    def as_text(self, row: Row) -> Row:
+        """Return the row with its inputs as texts: the characters of `decisions` are counted in them."""
+        return row
+
     def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
         """The row with what the model writes for it as labels; None where it writes no text."""
         return None

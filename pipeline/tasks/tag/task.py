@@ -16,9 +16,11 @@ from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.classify.figures import confusion_figure
+from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
 from pipeline.tasks.inference import batch_outputs, padded_inputs
 from pipeline.tasks.scoring import Floats
+from pipeline.tasks.tag.deciding import decisions_of
 from pipeline.tasks.tag.entities import Entity, counts, entities, row_f1, scores, type_rows
 from pipeline.tasks.tag.figures import types_figure
 from pipeline.tasks.tag.rows import check_rows, check_tokens, text_and_spans
@@ -226,6 +228,27 @@ class TokenClassification(FinetuneTask):
             "entity_types": types_figure(type_rows(self._counts(predictions, rows), types)),
             "confusion_matrix": confusion_figure(target, predicted, ["none", *types]),
         }
+
+    def decisions(
+        self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction
+    ) -> list[Decision]:
+        """Return the log-odds of the types of the least certain entities, each at its first word.
+
+        If there is no entity, it is the log-probability that no word belongs to one.
+        """
+        text, spans = text_and_spans(row)
+        return decisions_of(
+            self._windows(row, tokenizer, model.backbone),
+            prediction.details["entities"],
+            tag_names=self.tag_names,
+            text=text,
+            spans=spans,
+            tokenizer=tokenizer,
+        )
+
+    def as_text(self, row: Row) -> Row:
+        """Return the row with its words joined to a text."""
+        return {**row, "tokens": text_and_spans(row)[0]}
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -18,11 +18,13 @@ class Window:
         ids: token ids (T,).
         words: numbers (W,) of the words that are tagged in this window, each in one window of the row.
         places: the first token (W,) of each of them in `ids`.
+        read: numbers [first, end) of all words in it.
     """
 
     ids: Ints
     words: Ints
     places: Ints
+    read: tuple[int, int]
 
 
 def windows(words: Sequence[str], tokenizer: Tokenizer, *, limit: int, stride: int) -> list[Window]:
@@ -73,4 +75,4 @@ def _window(
 ) -> Window:
     (first, last), words = window, np.arange(*own)
     ids = np.concatenate(([tokenizer.bos_id], *pieces[first:last], [tokenizer.eos_id]))
-    return Window(ids.astype(np.int64), words, starts[words] - starts[first] + 1)
+    return Window(ids.astype(np.int64), words, starts[words] - starts[first] + 1, window)

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -15,6 +16,7 @@ from modules.positions import Rotary
 from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer
 from pipeline.config.model import build_head
 from pipeline.explain.explanation import explain_row
+from pipeline.explain.shown import texts_of
 from pipeline.tasks.base import GAP
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.chat import Dialogue
@@ -24,6 +26,8 @@ from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.tasks.qa import ExtractiveQA
 from pipeline.tasks.summarize import Summarisation
+from pipeline.tasks.tag import TokenClassification
+from pipeline.tasks.tag.deciding import MOST_DECISIONS
 
 TOKENIZER = Bytes().train([])
 
@@ -104,6 +108,59 @@ def test_each_label_of_several_is_explained() -> None:
     task = TextClassification(label_names=["a", "b", "c"], multi_label=True, threshold=0.0)
     explanation = explain_row(task, small(Encoder, task), TOKENIZER, {"text": "some words"})
     assert [decision.about for decision in explanation.decisions] == ["label a", "label b", "label c"]
+
+
+TAGGER = TokenClassification(entity_types=["LOC", "PER"], stride=4)
+SENTENCE = "Mila Berg  went to Rome, then  Mila Berg went home"
+
+
+@pytest.mark.parametrize("tokens", [SENTENCE, SENTENCE.replace(",", " ,").split()], ids=["text", "words"])
+@pytest.mark.parametrize("limit", [24, 64], ids=["windows", "one_window"])
+def test_the_type_of_an_entity_is_explained_by_words_with_their_characters(
+    tokens: str | list[str], limit: int
+) -> None:
+    model, row = small(Encoder, TAGGER, limit), {"tokens": tokens}
+    (prediction,) = TAGGER.predict(model, TOKENIZER, [row], batch_size=1)
+    explanation = explain_row(TAGGER, model, TOKENIZER, row)
+    found = prediction.details["entities"]
+    assert 0 < len(explanation.decisions) == min(len(found), MOST_DECISIONS)
+    least = sorted(found, key=lambda entity: entity["confidence"])[:MOST_DECISIONS]
+    assert {decision.about.partition(",")[0] for decision in explanation.decisions} == {
+        entity["type"] for entity in least
+    }
+    text = prediction.details["plain_text"]
+    assert texts_of(TAGGER, row, explanation) == {"tokens": text}
+    for decision in explanation.decisions:
+        assert decision.is_complete
+        assert {word.text for word in decision.words} <= set(prediction.details["words"])
+        assert all(text[word.start : word.end] == word.text for word in decision.words)
+
+
+def test_the_score_of_an_entity_is_the_log_odds_of_its_type_at_its_first_word() -> None:
+    model, row = small(Encoder, TAGGER), {"tokens": ["Mila", "went"]}
+    (prediction,) = TAGGER.predict(model, TOKENIZER, [row], batch_size=1)
+    ids = torch.tensor([[TOKENIZER.bos_id, *TOKENIZER.encode("Mila went"), TOKENIZER.eos_id]])
+    shares = model({"input_ids": ids})[0].detach().double().softmax(-1)
+    for entity, decision in zip(
+        prediction.details["entities"], TAGGER.decisions(model, TOKENIZER, row, prediction), strict=True
+    ):
+        at = shares[1 if entity["first_word"] == 0 else 1 + len("Mila")]
+        first = 1 + 2 * TAGGER.entity_types.index(entity["type"])
+        p = float(at[first : first + 2].sum())
+        score = decision.score(model(decision.batch)).item()
+        assert score == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
+        assert torch.equal(decision.batch["input_ids"], ids)
+
+
+def test_where_no_word_belongs_to_an_entity_what_says_so_is_explained() -> None:
+    model = small(Encoder, TAGGER)
+    with torch.no_grad():
+        model.head.classes.bias[0] += 1000
+    explanation = explain_row(TAGGER, model, TOKENIZER, {"tokens": "nothing here"})
+    (decision,) = explanation.decisions
+    assert decision.about == "that there is no entity"
+    assert decision.output == pytest.approx(0, abs=1e-3)
+    assert explanation.attention is not None
 
 
 WRITERS = [
