@@ -4,14 +4,16 @@ What comes from files, such as names of corpora and labels, is escaped; no text 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.plain import select
 from pipeline.files import read_json
-from pipeline.runs.stored import read_part, refused, task_class
+from pipeline.runs.stored import Task, read_part, read_task, refused
+from pipeline.tasks.base import GAP
+from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking.describe import without_ends
 
 #: MLflow keeps this many characters of a description.
@@ -30,7 +32,7 @@ class CardFacts:
 
     Args:
         provenance, metrics, config, task, model: the files of a bundle.
-        hub_task: the task by the word of model hubs, such as `text-classification`.
+        made_for: the task as an object; its example row and its name on model hubs are shown.
     """
 
     provenance: Mapping[str, Any]
@@ -38,12 +40,27 @@ class CardFacts:
     config: Mapping[str, Any]
     task: Mapping[str, Any]
     model: Mapping[str, Any]
-    hub_task: str | None = None
+    made_for: Task
 
     @property
     def name(self) -> str:
         """That of the run."""
         return str(self.provenance.get("run", "a model"))
+
+    @property
+    def hub_task(self) -> str | None:
+        """The task by the word of model hubs, such as `text-classification`."""
+        return self.made_for.hub_task
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it can answer or write; models are imported without a head, too."""
+        return _class(self.model, "head._target_") != "NoHead"
+
+    @property
+    def imported(self) -> Mapping[str, Any] | None:
+        """Where it was imported from."""
+        return self.provenance.get("imported")
 
     @property
     def word(self) -> str:
@@ -61,7 +78,7 @@ def folder_facts(folder: Path) -> CardFacts:
     with refused(folder / "model.json"):
         model = dict(read_json(folder / "model.json"))
     return CardFacts(
-        **parts, model=model, config=read_part(folder, "config.yaml"), hub_task=task_class(folder).hub_task
+        **parts, model=model, config=read_part(folder, "config.yaml"), made_for=read_task(folder)
     )
 
 
@@ -126,6 +143,7 @@ def _head(facts: CardFacts, library: str) -> str:
         pipeline_tag=facts.hub_task,
         tags=["prelude", *([facts.word] if facts.word else [])],
         model_name=facts.name,
+        license=(facts.imported or {}).get("licence"),
         eval_results=results or None,
     )
     return str(data.to_yaml())
@@ -141,28 +159,39 @@ def _what(facts: CardFacts) -> str:
     kind = f"`{_class(facts.model, 'backbone._target_')}`{size}"
     labels = facts.task.get("label_names") or []
     classes = f" Its {len(labels):,} classes: {', '.join(map(escaped, labels[:30]))}." if labels else ""
-    return f"A transformer ({kind}), made with Prelude for `{_class(facts.task)}`.{classes}"
+    if facts.imported is None:
+        return f"A transformer ({kind}), made with Prelude for `{_class(facts.task)}`.{classes}"
+    head = "" if facts.has_head else " It has no head: it has to be fine-tuned before it can answer."
+    source, architecture = (escaped(facts.imported.get(key, "unknown")) for key in ("from", "model_type"))
+    return f"A transformer ({kind}), imported from {source} ({architecture}).{head}"
 
 
 def _use(facts: CardFacts) -> str:
-    name = re.sub(r"[^\w.@-]", "_", facts.name)
-    if facts.provenance.get("stage") != "finetune":
-        python = 'print(bundle.generate("One sunny morning"))'
-        command = f"make generate BUNDLE={name}"
-        curl = "http://127.0.0.1:8000/v1/completions", f'{{"model": "{name}", "prompt": "One"}}'
-    else:
-        python, command = (
-            "print(bundle.predict([row]))  # a row names its columns",
-            f"make predict-{facts.word} BUNDLE={name} INPUT=rows.jsonl",
+    """Commands and Python that work as they are; a bundle is named by its run."""
+    name, task = re.sub(r"[^\w.@-]", "_", facts.name), facts.made_for
+    start = f'from pipeline import load_bundle\n\nbundle = load_bundle("{name}")'
+    serve = f"make serve BUNDLE={name}\ncurl http://127.0.0.1:8000/v1/"
+    note = ""
+    if not facts.has_head:
+        commands, python = (
+            f"make finetune-classify INIT={name}",
+            "network = bundle.model  # a torch.nn.Module",
         )
-        curl = "http://127.0.0.1:8000/v1/models", ""
-    data = f" -H 'Content-Type: application/json' -d '{curl[1]}'" if curl[1] else ""
-    note = "" if data else "\n\nThe last one names the model's address, and a row that it answers."
-    return (
-        f"```\n{command}\nmake explain BUNDLE={name} INPUT=rows.jsonl\nmake serve BUNDLE={name}\n"
-        f"curl {curl[0]}{data}\n```\n\n```python\nfrom pipeline import load_bundle\n\n"
-        f'bundle = load_bundle("{name}")\n{python}\n```{note}'
-    )
+    elif isinstance(task, FinetuneTask):
+        commands = f"make predict-{facts.word} BUNDLE={name} INPUT=rows.jsonl\n"
+        commands += f"make explain BUNDLE={name} INPUT=rows.jsonl\n{serve}models"
+        python = f"row = {dict(task.example_row)!r}\nprint(bundle.predict([row])[0].text)"
+        note = "\n\nThe last command names the model's address, and a row that it answers."
+    else:
+        prompt = f"The {GAP} is in the garden." if task.fills_gaps else "One sunny morning"
+        commands, python = (
+            f'make generate BUNDLE={name} PROMPT="{prompt}"',
+            f'print(bundle.generate("{prompt}"))',
+        )
+        if not task.fills_gaps:
+            body = f'{{"model": "{name}", "prompt": "{prompt}"}}'
+            commands += f"\n{serve}completions -H 'Content-Type: application/json' -d '{body}'"
+    return f"```\n{commands}\n```\n\n```python\n{start}\n{python}\n```{note}"
 
 
 def _metrics(facts: CardFacts) -> str:
@@ -209,8 +238,20 @@ def _limits(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> str:
+    if facts.imported is not None:
+        licence = facts.imported.get("licence")
+        said = f"{escaped(licence)}, as its README.md says" if licence else "not stated in the files"
+        commit = f" Commit {escaped(facts.imported['commit'])}." if "commit" in facts.imported else ""
+        told = f"What it was trained on is known to its makers alone.{commit} Licence of the source: {said}."
+        return "\n".join([told, "", *_sources(facts.imported.get("sources") or [])]).rstrip()
     corpus = facts.provenance.get("corpus") or {}
-    sources = corpus.get("sources") or []
+    name, digest = escaped(corpus.get("name", "unknown")), escaped(corpus.get("fingerprint", "unknown"))
+    table = _sources(corpus.get("sources") or [])
+    return "\n".join([f"Corpus {name}, fingerprint `{digest}`.", "", *table]).rstrip()
+
+
+def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of files, and how many are left out."""
     lines = [
         f"| {escaped(one.get('split', ''))} | {escaped(one.get('uri', ''))} "
         f"| {escaped(one.get('sha256', ''))[:16]} | {one.get('n_bytes', 0):,} |"
@@ -218,11 +259,12 @@ def _data(facts: CardFacts) -> str:
     ]
     table = ["| split | source | sha256 | bytes |", "|---|---|---|---|", *lines] if lines else []
     more = [f"\n{len(sources) - _MOST_SOURCES:,} more."] if len(sources) > _MOST_SOURCES else []
-    name, digest = escaped(corpus.get("name", "unknown")), escaped(corpus.get("fingerprint", "unknown"))
-    return "\n".join([f"Corpus {name}, fingerprint `{digest}`.", "", *table, *more]).rstrip()
+    return [*table, *more]
 
 
 def _training(facts: CardFacts) -> str:
+    if facts.imported is not None:
+        return "It was imported, and not trained here."
     cost, code = facts.provenance.get("cost") or {}, facts.provenance.get("code") or {}
     versions = ", ".join(f"{name} {code[name]}" for name in _VERSIONS if name in code)
     told = {

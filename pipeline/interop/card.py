@@ -29,6 +29,6 @@ model = {auto}.from_pretrained("FOLDER")
         config=bundle.config,
         task=bundle.task_config,
         model=bundle.model_config,
-        hub_task=type(bundle.task).hub_task,
+        made_for=bundle.task,
     )
     return model_card(facts, use=use, about=about, library="transformers")

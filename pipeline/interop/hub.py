@@ -7,6 +7,10 @@ from pathlib import Path
 from pipeline.errors import InteropError
 from pipeline.interop.checkpoint import SMALL_FILES
 
+#: The page that a model comes with, and as much of it as is read.
+_PAGE, _PAGE_BYTES = "README.md", 1_000_000
+_LICENCE_CHARACTERS = 100
+
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -31,7 +35,7 @@ def find_model(source: str) -> tuple[Path, Mapping[str, str]]:
 def _download(name: str) -> tuple[Path, Mapping[str, str]]:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.safetensors", "model.safetensors.index.json", *SMALL_FILES]
+    wanted = ["*.safetensors", "model.safetensors.index.json", _PAGE, *SMALL_FILES]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub's client and its libraries raise too many to list
@@ -41,3 +45,17 @@ def _download(name: str) -> tuple[Path, Mapping[str, str]]:
             "download it elsewhere with `hf download`, and give the folder: make import FROM=folder",
         ) from error
     return folder, {"hub": name, "commit": folder.name}
+
+
+def stated_licence(place: Path) -> str | None:
+    """The licence that the head of a model's README.md names; None if it cannot be read, or names none."""
+    from huggingface_hub import metadata_load
+
+    page = place / _PAGE
+    try:
+        if page.stat().st_size > _PAGE_BYTES:
+            return None
+        found = (metadata_load(page) or {}).get("license")
+    except Exception:  # a page for people: whatever is wrong with it, the model can be used
+        return None
+    return found[:_LICENCE_CHARACTERS] if isinstance(found, str) and found.strip() else None

@@ -7,17 +7,20 @@ from typing import Any
 
 from datamodules.cache import cache_key
 from pipeline import report
+from pipeline.card import CardFacts, model_card
 from pipeline.commands import StageResult
+from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import with_defaults
 from pipeline.errors import ConfigError, InteropError
 from pipeline.interop.checkpoint import Checkpoint, read_checkpoint
-from pipeline.interop.hub import find_model
+from pipeline.interop.hub import find_model, stated_licence
 from pipeline.interop.importing import Imported, import_model
 from pipeline.runs.bundle import DONE, save_bundle
 from pipeline.runs.folders import RunFolder, open_run
 from pipeline.runs.inputs import cheap_inputs
 from pipeline.stages.following import after_import
+from pipeline.tasks.base import PretrainingTask
 from pipeline.tracking import Run
 from pipeline.tracking.redaction import Redactor
 from pipeline.training.export import origin_of
@@ -75,6 +78,7 @@ def _write(config: Config, checkpoint: Checkpoint, imported: Imported) -> StageR
             "from": config.source,
             **checkpoint.origin,
             "model_type": checkpoint.config["model_type"],
+            "licence": stated_licence(checkpoint.folder),
             "unused": list(imported.unused),
             "sources": sources,
         }
@@ -108,17 +112,28 @@ def _save(
         "parent": None,
         "imported": dict(origin),
         **origin_of(config, run, tracked),
+        "cost": {"parameters": sum(weight.numel() for weight in imported.model.parameters())},
         "step": 0,
     }
+    task = {"_target_": imported.task}
+    facts = CardFacts(
+        provenance=redactor.value("", provenance),
+        metrics={},
+        config=redactor.value("", with_defaults(config)),
+        task=task,
+        model=imported.model_config,
+        made_for=construct(task, PretrainingTask),
+    )
     save_bundle(
         folder,
         model=imported.model,
         tokenizer=imported.tokenizer,
-        model_config=imported.model_config,
-        task_config={"_target_": imported.task},
-        config=redactor.value("", with_defaults(config)),
-        provenance=redactor.value("", provenance),
-        metrics={},
+        model_config=facts.model,
+        task_config=facts.task,
+        config=facts.config,
+        provenance=facts.provenance,
+        metrics=facts.metrics,
+        card=model_card(facts),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from datamodules.corpus import Corpus
 from modules.model import Model
 from pipeline.card import CardFacts, model_card
-from pipeline.config.construct import class_of
+from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import config_hash, filled, with_defaults
 from pipeline.runs.adapters import ADAPTER
@@ -44,7 +44,7 @@ def export(
     prepared, checkpoints = trained.prepared, trained.checkpoints
     config, run, tracked = prepared.config, prepared.run, prepared.tracked
     redactor = Redactor(os.environ)
-    kind: type[FinetuneTask] | type[PretrainingTask] = class_of(task_config, FinetuneTask, PretrainingTask)
+    task = construct(task_config, FinetuneTask, PretrainingTask)
     origin = {
         "corpus": corpus_record(prepared.corpus),
         "tokenizer": prepared.tokenizer.digest,
@@ -69,7 +69,7 @@ def export(
             config=redactor.value("", with_defaults(config)),
             task=_without_secrets(filled(task_config, "task"), config, redactor),
             model=redactor.value("", _model_node(config)),
-            hub_task=kind.hub_task,
+            made_for=task,
         )
         save_bundle(
             run.bundles / name,

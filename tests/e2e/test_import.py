@@ -25,12 +25,18 @@ def test_an_imported_model_is_a_bundle_that_is_exported_again_bit_for_bit(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_llama(tmp_path / "theirs", tie_word_embeddings=False)
+    (tmp_path / "theirs/README.md").write_text("---\nlicense: mit | <b>\n---\n# Theirs\n")
     assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 0
+    card = Path("runs/a/bundles/best/README.md").read_text()
+    assert "imported from theirs (llama)" in card
+    assert "Licence of the source: mit \\| &lt;b&gt;, as its README.md says" in card
     provenance = read_part(Path("runs/a/bundles/best"), "provenance.json")
     assert provenance["imported"]["model_type"] == "llama"
     assert {Path(source["uri"]).name for source in provenance["imported"]["sources"]} >= {
         *("model.safetensors", "config.json", "tokenizer.json")
     }
+    for source in provenance["imported"]["sources"]:
+        assert f"| {source['sha256'][:16]} | {source['n_bytes']:,} |" in card
     assert main(["generate", "bundle=a", "prompts=[Once]", "sampling.max_new_tokens=4"]) == 0
     assert main(["export", "bundle=a", "output=ours"]) == 0
     assert main(["lineage", "bundle=a", "tracking=off"]) == 0

@@ -9,6 +9,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.card import MLFLOW_CHARACTERS, CardFacts, card_body, escaped, folder_facts, model_card
+from pipeline.config.tasks import finetuning_tasks
+from pipeline.interop.hub import stated_licence
+from pipeline.tasks.base import GAP, PretrainingTask
+from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.classify import TextClassification
+from pipeline.tasks.denoise import SpanDenoising
+from pipeline.tasks.finetuning import FinetuneTask, Prediction
+from pipeline.tasks.masked_lm import MaskedLM
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "version_0_1" / "old-classify" / "bundles" / "best"
 
@@ -36,7 +44,7 @@ def facts() -> CardFacts:
         config={"choices": {"task": "classify"}},
         task={"_target_": "pipeline.tasks.classify.task.TextClassification", "label_names": ["a", "b"]},
         model={"backbone": {"_target_": "modules.transformer.Decoder", "max_seq_len": 256}},
-        hub_task="text-classification",
+        made_for=TextClassification(label_names=["a", "b"]),
     )
 
 
@@ -58,6 +66,83 @@ def test_the_card_tells_data_metrics_cost_limits_and_use(facts: CardFacts) -> No
         "not examined for bias",
     ):
         assert part.replace("/", "/") in text.replace("\\_", "_"), part
+
+
+@pytest.mark.parametrize("kind", [*finetuning_tasks().values(), CausalLM, MaskedLM, SpanDenoising])
+def test_the_python_of_a_card_is_complete_for_every_task(
+    facts: CardFacts, kind: type[FinetuneTask | PretrainingTask]
+) -> None:
+    task, asked = kind(), list[object]()
+    told = model_card(replace(facts, made_for=task)).partition("```python\n")[2].partition("```")[0]
+    start, _, rest = told.partition("\n")
+    assert start == "from pipeline import load_bundle"
+    exec(rest, {"load_bundle": lambda name: Asked(asked)})
+    (given,) = asked
+    if isinstance(task, FinetuneTask):
+        assert given == task.example_row
+    else:
+        assert (GAP in str(given)) == task.fills_gaps
+
+
+class Asked:
+    """Stands for a bundle: keeps what it is asked."""
+
+    def __init__(self, asked: list[object]) -> None:
+        self.asked = asked
+
+    def predict(self, rows: list[object]) -> list[Prediction]:
+        self.asked += rows
+        return [Prediction(text="")] * len(rows)
+
+    def generate(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return prompt
+
+
+def test_an_imported_model_tells_its_source_and_that_nothing_is_known_of_its_training(
+    facts: CardFacts,
+) -> None:
+    origin = {"from": "some/model", "model_type": "bert", "licence": None, "sources": []}
+    bare = replace(
+        facts,
+        provenance={"run": "there", "stage": "import", "imported": origin},
+        metrics={},
+        model={**facts.model, "head": {"_target_": "modules.heads.NoHead"}},
+        made_for=MaskedLM(),
+    )
+    text = model_card(bare)
+    assert "imported from some/model (bert). It has no head" in text.replace("\\_", "_")
+    assert "Licence of the source: not stated in the files" in text
+    assert "make finetune-classify INIT=there" in text
+    assert "make generate" not in text
+    assert (
+        ModelCard(
+            model_card(
+                replace(bare, provenance={**bare.provenance, "imported": {**origin, "licence": "mit"}})
+            )
+        ).data.license
+        == "mit"
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", "apache-2.0"),
+        ("---\nlicense: [a, b]\n---\n", None),
+        ("---\nlicense: {\n---\n", None),
+        ("---\n- a\n---\n", None),
+        ("license: mit", None),
+        ("\udcff", None),
+        (None, None),
+    ],
+)
+def test_a_licence_is_what_the_head_of_a_readme_names(
+    tmp_path: Path, page: str | None, licence: str | None
+) -> None:
+    if page is not None:
+        (tmp_path / "README.md").write_bytes(page.encode(errors="surrogateescape"))
+    assert stated_licence(tmp_path) == licence
 
 
 def test_the_head_is_what_model_hubs_read(facts: CardFacts) -> None:
