@@ -92,7 +92,7 @@ class RowWriter:
         self.n_rows += len(ids)
 
     def finish(self) -> None:
-        """Write what closes the file. To be called by the cache, not by whoever writes rows."""
+        """Write what closes the file. Called by the cache, not by the code that writes rows."""
         with _disk_errors():
             if self._writer is not None:
                 self._writer.close()

@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """A corpus cannot be read, or is not what it is said to be."""
+    """A corpus cannot be read, or does not match its description."""
 
 
 class TokenizerError(UserError):

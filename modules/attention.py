@@ -20,7 +20,7 @@ _plain_scores = ContextVar("plain_scores", default=1 << 23)
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of H heads over itself or over a memory, with grouped keys and values where asked.
+    """Multi-head attention over the input itself or over a memory, optionally with grouped keys and values.
 
     Source: Vaswani et al. 2017, section 3.2.2: MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O,
     head_i = Attention(Q W_i^Q, K W_i^K, V W_i^V). Grouped heads: Ainslie et al. 2023, "GQA", section 2.2.
@@ -63,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Look at `memory`, or at `x` itself where there is none; with a cache, at what it holds as well."""
+        """Attend to `memory`, or to `x` itself without one; with a cache, to the cached keys as well."""
         q = self._queries(x, rotation)
         if cache is not None and memory is not None and cache.length:
             k, v = cache.stored()
@@ -84,7 +84,7 @@ class MultiHeadAttention(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B H T S"]:
-        """The weights that `forward` used, recomputed slowly from what it was given: for looking."""
+        """Return the weights that `forward` uses, recomputed on a slow path for inspection."""
         q = self._queries(x, rotation)
         if cache is not None and cache.length:
             k, _ = cache.stored()
@@ -162,7 +162,7 @@ def _attend_by_products(
 
 @contextmanager
 def fused_kernels_only() -> Iterator[None]:
-    """Use torch's fused kernels as on a GPU: to find out on a CPU what a GPU would keep in memory."""
+    """Always use torch's fused kernels, to measure on a CPU what a GPU would keep in memory."""
     before = _plain_scores.set(0)
     try:
         yield
@@ -171,7 +171,7 @@ def fused_kernels_only() -> Iterator[None]:
 
 
 def check_heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int | None = None) -> None:
-    """Refuse heads that do not divide the width, unless their own width is given.
+    """Check that the heads divide the width, unless `d_head` is given.
 
     Raises:
         ArgumentError: with the numbers and what to change.

@@ -27,11 +27,11 @@ class BeamOptions:
     """How wide the search is, and what is best.
 
     Args:
-        beams: unfinished answers that are followed at once; 1 is greedy.
+        beams: number of unfinished answers kept at each step; 1 is greedy decoding.
         length_penalty: the sum of log probabilities is divided by length ** length_penalty; 0 prefers short
             answers, 1 compares means over tokens, more prefers long ones.
         max_new_tokens: the longest answer, its end included.
-        n_best: answers wanted of each row; with fewer, the search ends sooner.
+        n_best: number of answers to return for each row; with fewer, the search ends sooner.
 
     Raises:
         ArgumentError: a value is outside its range.
@@ -117,7 +117,7 @@ def beam_search(
     frontier = _Frontier(rows, options.beams, cache, n_read=batch[answer_key].shape[1])
     with evaluating(model):
         while frontier.rows:
-            # `forward` and not a call: a compiled model would be compiled anew for every length.
+            # `forward` and not a call: a compiled model would be recompiled for every length.
             logits = model.head.forward(backbone.forward(batch, cache)[:, -1]).float()
             tokens = frontier.advance(logits.masked_fill(forbidden, _NEVER).log_softmax(dim=-1))
             batch = {answer_key: tokens}
@@ -127,7 +127,7 @@ def beam_search(
 def best_tokens(log_p: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R {k}"], Int[Tensor, "R {k}"]]:
     """The k largest of each row and their tokens; of equal ones the smaller token comes first, or alone.
 
-    `topk` gives equal ones in any order, and any of those that are equal to the last: both are put right.
+    `topk` orders equal values arbitrarily, also those equal to the last of the k; this fixes both.
     """
     values, tokens = log_p.topk(min(k + 1, log_p.shape[1]), dim=1)
     cut = (values[:, k - 1] == values[:, -1]) & (values.shape[1] > k)

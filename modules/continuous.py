@@ -46,7 +46,7 @@ class _Row(Generic[K]):
 class DecodingBatch(Generic[K]):
     """Rows of one Decoder that are written together, each with options of its own.
 
-    The tokens of a row are those of `modules.generation.generate` for its prompt alone, whoever its
+    The tokens of a row are those of `modules.generation.generate` for its prompt alone, whatever its
     neighbours are and whenever they come and go.
 
     Args:

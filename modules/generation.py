@@ -126,7 +126,7 @@ def stream(
     ended = [False] * len(prompts)
     with evaluating(model):
         for _ in range(options.max_new_tokens):
-            # `forward` and not a call: a compiled model would be compiled anew for every length.
+            # `forward` and not a call: a compiled model would be recompiled for every length.
             logits = model.head.forward(backbone.forward(batch, cache)[:, -1]).float()
             chosen = choose_tokens(logits, rows, forbidden)
             tokens = chosen.tolist()

@@ -1,4 +1,4 @@
-"""What the machine does fast: measured, since names of processors and their flags promise what they like."""
+"""Measure what the machine does fast, because processor names and flags do not tell."""
 
 import time
 from functools import cache

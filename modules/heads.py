@@ -1,4 +1,4 @@
-"""Heads on the hidden states: words, classes of rows and of tokens, spans."""
+"""Heads on the hidden states: tokens of the vocabulary, classes of rows and of tokens, spans."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
@@ -64,7 +64,7 @@ class NoHead(nn.Module):
         super().__init__()
 
     def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
-        """There are no scores.
+        """Raise an error, since there is no head.
 
         Raises:
             ValueError: always.
@@ -215,7 +215,7 @@ class SpanHead(nn.Module):
 
     @staticmethod
     def null_scores(logits: Float[Tensor, "B T 2"], null: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """What "no answer" scores in each row, to be compared with the scores of its spans."""
+        """The score of "no answer" in each row, to compare with the scores of its spans."""
         return logits[torch.arange(len(null), device=null.device), null].sum(dim=1)
 
 

@@ -32,7 +32,7 @@ _TOKENS_AT_ONCE = 8192
 
 
 class AttentionRecorder:
-    """What each attention of a model looked at, by the attention's name in the model.
+    """Records the attention weights of a model, by the name of each attention module.
 
     A recorded forward pass computes the weights a second time, slowly and in float32; without `recording()`
     the model is as fast as ever.

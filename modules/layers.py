@@ -21,7 +21,7 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "relu2", "swiglu", "ge
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What all layers of a transformer have in common; the defaults are today's best practice.
+    """The configuration shared by all layers of a transformer; the defaults follow current best practice.
 
     Args:
         d_model: width of the hidden states.
@@ -134,7 +134,7 @@ class LayerSpec:
 
 
 class FeedForward(nn.Module):
-    """The same small network at each position.
+    """A feed-forward network applied to each position separately.
 
     Sources: relu: FFN(x) = max(0, x W1 + b1) W2 + b2 (Vaswani et al. 2017, section 3.3, equation 2). gelu:
     Hendrycks and Gimpel 2016, section 2; gelu_tanh is its approximation. silu: Elfwing et al. 2017,
@@ -159,7 +159,7 @@ class FeedForward(nn.Module):
         self.dropout = _dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Widen, bend, narrow."""
+        """Project to the inner width, apply the activation, project back."""
         up = self.up_proj(x)  # x W1 + b1
         inner = self.activation(up) if self.gate_proj is None else self.activation(self.gate_proj(x)) * up
         out: Tensor = self.down_proj(self.dropout(inner))  # ... W2 + b2
@@ -202,7 +202,7 @@ class Layer(nn.Module):
         cache: LayerCache | None = None,
         memory_cache: LayerCache | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """One layer further; `memory` and its mask only where the layer was built with cross-attention."""
+        """Apply the layer; pass `memory` and its mask only if it was built with cross-attention."""
         x = self._sublayer(
             x, self.self_attn_norm, lambda y: self.self_attn(y, mask=mask, rotation=rotation, cache=cache)
         )
@@ -234,7 +234,7 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 
 
 _GATED = ("swiglu", "geglu")
-#: By name; a gated network bends its gate with it.
+#: Activation functions by name; a gated network applies it to the gate.
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -247,5 +247,5 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 def _dropout(share: float) -> nn.Module:
-    """Dropout, or nothing: torch's costs a pass over the data at 0 as well."""
+    """Return a dropout module, or an identity at 0: torch's `Dropout` copies the data even then."""
     return nn.Dropout(share) if share else nn.Identity()

@@ -1,4 +1,4 @@
-"""Who may look at whom, as a value: built once a forward, handed to the attention, never a flag in it."""
+"""Attention masks as values: built once per forward pass and passed to the attention, which has no flags."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from modules.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Mask:
-    """What attention may see: everything (`Mask()`), the past, chosen pairs, or a bias on the scores.
+    """The keys that a query may attend to: all (`Mask()`), earlier ones, given pairs; or a bias.
 
     At most one of the three is used: `causal` (no tensor: the fast kernel's own form), `allowed` (True: the
     query may look at the key), `bias` (added to the scores, -inf where it may not look). `alive` tells the
@@ -30,7 +30,7 @@ class Mask:
 
     @classmethod
     def segments(cls, segment_ids: Int[Tensor, "B T"]) -> "Mask":
-        """Self-attention within a document; padding (segment 0) sees padding alone, so no query is blind."""
+        """Self-attention within a document; padding (segment 0) sees padding, so every query has a key."""
         return cls(allowed=_same(segment_ids, segment_ids))
 
     @classmethod
@@ -53,7 +53,7 @@ class Mask:
 
     @classmethod
     def _with_blind_rows(cls, allowed: Bool[Tensor, "B 1 #T S"]) -> "Mask":
-        """Let a blind query look at all keys and drop its answer later: softmax over nothing would be NaN."""
+        """Let a query without keys attend to all keys and zero its output later: its softmax would be NaN."""
         alive = allowed.any(dim=-1, keepdim=True)
         return cls(allowed=allowed | ~alive, alive=alive)
 

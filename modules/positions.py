@@ -1,4 +1,4 @@
-"""Where a token stands: six schemes behind one interface, injected into the transformers.
+"""Position schemes behind one interface, injected into the transformers.
 
 A scheme may act at three places, each a no-op unless it is used: on the embeddings (`embed`), on queries and
 keys (`rotation`), or on the attention scores (`bias`). Positions are given, never counted, so that a packed
@@ -17,7 +17,7 @@ from modules.errors import ArgumentError
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines that turn queries and keys; computed once a forward and used by every layer.
+    """Cosines and sines that rotate queries and keys, computed once per forward pass for all layers.
 
     The first half of `sin` has its sign turned, so that the second term below is one product.
     """
@@ -53,11 +53,11 @@ class Position(nn.Module):
         """
 
     def embed(self, x: Float[Tensor, "B T D"], position_ids: Int[Tensor, "#B T"]) -> Float[Tensor, "B T D"]:
-        """Put positions into the token embeddings."""
+        """Add positions to the token embeddings."""
         return x
 
     def rotation(self, position_ids: Int[Tensor, "#B T"], head_size: int) -> Rotation | None:
-        """The turn of queries and keys at these positions, or None."""
+        """The rotation of queries and keys at these positions, or None."""
         return None
 
     def bias(
@@ -68,7 +68,7 @@ class Position(nn.Module):
 
 
 def sinusoids(position_ids: Int[Tensor, "#B T"], d_model: int) -> Float[Tensor, "#B T {d_model}"]:
-    """Fixed waves of geometrically growing length: sines at even, cosines at odd features.
+    """Sinusoids of geometrically growing wavelength: sines at even, cosines at odd features.
 
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5:
     PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos(pos / 10000^(2i/d_model)).
@@ -80,7 +80,7 @@ def sinusoids(position_ids: Int[Tensor, "#B T"], d_model: int) -> Float[Tensor, 
 class Sinusoidal(Position):
     """Fixed sinusoids added to the embeddings; any length, nothing learned.
 
-    The embeddings are first multiplied by sqrt(d_model), so that the waves of height 1 do not drown them.
+    The embeddings are first multiplied by sqrt(d_model), so that the sinusoids do not dominate them.
 
     Source: Vaswani et al. 2017, sections 3.4 (the scale) and 3.5 (the sinusoids).
     """
@@ -96,7 +96,7 @@ class Sinusoidal(Position):
         _check_width(self.d_model, d_model)
 
     def embed(self, x: Float[Tensor, "B T D"], position_ids: Int[Tensor, "#B T"]) -> Float[Tensor, "B T D"]:
-        """Add the waves: x * sqrt(d_model) + PE(position)."""
+        """Add the sinusoids: x * sqrt(d_model) + PE(position)."""
         return x * math.sqrt(self.d_model) + sinusoids(position_ids, self.d_model).to(x.dtype)
 
 
@@ -147,7 +147,7 @@ class SinusoidalPlusLearned(Learned):
 
 
 class Rotary(Position):
-    """Queries and keys turned by an angle that grows with the position: scores see only the distance.
+    """Queries and keys rotated by an angle proportional to the position: scores depend only on the distance.
 
     Source: Su et al. 2021, "RoFormer", section 3.2.2, equations 14 and 15; computed as in equation 34, with
     features paired in halves (i with i + K/2) as in GPT-NeoX and Llama.

@@ -1,4 +1,4 @@
-"""How the learning rate runs over a training: each schedule is a pure function of the optimizer step.
+"""Learning-rate schedules: each is a pure function of the optimizer step.
 
 `factor(step, max_steps)` multiplies every group's own learning rate. Steps count from 0, so a run takes the
 factors of steps 0 .. max_steps - 1. Warm-up gives step 0 a small factor and not 0, and the final ratio is

@@ -46,7 +46,7 @@ class Cleaner:
 
         A `datasets.Dataset` gives a `datasets.Dataset` (the same, when nothing was to do) and final counts.
         Anything else gives rows that are cleaned while they are read; their counts are complete when one
-        reading is, and begin anew with the next.
+        reading is, and start again with the next.
 
         Counts, only those above 0: `rows_changed`, `rows_empty` and `rows_duplicate` (both dropped), and of
         single finds `punctuation_marks`, `stop_words`, `email`, `ip`, `phone`, `card`, `iban`.

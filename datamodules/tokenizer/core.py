@@ -101,7 +101,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"the tokenizer cannot be read: {one_line(error)}",
                 _OURS,
-                "train one anew with: make tokenizer",
+                "train a new one with: make tokenizer",
             ) from error
         return cls(engine)
 
