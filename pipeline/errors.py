@@ -8,6 +8,7 @@ UserError                 (datamodules.errors)
     │   ├── CheckpointError
     │   └── RunInterrupted  a signal ended training in order
     ├── BundleError       a trained thing is missing, unfinished or does not fit
+    ├── InteropError      a model of another library cannot be read or written
     └── TrackingError     the MLflow store cannot be used at all
 
 Stopped                   a signal outside training: no error, and nobody's to catch but `main`'s
@@ -22,6 +23,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "InteropError",
     "PipelineError",
     "RunError",
     "RunInterrupted",

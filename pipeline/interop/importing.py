@@ -11,7 +11,7 @@ from torch import Tensor
 from modules.heads import NoHead
 from modules.model import Model
 from pipeline.config.recorded import filled
-from pipeline.errors import InteropError
+from pipeline.errors import ConfigError, InteropError
 from pipeline.interop.checkpoint import Checkpoint
 from pipeline.interop.families import FAMILIES
 from pipeline.interop.foreign_tokenizer import read_tokenizer
@@ -139,9 +139,9 @@ def _filled_model(
     try:
         with torch.device("meta"):
             planned = build_model(ours)
-    except ValueError as error:
+    except ConfigError as error:
         raise InteropError(
-            f"config.json describes no model that can be built ({error})",
+            f"config.json describes no model that can be built ({error.sentence})",
             "sizes that go together",
             "check it",
         ) from error

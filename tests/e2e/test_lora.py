@@ -105,7 +105,7 @@ def test_without_its_base_or_with_another_one_it_is_refused(trained: Path) -> No
     with pytest.raises(BundleError, match="which is another one by now, and is nothing without it"):
         load_bundle("adapted")
     shutil.rmtree(base)
-    with pytest.raises(BundleError, match=r"which is gone, and is nothing.*make reproduce RUN=old-pretrain"):
+    with pytest.raises(BundleError, match=r"(?s)which is gone, and is nothing.*make reproduce RUN=old-pre"):
         load_bundle("adapted")
 
 

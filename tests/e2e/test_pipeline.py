@@ -158,7 +158,7 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["tasks=[classify,qq]"], "tasks has qq; expected some of classify"),
+        (["tasks=[classify,qq]"], "tasks has qq; expected some of chat, classify"),
         (["tasks=[qa,qa]"], "tasks has one twice"),
         (["tasks=[]"], "tasks is empty"),
         (["trainr.max_steps=3"], "did you mean trainer.max_steps?"),

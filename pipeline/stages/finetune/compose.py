@@ -10,6 +10,7 @@ import torch
 from datamodules.corpus import Corpus, numbers_of
 from datamodules.corpus.held_out import with_repeated
 from datamodules.source import Source
+from modules.errors import ArgumentError
 from modules.peft import LoRA
 from modules.transformer import Transformer
 from pipeline import report
@@ -132,9 +133,8 @@ def _check_adapter(config: Config, start: Bundle | None) -> None:
         )
     try:
         construct(peft, LoRA).layers(start.model.backbone)
-    except ValueError as error:
-        problem, expected, remedy = str(error).split("; ", 2)
-        raise ConfigError(problem, expected.removeprefix("expected "), remedy) from error
+    except ArgumentError as error:
+        raise ConfigError(error.problem, error.expected, error.remedy) from error
 
 
 def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:

@@ -110,15 +110,16 @@ NORM = "model.layers.1.input_layernorm.weight"
         (edit_config(model_type="mamba"), "'mamba' are not supported; expected one of qwen3, llama"),
         (
             edit_config(auto_map={"AutoModel": "code.Model"}),
-            r"auto_map.*no code from elsewhere",
+            r"(?s)auto_map.*no code from elsewhere",
         ),
         (edit_config(quantization_config={"bits": 4}), "weights are quantised"),
         (edit_config(hidden_act="tanh"), "hidden_act is 'tanh', which is not supported for llama"),
         (edit_config(hidden_act="relu"), "two tensors that should be equal differ"),
-        (edit_config(num_attention_heads=5), "describes no model|cannot be used"),
+        (edit_config(num_attention_heads=5), "config.json cannot be used"),
+        (edit_config(num_key_value_heads=5), r"no model that can be built \(.*n_kv_heads 5; expected groups"),
         (cut, "damaged or cut off"),
         (without_a_shard, r"lacks model-00002-of-00006.safetensors; expected the 6 files"),
-        (pickled, r"weights in pytorch_model.bin alone, .*save_pretrained\('converted'\)"),
+        (pickled, r"(?s)weights in pytorch_model.bin alone, .*save_pretrained\('converted'\)"),
         (lambda folder: save_tokenizer(folder, n_more=5), "has 265 tokens, and the embedding 260 rows"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
@@ -137,7 +138,7 @@ def test_what_is_wrong_is_one_clear_error(
 
 def test_a_name_without_a_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InteropError, match=r"org/model is no folder here, .*make import FROM=folder"):
+    with pytest.raises(InteropError, match=r"(?s)org/model is no folder here, .*make import FROM=folder"):
         find_model("org/model")
     with pytest.raises(InteropError, match=r"there is no folder \./nothing"):
         find_model("./nothing")
