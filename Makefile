@@ -45,7 +45,7 @@ help: ## This help
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
 	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
-	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve)"
+	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve, demo)"
 	@echo "           FROM=folder, or a name on the hub (import)  NAME=name of the run"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full traces)  PYTHON=python3.12"
 	@echo "Tasks      to pretrain: $(PRETRAIN_TASKS) (default: causal_lm): make pretrain-masked_lm"
@@ -102,6 +102,10 @@ generate: $(VENV)/.installed ## Write text with a bundle: PROMPT="Once" BUNDLE=l
 .PHONY: serve
 serve: $(VENV)/.installed ## Answer over HTTP: BUNDLE=run or MODEL=NAME@champion, HOST= PORT=8000
 	@$(PIPELINE) serve
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Try models in the browser, with why: BUNDLE=run, else the newest of each task
+	@$(PIPELINE) demo
 
 .PHONY: explain
 explain: $(VENV)/.installed ## Why a bundle answers rows so: BUNDLE=run INPUT=rows.jsonl OUTPUT=folder

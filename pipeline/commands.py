@@ -55,6 +55,7 @@ STAGES = {
     "doctor": "pipeline.stages.doctor:doctor",
     "sync": "pipeline.stages.mlflow:send_missed",
     "serve": "pipeline.stages.serve:serve",
+    "demo": "pipeline.stages.demo:demo",
     "ui": "pipeline.stages.mlflow:serve",
 }
 

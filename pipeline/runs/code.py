@@ -29,6 +29,7 @@ WITHOUT_EFFECT = (
     "pipeline.config.recorded",
     "pipeline.config.schema",
     "pipeline.config.targets",
+    "pipeline.demo",
     "pipeline.errors",
     "pipeline.evaluation.attention_picture",
     "pipeline.explain",

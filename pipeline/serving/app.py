@@ -4,14 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from fastapi.routing import APIRoute
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from datamodules.corpus.as_text import json_line
@@ -28,9 +26,6 @@ from pipeline.tasks.chat import Dialogue
 
 T = TypeVar("T")
 
-#: Pages of our own, served at `/` where there are any.
-PAGES = Path(__file__).parent / "pages"
-
 _FIRST_ERROR_STATUS = 400
 
 
@@ -45,8 +40,6 @@ def make_app(engine: Engine) -> FastAPI:
     _add_writing(app, engine)
     if any(model.endpoint for model in engine.models.values()):
         invocations.add(app, engine, rows)
-    if (PAGES / "index.html").exists():
-        app.mount("/", StaticFiles(directory=PAGES, html=True))
     return app
 
 

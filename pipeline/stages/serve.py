@@ -3,7 +3,7 @@
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,13 +28,36 @@ TOKEN = "PRELUDE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+#: Says where to ask: the server, its address, and whether it asks for a token.
+Introduce = Callable[[Server, str, bool], None]
+
+
 def serve(config: Config) -> StageResult:
     """Answer requests until Ctrl-C or SIGTERM."""
+    return answer_requests(config, lambda: specs_of(config.bundle), introduce=_introduce)
+
+
+def answer_requests(
+    config: Config,
+    find: Callable[[], Sequence[str]],
+    *,
+    introduce: Introduce,
+    extend: Callable[[Server], None] = lambda server: None,
+) -> StageResult:
+    """Answer requests with some models until Ctrl-C or SIGTERM.
+
+    Args:
+        config: of the stage.
+        find: the models, as a user names them; called once the port is known to be free.
+        introduce: called when requests are answered.
+        extend: adds addresses to the server before it starts.
+    """
     options = construct(config.serving, ServingOptions)
     with bind(config.host, config.port) as listener:  # first: a port that is taken costs no loading
         port = int(listener.getsockname()[1])
-        store = _store(config)
-        models = [_load(config, spec, store) for spec in _specs(config.bundle)]
+        specs = find()
+        store = _store(config, specs)
+        models = [_load(config, spec, store) for spec in specs]
         _check_names(models)
         follower = None
         if store is not None and any(model.version is not None for model in models):
@@ -47,21 +70,22 @@ def serve(config: Config) -> StageResult:
             token=token,
             follower=follower,
             say=report.say,
-            ready=lambda: _say_ready(server, config.host, port, has_token=token is not None),
+            ready=lambda: _say_ready(server, config.host, port, introduce, has_token=token is not None),
         )
+        extend(server)
         run(server, listener)
     report.say("Server", "ended; all that was asked has been answered")
-    return StageResult(stage="serve", bundle=str(models[0].bundle.folder))
+    return StageResult(stage=config.stage.name, bundle=str(models[0].bundle.folder))
 
 
-def _specs(typed: str) -> Sequence[str]:
+def specs_of(typed: str) -> Sequence[str]:
     """One, or several with blanks between them; a folder may have blanks in its name."""
     return [typed] if Path(typed).exists() else shlex.split(typed)
 
 
-def _store(config: Config) -> Store | None:
+def _store(config: Config, specs: Sequence[str]) -> Store | None:
     options = construct(config.tracking, TrackingOptions)
-    if not any(map(versions.looks_registered, _specs(config.bundle))):
+    if not any(map(versions.looks_registered, specs)):
         return None
     return resolve_store(options.uri, project_folder=Path.cwd(), environ=os.environ)
 
@@ -85,16 +109,20 @@ def _check_names(models: Sequence[ServedModel]) -> None:
         raise ConfigError(f"{twice} is named twice", "each model once", "leave one of them out")
 
 
-def _say_ready(server: Server, host: str, port: int, *, has_token: bool) -> None:
+def _say_ready(server: Server, host: str, port: int, introduce: Introduce, *, has_token: bool) -> None:
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    introduce(server, where, has_token)
+    if host not in _LOOPBACK and not has_token:
+        report.say("Warning", f"whoever reaches {where} can ask; {TOKEN}=... make serve asks for a token")
+    report.say("Server", f"ready at {where}; Ctrl-C ends it")
+
+
+def _introduce(server: Server, where: str, has_token: bool) -> None:
     say = partial(report.say, wrap=False)
     for address in addresses(server.api):
         method, _, path = address.partition(" ")
         say("", f"{method:<5} {where}{path}")
     say("Try", _curl(next(iter(server.engine.models.values())), where, has_token=has_token))
-    if host not in _LOOPBACK and not has_token:
-        report.say("Warning", f"whoever reaches {where} can ask; {TOKEN}=... make serve asks for a token")
-    report.say("Server", f"ready at {where}; Ctrl-C ends it")
 
 
 def _curl(model: ServedModel, where: str, *, has_token: bool) -> str:

@@ -1,8 +1,9 @@
 """Causal language modelling: predict each token from those before it."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,16 @@ from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective, check_length
+from pipeline.tasks.showing import Showing
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
 #: Texts written from nothing when there are no prompts.
 N_SAMPLES = 3
+
+#: The first sentence of a text, or a part of it.
+_BEGINNING = re.compile(r"^.{18,}?[,，.。]", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,24 @@ class CausalLM(PretrainingTask):
     overlap = 1
     fills_gaps = False
     hub_task = "text-generation"
+
+    showing: ClassVar[Showing] = Showing(
+        form="continuation",
+        title={"en": "Write", "zh": "续写"},
+        about={
+            "en": "Goes on from a beginning, word by word.",
+            "zh": "从一个开头往下写，一词一词地接。",
+        },
+        columns={
+            "text": {"en": "Beginning", "zh": "开头"},
+        },
+        view="story",
+    )
+
+    def shown_input(self, row: Mapping[str, str]) -> dict[str, str]:
+        """The beginning of a document, to go on from."""
+        words = list(_BEGINNING.finditer(row["text"]))
+        return {"text": row["text"][: words[0].end()] if words else row["text"]}
 
     def row_tokens(self, max_seq_len: int) -> int:
         """One more than the model reads: the last token is a target only."""

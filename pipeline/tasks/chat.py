@@ -18,6 +18,7 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
 from pipeline.tasks.layouts import OneSequence
 from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
+from pipeline.tasks.showing import Showing
 from pipeline.tasks.turns import Stream, Turn, TurnInput, turns_of
 from pipeline.tasks.writing import (
     Answer,
@@ -64,11 +65,29 @@ class Dialogue(WritingTask):
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder,)
     length_option: ClassVar[str] = "max_reply_tokens"
     input_types: ClassVar[Mapping[str, Any]] = {"turns": list[TurnInput]}
+    showing: ClassVar[Showing] = Showing(
+        form="dialogue",
+        title={"en": "Talk", "zh": "对话"},
+        about={
+            "en": "Replies to what you write; all turns so far are read.",
+            "zh": "回应你说的话，前面的对话它都会读。",
+        },
+        columns={
+            "turns": {"en": "Your message", "zh": "你的话"},
+        },
+        view="chat",
+    )
 
     @property
     def example_row(self) -> Row:
         """One turn of a person."""
         return {"turns": [{"role": "user", "text": "Where is the lantern?"}]}
+
+    def shown_input(self, row: Row) -> Row:
+        """The first turns, up to the second one of the person."""
+        turns = turns_of(row, "a row")
+        asked = [number for number, turn in enumerate(turns) if turn.role == "user"][:2]
+        return {"turns": [turn._asdict() for turn in turns[: asked[-1] + 1]]}
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse dialogues without a reply or with an empty one."""

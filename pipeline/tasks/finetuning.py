@@ -21,6 +21,7 @@ from modules.model import Model
 from modules.transformer import Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.explaining import Decision
+from pipeline.tasks.showing import Showing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,6 +117,7 @@ class FinetuneTask(ABC):
         hub_task: the task by the word of model hubs, such as `text-classification`; None: they have none.
         endpoint: the last word of the address at which a server answers, /v1/ENDPOINT; None: the task's name.
         input_types: types of the columns that are read and are no text, for what a server is sent.
+        showing: how a page shows the task to a person who tries it.
     """
 
     optional_read: list[str] | None = None
@@ -131,6 +133,7 @@ class FinetuneTask(ABC):
     endpoint: ClassVar[str | None] = None
     hub_task: ClassVar[str | None] = None
     input_types: ClassVar[Mapping[str, Any]] = {}
+    showing: ClassVar[Showing] = Showing()
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
         """Return the architecture that a bundle's backbone is loaded as; its weights are unchanged."""
@@ -157,6 +160,16 @@ class FinetuneTask(ABC):
     def example_row(self) -> Row:
         """An example row for a prediction."""
         return dict.fromkeys(self.input_columns.required, "Frieda the gardener has a yellow lantern.")
+
+    @property
+    def input_choices(self) -> Mapping[str, Sequence[str]]:
+        """The values that a column may have, for those columns that are no free text."""
+        return {}
+
+    def shown_input(self, row: Row) -> Row:
+        """A labelled row as a person would ask it: the columns that are read for a prediction."""
+        read = self.input_columns
+        return {name: row[name] for name in (*read.required, *read.optional) if row.get(name) is not None}
 
     @property
     def scored_columns(self) -> Columns:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pipeline.tasks.finetuning import Prediction, Row, Score
 from pipeline.tasks.scoring import mean_score
 from pipeline.tasks.scripts import has_unspaced
+from pipeline.tasks.showing import Showing
 from pipeline.tasks.text_scores import rouge
 from pipeline.tasks.text_to_text import TextToText
 
@@ -25,6 +26,17 @@ class Summarisation(TextToText):
     targets: ClassVar[tuple[str, ...]] = ("summary",)
     metric: ClassVar[str] = "rouge_l"
     hub_task: ClassVar[str | None] = "summarization"
+    showing: ClassVar[Showing] = Showing(
+        title={"en": "Summarize", "zh": "摘要"},
+        about={
+            "en": "Tells a text in a sentence or a few.",
+            "zh": "用一两句话概括一段文字。",
+        },
+        columns={
+            "text": {"en": "Text", "zh": "文本"},
+        },
+        view="summarize",
+    )
 
     def source(self, row: Row) -> str:
         """The text."""

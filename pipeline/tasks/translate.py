@@ -1,6 +1,6 @@
 """Translation: a text in one language, written in another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -13,6 +13,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline.tasks.finetuning import Prediction, Row, Score, check_text, number_of
 from pipeline.tasks.scripts import BleuTokenizer, bleu_tokenizer
+from pipeline.tasks.showing import Showing
 from pipeline.tasks.text_scores import bleu_of, chrf, corpus_score, row_chrf, signature
 from pipeline.tasks.text_to_text import TextToText
 
@@ -38,6 +39,18 @@ class Translation(TextToText):
     metric: ClassVar[str] = "bleu"
     hub_task: ClassVar[str | None] = "translation"
     least_steps: ClassVar[int] = 1500
+    showing: ClassVar[Showing] = Showing(
+        title={"en": "Translate", "zh": "翻译"},
+        about={
+            "en": "Writes a text in another language.",
+            "zh": "把一段文字译成另一种语言。",
+        },
+        columns={
+            "source": {"en": "Text", "zh": "原文"},
+            "target_language": {"en": "Into", "zh": "译成"},
+        },
+        view="translate",
+    )
 
     @property
     def input_columns(self) -> Columns:
@@ -52,6 +65,11 @@ class Translation(TextToText):
         """A sentence, and the first of several languages."""
         row = dict(super().example_row)
         return row | {"target_language": self.target_languages[0]} if self.target_languages else row
+
+    @property
+    def input_choices(self) -> Mapping[str, Sequence[str]]:
+        """The languages to translate to, as far as training rows named some."""
+        return {"target_language": self.target_languages} if self.target_languages else {}
 
     def fit(self, rows: Sequence[Row]) -> Self:
         """Learn the target languages."""

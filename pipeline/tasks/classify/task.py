@@ -35,6 +35,7 @@ from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score, each_of_rows
 from pipeline.tasks.inference import batch_outputs
 from pipeline.tasks.scoring import Floats, Ints
+from pipeline.tasks.showing import Showing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,6 +92,19 @@ class TextClassification(FinetuneTask):
         "linear": "linear baseline (TF-IDF, logistic regression)",
     }
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
+    showing: ClassVar[Showing] = Showing(
+        form="labels",
+        title={"en": "Classify", "zh": "分类"},
+        about={
+            "en": "Reads a text and says which of the labels it has learned fits best.",
+            "zh": "读一段文字，判断它属于哪个类别。",
+        },
+        columns={
+            "text": {"en": "Text", "zh": "文本"},
+            "text_pair": {"en": "Second text", "zh": "第二段文本"},
+        },
+        view="classify",
+    )
 
     def fit(self, rows: Sequence[Row]) -> Self:
         """Learn the labels' names and counts, and whether rows have lists of them; `check` judges them."""

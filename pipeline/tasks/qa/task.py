@@ -26,6 +26,7 @@ from pipeline.tasks.qa.rows import check_rows, excerpt, references
 from pipeline.tasks.qa.spans import Candidates, Span, probabilities, propose
 from pipeline.tasks.qa.windows import Passage, Window, windows
 from pipeline.tasks.scoring import mean_score
+from pipeline.tasks.showing import Showing
 
 if TYPE_CHECKING:
     from modules.lit_module import Objective
@@ -77,6 +78,19 @@ class ExtractiveQA(FinetuneTask):
     least_steps: ClassVar[int] = 2000
     endpoint: ClassVar[str] = "answer"
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Decoder, Encoder)
+    showing: ClassVar[Showing] = Showing(
+        form="span",
+        title={"en": "Answer questions", "zh": "回答问题"},
+        about={
+            "en": "Finds the answer to a question in a text, and marks it there.",
+            "zh": "在文中找出问题的答案，并把它标出来。",
+        },
+        columns={
+            "context": {"en": "Text", "zh": "文本"},
+            "question": {"en": "Question", "zh": "问题"},
+        },
+        view="qa",
+    )
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
         """Return an encoder, unless `both_directions` is false."""

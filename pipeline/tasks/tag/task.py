@@ -20,6 +20,7 @@ from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
 from pipeline.tasks.inference import batch_outputs, padded_inputs
 from pipeline.tasks.scoring import Floats
+from pipeline.tasks.showing import Showing
 from pipeline.tasks.tag.deciding import decisions_of
 from pipeline.tasks.tag.entities import Entity, counts, entities, row_f1, scores, type_rows
 from pipeline.tasks.tag.figures import types_figure
@@ -59,6 +60,18 @@ class TokenClassification(FinetuneTask):
 
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     input_types: ClassVar[Mapping[str, Any]] = {"tokens": str | list[str]}
+    showing: ClassVar[Showing] = Showing(
+        form="entities",
+        title={"en": "Mark names", "zh": "标注实体"},
+        about={
+            "en": "Marks the words that name something, such as people, places and things.",
+            "zh": "标出文中的人物、地点和物品等名称。",
+        },
+        columns={
+            "tokens": {"en": "Text", "zh": "文本"},
+        },
+        view="tag",
+    )
     targets: ClassVar[tuple[str, ...]] = ("tags",)
     metric: ClassVar[str] = "f1"
     baseline_titles: ClassVar[Mapping[str, str]] = {"words": "commonest tag of each word (mean of rows)"}
@@ -73,6 +86,10 @@ class TokenClassification(FinetuneTask):
         tags = {str(tag) for row in rows for tag in row.get("tags") or ()}
         types = sorted({tag[2:] for tag in tags if tag[:2] in ("B-", "I-")})
         return replace(super().fit(rows), entity_types=self.entity_types or types)
+
+    def shown_input(self, row: Row) -> Row:
+        """The words as a text."""
+        return {"tokens": text_and_spans(row)[0]}
 
     def check(self, rows: Sequence[Row], split: str) -> None:
         """Refuse rows without words, and tags that are illegal or not one for each word."""

@@ -1,0 +1,35 @@
+"""Which bundles are shown where none is named: the newest of each task."""
+
+from pathlib import Path
+
+from pipeline.errors import BundleError
+from pipeline.runs.find import Kind, newest_bundle
+from pipeline.runs.folders import list_runs
+from pipeline.runs.record import RunFolder
+from pipeline.runs.stored import read_task
+from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.finetuning import FinetuneTask
+
+
+def newest_of_each_task(runs_dir: Path) -> list[str]:
+    """The newest finished bundle of each stage and task that can be asked, sorted by task.
+
+    Raises:
+        BundleError: there is none.
+    """
+    made = {(str((run.record.choices or {}).get("task")), run.record.stage) for run in list_runs(runs_dir)}
+    found = [
+        newest_bundle(runs_dir, stage=stage, task=task, kind=_can_be_asked) for task, stage in sorted(made)
+    ]
+    if not any(found):
+        raise BundleError(
+            f"no finished bundle under {runs_dir} that writes or answers",
+            "at least one",
+            "run `make pretrain`, or `make finetune-TASK`, first",
+        )
+    return [str(folder) for folder in found if folder is not None]
+
+
+def _can_be_asked(run: RunFolder) -> Kind:
+    is_able = isinstance(read_task(run.bundles / "best"), CausalLM | FinetuneTask)
+    return Kind(rank=0 if is_able else None, title="it fills gaps")

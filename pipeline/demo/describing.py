@@ -1,0 +1,92 @@
+"""What the page is told of a model: its input, examples, and the form of its answers."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from datamodules.corpus import TEXT_ONLY
+from datamodules.storyworld.language import CODES
+from datamodules.storyworld.world import StoryWorld
+from pipeline.serving.served import ServedModel
+from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.finetuning import FinetuneTask, Row
+
+#: Examples of each language, and rows that are looked through for them.
+_N_EXAMPLES, _N_ROWS = 2, 60
+#: Where a model that goes on with texts and one that replies are asked, so that they stream.
+_STREAMS = {"continuation": "/v1/completions", "dialogue": "/v1/chat/completions"}
+
+Example = dict[str, Any]
+
+
+def describe(model: ServedModel) -> dict[str, Any]:
+    """All that the page knows of a model, as JSON has it."""
+    task, word = model.task, str(model.bundle.config["choices"]["task"])
+    return {
+        "model": model.name,
+        "version": model.version,
+        "bundle": model.digest,
+        "title": task.showing.title or {"en": word},
+        "about": task.showing.about,
+        "form": task.showing.form,
+        "endpoint": _STREAMS.get(task.showing.form, f"/v1/{model.endpoint}"),
+        "most_tokens": model.limit,
+        "fields": _fields(task),
+        "examples": _examples(model),
+    }
+
+
+def _fields(task: FinetuneTask | CausalLM) -> list[dict[str, Any]]:
+    read = task.input_columns if isinstance(task, FinetuneTask) else TEXT_ONLY
+    types: Mapping[str, Any] = task.input_types if isinstance(task, FinetuneTask) else {}
+    choices = task.input_choices if isinstance(task, FinetuneTask) else {}
+    return [
+        {
+            "name": name,
+            "title": task.showing.columns.get(name, {"en": name}),
+            "kind": "turns" if _is_dialogue(task, name) else _kind(types.get(name, str)),
+            "choices": list(choices.get(name, ())),
+            "required": name in read.required or name in choices,
+        }
+        for name in (*read.required, *read.optional)
+    ]
+
+
+def _is_dialogue(task: FinetuneTask | CausalLM, name: str) -> bool:
+    return task.showing.form == "dialogue" and isinstance(task, FinetuneTask) and name in task.inputs
+
+
+def _kind(kind: Any) -> Literal["text", "json"]:
+    """Whether a text will do; else the value is written as JSON."""
+    try:
+        TypeAdapter(kind).validate_python("a text", strict=True)
+    except ValidationError:
+        return "json"
+    return "text"
+
+
+def _examples(model: ServedModel) -> list[Example]:
+    """Rows of the story world that no training has seen, in the languages of the model's own corpus."""
+    task = model.task
+    if task.showing.view is None:
+        return [{"language": None, "row": dict(task.example_row)}]
+    found: dict[str, list[Example]] = {}
+    for row in islice(_rows(task.showing.view, model.bundle.config), _N_ROWS):
+        language = row.get("target_language", row.get("language"))
+        some = found.setdefault(str(language), [])
+        if len(some) < _N_EXAMPLES:
+            some.append({"language": row.get("language"), "row": dict(task.shown_input(row))})
+    return [example for language in sorted(found, key=_place) for example in found[language]]
+
+
+def _place(language: str) -> int:
+    return [*CODES, language].index(language)
+
+
+def _rows(view: str, config: Mapping[str, Any]) -> Iterator[Row]:
+    data = config.get("data") or {}
+    languages = data.get("languages") if str(data.get("_target_")).endswith(".StoryWorld") else None
+    known: Any = {code: share for code, share in (languages or {}).items() if code in CODES}
+    return StoryWorld(view=view, n_test_rows=_N_ROWS, languages=known or None).rows("test")

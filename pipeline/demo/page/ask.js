@@ -1,0 +1,63 @@
+// Requests to the server, whole or as a stream, and its refusals.
+
+// What a person is told: a key of the page's words, and what fills it.
+export class Refusal extends Error {
+  constructor(word, values = {}) {
+    super(word);
+    this.word = word;
+    this.values = values;
+  }
+}
+
+async function request(path, body, signal) {
+  const options = body === undefined ? {} : {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  };
+  let response;
+  try {
+    response = await fetch(path, { ...options, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal("away");
+  }
+  if (response.ok) return response;
+  if (response.status === 503) throw new Refusal("busy");
+  throw refusal(await response.json().catch(() => ({})), response.status);
+}
+
+function refusal(content, status) {
+  return new Refusal("refused", { message: content.error?.message ?? status });
+}
+
+export async function ask(path, body, signal) {
+  const response = await request(path, body, signal);
+  return response.json();
+}
+
+// The events of a stream (SSE), each as what its data are.
+export async function* stream(path, body, signal) {
+  const response = await request(path, { ...body, stream: true }, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    let part;
+    try {
+      part = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("away");
+    }
+    if (part.done) return;
+    const events = (rest + part.value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) {
+      const data = event.replace(/^data: /, "");
+      if (data === "[DONE]") continue;
+      const content = JSON.parse(data);
+      if (content.error) throw refusal(content);
+      yield content;
+    }
+  }
+}

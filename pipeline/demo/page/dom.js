@@ -1,0 +1,64 @@
+// Elements, and their texts in the language of the page. Texts are only ever set as text.
+
+import { WORDS } from "./words.js";
+
+const KEY = "prelude.language";
+const texts = new WeakMap();
+
+export const language = { code: preferred() };
+
+function preferred() {
+  const kept = localStorage.getItem(KEY);
+  if (kept in WORDS) return kept;
+  const wanted = navigator.languages.map((name) => name.split("-")[0]);
+  return wanted.find((code) => code in WORDS) ?? "en";
+}
+
+// A word of the page by its key, or a text that the server has in several languages.
+export function phrase(word, values = {}) {
+  const text = typeof word === "string" ? WORDS[language.code][word] : (word[language.code] ?? word.en ?? "");
+  return text.replace(/\{(\w+)\}/g, (_, name) => {
+    const value = values[name];
+    return typeof value === "object" ? phrase(value) : value;
+  });
+}
+
+export function say(element, word, values) {
+  texts.set(element, () => (element.textContent = phrase(word, values)));
+  element.dataset.said = "";
+  texts.get(element)();
+  return element;
+}
+
+export function switchTo(code) {
+  language.code = code;
+  localStorage.setItem(KEY, code);
+  show();
+}
+
+export function show() {
+  document.documentElement.lang = language.code === "zh" ? "zh-CN" : language.code;
+  for (const element of document.querySelectorAll("[data-said]")) texts.get(element)();
+}
+
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (typeof value === "boolean") element.toggleAttribute(name, value);
+    else if (value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export function said(tag, word, values, attributes) {
+  return say(make(tag, attributes), word, values);
+}
+
+let count = 0;
+
+export function freshId(name) {
+  count += 1;
+  return `${name}-${count}`;
+}

@@ -1,0 +1,35 @@
+"""Try models in the browser: the server of `make serve`, and a page."""
+
+import os
+from pathlib import Path
+
+from pipeline import report
+from pipeline.commands import StageResult
+from pipeline.config.plain import Config
+from pipeline.demo.choosing import newest_of_each_task
+from pipeline.demo.routes import add_page
+from pipeline.errors import ConfigError
+from pipeline.runs.find import LATEST
+from pipeline.serving.server import Server
+from pipeline.stages.serve import TOKEN, answer_requests, specs_of
+
+
+def demo(config: Config) -> StageResult:
+    """Answer the page's requests until Ctrl-C or SIGTERM.
+
+    Raises:
+        ConfigError: a token is set, which a page that is opened by its address cannot send.
+    """
+    if os.environ.get(TOKEN):
+        raise ConfigError(f"{TOKEN} is set", "no token: a browser does not send one", f"unset {TOKEN}")
+
+    def find() -> list[str]:
+        if config.bundle == LATEST:
+            return newest_of_each_task(Path(config.runs_dir))
+        return list(specs_of(config.bundle))
+
+    return answer_requests(config, find, introduce=_introduce, extend=add_page)
+
+
+def _introduce(server: Server, where: str, has_token: bool) -> None:
+    report.say("Page", f"{where}/ (open it in a browser)", wrap=False)
