@@ -1,8 +1,9 @@
-"""The pictures of MLflow's pages in docs/, taken anew: real runs, the real `make ui`, a real browser.
+"""The pictures of pages in docs/, taken anew: real runs, the real `make ui` and `make demo`, a real browser.
 
     make screenshots
 
-Trains for about three minutes in a temporary folder; writes docs/mlflow-*.png, and docs/compare.png.
+Trains for about seven minutes in a temporary folder; writes docs/mlflow-*.png, docs/compare.png and
+docs/demo.png.
 """
 
 import io
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent.parent / "docs"
 PRINTED = "http://127.0.0.1:5000"
-WIDTH = 1400
+WIDTH, DEMO_WIDTH = 1400, 900
 DEADLINE_MS = 60_000
+ENGLISH = ("data.languages={en:1}", "tracking=off")
 SHORT = ("size=nano", "trainer.val_every_steps=20")
 COMMANDS = {
     "rotary": ("pretrain", *SHORT, "trainer.max_steps=120", "name=nano-rotary"),
@@ -41,6 +43,11 @@ COMMANDS = {
     ),
     "positions": ("compare", "runs=[nano-rotary,nano-learned]", "name=rotary-or-learned"),
     "worth": ("compare", "runs=[qa-from-rotary,qa-from-nothing]", "output=compare.html", "tracking=off"),
+    "stories": ("pretrain", *ENGLISH, "trainer.max_steps=300", "name=stories"),
+    "questions": (
+        *("finetune", "task=qa", *ENGLISH, "trainer.max_steps=400", "data.n_test_rows=50"),
+        *("init_from=stories", "name=questions"),
+    ),
     "registered": ("register", "bundle=qa-from-rotary", "alias=champion"),
 }
 
@@ -50,7 +57,7 @@ def main() -> int:
     with TemporaryDirectory(prefix="prelude-screenshots-") as name, open_browser() as browser:
         folder = Path(name)
         said = {word: _run(folder, *words) for word, words in COMMANDS.items()}
-        with _served(folder) as charts:
+        with _served(folder, "ui") as charts:
             base = charts.partition("/#")[0]
             context = browser.new_context(viewport={"width": WIDTH, "height": 880}, locale="en-GB")
             context.add_init_script(ASSISTANT_CLOSED)
@@ -60,6 +67,8 @@ def main() -> int:
             take_pictures(page, charts, addresses)
             page.goto((folder / "compare.html").as_uri())
             _save(page, "compare", full_page=True)
+        with _served(folder, "demo", "bundle=stories questions", "tracking=off") as address:
+            take_demo(browser.new_page(locale="en-GB"), address)
     return 0
 
 
@@ -89,6 +98,19 @@ def take_pictures(page: "Page", charts: str, addresses: dict[str, str]) -> None:
     _save(page, "mlflow-registered", height=640)
 
 
+def take_demo(page: "Page", address: str) -> None:
+    """A question that is answered, and why."""
+    page.set_default_timeout(DEADLINE_MS)
+    page.set_viewport_size({"width": DEMO_WIDTH, "height": 880})
+    page.goto(address)
+    page.get_by_role("tab", name="Answer questions").click()
+    panel = page.get_by_role("tabpanel")
+    panel.locator(".examples button").first.click()
+    panel.get_by_role("button", name="Send").click()
+    panel.locator(".why .gap").wait_for()
+    _save(page, "demo", width=DEMO_WIDTH, full_page=True)
+
+
 def _run(folder: Path, *words: str) -> str:
     """A command as a user gives it; what it says."""
     print(f"python -m pipeline {' '.join(words)}", file=sys.stderr)
@@ -107,12 +129,12 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """`make ui`, and the address that it prints."""
+def _served(folder: Path, *words: str) -> Iterator[str]:
+    """`make ui` or `make demo`, and the address that it prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "pipeline", "ui", f"port={port}"]
+    command = [sys.executable, "-m", "pipeline", *words, f"port={port}"]
     server = subprocess.Popen(
         command, cwd=folder, env=_environment(), stderr=subprocess.PIPE, encoding="utf-8"
     )
@@ -130,11 +152,11 @@ def _address(talk: str, base: str) -> str:
     return re.findall(rf"{PRINTED}\S*", talk)[-1].replace(PRINTED, base)
 
 
-def _save(page: "Page", name: str, *, height: int = 880, full_page: bool = False) -> None:
+def _save(page: "Page", name: str, *, width: int = WIDTH, height: int = 880, full_page: bool = False) -> None:
     """A PNG of at most 256 colours: a page has few, and the file a third of its size."""
     from PIL import Image
 
-    page.set_viewport_size({"width": WIDTH, "height": height})
+    page.set_viewport_size({"width": width, "height": height})
     for button in page.get_by_role("button", name="MLflow Assistant").all():
         button.evaluate("button => button.style.visibility = 'hidden'")  # it lies over the page
     picture = Image.open(io.BytesIO(page.screenshot(full_page=full_page, animations="disabled")))

@@ -5,10 +5,10 @@ import { make, said } from "./dom.js";
 const MOST_BARS = 6;
 
 export function percent(share) {
-  if (share > 0.999 && share < 1) return "> 99.9 %";
-  if (share > 0 && share < 0.001) return "< 0.1 %";
+  if (share > 0.999 && share < 1) return ">\u00a099.9\u00a0%";
+  if (share > 0 && share < 0.001) return "<\u00a00.1\u00a0%";
   const digits = share < 0.1 || share > 0.99 ? 1 : 0;
-  return `${(100 * share).toFixed(digits)} %`;
+  return `${(100 * share).toFixed(digits)}\u00a0%`;
 }
 
 function bars(entries) {
