@@ -15,8 +15,8 @@ export function whyOf(explanation, row, answer) {
 
 function decision(one, row, explanation) {
   const label = one.about.replace(/^label /, "");
-  const answer = explanation.decisions.length > 1 ? label : explanation.answer || label;
-  const word = explanation.answer ? "whyWords" : "whyNothing";
+  const answer = one.about === "the answer" ? explanation.answer : label;
+  const word = one.about === "that there is no answer" ? "whyNothing" : "whyWords";
   const gap = percent(one.gap);
   return [
     said("p", word, { answer }, { class: "soft" }),
