@@ -120,9 +120,11 @@ def _typed(arguments: Sequence[str]) -> list[str]:
 def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
     from pipeline.config.check import check
     from pipeline.config.compose import compose_unchecked
+    from pipeline.light_imports import import_torchmetrics_alone
 
     if stage == "show-config":
         return _show_config(overrides)
+    import_torchmetrics_alone()
     from pipeline.commands import ORCHESTRATORS, find_orchestrator, find_stage
 
     if stage in ORCHESTRATORS:
