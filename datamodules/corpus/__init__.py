@@ -5,7 +5,7 @@ from datamodules.corpus.files import Files, Mirror
 from datamodules.corpus.hub import Hub
 from datamodules.corpus.inputs import given_rows, read_rows
 from datamodules.corpus.mixture import Mixture
-from datamodules.corpus.rows import Corpus, Row, numbers_of, texts
+from datamodules.corpus.rows import Corpus, LazyRows, Row, numbers_of, texts
 
 __all__ = [
     "TEXT_ONLY",
@@ -13,6 +13,7 @@ __all__ = [
     "Corpus",
     "Files",
     "Hub",
+    "LazyRows",
     "Mirror",
     "Mixture",
     "Row",

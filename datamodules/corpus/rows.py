@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,10 +66,30 @@ class Corpus:
         return len(self.test) if isinstance(self.test, Sized) else None
 
 
+class LazyRows:
+    """Rows whose number is known, and which are read when somebody asks for the first of them."""
+
+    def __init__(self, n_rows: int, read: Callable[[], Iterable[Row]]) -> None:
+        self._n_rows = n_rows
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.read())
+
+    def read(self) -> Iterable[Row]:
+        """The rows themselves."""
+        return self._read()
+
+
 def texts(rows: Iterable[Row]) -> Iterator[str]:
     """Give the text of each row, in order; of a `datasets.Dataset` many at a time, which is far faster."""
     import datasets
 
+    if isinstance(rows, LazyRows):
+        rows = rows.read()
     if not isinstance(rows, datasets.Dataset):
         yield from (row[TEXT] for row in rows)
         return

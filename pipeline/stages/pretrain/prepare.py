@@ -2,33 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 
 from datamodules.cache import TokenRows
-from datamodules.corpus import Corpus, texts
+from datamodules.corpus import Corpus
 from datamodules.tokenizer import Tokenizer
 from pipeline import report
 from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
 from pipeline.config.tasks import pretraining_task
+from pipeline.known_corpus import known_corpus
 from pipeline.machine.devices import for_rows
 from pipeline.prepare import (
     asked_vocab_size,
     build_rows,
     build_tokenizer,
-    load_corpus,
-    optimum_bits_per_byte,
 )
 from pipeline.runs.tokenizers import maker_of, tokenizer_tags
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tracking import DatasetRecord
 from pipeline.training.states import Prepared, Started
-
-#: Validation texts that masked and denoising models show their work on.
-N_TEXTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +51,9 @@ def prepare(started: Started) -> Pretraining:
     """Everything up to the model, each step said as it is done."""
     config, options, bundle, tracked = started.config, started.options, started.bundle, started.tracked
     task = pretraining_task(config)
-    corpus, cleaned = load_corpus(config)
-    report.say_corpus(corpus, cleaned)
+    known = known_corpus(config)
+    corpus = known.corpus
+    report.say_corpus(corpus, known.cleaned)
     torch.manual_seed(config.seed)
     if bundle is None:
         tokenizer = build_tokenizer(config, corpus)
@@ -84,9 +80,9 @@ def prepare(started: Started) -> Pretraining:
         train_rows=train_rows,
         validation_rows=validation_rows,
         n_rows=len(train_rows),
-        texts=list(islice(texts(corpus.validation), N_TEXTS)),
+        texts=known.texts,
         tokenizer_run=None if tokenizer_run is None else tokenizer_run.name,
-        optimum_bits_per_byte=optimum_bits_per_byte(corpus),
+        optimum_bits_per_byte=known.optimum_bits_per_byte,
     )
 
 

@@ -1,0 +1,95 @@
+"""What a pretraining says of its corpus, in the cache: where its token rows are there too, no row is read."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from datamodules.cache import cache_key
+from datamodules.corpus import Corpus, LazyRows, texts
+from datamodules.files import write_whole
+from datamodules.source import Source
+from pipeline.config.construct import construct
+from pipeline.config.plain import Config, to_plain
+from pipeline.prepare import code_version, load_corpus, optimum_bits_per_byte
+
+#: Validation texts that masked and denoising models show their work on.
+N_TEXTS = 3
+
+_SPLITS = ("train", "validation", "test")
+_FACTS = ("name", "fingerprint", "sources", "notes", "repeated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownCorpus:
+    """A cleaned corpus, whose rows are read when somebody asks for them.
+
+    Args:
+        corpus: the rows.
+        cleaned: the counts of what cleaning did.
+        texts: the first validation texts.
+        optimum_bits_per_byte: the entropy of the validation rows, where it is known.
+    """
+
+    corpus: Corpus
+    cleaned: dict[str, int]
+    texts: list[str]
+    optimum_bits_per_byte: float | None
+
+
+def known_corpus(config: Config) -> KnownCorpus:
+    """The corpus of a configuration, from the cache where its source knows its fingerprint without reading.
+
+    So does a corpus that is made. Files are read and checked each time.
+    """
+    fingerprint = getattr(construct(config.data, Source), "fingerprint", None)
+    if fingerprint is None:
+        return _read(config)
+    parts = {
+        "corpus": fingerprint,
+        "data": to_plain(config.data),
+        "cleaning": to_plain(config.cleaning),
+        "code": code_version("datamodules"),
+    }
+    file = Path(config.cache_dir) / "corpora" / f"{cache_key(**parts)}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: made now
+        return _from_facts(json.loads(file.read_text(encoding="utf-8")), config)
+    known = _read(config)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(_facts(known), ensure_ascii=False), durable=False)
+    return known
+
+
+def _read(config: Config) -> KnownCorpus:
+    corpus, cleaned = load_corpus(config)
+    return KnownCorpus(
+        corpus=corpus,
+        cleaned=cleaned,
+        texts=list(islice(texts(corpus.validation), N_TEXTS)),
+        optimum_bits_per_byte=optimum_bits_per_byte(corpus),
+    )
+
+
+def _facts(known: KnownCorpus) -> dict[str, Any]:
+    corpus = known.corpus
+    return {
+        "corpus": {name: getattr(corpus, name) for name in _FACTS},
+        "n_rows": {split: getattr(corpus, f"n_{split}_rows") for split in _SPLITS},
+        "known": {name: value for name, value in vars(known).items() if name != "corpus"},
+    }
+
+
+def _from_facts(facts: dict[str, Any], config: Config) -> KnownCorpus:
+    @cache
+    def read() -> Corpus:
+        return load_corpus(config)[0]
+
+    def rows(split: str) -> LazyRows:
+        return LazyRows(facts["n_rows"][split], lambda: getattr(read(), split))
+
+    test = None if facts["n_rows"]["test"] is None else rows("test")
+    corpus = Corpus(train=rows("train"), validation=rows("validation"), test=test, **facts["corpus"])
+    return KnownCorpus(corpus=corpus, **facts["known"])
