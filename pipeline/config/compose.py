@@ -38,7 +38,7 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> Config:
     """
     parsed = read_overrides(overrides)
     check_overrides(stage, parsed)
-    return composed(stage, parsed)
+    return Config(composed(stage, parsed), words=overrides)
 
 
 def composed(stage: str, overrides: Sequence[Override]) -> Config:

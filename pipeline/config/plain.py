@@ -1,6 +1,7 @@
 """A configuration as plain values: nothing in it refers to anything else, whatever its texts look like."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 
@@ -9,12 +10,19 @@ class Config(Mapping[str, Any]):
 
     Hydra composes and resolves, once. From there on, text is text: `${name}` in a prompt or a path is never
     looked up.
+
+    Args:
+        values: of the tree.
+        words: those that were typed, where it was composed of words and was not read from a file.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_values", "words")
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    words: tuple[str, ...] | None
+
+    def __init__(self, values: Mapping[str, Any], *, words: Iterable[str] | None = None) -> None:
         object.__setattr__(self, "_values", {str(key): _read_only(value) for key, value in values.items()})
+        object.__setattr__(self, "words", None if words is None else tuple(words))
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -41,8 +49,8 @@ class Config(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Config({to_plain(self)!r})"
 
-    def __reduce__(self) -> tuple[type["Config"], tuple[dict[str, Any]]]:
-        return Config, (to_plain(self),)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Config, words=self.words), (to_plain(self),)
 
 
 def to_plain(node: Any) -> Any:

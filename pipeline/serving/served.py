@@ -13,6 +13,7 @@ from pipeline.machine.options import TrainerOptions
 from pipeline.registry.versions import Version
 from pipeline.runs import bundle as bundles
 from pipeline.runs.bundle import Bundle
+from pipeline.runs.start import check_has_head
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.chat import Dialogue
 from pipeline.tasks.finetuning import FinetuneTask
@@ -92,6 +93,7 @@ def load_served(spec: str, folder: Path, version: Version | None = None) -> Serv
         BundleError: it is missing, unfinished, damaged, or of a task that cannot be asked.
     """
     bundle = bundles.load_bundle(folder)
+    check_has_head(bundle)
     bundle.model.to(device_of(TrainerOptions()))
     digest = bundles.digest(folder)
     if version is not None and digest != version.digest:

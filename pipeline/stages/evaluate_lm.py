@@ -20,6 +20,7 @@ from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import Kind, find_bundle
 from pipeline.runs.folders import RunFolder
 from pipeline.runs.inputs import inputs_of
+from pipeline.runs.start import check_has_head
 from pipeline.runs.stored import backbone_class
 from pipeline.training.states import Composed, start
 
@@ -33,6 +34,7 @@ def evaluate_language_model(config: Config) -> StageResult:
     asked = construct(config.harness, HarnessOptions)
     check_device(options)
     bundle = load_bundle(find_bundle(config.bundle, Path(config.runs_dir), kind=_kind))
+    check_has_head(bundle)
     bundle.model.to(device_of(options))
     report.say("Bundle", report.short(bundle.folder))
     report.say("Model", report.describe_model(bundle.model))

@@ -8,6 +8,7 @@ from pipeline.machine.options import TrainerOptions
 
 #: How often each row is seen, unless that would be fewer or more steps than these.
 EPOCHS = 10
+IMPORTED_EPOCHS = 3  # of weights that were pretrained at length (Devlin et al. 2019, appendix A.3)
 STEPS_PER_CLASS = 10
 MOST_STEPS = 6000
 
@@ -26,14 +27,16 @@ def is_open(options: TrainerOptions) -> bool:
     return options.max_steps is None and options.max_epochs is None
 
 
-def with_budget(options: TrainerOptions, *, n_rows: int, n_classes: int, least_steps: int) -> TrainerOptions:
+def with_budget(
+    options: TrainerOptions, *, n_rows: int, n_classes: int, least_steps: int, epochs: int = EPOCHS
+) -> TrainerOptions:
     """The options with the steps that so many training rows of so many classes ask for.
 
-    It depends on nothing else: the same command on the same rows trains as long on any machine, short of the
-    time limit. What is given stays.
+    It depends on nothing else but `epochs`: the same command on the same rows trains as long on any machine,
+    short of the time limit. What is given stays.
     """
     rows_a_step = options.batch_size * options.accumulate * count_devices(options)
-    wanted = max(math.ceil(EPOCHS * n_rows / rows_a_step), STEPS_PER_CLASS * n_classes, least_steps)
+    wanted = max(math.ceil(epochs * n_rows / rows_a_step), STEPS_PER_CLASS * n_classes, least_steps)
     steps = min(wanted, MOST_STEPS)
     return replace(
         options,

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from modules.generation import SamplingOptions
 from pipeline.__main__ import main
+from pipeline.files import read_yaml
 from pipeline.interop.checkpoint import read_checkpoint
 from pipeline.interop.importing import import_model
 from pipeline.runs.bundle import load_bundle
 from pipeline.runs.stored import read_part
 from pipeline.tasks.causal_lm import CausalLM
+from tests.e2e.conftest import files, labelled
 from tests.pipeline.interop.folders import TEMPLATE, save_llama
 
 WEIGHTS = Path(__file__).parents[2] / ".cache" / "weights"
@@ -50,6 +53,26 @@ def test_an_imported_model_is_a_bundle_that_is_exported_again_bit_for_bit(
     assert again.tokenizer.digest == load_bundle(Path("runs/a/bundles/best")).tokenizer.digest
 
 
+@pytest.mark.slow
+def test_a_model_without_a_head_is_fine_tuned_at_its_own_rates_and_asked_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_llama(tmp_path / "theirs")
+    transformers.LlamaModel.from_pretrained("theirs").save_pretrained("theirs")
+    assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 0
+    for command in ("serve", "evaluate-lm", "evaluate", "generate"):
+        tracking = [] if command == "generate" else ["tracking=off"]
+        assert main([command, "bundle=a", *tracking]) == 2
+        assert "has no head: the files that it was imported from have none" in capsys.readouterr().err
+    words = ("task=classify", "tracking=off", "trainer.max_steps=2", "trainer.val_every_steps=2")
+    data = files(labelled(tmp_path / "rows.jsonl").name)
+    assert main(["finetune", *words, *data, "init_from=a", "name=b"]) == 0
+    assert "optimizer=imported" in capsys.readouterr().err
+    assert read_yaml(Path("runs/b/config.yaml"))["optimizer"]["embedding_lr"] == 5e-5
+    assert read_part(Path("runs/b/bundles/best"), "config.yaml")["choices"]["optimizer"] == "imported"
+
+
 def test_a_run_that_exists_and_a_model_that_is_not_named_are_refused_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,8 +90,6 @@ def test_a_run_that_exists_and_a_model_that_is_not_named_are_refused_and_nothing
 @pytest.mark.slow
 @pytest.mark.skipif(not (WEIGHTS / "minilm").exists(), reason="make weights was not run")
 def test_minilm_has_no_head_and_the_hidden_states_of_transformers() -> None:
-    import transformers
-
     folder = WEIGHTS / "minilm"
     found = import_model(read_checkpoint(folder))
     assert (found.has_head, found.unused) == (False, ("pooler.dense.bias", "pooler.dense.weight"))
@@ -88,8 +109,6 @@ def test_minilm_has_no_head_and_the_hidden_states_of_transformers() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not (WEIGHTS / "smollm2").exists(), reason="make weights was not run")
 def test_smollm2_writes_what_transformers_writes() -> None:
-    import transformers
-
     (file,) = (WEIGHTS / "smollm2").glob("*.gguf")
     checkpoint = read_checkpoint(file)
     found = import_model(checkpoint)

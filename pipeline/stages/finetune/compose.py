@@ -23,6 +23,7 @@ from pipeline.machine.devices import check_device
 from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.inputs import inputs_of
+from pipeline.runs.rates import is_imported, with_fitting_rates
 from pipeline.runs.start import (
     check_new_backbone,
     check_vocabularies,
@@ -34,7 +35,7 @@ from pipeline.runs.start import (
     with_architecture,
 )
 from pipeline.tasks.finetuning import FinetuneTask, Row, SplitRows
-from pipeline.training.budget import describe_budget, is_open, with_budget
+from pipeline.training.budget import EPOCHS, IMPORTED_EPOCHS, describe_budget, is_open, with_budget
 from pipeline.training.callbacks.freezing import Freezing
 from pipeline.training.label import label_of
 from pipeline.training.states import Composed
@@ -62,10 +63,11 @@ def compose(config: Config) -> tuple[Composed, Labelled]:
     task = finetuning_task(config)
     start = _find_start(config, task)
     _check_adapter(config, start)
+    config = with_fitting_rates(config, None if start is None else start.provenance)
     inputs = inputs_of(config, used=None if start is None else start.folder)
     labelled = read_labelled(config, task)
     model = _model_node(config, labelled.task, start)
-    complete = completed(config, start, model=model, trainer=_budget(options, labelled))
+    complete = completed(config, start, model=model, trainer=_budget(options, labelled, start))
     return Composed(config=complete, label=label_of(complete), inputs=inputs, bundle=start), labelled
 
 
@@ -148,12 +150,18 @@ def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dic
     return {**model, "head": head_node(task.head(backbone), model["head"])}
 
 
-def _budget(options: TrainerOptions, labelled: Labelled) -> dict[str, Any]:
+def _budget(options: TrainerOptions, labelled: Labelled, start: Bundle | None) -> dict[str, Any]:
     """The options of the trainer that the rows decide about, where nobody has said how long to train."""
     if not is_open(options):
         return {}
     task, n_rows = labelled.task, len(labelled.rows["train"])
-    found = with_budget(options, n_rows=n_rows, n_classes=task.n_classes, least_steps=task.least_steps)
+    found = with_budget(
+        options,
+        n_rows=n_rows,
+        n_classes=task.n_classes,
+        least_steps=task.least_steps,
+        epochs=IMPORTED_EPOCHS if start is not None and is_imported(start.provenance) else EPOCHS,
+    )
     report.say("Budget", describe_budget(found, n_rows))
     return {
         name: getattr(found, name) for name in ("max_steps", "val_every_steps", "plateau", "time_budget_s")

@@ -23,6 +23,7 @@ from pipeline.machine.options import TrainerOptions
 from pipeline.prepare import VALIDATION_SEED
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.inputs import inputs_of
+from pipeline.runs.rates import with_fitting_rates
 from pipeline.runs.start import completed, load_same_architecture
 from pipeline.stages.following import after_pretraining
 from pipeline.stages.pretrain.prepare import Pretraining, prepare
@@ -54,6 +55,7 @@ def _compose(config: Config) -> Composed:
     check_device(construct(config.trainer, TrainerOptions))
     pretraining_task(config)
     bundle = None if config.init_from is None else load_same_architecture(config)
+    config = with_fitting_rates(config, None if bundle is None else bundle.provenance)
     inputs = inputs_of(config, used=None if bundle is None else bundle.folder)
     complete = config if bundle is None else completed(config, bundle, model=bundle.model_config)
     return Composed(config=complete, label=label_of(complete), inputs=inputs, bundle=bundle)

@@ -28,6 +28,8 @@ def test_the_steps_follow_from_rows_and_classes_between_a_floor_and_a_ceiling(
     found = with_budget(OPEN, n_rows=n_rows, n_classes=n_classes, least_steps=least)
     assert found.n_steps == steps
     assert found.plateau is not None
+    shorter = with_budget(OPEN, n_rows=n_rows, n_classes=n_classes, least_steps=least, epochs=3).n_steps
+    assert shorter == (MOST_STEPS if n_rows == 1_000_000 else max(600, least, 10 * n_classes))
     assert "and 30 minutes (trainer.time_budget_s=...)" in describe_budget(found, n_rows)
 
 
