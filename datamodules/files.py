@@ -45,12 +45,17 @@ def draft_of(target: Path) -> Iterator[IO[bytes]]:
 def put_in_place(draft: IO[bytes], target: Path, *, durable: bool = True) -> None:
     """Force a draft to the disk and give it the name `target`; a link there is replaced, not followed."""
     draft.flush()
-    os.fchmod(draft.fileno(), 0o666 & ~_umask())
+    give_usual_mode(draft.fileno())
     if durable:
         os.fsync(draft.fileno())
     os.replace(draft.name, target)
     if durable:
         sync(target.parent)
+
+
+def give_usual_mode(file: Path | int) -> None:
+    """Give a file the permissions that the user's umask asks for, whatever the library did that wrote it."""
+    os.chmod(file, 0o666 & ~_umask())
 
 
 def open_to_append(path: Path) -> IO[bytes]:

@@ -8,10 +8,19 @@ from typing import Any
 
 import yaml
 
-from datamodules.files import draft_of, open_to_append, put_in_place, sha256_of, sync, write_whole
+from datamodules.files import (
+    draft_of,
+    give_usual_mode,
+    open_to_append,
+    put_in_place,
+    sha256_of,
+    sync,
+    write_whole,
+)
 
 __all__ = [
     "draft_of",
+    "give_usual_mode",
     "mapping_in",
     "open_to_append",
     "put_in_place",

@@ -16,14 +16,14 @@ from datamodules.files import write_whole
 from datamodules.tokenizer import pretokens
 from datamodules.tokenizer.offsets import character_spans
 from datamodules.tokenizer.special import (
-    BYTE_OF_CHARACTER,
-    CONTINUES,
     N_BYTES,
     N_SENTINELS,
     N_SPECIAL_TOKENS,
     ROLES,
     SPECIAL_TOKENS,
 )
+from datamodules.tokenizer.text import check_text, one_line
+from datamodules.tokenizer.vocabulary import OURS, printable, read_vocabulary
 
 TokenIds = npt.NDArray[np.int32]
 
@@ -38,7 +38,6 @@ _ROLE_USES = {
     "sep": "what stands between two texts",
     "cls": "a whole text",
 }
-_OURS = "a tokenizer.json written by this program (a tokenizer stage or a bundle)"
 
 
 class Tokenizer:
@@ -60,7 +59,7 @@ class Tokenizer:
         Raises:
             TokenizerError: the engine is not one that this program made.
         """
-        pieces, word_starts = _read_vocabulary(engine)
+        pieces, word_starts = read_vocabulary(engine)
         roles = {role: SPECIAL_TOKENS.index(f"<{role}>") for role in ROLES}
         self._set_up(engine, target, pieces, word_starts, range(N_SPECIAL_TOKENS), roles)
         self._is_bytes = self.vocab_size == N_SPECIAL_TOKENS + N_BYTES
@@ -100,7 +99,7 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception for whatever is wrong in the text
             raise TokenizerError(
                 f"the tokenizer cannot be read: {one_line(error)}",
-                _OURS,
+                OURS,
                 "train a new one with: make tokenizer",
             ) from error
         return cls(engine)
@@ -118,7 +117,7 @@ class Tokenizer:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise TokenizerError(f"tokenizer file {path}: {reason}", _OURS, "check the path") from error
+            raise TokenizerError(f"tokenizer file {path}: {reason}", OURS, "check the path") from error
         try:
             tokenizer = _read(text, Path(path))
         except TokenizerError as error:
@@ -339,7 +338,7 @@ class Tokenizer:
         Raises:
             TokenizerError: an id outside of the vocabulary.
         """
-        return [_printable(self._pieces[token]) for token in self._checked(ids)]
+        return [printable(self._pieces[token]) for token in self._checked(ids)]
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         checked = [int(token) for token in ids]
@@ -378,82 +377,3 @@ def _unpickled(text: str, target: Tokenizer | None) -> Tokenizer:
 
 def _target_file(path: Path) -> Path:
     return path.with_name(f"target_{path.name}")
-
-
-def check_text(text: str, number: int = 0) -> None:
-    """Refuse what is not encodable text.
-
-    Raises:
-        TokenizerError: text number `number` is not a string or holds a lone surrogate.
-    """
-    if not isinstance(text, str):
-        raise TokenizerError(
-            f"text {number} is {type(text).__name__}, not a string", "text", "check the corpus and its column"
-        )
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"text {number} has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}",
-            "text that UTF-8 can hold",
-            "decode the source again, or replace lone surrogates before",
-        ) from error
-
-
-def _read_vocabulary(engine: tokenizers.Tokenizer) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
-    """Give the bytes of every id, and whether it begins a word; refuse engines that are not ours."""
-    model = json.loads(engine.to_str())
-    vocabulary = engine.get_vocab(with_added_tokens=True)
-    by_id = sorted(vocabulary, key=lambda piece: vocabulary[piece])
-    ours = json.loads(pretokens.pre_tokenizer().__getstate__())
-    regular = by_id[N_SPECIAL_TOKENS:]
-    if (
-        tuple(by_id[:N_SPECIAL_TOKENS]) != SPECIAL_TOKENS
-        or sorted(vocabulary.values()) != list(range(len(by_id)))
-        or (model["normalizer"], model["pre_tokenizer"], model["post_processor"]) != (None, ours, None)
-        or any(c not in BYTE_OF_CHARACTER for piece in regular for c in piece.removeprefix(CONTINUES))
-    ):
-        raise TokenizerError(
-            "the tokenizer has other special tokens or rules", _OURS, "train one with: make tokenizer"
-        )
-    stripped = [piece.removeprefix(CONTINUES) for piece in regular]
-    pieces = [piece.encode() for piece in SPECIAL_TOKENS]
-    pieces += [bytes(BYTE_OF_CHARACTER[c] for c in piece) for piece in stripped]
-    marked = model["model"]["type"] == "WordPiece"
-    starts = [False] * N_SPECIAL_TOKENS + [
-        (marked and not piece.startswith(CONTINUES)) or starts_word(text, alone=not marked)
-        for piece, text in zip(regular, pieces[N_SPECIAL_TOKENS:], strict=True)
-    ]
-    return pieces, np.array(starts, dtype=np.bool_)
-
-
-def starts_word(piece: bytes, *, alone: bool) -> bool:
-    """Judge by its first character whether a piece begins a word.
-
-    A letter of an alphabet continues the word before it (a space belongs to the piece after it); a Chinese
-    or Japanese character is a word of its own; anything else begins a word when pieces are not marked.
-    """
-    text = piece.decode("utf-8", "ignore")
-    if 0x80 <= piece[0] < 0xC0:
-        return False
-    if piece[0] >= 0xE3:  # lead bytes of CJK, kana, hangul and emoji, even where the character is cut
-        return True
-    if not text or piece[0] >= 0x80 > ord(text[0]):  # a cut letter of Latin, Greek, Cyrillic, Indic scripts
-        return False
-    return alone and not text[0].isalpha()
-
-
-def _printable(piece: bytes) -> str:
-    try:
-        text = piece.decode("utf-8")
-    except UnicodeDecodeError:
-        return "".join(f"\\x{byte:02x}" for byte in piece)
-    text = text.replace(" ", "␣").replace("\n", "⏎")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def one_line(error: Exception) -> str:
-    """The message without line ends."""
-    return " ".join(str(error).split())

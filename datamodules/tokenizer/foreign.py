@@ -12,8 +12,10 @@ import tokenizers
 
 from datamodules.errors import TokenizerError
 from datamodules.files import write_whole
-from datamodules.tokenizer.core import TokenIds, Tokenizer, check_text, one_line, roles_file, starts_word
+from datamodules.tokenizer.core import TokenIds, Tokenizer, roles_file
 from datamodules.tokenizer.special import BYTE_OF_CHARACTER, ROLES, SPECIAL_TOKENS
+from datamodules.tokenizer.text import check_text, one_line
+from datamodules.tokenizer.vocabulary import starts_word
 
 _EXPECTED = "a tokenizer.json as the tokenizers library writes it"
 _SPACE = "\u2581"

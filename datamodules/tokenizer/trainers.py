@@ -11,7 +11,7 @@ from tokenizers import AddedToken, decoders, models, trainers
 
 from datamodules.errors import TokenizerError
 from datamodules.tokenizer import pretokens
-from datamodules.tokenizer.core import Tokenizer, check_text
+from datamodules.tokenizer.core import Tokenizer
 from datamodules.tokenizer.special import (
     BYTE_ALPHABET,
     CONTINUES,
@@ -19,6 +19,7 @@ from datamodules.tokenizer.special import (
     N_SPECIAL_TOKENS,
     SPECIAL_TOKENS,
 )
+from datamodules.tokenizer.text import check_text
 
 _N_FIXED = N_SPECIAL_TOKENS + N_BYTES
 _MIN_FREQUENCY = 2

@@ -17,6 +17,7 @@ from torch import Tensor
 from modules.peft import LoRA
 from pipeline.config.construct import construct
 from pipeline.errors import InteropError
+from pipeline.files import give_usual_mode
 from pipeline.interop.choose import choose_family
 from pipeline.interop.export import Exported, export_bundle
 from pipeline.interop.shape import dotted
@@ -63,6 +64,7 @@ def export_adapter(bundle: Bundle, folder: Path) -> Exported:
         exported = export_bundle(base, draft / "base")
         learnt = _learnt(base, stored, construct(node, LoRA))
         _write(draft, learnt, base_place=folder / "base")
+        give_usual_mode(draft / "adapter_model.safetensors")
         draft.rename(folder)
     return Exported(folder=folder, architecture=exported.architecture, error=exported.error)
 

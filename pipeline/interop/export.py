@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from modules.transformer import Decoder, EncoderDecoder
 from pipeline.errors import InteropError
+from pipeline.files import give_usual_mode
 from pipeline.interop.card import exported_card
 from pipeline.interop.choose import choose_family
 from pipeline.interop.proof import Theirs, prove_equal
@@ -60,6 +61,8 @@ def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -
             is_ours=True,
         )
         error = prove_equal(bundle.model, bundle.tokenizer, theirs, n_tokens=N_TOKENS)
+        for file in draft.iterdir():
+            give_usual_mode(file)
         draft.rename(folder)
     return Exported(folder=folder, architecture=family.architecture, error=error)
 

@@ -27,7 +27,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.model import Model
 from pipeline.config.model import build_model
 from pipeline.errors import BundleError
-from pipeline.files import read_json, sha256_of, sync, to_yaml, write_json, write_whole
+from pipeline.files import give_usual_mode, read_json, sha256_of, sync, to_yaml, write_json, write_whole
 from pipeline.runs.adapters import ADAPTER, base_of, load_adapted, save_trained
 from pipeline.runs.stored import check_model_config, load_weights, read_part, read_task, refused
 from pipeline.tasks.finetuning import Prediction
@@ -123,6 +123,7 @@ def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
         hashes = {file.name: sha256_of(file) for file in sorted(draft.iterdir())}
         write_json(draft / DONE, hashes)
         for file in draft.iterdir():
+            give_usual_mode(file)
             sync(file)
         sync(draft)
         _move(draft, folder)

@@ -75,6 +75,15 @@ def test_what_is_loaded_is_what_was_saved_bit_for_bit(task: str, tmp_path: Path)
     assert not found.model.training
 
 
+def test_every_file_of_a_bundle_may_be_read_by_whom_the_umask_allows(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    save(tmp_path / "b", config)
+    (tmp_path / "new").touch()
+    usual = (tmp_path / "new").stat().st_mode
+    assert {file.stat().st_mode for file in (tmp_path / "b").iterdir()} == {usual}
+
+
 def test_tied_weights_are_one_tensor_after_loading(config: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path / "b", config)
     model = load_bundle(tmp_path / "b").model
