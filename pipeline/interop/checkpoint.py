@@ -196,7 +196,7 @@ def _read_gguf(file: Path) -> Checkpoint:
     import transformers
 
     _check_gguf_library()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
     except Exception as error:  # what the library makes of a damaged file cannot be listed
