@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from modules.heads import LMHead
 from modules.transformer import Decoder, EncoderDecoder
 from pipeline.errors import InteropError
 from pipeline.files import give_usual_mode
@@ -46,6 +47,7 @@ def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -
     if folder.exists():
         raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
     check_has_head(bundle)
+    _check_head_of_words(bundle)
     ours = dotted(bundle.model_config, bundle.tokenizer.vocab_size)
     family = choose_family(ours, model_type)
     folder = folder.resolve()
@@ -65,6 +67,21 @@ def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -
             give_usual_mode(file)
         draft.rename(folder)
     return Exported(folder=folder, architecture=family.architecture, error=error)
+
+
+def _check_head_of_words(bundle: Bundle) -> None:
+    """Refuse the heads of tasks: `transformers` has other ones, with layers of their own.
+
+    Raises:
+        InteropError: the head does not score words.
+    """
+    head = bundle.model.head
+    if not isinstance(head, LMHead):
+        raise InteropError(
+            f"{bundle.folder} ends in a {type(head).__name__}, which no class of transformers has",
+            "a bundle that was pretrained, or fine-tuned for chat, translate or summarize",
+            "use this one with `make serve`, or from Python with pipeline.load_bundle",
+        )
 
 
 def _write(bundle: Bundle, folder: Path, family: Family, ours: Mapping[str, Any]) -> None:

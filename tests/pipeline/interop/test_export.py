@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.tokenizer import Bytes
 from modules.generation import SamplingOptions
-from modules.heads import NoHead
+from modules.heads import NoHead, PooledClassifier
 from modules.model import Model
 from pipeline.config.model import build_model
 from pipeline.errors import BundleError, InteropError
@@ -123,6 +123,16 @@ def test_a_bundle_that_was_imported_without_a_head_neither_writes_nor_is_exporte
         export_bundle(bundle, tmp_path / "out")
     with pytest.raises(BundleError, match="has no head"):
         generate(bundle, ["Once"], SamplingOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_of_a_task_is_refused_with_what_such_a_bundle_is_good_for(tmp_path: Path) -> None:
+    whole = make_bundle(DECODER)
+    head = PooledClassifier(whole.model.backbone.d_model, n_classes=2)
+    bundle = replace(whole, model=Model(whole.model.backbone, head))
+    with pytest.raises(InteropError, match="ends in a PooledClassifier") as error:
+        export_bundle(bundle, tmp_path / "out")
+    assert "make serve" in error.value.remedy
     assert list(tmp_path.iterdir()) == []
 
 
