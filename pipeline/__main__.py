@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from pipeline import processes
 from pipeline.errors import ConfigError, PipelineError, RunInterrupted, Stopped, UserError
 from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams, show_logs_as_notes
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         with _signals_raise():
+            processes.adopt_slurm(os.environ)
             if arguments is None:
                 sys.argv[1:] = arguments = [_as_text(word) for word in _typed(sys.argv[1:])]
             parsed = _parser().parse_args(arguments)
@@ -57,8 +59,20 @@ def _run(arguments: Sequence[str] | None) -> int:
             if error.errno not in DISK_ERRORS:
                 raise
             error = _disk_problem(error)
-        print(f"error: {error}", file=sys.stderr)
+        if _speaks(error):
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, (Stopped, RunInterrupted)) else 2
+
+
+def _speaks(error: UserError | Stopped) -> bool:
+    """Whether this process is the one to print why the run ends."""
+    if processes.count_launched() == 1:
+        return True
+    if isinstance(error, (Stopped, RunInterrupted)):
+        return processes.is_first()
+    from pipeline.rendezvous import RendezvousError, rendezvous
+
+    return isinstance(error, RendezvousError) or rendezvous().fail(error)
 
 
 @contextmanager
@@ -128,6 +142,7 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
     from pipeline.commands import ORCHESTRATORS, find_orchestrator, find_stage
 
     if stage in ORCHESTRATORS:
+        processes.refuse_several(stage)
         result = find_orchestrator(stage)(overrides)
     else:
         config = compose_unchecked(stage, overrides)
@@ -139,6 +154,8 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
         from pipeline.config.model import check_values
 
         check_values(config)
+        if "optimizer" not in config:
+            processes.refuse_several(stage)
         result = find_stage(stage)(config)
     if as_json:
         print(result.to_json())

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pipeline import processes
 from pipeline.errors import ConfigError
 from pipeline.machine.options import Precision, TrainerOptions
 
@@ -38,11 +39,12 @@ def check_device(options: TrainerOptions) -> None:
     import torch
 
     choose_precision(options)
-    if uses_gpu(options) and count_devices(options) > torch.cuda.device_count():
+    devices, _ = devices_and_nodes(options)
+    if uses_gpu(options) and devices > torch.cuda.device_count():
         raise ConfigError(
-            f"trainer.devices={options.devices}: this machine has {torch.cuda.device_count()} GPUs",
+            f"{devices} processes for {torch.cuda.device_count()} GPUs of this machine",
             "as many devices as there are",
-            "use trainer.devices=auto in a new run, or go on where there are as many",
+            "use trainer.devices=auto in a new run without torchrun, or go on where there are as many",
         )
 
 
@@ -58,12 +60,43 @@ def device_of(options: TrainerOptions) -> "torch.device":
 
 
 def count_devices(options: TrainerOptions) -> int:
-    """How many devices train: those asked for, or all GPUs, or one CPU process."""
+    """How many devices train: those that torchrun or srun has started a process for, or else those asked for,
+    or all GPUs, or one CPU process.
+
+    Raises:
+        ConfigError: other ones are asked for than there are processes.
+    """
     import torch
 
+    if (launched := processes.count_launched()) > 1:
+        if options.devices not in ("auto", launched):
+            raise ConfigError(
+                f"trainer.devices={options.devices}, and {launched} processes were started",
+                "a process for each device",
+                f"leave out trainer.devices, or start {options.devices} processes",
+            )
+        return launched
     if options.devices != "auto":
         return options.devices
     return torch.cuda.device_count() if uses_gpu(options) else 1
+
+
+def devices_and_nodes(options: TrainerOptions) -> tuple[int, int]:
+    """How many devices of each machine train, and how many machines.
+
+    Raises:
+        ConfigError: the machines have no equal share.
+    """
+    n_devices, here = count_devices(options), processes.count_launched_here()
+    if processes.count_launched() == 1:
+        return n_devices, 1
+    if n_devices % here:
+        raise ConfigError(
+            f"{here} of {n_devices} processes run on this machine",
+            "as many on each machine",
+            "give each machine the same --nproc-per-node",
+        )
+    return here, n_devices // here
 
 
 def choose_precision(options: TrainerOptions) -> Precision:
@@ -88,10 +121,12 @@ def describe_device(options: TrainerOptions) -> str:
     """The device and the precision, for people."""
     import torch
 
+    n_devices = count_devices(options)
     if uses_gpu(options):
-        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+        device = f"{n_devices} x {torch.cuda.get_device_name()}"
     else:
-        device = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
+        each = f"{n_devices} processes, each with " if n_devices > 1 else ""
+        device = f"CPU, {each}{torch.get_num_threads()} of {os.cpu_count()} cores"
     return f"{device}, {choose_precision(options)}"
 
 

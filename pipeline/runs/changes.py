@@ -60,7 +60,7 @@ def check_changes(run: RunFolder, config: Config) -> Changes:
         RunError: of such a run this cannot be changed, or it would change nothing.
     """
     began, asked = (to_plain(tree) for tree in (recorded(run), with_defaults(config)))
-    before, now = dict(_leaves(began)), dict(_leaves(asked))
+    before, now = dict(leaves(began)), dict(leaves(asked))
     changes = {
         key: (before.get(key), now.get(key))
         for key in {**before, **now}
@@ -173,9 +173,10 @@ def _same(before: Any, now: Any) -> bool:
     return bool(before == now or repr(before) == repr(now))  # NaN is itself
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of each leaf of a tree."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -35,6 +35,7 @@ WITHOUT_EFFECT = (
     "pipeline.explain",
     "pipeline.pages",
     "pipeline.plan",
+    "pipeline.rendezvous",
     "pipeline.report",
     "pipeline.runs.code",
     "pipeline.runs.folders",
@@ -48,6 +49,7 @@ WITHOUT_EFFECT = (
     "pipeline.tracking",
     "pipeline.training.callbacks.progress",
     "pipeline.training.label",
+    "pipeline.training.lost",
 )
 
 #: Libraries whose versions decide what numbers come out.

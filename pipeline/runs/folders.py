@@ -19,13 +19,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline import processes, report
-from pipeline.config.plain import Config, select
+from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import config_hash, with_defaults
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import to_yaml, write_whole
 from pipeline.machine.choice import as_asked, choose_for_machine, with_chosen
+from pipeline.rendezvous import rendezvous
 from pipeline.runs import bundle
-from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe
+from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe, leaves
 from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
 from pipeline.tracking.options import resolve_store
 
@@ -71,7 +72,7 @@ def open_run(
         RunError: if the folder cannot be written, is in use, or there is nothing to resume.
         TrackingError: if the address of the store can never work.
     """
-    if (folder := processes.shared_run()) is not None:
+    if (folder := processes.shared_run() or _meet(config, inputs or {})) is not None:
         yield _join(folder)
         return
     _check_store(config)
@@ -90,7 +91,7 @@ def open_run(
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
                 sweep_id=_sweep_of(config),
             )
-            processes.share_run(run.path)
+            _share(run)
             yield run
             run.write(status="FINISHED")
         except BaseException as error:
@@ -130,6 +131,21 @@ def _check_store(config: Config) -> None:
     tracking = config.get("tracking")
     if tracking and tracking.get("enabled", True):
         resolve_store(tracking.get("uri"), project_folder=Path.cwd(), environ=os.environ)
+
+
+def _meet(config: Config, inputs: Mapping[str, str]) -> Path | None:
+    """The run that the first process of a torchrun or srun has made; None in that one, and without these."""
+    if processes.count_launched() == 1:
+        return None
+    return rendezvous().join({**dict(leaves(to_plain(config))), **inputs})
+
+
+def _share(run: RunFolder) -> None:
+    """Tell the further processes which run is theirs."""
+    if processes.count_launched() > 1:
+        rendezvous().share(run.path)
+    else:
+        processes.share_run(run.path)
 
 
 def _join(folder: Path) -> RunFolder:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 from typing_extensions import override
 
 from datamodules.files import write_whole
+from pipeline import processes
 from pipeline.errors import TrackingError
 from pipeline.tracking.describe import describe, final_values, result_name, result_table, without_ends
 from pipeline.tracking.links import run_url
@@ -298,7 +299,7 @@ def start_run(
             that the run began with.
     """
     environ = os.environ if environ is None else environ
-    if not options.enabled or _rank(environ) != 0:
+    if not options.enabled or processes.rank(environ) != 0:
         return Run()
     store = resolve_store(options.uri, project_folder=project_folder, environ=environ)
     return SpooledRun(
@@ -314,8 +315,3 @@ def start_run(
 def dataset_name(name: str, context: str) -> str:
     """A data set's name among a run's inputs: MLflow keeps one input for each name and digest."""
     return name if context == "train" else f"{name}:{context}"
-
-
-def _rank(environ: Mapping[str, str]) -> int:
-    names: Sequence[str] = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return next((int(environ[name]) for name in names if environ.get(name, "").isdigit()), 0)

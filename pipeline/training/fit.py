@@ -32,6 +32,7 @@ from pipeline.training.callbacks.throughput import Throughput
 from pipeline.training.callbacks.trend import LossTrend
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.export import load_weights
+from pipeline.training.lost import is_lost_connection, lost_process
 from pipeline.training.states import AnyPrepared, Prepared, Trained
 from pipeline.training.trainer import build_trainer
 
@@ -97,6 +98,10 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)
     except RunInterrupted:
         prepared.tracked.end("KILLED")
+        raise
+    except RuntimeError as error:
+        if is_lost_connection(error):
+            raise lost_process(trainer) from error
         raise
     if not processes.is_first():
         raise SystemExit(0)

@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.machine.devices import choose_precision, count_devices, uses_gpu
+from pipeline import processes
+from pipeline.machine.devices import choose_precision, devices_and_nodes, uses_gpu
 from pipeline.machine.options import Precision, TrainerOptions
 
 if TYPE_CHECKING:
@@ -27,13 +28,19 @@ def build_trainer(
         ConfigError: a device or a precision that this machine does not have.
     """
     import lightning as L
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 
     quieten_lightning()
+    devices, num_nodes = devices_and_nodes(options)
+    # Said, for Lightning would leave further processes to srun wherever it meets Slurm's variables.
+    launcher = TorchElasticEnvironment() if processes.count_launched() > 1 else LightningEnvironment()
     return L.Trainer(
         accelerator="gpu" if uses_gpu(options) else "cpu",
-        devices=count_devices(options),
+        devices=devices,
+        num_nodes=num_nodes,
         strategy=options.strategy,
         precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
         max_steps=options.n_steps,
@@ -44,7 +51,7 @@ def build_trainer(
         gradient_clip_val=options.gradient_clip,
         log_every_n_steps=options.log_every_steps,
         callbacks=list(callbacks),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), launcher],
         logger=logger,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

@@ -34,20 +34,11 @@ def test_two_processes_make_one_run_with_one_bundle_and_one_result(text_file: Pa
     assert done.stderr.count("Tokenizer ") == 1
 
 
-def test_a_process_of_another_launcher_is_refused_in_one_line(
-    run: Callable[..., Outcome], text_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.delenv("PRELUDE_RUN", raising=False)
-    refused = run("pretrain", "data=files", f"data.train={text_file}", "debug=quick", "tracking=off")
-    assert refused.code == 2
-    assert "run it without torchrun, with trainer.devices=N" in refused.error
-
-
-@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
 def test_a_rank_left_in_the_environment_is_refused_before_there_is_a_run(
     name: str, run: Callable[..., Outcome], text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PRELUDE_RUN", raising=False)
     monkeypatch.setenv(name, "1")
     refused = run("pretrain", "data=files", f"data.train={text_file}", "debug=quick", "tracking=off")
     assert refused.code == 2
