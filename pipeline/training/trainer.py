@@ -68,8 +68,17 @@ def quieten_lightning() -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It kills a run of which a process has died, and says so here alone.
+    watch = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
+    watch.setLevel(logging.INFO)
+    watch.addFilter(_as_warning)
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")
     # A resumed run may have another time budget, or none.
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks")
     # lightning 2.6.6 with torch 2.13
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+
+
+def _as_warning(record: logging.LogRecord) -> bool:
+    record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
