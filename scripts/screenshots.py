@@ -2,8 +2,8 @@
 
     make screenshots
 
-Trains for about seven minutes in a temporary folder; writes docs/mlflow-*.png, docs/compare.png and
-docs/demo.png.
+Trains for about seven minutes in a temporary folder; writes docs/mlflow-*.png, docs/compare.png,
+docs/report.png and docs/demo.png.
 """
 
 import io
@@ -49,6 +49,7 @@ COMMANDS = {
         *("init_from=stories", "name=questions"),
     ),
     "registered": ("register", "bundle=qa-from-rotary", "alias=champion"),
+    "report": ("report", "output=report.html"),
 }
 
 
@@ -67,6 +68,8 @@ def main() -> int:
             take_pictures(page, charts, addresses)
             page.goto((folder / "compare.html").as_uri())
             _save(page, "compare", full_page=True)
+            page.goto((folder / "report.html").as_uri())
+            _save(page, "report", height=1500)
         with _served(folder, "demo", "bundle=stories questions", "tracking=off") as address:
             take_demo(browser.new_page(locale="en-GB"), address)
     return 0

@@ -1,5 +1,6 @@
 """What a run's folder tells of it. What is missing is left out, and said in a note."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -101,6 +102,7 @@ def read_facts(run: RunFolder) -> RunFacts:
     config = _config(run, bundle)
     measurement = read_measurement(run.path)
     metrics = _metrics(run, measurement)
+    cost = _cost(run, bundle, history)
     return RunFacts(
         name=run.name,
         folder=run.path,
@@ -113,12 +115,12 @@ def read_facts(run: RunFolder) -> RunFacts:
         metrics=metrics,
         measurement=measurement,
         history=history,
-        cost=_cost(run, bundle, history),
+        cost=cost,
         provenance=_provenance(run, bundle),
         samples=_samples(run),
         may_show_text=bool(config.get("log_corpus_text")) or bool(_shown_samples(run)),
         tracked=Progress.load(run.path / "tracking"),
-        notes=_notes(run, bundle, metrics, history, is_measured=measurement is not None),
+        notes=_notes(run, bundle, metrics, history, cost, is_measured=measurement is not None),
     )
 
 
@@ -168,7 +170,13 @@ def _bundle_of(run: RunFolder, history: History) -> Path:
 
 
 def _notes(
-    run: RunFolder, bundle: Path, metrics: Mapping[str, Score], history: History, *, is_measured: bool
+    run: RunFolder,
+    bundle: Path,
+    metrics: Mapping[str, Score],
+    history: History,
+    cost: Cost,
+    *,
+    is_measured: bool,
 ) -> list[str]:
     """What is missing, each to be read after the run's name."""
     notes = []
@@ -183,7 +191,8 @@ def _notes(
     if not is_measured and any(key.startswith("test/") for key in metrics):
         notes.append("has kept no scores row by row: measure it again to have its differences tested")
     if not history.points:
-        notes.append("was not tracked: its curves and its cost are not known")
+        unknown = "its curves" if cost.tokens is not None else "its curves and its cost"
+        notes.append(f"was not tracked: {unknown} are not known")
     return notes
 
 
@@ -219,7 +228,12 @@ def _said_at_its_end(folder: Path) -> dict[str, float]:
 
 
 def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
-    seconds, tokens = history.last(SECONDS), history.last(TOKENS)
+    """As it was tracked; else as the bundle that it trained has recorded it."""
+    own = mapping_in(run.bundles / "best" / "provenance.json")
+    seconds, tokens = (
+        _number(select(own, f"cost.{name}")) if tracked is None else tracked
+        for name, tracked in (("seconds", history.last(SECONDS)), ("tokens", history.last(TOKENS)))
+    )
     memory, gpu = (history.last(f"system/{key}_megabytes") for key in ("peak_memory", "peak_gpu_memory"))
     return Cost(
         seconds=seconds if seconds is not None else _lived_s(run.path),
@@ -229,6 +243,11 @@ def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
         peak_bytes=None if memory is None else memory * 1e6,
         peak_gpu_bytes=None if gpu is None else gpu * 1e6,
     )
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _lived_s(folder: Path) -> float | None:

@@ -31,7 +31,11 @@ def render_report(store: Store, *, runs_dir: str, at: datetime) -> str:
         others=store.others,
         damaged=store.damaged,
         trees=trees(store.runs),
-        total={"runs": len(store.runs), "time": duration(sum(seconds)), "tokens": large(sum(tokens))},
+        total={
+            "runs": len(store.runs),
+            "time": duration(sum(seconds)) if seconds else "",
+            "tokens": large(sum(tokens)) if tokens else "",
+        },
         most=MOST_ROWS,
     )
 

@@ -1,6 +1,6 @@
 """All runs of a folder, read one by one: one that is damaged is listed, and is in nobody's way."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,8 @@ class Store:
         return {stage: stages.count(stage) for stage in sorted(set(stages))}
 
 
-def read_store(runs_dir: Path, advance: Callable[[], None] = lambda: None) -> Store:
-    """Read all runs under a folder; `advance` is called after each."""
+def read_store(runs_dir: Path) -> Store:
+    """Read all runs under a folder."""
     runs, damaged = [], {}
     for folder in sorted(path for path in runs_dir.glob("*") if path.is_dir()):
         try:
@@ -50,7 +50,6 @@ def read_store(runs_dir: Path, advance: Callable[[], None] = lambda: None) -> St
             runs.append(read_facts(RunFolder(folder, record)))
         except Exception as error:  # whatever is wrong with one run, the others are shown
             damaged[folder.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
-        advance()
     runs.sort(key=lambda run: run.created, reverse=True)
     return Store(runs=runs, damaged=damaged)
 
