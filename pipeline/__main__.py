@@ -101,7 +101,7 @@ def _as_text(word: str) -> str:
     except UnicodeDecodeError:
         shown = word.encode(errors="backslashreplace").decode()
         raise ConfigError(
-            f"the argument {shown} is no text in {sys.getfilesystemencoding()}, and none in UTF-8",
+            f"the argument {shown} is not valid text in {sys.getfilesystemencoding()} or UTF-8",
             "text in the encoding of the locale",
             "set LC_ALL to the locale of the terminal, or rename the file or folder",
         ) from None
@@ -110,7 +110,7 @@ def _as_text(word: str) -> str:
 def _unknown_letters(error: UnicodeEncodeError) -> ConfigError:
     """A name or a path that this locale cannot hand to the system."""
     return ConfigError(
-        f"{error.object!r} has letters that the encoding of the locale, {error.encoding}, has not",
+        f"{error.object!r} has characters that the locale's encoding, {error.encoding}, cannot represent",
         "names of files and folders in that encoding",
         "set LC_ALL=C.UTF-8, or use other names",
     )
@@ -120,7 +120,7 @@ def _disk_problem(error: OSError, file: str | None = None) -> PipelineError:
     return PipelineError(
         f"{file or error.filename or 'a file'} cannot be opened or written: {error.strerror}",
         "",
-        "make room, or choose other folders with runs_dir=PATH and cache_dir=PATH",
+        "free some space, or choose other folders with runs_dir=PATH and cache_dir=PATH",
     )
 
 
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     titles = {
         **stage_titles(),
-        "show-config": "Print the configuration of a stage (stage=NAME; else pretrain)",
+        "show-config": "Print the configuration of a stage (stage=NAME; default: pretrain)",
     }
     stages = "\n".join(f"  {word:<12} {title}" for word, title in titles.items())
     options = "\n".join(

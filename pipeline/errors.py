@@ -92,5 +92,5 @@ class Stopped(BaseException):
         self.exit_code = 128 + signal_number
 
     def __str__(self) -> str:
-        ending = f"\nhint: {self.hint}" if self.hint else "; nothing is left half written"
+        ending = f"\nhint: {self.hint}" if self.hint else "; no incomplete files were left"
         return f"stopped by {self.by}{ending}"

@@ -121,5 +121,5 @@ def _checked(root: Any, *, finite: bool = False) -> Any:
         elif isinstance(node, list):
             waiting += [(value, depth + 1) for value in node]
         elif finite and isinstance(node, float) and not math.isfinite(node):
-            raise ValueError(f"{node} is no number")
+            raise ValueError(f"{node} is not a finite number")
     return root

@@ -38,6 +38,6 @@ def write_whole(target: Path, text: str) -> None:
 def _cannot_write(target: Path, error: OSError) -> RunError:
     return RunError(
         f"cannot write {target} ({error.strerror})",
-        "a file in a folder that can be written",
-        "give OUTPUT=PATH, or make room",
+        "a file in a writable folder",
+        "give OUTPUT=PATH, or free some space",
     )

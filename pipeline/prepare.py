@@ -93,8 +93,8 @@ def build_tokenizer(
         except TokenizerError as error:
             raise CacheError(
                 f"{file} in the cache is damaged ({error.problem})",
-                "the file as it was written",
-                "delete it and run again",
+                "the file as it was saved",
+                "delete the file and run the command again",
             ) from error
     some = _some_text(texts(corpus.train) if text is None else text, config.tokenizer_text_bytes)
     tokenizer: Tokenizer = interruptibly(lambda: trainer.train(some))

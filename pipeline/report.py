@@ -157,8 +157,8 @@ def say_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> None:
         named = {"train": "training", "validation": "validation"}[other]
         say(
             "Warning",
-            f"{number:,} of {rows[split]:,} {split} rows are also {named} rows: "
-            f"{split} numbers are better than those of new rows",
+            f"{number:,} of {rows[split]:,} {split} rows are also {named} rows, so "
+            f"{split} metrics are better than on new rows",
         )
 
 
@@ -213,7 +213,7 @@ def describe_tokenizer(tokenizer: Tokenizer, asked: int | None = None) -> str:
         sizes += f" to read, {tokenizer.target.vocab_size:,} to write"
     fewer = asked is not None and min(tokenizer.vocab_size, tokenizer.target.vocab_size) < asked
     return f"{sizes}, {tokenizer.digest[:12]}" + (
-        f" (the text gives no more; {asked:,} were asked for)" if fewer else ""
+        f" (the text yields no more; {asked:,} were requested)" if fewer else ""
     )
 
 

@@ -1,1 +1,1 @@
-"""Runs side by side, from their folders alone: no server is asked."""
+"""Compare runs side by side, from their folders alone, without a tracking server."""

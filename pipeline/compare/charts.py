@@ -1,4 +1,4 @@
-"""Curves and intervals as SVG that stands in the page itself."""
+"""Draw curves and intervals as SVG that is embedded in the page."""
 
 import io
 import re
@@ -18,12 +18,12 @@ from pipeline.tasks.finetuning import Score
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Colours that colour-blind readers tell apart. Source: Okabe and Ito 2008, "Color Universal Design".
+#: Colours that colour-blind readers can tell apart. Source: Okabe and Ito 2008, "Color Universal Design".
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
     "#000000", "#7f3c8d", "#a5aa99", "#6b4c2a", "#b3b300", "#d00000",
 )  # fmt: skip
-#: What the panels of curves are called.
+#: The titles of the panels of curves.
 TITLES = {"train/loss": "training loss", "val/loss": "validation loss"}
 _FEW_POINTS = 30
 _OVER = {"tokens seen": TOKENS, "seconds of training": SECONDS}
@@ -38,7 +38,7 @@ _STYLE: Any = {
 
 
 def draw_curves(runs: Sequence[RunFacts], metrics: Sequence[str]) -> str:
-    """Each metric over tokens and over seconds, a line a run; empty where no run has a curve."""
+    """Plot each metric over tokens and over seconds, one line per run; empty if no run has a curve."""
     shown = [metric for metric in metrics if any(metric in run.history.points for run in runs)]
     if not shown:
         return ""
@@ -66,7 +66,7 @@ def _draw(axes: "Axes", runs: Sequence[RunFacts], metric: str, over: str) -> Non
 
 
 def draw_intervals(metrics: Mapping[str, Sequence[Score | None]]) -> str:
-    """A point with its interval for each run, one panel a metric; empty where there are no intervals."""
+    """Plot a point with its interval for each run, one panel per metric; empty if there are no intervals."""
     if not metrics:
         return ""
     n_runs = max(len(scores) for scores in metrics.values())
@@ -92,7 +92,7 @@ def _draw_interval(axes: "Axes", place: int, score: Score) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The bare element: no XML header, no metadata, no addresses but the namespaces; as wide as the page."""
+    """Return the bare element, as wide as the page, without XML header, metadata or URLs."""
     buffer = io.StringIO()
     figure.set_canvas(FigureCanvasSVG(figure))
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,4 +1,4 @@
-"""Runs judged together: what decides between them, who is ahead, and whether that may be luck."""
+"""Compare runs: the metric that decides, the best run, and whether its lead is significant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,12 @@ from pipeline.compare.wording import list_words, metric_words
 from pipeline.errors import RunError
 from pipeline.tasks.finetuning import Score
 
-#: Less of these is better, whatever split they are of.
+#: Metrics of which less is better, on every split.
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "calibration_error", "reply_perplexity"})
-#: What decides where no task has said it; bits per byte do not depend on the tokenizer.
+#: The metrics that decide if no task says otherwise; bits per byte do not depend on the tokenizer.
 DECIDING = ("val/loss", "test/loss")
 ACROSS_TOKENIZERS = ("val/bits_per_byte", "test/bits_per_byte")
-#: What no reader of a difference asks for; position and size stand in the model, for which they are chosen.
+#: Keys left out of the differences; position and size show in the model, which they determine.
 NOT_COMPARED = (
     *("name", "resume", "runs_dir", "cache_dir", "tracking", "stage", "choices", "pipeline_id"),
     *("position", "size"),
@@ -23,7 +23,7 @@ NOT_COMPARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two runs on the rows that both answered: the first minus the second; None where they share no rows."""
+    """Two runs on the rows that both answered: the first minus the second; None if they share no rows."""
 
     first: int
     second: int
@@ -33,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All that the terminal and the page show; runs are told by their place."""
+    """Everything that the terminal and the page show; runs are identified by their index."""
 
     runs: list[RunFacts]
     metric: str | None
@@ -46,17 +46,17 @@ class Comparison:
 
     @property
     def row_metric(self) -> str:
-        """What is averaged over rows, in words."""
+        """The score that is averaged over rows, in words."""
         names = {run.measurement.row_metric for run in self.runs if run.measurement}
         name = next(iter(names)) if len(names) == 1 else None
         return metric_words(name) if name else "score per row"
 
 
 def compare_runs(runs: Sequence[RunFacts]) -> Comparison:
-    """Judge runs of one task.
+    """Compare runs of one task.
 
     Raises:
-        RunError: the runs are of different tasks, whose numbers mean different things.
+        RunError: the runs are of different tasks, whose metrics are not comparable.
     """
     _check_tasks(runs)
     metrics = _metrics(runs)
@@ -75,18 +75,18 @@ def compare_runs(runs: Sequence[RunFacts]) -> Comparison:
 
 
 def _check_tasks(runs: Sequence[RunFacts]) -> None:
-    """A fine-tuning and an evaluation of one task may stand side by side; two tasks may not."""
+    """Refuse runs of different tasks; a fine-tuning and an evaluation of one task may be compared."""
     if len({run.task for run in runs if run.task}) > 1:
         what = ", ".join(f"{run.name} is {run.title}" for run in runs)
         raise RunError(
             f"these runs are of different tasks: {what}",
-            "runs of one task: numbers of two tasks mean different things",
+            "runs of one task: the metrics of different tasks are not comparable",
             'name runs of one task, for example RUNS="last:2:classify"',
         )
 
 
 def deciding_metric(runs: Sequence[RunFacts], metrics: Mapping[str, list[Score | None]]) -> str | None:
-    """The task's own metric; for language models the loss, or bits per byte where the tokens differ."""
+    """Return the task's own metric; for language models the loss, or bits per byte if the tokens differ."""
     own = {run.measurement.metric for run in runs if run.measurement and run.measurement.metric}
     tokens = {run.provenance.get("validation rows") for run in runs}
     language = (*DECIDING, *ACROSS_TOKENIZERS) if len(tokens) == 1 else (*ACROSS_TOKENIZERS, *DECIDING)
@@ -96,12 +96,12 @@ def deciding_metric(runs: Sequence[RunFacts], metrics: Mapping[str, list[Score |
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better."""
+    """Whether lower values of a metric are better."""
     return metric.rpartition("/")[2] in LOWER_IS_BETTER
 
 
 def _order(metric: str | None, metrics: Mapping[str, list[Score | None]], n_runs: int) -> list[int]:
-    """The runs' places, the best first; in the order given where nothing decides."""
+    """Return the runs' indices, the best first; in the given order if no metric decides."""
     if metric is None:
         return list(range(n_runs))
     values = [score.value for score in metrics[metric] if score is not None]
@@ -109,7 +109,7 @@ def _order(metric: str | None, metrics: Mapping[str, list[Score | None]], n_runs
 
 
 def _metrics(runs: Sequence[RunFacts]) -> dict[str, list[Score | None]]:
-    """Metric -> its score in each run; those that all have first."""
+    """Return metric -> its score in each run; metrics that all runs have come first."""
     names = dict.fromkeys(name for run in runs for name in sorted(run.metrics, key=_test_first))
     table = {name: [run.metrics.get(name) for run in runs] for name in names}
     return dict(sorted(table.items(), key=lambda item: sum(score is None for score in item[1])))
@@ -124,7 +124,7 @@ def _settings(run: RunFacts) -> dict[str, str]:
 
 
 def _differing(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Keys with several values. A group that a run's stage does not know is no difference of that run."""
+    """Return keys whose values differ. A group that a run's stage does not read does not count."""
     groups = [{_group(key) for key in table} for table in tables]
     return {
         key: values
@@ -134,7 +134,7 @@ def _differing(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _group(key: str) -> str:
-    """What a stage knows or does not; of the trainer's options, one that trains nothing knows some."""
+    """The part of a key that a stage reads or not; stages that do not train read some trainer options."""
     group = key.partition(".")[0]
     return key if group == "trainer" else group
 
@@ -145,7 +145,7 @@ def _table(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _pairs(runs: Sequence[RunFacts], order: Sequence[int]) -> list[Pair]:
-    """The best run with each other one; p-values are raised for the number of comparisons."""
+    """Pair the best run with each other run; p-values are adjusted for the number of comparisons."""
     best, *others = order
     pairs = [_paired(best, other, runs[best].measurement, runs[other].measurement) for other in others]
     tested = [pair.difference for pair in pairs if pair.difference is not None]
@@ -159,17 +159,17 @@ def _pairs(runs: Sequence[RunFacts], order: Sequence[int]) -> list[Pair]:
 def _paired(first: int, second: int, a: Measurement | None, b: Measurement | None) -> Pair:
     if not a or not b or not a.rows or not b.rows:
         none = not (a and a.rows) and not (b and b.rows)
-        reason = (
-            "each run has one number, no scores row by row"
-            if none
-            else "one of them has no scores row by row"
-        )
+        reason = "neither run has scores per row" if none else "one of them has no scores per row"
         return Pair(first=first, second=second, difference=None, reason=reason)
     if a.row_metric != b.row_metric:
-        return Pair(first=first, second=second, difference=None, reason="rows scored in different ways")
+        return Pair(
+            first=first, second=second, difference=None, reason="the rows were scored in different ways"
+        )
     scores, others = pair_rows(a.rows, a.row_scores, b.rows, b.row_scores)
     if not len(scores):
-        return Pair(first=first, second=second, difference=None, reason="measured on different rows")
+        return Pair(
+            first=first, second=second, difference=None, reason="they were measured on different rows"
+        )
     if n_missing := count_missing(scores, others):
         reason = f"{n_missing:,} of {len(scores):,} rows have a score that is not a finite number"
         return Pair(first=first, second=second, difference=None, reason=reason)
@@ -177,24 +177,24 @@ def _paired(first: int, second: int, a: Measurement | None, b: Measurement | Non
 
 
 def _notes(runs: Sequence[RunFacts], metric: str | None) -> list[str]:
-    """What keeps the numbers from meaning the same."""
+    """Return what makes the numbers less comparable."""
     notes = []
     rows = [set(run.measurement.rows) for run in runs if run.measurement and run.measurement.rows]
     if any(some != rows[0] for some in rows):
         n_common = len(set.intersection(*rows))
         notes.append(
-            f"The runs were measured on different rows ({n_common:,} are common to all): the metrics are "
-            "of each run's own rows, the tests of common rows only."
+            f"The runs were measured on different rows ({n_common:,} are common to all): metrics are over "
+            "each run's own rows, tests over common rows only."
         )
     chosen = [run.name for run in runs if (one := run.measurement) and one.metric and one.chose_weights]
     if chosen:
         notes.append(
-            f"The rows of {list_words(chosen)} are validation rows, which also chose the weights: on others, "
+            f"The rows of {list_words(chosen)} are validation rows, which selected the weights: elsewhere "
             "the metrics may be worse."
         )
     corpora = {run.provenance.get("corpus fingerprint") for run in runs} - {None}
     if not rows and len(corpora) > 1:
-        notes.append("The runs read different corpora: their losses are not of the same text.")
+        notes.append("The runs read different corpora, so their losses are not over the same text.")
     if metric in DECIDING and len({run.provenance.get("tokenizer") for run in runs} - {None}) > 1:
-        notes.append("The runs have different tokenizers: losses of different tokens do not compare.")
+        notes.append("The runs have different tokenizers, so their losses per token are not comparable.")
     return notes

@@ -1,4 +1,4 @@
-"""Learning curves of a run, over tokens and over seconds, read from its spool."""
+"""Read the learning curves of a run, over tokens and over seconds, from its spool."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.tracking.spool import POINTS, lane_file
 
 Floats = npt.NDArray[np.float64]
 
-#: More points than pixels help nobody; neighbouring ones are averaged.
+#: The most points in a curve; neighbouring points are averaged to stay below it.
 MOST_POINTS = 300
 TOKENS = "tokens_seen"
 SECONDS = "wall_s"
@@ -21,22 +21,22 @@ FLOPS = "training_flops"
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """All numbers that a run logged, by metric: (step, value) in order."""
+    """All numbers that a run logged: metric -> (step, value) in order."""
 
     points: Mapping[str, Curve]
 
     @classmethod
     def read(cls, run_folder: Path) -> "History":
-        """From the spool; empty for a run that was not tracked."""
+        """Read the history from the spool; it is empty for a run that was not tracked."""
         return cls(points=read_curves(lane_file(run_folder / "tracking", POINTS)))
 
     def last(self, metric: str) -> float | None:
-        """The last value of a metric."""
+        """Return the last value of a metric."""
         curve = self.points.get(metric)
         return curve[-1][1] if curve else None
 
     def curve(self, metric: str, over: str) -> tuple[Floats, Floats] | None:
-        """A metric over another one that grows with the steps; None where either is not known."""
+        """Return a metric over another one that grows with the steps; None if either is missing."""
         if metric not in self.points or over not in self.points:
             return None
         steps, values = np.array(self.points[metric], np.float64).T

@@ -1,4 +1,4 @@
-"""The runs that measured a bundle."""
+"""Find the runs that measured a bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ STAGE, HARNESS = "evaluate", "evaluate-lm"
 
 
 def finished_evaluations(runs_dir: Path, stages: Sequence[str] = (STAGE,)) -> list[RunFolder]:
-    """All evaluations that were finished, newest first."""
+    """Return all finished evaluations, newest first."""
     return [
         run for run in list_runs(runs_dir) if run.record.status == "FINISHED" and any(map(run.is_of, stages))
     ]
 
 
 def runs_that_measured(folder: Path, evaluations: Sequence[RunFolder]) -> list[RunFolder]:
-    """Those of the evaluations that measured this bundle."""
+    """Return those evaluations that measured this bundle."""
     return [run for run in evaluations if _measured(run, folder)]
 
 
 def _measured(run: RunFolder, folder: Path) -> bool:
-    """By the folder of the bundle that was read, where it is recorded; else by its name."""
+    """Compare the recorded folder of the bundle that was read, or else its name."""
     for record in records_of(lane_file(run.path / "tracking", FILES), "use_bundle"):
         return found_path(record["folder"], run.path) == folder.absolute()
     named = str(mapping_in(run.path / "config.yaml").get("bundle", ""))

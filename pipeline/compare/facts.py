@@ -1,4 +1,4 @@
-"""What a run's folder tells of it. What is missing is left out, and said in a note."""
+"""Read the facts about a run from its folder. What is missing is left out, and named in a note."""
 
 import math
 import os
@@ -24,22 +24,22 @@ from pipeline.tracking.places import found_path
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records, records_of
 
-#: Samples that a run has recorded, since texts of its corpus may be shown.
+#: Samples that a run recorded because texts of its corpus may be shown.
 SHOWN_SAMPLES = ("test.md", "validation.md", "best.md")
 
-#: As `report.samples_markdown` writes them, and as it once did.
+#: The format of `report.samples_markdown`, today's and a former one.
 _SAMPLE = re.compile(
     r"(?:Input|Given): (?P<given>.*?)\n\n(?:Prediction|Made): (?P<output>.*?)"
-    r"(?:\n\n(?:Target|Truth): (?P<truth>.*))?",
+    r"(?:\n\n(?:Target|Truth): (?P<target>.*))?",
     re.DOTALL,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What each row scored; `prefix` is what the metrics are recorded under.
+    """The score of each row; `prefix` is the prefix of the recorded metrics.
 
-    `chose_weights` tells that the best weights were chosen by these rows.
+    `chose_weights`: the best weights were selected on these rows.
     """
 
     task: str
@@ -57,7 +57,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run took; None is not known."""
+    """What a run cost; None: not known."""
 
     seconds: float | None
     tokens: float | None
@@ -69,7 +69,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """One run, as a comparison sees it."""
+    """The facts about one run that a comparison uses."""
 
     name: str
     folder: Path
@@ -96,7 +96,7 @@ class RunFacts:
 
 
 def read_facts(run: RunFolder) -> RunFacts:
-    """Read all that is known of a run."""
+    """Read everything that is known about a run."""
     history = History.read(run.path)
     bundle = _bundle_of(run, history)
     config = _config(run, bundle)
@@ -125,7 +125,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 
 def read_measurement(folder: Path) -> Measurement | None:
-    """What `pipeline.evaluation.rows` has kept; None for nothing, or for something else."""
+    """Read what `pipeline.evaluation.rows` saved; None if there is nothing, or something else."""
     record = mapping_in(folder / EVALUATION)
     try:
         is_validation = record["split"] == "validation"
@@ -151,7 +151,7 @@ def read_measurement(folder: Path) -> Measurement | None:
 
 
 def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
-    """The resolved configuration, without secrets; what is not typed of a bundle's task is as in training."""
+    """The resolved configuration without secrets; a bundle's task keeps its options unless typed."""
     config = without_training(mapping_in(run.path / "config.yaml"))
     trained = mapping_in(bundle / "config.yaml").get("task")
     if "bundle" in config and isinstance(trained, Mapping):
@@ -160,7 +160,7 @@ def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
 
 
 def _bundle_of(run: RunFolder, history: History) -> Path:
-    """The bundle that a run made; of a run that trained nothing, the one that it measured."""
+    """The bundle that a run wrote; for a run that did not train, the one that it measured."""
     used = [
         found_path(record["folder"], run.path)
         for record in records_of(lane_file(run.path / "tracking", FILES), "use_bundle")
@@ -178,18 +178,16 @@ def _notes(
     *,
     is_measured: bool,
 ) -> list[str]:
-    """What is missing, each to be read after the run's name."""
+    """What is missing, as predicates that follow the run's name."""
     notes = []
     if run.record.status != "FINISHED":
-        notes.append(
-            f"has not finished ({run.record.status}): its numbers are those of its last sign of life"
-        )
+        notes.append(f"has not finished ({run.record.status}): its numbers are the last that it logged")
     if not is_finished(bundle):
         notes.append(
-            "has no bundle that can be found: what only a bundle tells, such as the size, is not known"
+            "has no bundle that can be found, so facts that only a bundle has, such as its size, are missing"
         )
     if not is_measured and any(key.startswith("test/") for key in metrics):
-        notes.append("has kept no scores row by row: measure it again to have its differences tested")
+        notes.append("has no scores per row: evaluate it again to have its differences tested")
     if not history.points:
         unknown = "its curves" if cost.tokens is not None else "its curves and its cost"
         notes.append(f"was not tracked: {unknown} are not known")
@@ -204,7 +202,7 @@ def _task(config: Mapping[str, Any], bundle: Path, measurement: Measurement | No
 
 
 def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score]:
-    """Of the bundle; else what the run said at its end; and what was measured afterwards."""
+    """The metrics of the bundle, or else those at the end of the run; and what was measured afterwards."""
     recorded = mapping_in(run.bundles / "best" / "metrics.json")
     values = {key: value for key, value in recorded.items() if isinstance(value, int | float)}
     if not values:
@@ -216,7 +214,7 @@ def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score
         if key not in ends
     }
     if measurement is not None:
-        if measurement.chose_weights:  # as they were once called
+        if measurement.chose_weights:  # under their former names
             found = {key: score for key, score in found.items() if not key.startswith("test/")}
         found |= {f"{measurement.prefix}/{name}": score for name, score in measurement.metrics.items()}
     return found
@@ -251,7 +249,7 @@ def _number(value: Any) -> float | None:
 
 
 def _lived_s(folder: Path) -> float | None:
-    """From start to end, for a run that trained nothing."""
+    """Seconds from start to end, for a run that did not train."""
     times = [
         record["time_ms"]
         for record, _ in read_records(lane_file(folder / "tracking", POINTS), 0)
@@ -261,7 +259,7 @@ def _lived_s(folder: Path) -> float | None:
 
 
 def _count_parameters(weights: Path) -> int | None:
-    """From the file's header: no weight is read."""
+    """Count parameters from the file's header, without reading a weight."""
     try:
         with safe_open(str(weights), framework="np") as file:
             return sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
@@ -270,7 +268,7 @@ def _count_parameters(weights: Path) -> int | None:
 
 
 def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
-    """Code, versions and machine, and what went in."""
+    """Code, versions, machine and inputs."""
     facts = mapping_in(bundle / "provenance.json")
     code = mapping_in(run.path / "tracking" / "files" / "provenance.json") or select(facts, "code")
     code = code if isinstance(code, Mapping) else {}
@@ -290,7 +288,7 @@ def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
 
 
 def _samples(run: RunFolder) -> list[Sample]:
-    """Texts that the run wrote."""
+    """The samples that the run generated."""
     file = next((file for file in (run.path / SAMPLES, *_shown_samples(run)) if file.is_file()), None)
     if file is None:
         return []
@@ -300,15 +298,15 @@ def _samples(run: RunFolder) -> list[Sample]:
 
 
 def _shown_samples(run: RunFolder) -> list[Path]:
-    """The samples that the run has recorded, the last first."""
+    """The samples that the run recorded, the last first."""
     folder = run.path / "tracking" / FILES / "samples"
     return [file for name in SHOWN_SAMPLES if (file := folder / name).is_file()]
 
 
 def _sample(block: str) -> Sample:
-    """The reverse of `report.samples_markdown`."""
+    """Parse a block written by `report.samples_markdown`."""
     if (parts := _SAMPLE.fullmatch(block)) is not None:
-        return Sample(given=parts["given"], output=parts["output"], target=parts["truth"])
+        return Sample(given=parts["given"], output=parts["output"], target=parts["target"])
     given = re.match(r"\*\*(.+?)\*\*", block, re.DOTALL)
     if given is None:
         return Sample(given="", output=block, goes_on=True)

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing else: no network, no script, no further file."""
+"""Write the comparison as one self-contained HTML page: no network, no script, no further file."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,18 +18,18 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.words import shorten
 
-#: What is drawn over tokens and seconds.
+#: The metrics that are plotted over tokens and seconds.
 CURVES = ("train/loss", "val/loss")
-#: More panels than these are too small to read.
+#: The most panels in a picture; more would be too small to read.
 MOST_INTERVALS = 4
-#: Longer texts are cut in a cell.
+#: Longer texts are shortened in a cell.
 MOST_CHARS = 600
 
 
 def render_page(
     comparison: Comparison, *, mlflow_url: str | None, at: datetime, show_text: bool = True
 ) -> str:
-    """The whole page; without `show_text` the samples are left out, which may be text of a corpus."""
+    """Render the page; without `show_text` the samples are left out, as they may be text of a corpus."""
     return render(
         Path(__file__).parent / "page.html.j2",
         at=f"{at:%Y-%m-%d %H:%M}",
@@ -70,7 +70,7 @@ def _columns(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
 
 
 def _with_intervals(comparison: Comparison) -> dict[str, list[Score | None]]:
-    """The metrics worth a picture: those with intervals, the deciding one first."""
+    """The metrics to plot: those with intervals, the deciding one first."""
     names = sorted(comparison.metrics, key=lambda name: name != comparison.metric)
     wide = [
         name for name in names if any(score and score.low is not None for score in comparison.metrics[name])
@@ -79,7 +79,7 @@ def _with_intervals(comparison: Comparison) -> dict[str, list[Score | None]]:
 
 
 def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
-    """What the runs made of the same text side by side; of texts of their own, in order."""
+    """The runs' predictions for the same text side by side; for texts of their own, in order."""
     if not any(run.samples for run in runs):
         return []
     rows = []
@@ -89,7 +89,7 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "given": shorten(present[0].given, MOST_CHARS) if is_same else "",
-                "truth": shorten(present[0].target or "", MOST_CHARS) if is_same else "",
+                "target": shorten(present[0].target or "", MOST_CHARS) if is_same else "",
                 "cells": [_cell(sample, is_same=is_same) for sample in samples],
             }
         )
@@ -97,15 +97,15 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
 
 
 def _without_samples(runs: Sequence[RunFacts], *, show_text: bool) -> str:
-    """Whose samples are not on the page, and why."""
+    """Say which runs' samples are not on the page, and why."""
     if not show_text:
         names = list_words([run.name for run in runs if not run.may_show_text])
         return (
-            f"Left out here: texts of {names} stay in their run folders (log_corpus_text=false). "
-            "The page that `make compare` has written shows them."
+            f"Not shown: the texts of {names} stay in their run folders (log_corpus_text=false). "
+            "The page that `make compare` wrote to disk shows them."
         )
     names = list_words([run.name for run in runs if not run.samples])
-    return f"Of {names} no samples were kept." if names else ""
+    return f"There are no samples of {names}." if names else ""
 
 
 def _cell(sample: Sample | None, *, is_same: bool) -> str:
@@ -113,6 +113,6 @@ def _cell(sample: Sample | None, *, is_same: bool) -> str:
         return ABSENT
     if is_same:
         return shorten(sample.output, MOST_CHARS)
-    truth = f"\n\ntarget: {sample.target}" if sample.target else ""
+    target = f"\n\ntarget: {sample.target}" if sample.target else ""
     joint = "" if sample.goes_on else " → "
-    return shorten(f"{sample.given}{joint}{sample.output}{truth}", MOST_CHARS)
+    return shorten(f"{sample.given}{joint}{sample.output}{target}", MOST_CHARS)

@@ -1,4 +1,4 @@
-"""Which runs the user means: names, MLflow's ids, folders, `last:3`, `last:3:classify`, `best:classify`."""
+"""Find the runs that the user names: by name, MLflow id, folder, `last:3`, `last:3:classify`, `best:qa`."""
 
 import difflib
 import math
@@ -16,9 +16,9 @@ from pipeline.runs.stored import read_part, task_class
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking.spool import Progress
 
-#: Columns that a page or a terminal can show side by side.
+#: The most runs that a page or a terminal can show side by side.
 MOST = 12
-#: Fewer letters of an id are as likely a name that was mistyped.
+#: Fewer characters of an id could as well be a mistyped name.
 MIN_ID_CHARS = 4
 N_CANDIDATES = 5
 FORMS = "a run's name, MLflow id or folder, last:N, last:N:WORD or best:WORD (WORD: a stage, task or corpus)"
@@ -26,14 +26,14 @@ FORMS = "a run's name, MLflow id or folder, last:N, last:N:WORD or best:WORD (WO
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The metric that decides which of several runs is the best; the first of these that all of them have."""
+    """The metrics that may decide which run is best: the first one that all runs have does."""
 
     metrics: tuple[str, ...]
     higher_is_better: bool
 
 
 def select_runs(specs: Sequence[str], runs_dir: Path) -> list[RunFolder]:
-    """The runs that `specs` name, each once, in this order.
+    """Return the runs that `specs` name, each once, in this order.
 
     Raises:
         RunError: a name is unknown or ambiguous, or there are fewer than two runs, or too many.
@@ -46,7 +46,7 @@ def select_runs(specs: Sequence[str], runs_dir: Path) -> list[RunFolder]:
     if not 2 <= len(chosen) <= MOST:
         names = ", ".join(run.name for run in chosen.values()) or "none"
         raise RunError(
-            f"{len(chosen)} {'run' if len(chosen) == 1 else 'runs'} to compare ({names})",
+            f"there {'is 1 run' if len(chosen) == 1 else f'are {len(chosen)} runs'} to compare ({names})",
             f"2 to {MOST} different runs",
             f'name them: RUNS="..."; {_known(known)}',
         )
@@ -75,14 +75,16 @@ def _one(spec: str, known: Sequence[RunFolder], runs_dir: Path) -> RunFolder:
         return found[0]
     if found:
         names = ", ".join(f"{run.name} ({_ids(run)[0][:12]})" for run in found[:N_CANDIDATES])
-        raise RunError(f"'{spec}' begins the ids of {len(found)} runs", "one run", f"name one of {names}")
+        raise RunError(
+            f"'{spec}' is a prefix of the ids of {len(found)} runs", "one run", f"name one of {names}"
+        )
     close = difflib.get_close_matches(name, [run.name for run in known], n=3, cutoff=0.5)
     remedy = f"did you mean {' or '.join(close)}?" if close else _known(known)
-    raise RunError(f"no run '{spec}' in {runs_dir}", FORMS, remedy)
+    raise RunError(f"there is no run '{spec}' in {runs_dir}", FORMS, remedy)
 
 
 def _at(path: Path) -> RunFolder | None:
-    """The run in whose folder a path lies: the folder itself, or that of one of its bundles."""
+    """Return the run whose folder, or the folder of one of whose bundles, a path is."""
     for folder in [path, *path.parents][:3]:
         if (folder / "run.json").is_file():
             inside = {run.path.resolve(): run for run in list_runs(folder.resolve().parent)}
@@ -95,7 +97,7 @@ def _has_id(run: RunFolder, prefix: str) -> bool:
 
 
 def _ids(run: RunFolder) -> list[str]:
-    """MLflow's id, and the one that the run had before MLflow knew it."""
+    """MLflow's id of the run, and its local id from before MLflow knew it."""
     folder = run.path / "tracking"
     local = folder / "local_id"
     ids = [
@@ -106,10 +108,10 @@ def _ids(run: RunFolder) -> list[str]:
 
 
 def _last(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
-    """The newest runs with results that fit all words; without words, of one task if there are so many."""
+    """The newest runs with results that match all words; without words, of one task if it has enough."""
     number, *words = words
     if not number.isdigit() or int(number) < 1:
-        raise RunError(f"'{spec}' says no number", "last:N or last:N:WORD", "give for example last:3")
+        raise RunError(f"'{spec}' has no number", "last:N or last:N:WORD", "use for example last:3")
     fitting = [run for run in known if _fits(run, words) and has_results(run)]
     if len(fitting) < int(number):
         raise _too_few(spec, len(fitting), words, known)
@@ -118,12 +120,12 @@ def _last(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
 
 
 def _of_one_task(runs: Sequence[RunFolder], number: int) -> list[RunFolder]:
-    """The runs of the newest task that has so many; where no task has, all: they are shown side by side."""
+    """The runs of the newest task that has enough of them; all runs if no task has."""
     for task in dict.fromkeys(map(_task, runs)):
         same = [run for run in runs if _task(run) == task]
         if len(same) >= number:
             if newer := runs[: runs.index(same[0])]:
-                report.say("Note", f"passed over: {_names_and_tasks(newer)}, for runs of one task")
+                report.say("Note", f"skipped {_names_and_tasks(newer)}, to compare runs of one task")
             return same
     return list(runs)
 
@@ -133,7 +135,7 @@ def _names_and_tasks(runs: Sequence[RunFolder]) -> str:
 
 
 def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
-    """The best finished training by its task's own metric; all candidates are of one task and one corpus."""
+    """The best finished training run by its task's metric; candidates must share a task and a corpus."""
     trained = [run for run in known if _fits(run, words) and is_finished(run.bundles / "best")]
     if not trained:
         raise _too_few(spec, 0, words, known)
@@ -141,7 +143,7 @@ def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
         kinds = sorted({str((run.record.choices or {}).get(what)) for run in trained})
         if len(kinds) > 1:
             raise RunError(
-                f"'{spec}' fits runs with different {what}: {', '.join(kinds)}",
+                f"'{spec}' matches runs with different {what}: {', '.join(kinds)}",
                 f"runs whose numbers can be compared, of one {what}",
                 f"say which: {spec}:{kinds[0]}",
             )
@@ -151,13 +153,13 @@ def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
     if not measured:
         raise _too_few(spec, 0, words, known)
     sign = 1 if goal.higher_is_better else -1
-    # Where some runs had no test rows, all are ranked by validation rows.
+    # If some runs had no test rows, all are ranked by validation rows.
     metric = next((m for m in goal.metrics if all(m in values for values, _ in measured)), goal.metrics[0])
     return [max(measured, key=lambda pair: sign * pair[0].get(metric, -sign * math.inf))[1]]
 
 
 def goal_of(run: RunFolder) -> Goal:
-    """What decides between runs of the task of this run's bundle."""
+    """Return the metrics that may decide between runs of this run's task."""
     task = task_class(run.bundles / "best")
     if issubclass(task, FinetuneTask):
         return Goal(
@@ -167,7 +169,7 @@ def goal_of(run: RunFolder) -> Goal:
 
 
 def has_results(run: RunFolder) -> bool:
-    """Whether a run has measured a model."""
+    """Whether a run measured a model."""
     return (run.path / EVALUATION).is_file() or (run.bundles / "best" / "metrics.json").is_file()
 
 
@@ -193,6 +195,6 @@ def _too_few(spec: str, n_found: int, words: Sequence[str], known: Sequence[RunF
 
 
 def _known(known: Sequence[RunFolder]) -> str:
-    """The newest names, for someone who has none at hand."""
+    """Name the newest runs, as a remedy."""
     names = [run.name for run in known if has_results(run)][:N_CANDIDATES]
     return f"the newest runs are {', '.join(names)}" if names else "run `make pretrain` twice first"

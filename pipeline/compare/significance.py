@@ -1,7 +1,7 @@
-"""Whether one run answers the same rows better than another, or was only luckier with them.
+"""Test whether one run is significantly better than another on the same rows.
 
-Interval and test look at the differences row by row. Where each row is right or wrong, both are computed in
-closed form; else the interval is Student's, and the test draws signs at random.
+Interval and test are over the differences per row. If each row is right or wrong, both are computed in
+closed form; otherwise the interval is Student's, and the test flips signs at random.
 
 Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 15 (permutation tests); Agresti
 and Min 2005, "Simple Improved Confidence Intervals for Comparing Matched Proportions"; Holm 1979, "A Simple
@@ -20,20 +20,20 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
 SEED = 0
-#: Below it every choice of signs is looked at.
+#: Up to this number of rows, every combination of signs is enumerated.
 EXACT_ROWS = 13
-#: Numbers drawn at once: 32 MB.
+#: Numbers drawn at once (32 MB).
 DRAWN_AT_ONCE = 1 << 22
 ALPHA = 0.05
-#: On fewer rows no run is called better: few rows seldom represent all others, whatever the p-value is.
+#: With fewer rows no run is called better, whatever the p-value: few rows are seldom representative.
 MIN_ROWS = 30
-#: More distinct differences than these, such as of chrF, are rounded to this many on each side of zero.
+#: If there are more distinct differences, as with chrF, they are rounded to this many on each side of zero.
 GRID = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How much higher the first run's rows score on average, with its interval and p-value."""
+    """The mean difference of scores, the first run minus the second, with its interval and p-value."""
 
     value: float
     low: float
@@ -43,19 +43,19 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether chance alone makes such a difference in less than 5 % of cases, on enough rows."""
+        """Whether p < 0.05, on enough rows."""
         return self.p_value < ALPHA and self.has_enough_rows
 
     @property
     def has_enough_rows(self) -> bool:
-        """Whether there are as many rows as a judgement needs."""
+        """Whether there are enough rows to call a run better."""
         return self.n_rows >= MIN_ROWS
 
 
 def pair_rows(
     rows: Sequence[str], scores: Floats, other_rows: Sequence[str], other_scores: Floats
 ) -> tuple[Floats, Floats]:
-    """The scores of the rows that both have, in one order; a row that is there twice is paired twice."""
+    """Return the scores of common rows, in one order; a row that occurs twice is paired twice."""
     places = {key: place for place, key in enumerate(_numbered(other_rows))}
     both = [(i, places[key]) for i, key in enumerate(_numbered(rows)) if key in places]
     first, second = np.array(both, np.int64).reshape(-1, 2).T
@@ -63,7 +63,7 @@ def pair_rows(
 
 
 def _numbered(rows: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Each row with how often it came before."""
+    """Yield each row with the number of its earlier occurrences."""
     seen: Counter[str] = Counter()
     for row in rows:
         yield row, seen[row]
@@ -71,11 +71,11 @@ def _numbered(rows: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 
 def paired_difference(first: Floats, second: Floats) -> Difference:
-    """The mean difference of paired scores (N,), its 95 % interval and its permutation p-value.
+    """Return the mean difference of paired scores (N,), its 95 % interval and its permutation p-value.
 
     Raises:
-        ValueError: there are no rows, or a score is not a finite number. A row without a score cannot be left
-            out: a model that fails on hard rows would then look better for it.
+        ValueError: there are no rows, or a score is not finite. Rows without a score must not be left
+            out: a model that fails on hard rows would look better for it.
     """
     if not len(first):
         raise ValueError("there are no rows in common; expected at least one; measure on the same rows")
@@ -97,12 +97,12 @@ def paired_difference(first: Floats, second: Floats) -> Difference:
 
 
 def count_missing(first: Floats, second: Floats) -> int:
-    """How many of the paired rows have a score that is not a finite number."""
+    """Count the paired rows with a score that is not finite."""
     return int((~np.isfinite(first) | ~np.isfinite(second)).sum())
 
 
 def _of_right_and_wrong(first: Floats, second: Floats) -> Difference:
-    """Of scores that are 0 or 1: McNemar's exact test, and the interval with half a row more in each case."""
+    """For scores of 0 or 1: McNemar's exact test, and the interval with half a row added to each case."""
     from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
 
     n_rows = len(first)
@@ -120,7 +120,7 @@ def _of_right_and_wrong(first: Floats, second: Floats) -> Difference:
 
 
 def _coarse(differences: Floats) -> Floats:
-    """On a grid where there are more values than it has places: it adds a millionth to their variance."""
+    """Round to a grid if there are more distinct values than grid points; it adds 1e-6 to their variance."""
     if len(np.unique(differences)) <= GRID:
         return differences
     step = np.abs(differences).max() / GRID
@@ -129,7 +129,7 @@ def _coarse(differences: Floats) -> Floats:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of several comparisons, raised so that any false alarm at all stays below the level."""
+    """Adjust the p-values of several comparisons to control the family-wise error rate."""
     adjusted, highest = [1.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, p_values[place] * (len(p_values) - rank)))
@@ -138,7 +138,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_interval(values: Floats) -> tuple[float, float]:
-    """Student's 95 % interval of the mean; one value tells nothing of it."""
+    """Return Student's 95 % interval of the mean; infinite for a single value."""
     if len(values) == 1:
         return -math.inf, math.inf
     from scipy.stats import sem, t
@@ -149,7 +149,7 @@ def mean_interval(values: Floats) -> tuple[float, float]:
 
 
 def _p_value(differences: Floats) -> float:
-    """How often random signs give a sum at least as far from zero; rows without a difference have no sign."""
+    """Return how often random signs give a sum at least as far from zero; zero differences are left out."""
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
@@ -167,7 +167,7 @@ def _p_value(differences: Floats) -> float:
 
 
 def _batches(n_cells: int) -> Iterator[int]:
-    """How many resamples to draw at a time."""
+    """Yield the number of resamples to draw at a time."""
     at_once = max(1, DRAWN_AT_ONCE // n_cells)
     for start in range(0, RESAMPLES, at_once):
         yield min(at_once, RESAMPLES - start)

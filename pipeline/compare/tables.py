@@ -1,4 +1,4 @@
-"""What the terminal and the page both show, in words."""
+"""Tables that the terminal and the page both show."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.tasks.finetuning import Score
 
 
 def metric_table(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each metric in words, its scores, and whether each is significantly better than all others."""
+    """Return each metric in words, its scores, and whether each is significantly better than all others."""
     rows = []
     for name, scores in comparison.metrics.items():
         best = _significantly_best(comparison, name)
@@ -28,9 +28,9 @@ def metric_table(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _significantly_best(comparison: Comparison, name: str) -> int | None:
-    """The run that is better than each other one by more than chance, if one is.
+    """Return the run that is significantly better than each other run, if there is one.
 
-    Of the metric that decides, the paired tests tell; of another one, intervals that do not touch.
+    For the metric that decides, the paired tests count; for others, intervals that do not overlap.
     """
     scores = {place: score for place, score in enumerate(comparison.metrics[name]) if score is not None}
     sign = -1 if lower_is_better(name) else 1
@@ -51,7 +51,7 @@ def _is_apart(best: Score, other: Score, sign: int) -> bool:
 
 
 def difference_table(comparison: Comparison) -> list[dict[str, str]]:
-    """The best run against each other one."""
+    """Return the best run against each other run."""
     rows = []
     for pair in comparison.pairs:
         difference = pair.difference
@@ -68,7 +68,7 @@ def difference_table(comparison: Comparison) -> list[dict[str, str]]:
 
 def _verdict(pair: Pair, difference: Difference) -> str:
     if not difference.has_enough_rows:
-        return f"too few rows to tell (at least {MIN_ROWS} are needed)"
+        return f"too few rows (at least {MIN_ROWS} are needed)"
     if not difference.is_significant:
         return "no significant difference"
     better = pair.first if difference.value > 0 else pair.second
@@ -76,13 +76,13 @@ def _verdict(pair: Pair, difference: Difference) -> str:
 
 
 def cost_table(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
-    """What each run took, in words; lines that nobody has told are left out."""
+    """Return what each run cost, in words, without lines that no run knows."""
     costs = [run.cost for run in runs]
     rows = {
         "seconds": [duration(cost.seconds) for cost in costs],
         "tokens": [large(cost.tokens) for cost in costs],
         "parameters": [large(cost.parameters) for cost in costs],
-        "FLOPs of training (products with weights)": [large(cost.flops) for cost in costs],
+        "FLOPs of training (matrix products with weights)": [large(cost.flops) for cost in costs],
         "peak memory of the process": [large(cost.peak_bytes, "B") for cost in costs],
         "peak memory of the GPU": [large(cost.peak_gpu_bytes, "B") for cost in costs],
     }

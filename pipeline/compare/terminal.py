@@ -1,4 +1,4 @@
-"""The comparison at the terminal."""
+"""Show the comparison at the terminal."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,13 @@ from pipeline.compare.wording import ABSENT, LETTERS
 
 
 def show(comparison: Comparison) -> RenderableType:
-    """Verdict first; then metrics, tests, cost and settings. Curves and samples are on the page."""
+    """Render the verdict, metrics, tests, cost and settings. Curves and samples are on the page."""
     said = Panel(Text(verdict(comparison)), title="[bold]Verdict[/bold]", title_align="left")
     notes = [Text(f"note: {note}", style="yellow") for note in comparison.notes]
     tables = [_legend(comparison), _metrics(comparison)]
     if any(pair.difference for pair in comparison.pairs):
         tables.append(_tests(comparison))
-    rest = {"cost": cost_table(comparison.runs), "set differently": comparison.settings}
+    rest = {"cost": cost_table(comparison.runs), "different settings": comparison.settings}
     tables += [_rows(title, comparison, rows) for title, rows in rest.items() if rows]
     return Group(said, *notes, *(Group(table, Text()) for table in tables))
 
@@ -28,7 +28,7 @@ def show(comparison: Comparison) -> RenderableType:
 def _metrics(comparison: Comparison) -> Table:
     table = _table("metric", comparison)
     for row in metric_table(comparison):
-        words = row["name"] + (" (less is better)" if row["lower"] else "")
+        words = row["name"] + (" (lower is better)" if row["lower"] else "")
         name = Text(words, style="bold" if row["decides"] else "")
         table.add_row(name, *(Text(text, style="green" if best else "") for text, best in row["cells"]))
     return table

@@ -1,4 +1,4 @@
-"""A comparison in a few sentences."""
+"""Summarise a comparison in a few sentences."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from pipeline.compare.wording import list_words, metric_words, number, ratio_wor
 
 
 def verdict(comparison: Comparison) -> str:
-    """Who is better, by how much, whether by chance, and at what cost."""
+    """Say which run is better, by how much, whether significantly, and at what cost."""
     runs, (best, *others) = comparison.runs, comparison.order
     if comparison.metric is None:
         own = "; ".join(f"{run.name} has {list_words(sorted(run.metrics)) or 'none'}" for run in runs)
@@ -21,12 +21,12 @@ def verdict(comparison: Comparison) -> str:
 
 
 def p_words(p_value: float) -> str:
-    """A p-value as it is printed."""
+    """Format a p-value."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def interval_words(difference: Difference) -> str:
-    """Interval, p-value and rows of a difference, signed as the difference is."""
+    """Format the interval, the p-value and the number of rows of a difference."""
     return (
         f"[{difference.low:+.3f}, {difference.high:+.3f}], {p_words(difference.p_value)}, "
         f"paired test on the same {difference.n_rows:,} rows"
@@ -34,7 +34,7 @@ def interval_words(difference: Difference) -> str:
 
 
 def _by_value(comparison: Comparison, best: int, others: Sequence[int]) -> str:
-    """The order by the deciding metric."""
+    """Rank the runs by the deciding metric."""
     metric = str(comparison.metric)
     values = [score.value for score in comparison.metrics[metric] if score is not None]
     words = metric_words(metric)
@@ -46,13 +46,13 @@ def _by_value(comparison: Comparison, best: int, others: Sequence[int]) -> str:
 
 
 def _untested(comparison: Comparison) -> list[str]:
-    """Why nobody knows whether the order is luck."""
+    """Say why the ranking was not tested for significance."""
     reasons = list(dict.fromkeys(pair.reason for pair in comparison.pairs))
     return [f"Not tested for significance: {list_words(reasons)}."] if reasons else []
 
 
 def _judgement(comparison: Comparison, pair: Pair) -> str:
-    """One pair in a sentence; where the rows turn the order of the metric around, that is said."""
+    """Describe one pair; also if the test per row contradicts the metric."""
     first, second = comparison.runs[pair.first].name, comparison.runs[pair.second].name
     difference = pair.difference
     if difference is None:
@@ -61,7 +61,7 @@ def _judgement(comparison: Comparison, pair: Pair) -> str:
     if not difference.is_significant:
         few = "" if difference.has_enough_rows else f" on fewer than {MIN_ROWS} rows"
         return (
-            f"{first} and {second} cannot be told apart{few}: {difference.value:+.3f} {words} "
+            f"{first} and {second} do not differ significantly{few}: {difference.value:+.3f} {words} "
             f"{interval_words(difference)}."
         )
     if difference.value > 0:
@@ -70,13 +70,13 @@ def _judgement(comparison: Comparison, pair: Pair) -> str:
             f"{interval_words(difference)}."
         )
     return (
-        f"{first} has the better {metric_words(str(comparison.metric))}, but row by row {second} is "
+        f"{first} has the better {metric_words(str(comparison.metric))}, but per row {second} is "
         f"significantly better: {difference.value:+.3f} {words} {interval_words(difference)}."
     )
 
 
 def _costs(comparison: Comparison, best: int, other: int) -> str:
-    """What the best took beside the next one."""
+    """Compare the costs of the best run and the next one."""
     first, second = comparison.runs[best], comparison.runs[other]
     if first.stage != second.stage:
         return ""

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Format numbers and names for readers."""
 
 from collections.abc import Sequence
 
@@ -6,31 +6,31 @@ from pipeline.tasks.finetuning import Score
 from pipeline.words import count
 
 ABSENT = "—"
-#: A letter for each run: names are too long for legends and columns.
+#: A letter for each run, as names are too long for legends and columns.
 LETTERS = "ABCDEFGHIJKL"
 
 
 def metric_words(name: str) -> str:
-    """`test/exact_match` as `exact match`."""
+    """Format `test/exact_match` as `exact match`."""
     split, _, bare = name.rpartition("/")
     words = bare.replace("_", " ")
     return f"validation {words}" if split == "val" else words
 
 
 def ratio_words(first: float, second: float, what: str) -> str:
-    """How many times as much."""
+    """Format a ratio, such as `1.5 times as many tokens`."""
     ratio = first / second
     times = f"{ratio:.1f}" if ratio >= 0.1 else f"{ratio:.2g}"
     return f"as many {what}" if times == "1.0" else f"{times} times as many {what}"
 
 
 def list_words(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Join words as `a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def score_words(score: Score | None) -> str:
-    """A value with its interval and the number of rows."""
+    """Format a value with its interval and the number of rows."""
     if score is None:
         return ABSENT
     interval = (
@@ -41,12 +41,12 @@ def score_words(score: Score | None) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits behind the point, or fewer for what is large."""
+    """Format with four digits after the point, or fewer for large values."""
     return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def large(value: float | None, unit: str = "") -> str:
-    """A count with its unit: 4.7 MB."""
+    """Format a count with its unit: `4.7 MB`."""
     if value is None:
         return ABSENT
     text = count(value)
@@ -54,7 +54,7 @@ def large(value: float | None, unit: str = "") -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds; above two minutes also as minutes or hours."""
+    """Format seconds; above two minutes also as minutes or hours."""
     if seconds is None:
         return ABSENT
     if seconds < 120:

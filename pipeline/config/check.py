@@ -1,4 +1,4 @@
-"""A composed configuration, or a node of it, held against the signatures of the classes that it names."""
+"""Check a composed configuration, or a node of it, against the signatures of the classes that it names."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +40,7 @@ def check_nodes(node: Any, path: str, everywhere: Iterable[str] = ()) -> None:
 
 
 def every_key(node: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Groups, and each key in them that can be given a value, also where its default is in a class."""
+    """Yield the groups and every key that can be set, including keys whose default lives in a class."""
     names = signature_of(node["_target_"], path).required if "_target_" in node else node
     for name in names:
         key = f"{path}.{name}" if path else str(name)
@@ -83,11 +83,11 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
         _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         expected = " or ".join(dict.fromkeys(_wanted(detail["msg"]) for detail in error.errors()))
-        raise ConfigError(f"{path}: {value!r} does not fit", expected, f"correct {path}") from error
+        raise ConfigError(f"{path}: {value!r} is not a valid value", expected, f"correct {path}") from error
 
 
 def _holds_nodes(value: Any) -> bool:
-    """Whether it is a node, or a mapping or list of some: each is checked against its own class."""
+    """Whether the value is a node, or contains nodes: each is checked against its own class."""
     if isinstance(value, Mapping):
         return "_target_" in value or any(map(_holds_nodes, value.values()))
     return isinstance(value, list) and any(map(_holds_nodes, value))
@@ -105,6 +105,6 @@ def _title(owner: Signature) -> str:
 
 
 def _wanted(message: str) -> str:
-    """What pydantic expected, as a noun phrase."""
+    """Return what pydantic expected, as a noun phrase."""
     text = message.removeprefix("Input should be ")
     return text[:1].lower() + text[1:]

@@ -31,7 +31,7 @@ def compose(stage: str, overrides: Sequence[str]) -> Config:
 
 
 def compose_unchecked(stage: str, overrides: Sequence[str]) -> Config:
-    """The same without the check against signatures, which imports all that is configured: seconds.
+    """Like `compose`, but without the check against signatures, which imports every class (seconds).
 
     Raises:
         ConfigError: for an unknown group, option or top-level key.
@@ -42,10 +42,10 @@ def compose_unchecked(stage: str, overrides: Sequence[str]) -> Config:
 
 
 def composed(stage: str, overrides: Sequence[Override]) -> Config:
-    """What Hydra makes of overrides, without what the stage does not read.
+    """Compose overrides with Hydra, and drop what the stage does not read.
 
     Raises:
-        ConfigError: they do not compose.
+        ConfigError: the overrides do not compose.
     """
     forced = [_forced(override) for override in overrides]
     try:
@@ -95,7 +95,7 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
 
 
 def _check_start(stage: str, overrides: Sequence[Override]) -> None:
-    """Refuse a model or a tokenizer beside a bundle: both come from it. Only a tokenizer's file may be named.
+    """Refuse a model or a tokenizer next to a bundle, which has both; only a tokenizer file may be named.
 
     `finetune` starts from a bundle unless `init_from=none`, `pretrain` only where `init_from` is given.
     """
@@ -110,20 +110,20 @@ def _check_start(stage: str, overrides: Sequence[Override]) -> None:
             remedy = "give init_from=none" if start is None else "leave out init_from"
             raise ConfigError(
                 f"{key} is given, and {beside}",
-                "model and tokenizer from the bundle, as they are",
+                "the model and the tokenizer of the bundle, unchanged",
                 f"leave out {key}, or {remedy}",
             )
 
 
 def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[str]:
-    """Every key that a stage reads, with the options that were chosen where there are such."""
+    """Yield every key that a stage reads, with the chosen options where there are any."""
     options = groups()
     chosen = [each for each in overrides if each.value() in options.get(each.key_or_group, ())]
     yield from every_key(to_plain(composed(stage, chosen)))
 
 
 def _check_top(config: Mapping[str, Any]) -> None:
-    """A key that no group and no scalar has: misspelt in a yaml file."""
+    """Refuse a top-level key that is neither a group nor a scalar, such as one misspelt in a yaml file."""
     known = [
         *groups(),
         "choices",
@@ -141,7 +141,7 @@ def _check_top(config: Mapping[str, Any]) -> None:
 
 
 def _forced(override: Override) -> str:
-    """The override such that a key absent from yaml may be set: the checker, not Hydra, judges keys."""
+    """Let the override set a key that no yaml has: the checker, not Hydra, judges keys."""
     line = without_interpolation(override)
     is_group = override.key_or_group in groups()
     return line if is_group or line[0] in "+~" else f"++{line}"

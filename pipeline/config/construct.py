@@ -1,6 +1,6 @@
-"""From plain values to objects: the one door by which a `_target_` becomes an object.
+"""Build objects from plain values: the only place where a `_target_` becomes an object.
 
-A node may come from anywhere: a configuration, a bundle, the record of a run. So nothing is imported before
+A node may come from anywhere: a configuration, a bundle, the record of a run. Nothing is imported before
 it is known to be a source file of this project. The class has to be of the kind that is expected at its
 place, and the nodes in it of the kinds that its constructor declares. Everything else is data.
 """
@@ -22,24 +22,24 @@ def construct(node: Any, kind: type[T], *more: type, **late: Any) -> T: ...
 @overload
 def construct(node: Any, **late: Any) -> Any: ...
 def construct(node: Any, *kinds: type, **late: Any) -> Any:
-    """Build what a node describes, with the parameters that only the data can tell.
+    """Build what a node describes, with the parameters that are only known once the data is read.
 
     Args:
         node: a mapping with a `_target_`, and the arguments of that class.
-        kinds: what it has to be one of; none: any class of this project.
+        kinds: classes, one of which the result must be an instance of; none: any class of this project.
         late: further arguments.
 
     Raises:
-        ConfigError: it names another class, or the class refuses a value.
+        ConfigError: the node names another class, or the class refuses a value.
     """
     return _build(to_plain(node), kinds, late, path="")
 
 
 def class_of(node: Any, *kinds: type, path: str = "node") -> type:
-    """The class that a node names, which is one of `kinds`.
+    """Return the class that a node names, which is one of `kinds` or a subclass.
 
     Raises:
-        ConfigError: it names none, or another one.
+        ConfigError: the node names no class, or one of another kind.
     """
     name = node.get("_target_") if isinstance(node, Mapping) else None
     if not isinstance(name, str):
@@ -79,7 +79,7 @@ def _build(node: Any, kinds: tuple[type, ...], late: Mapping[str, Any], *, path:
 
 
 def _value(value: Any, kinds: tuple[type, ...], path: str) -> Any:
-    """A value with the nodes in it built, where the parameter declares classes of this project."""
+    """Return a value with its nodes built, where the parameter declares classes of this project."""
     if isinstance(value, list):
         return [_value(one, kinds, path) for one in value]
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What the user typed, read by Hydra's own grammar, which knows no letters beyond ASCII outside of quotes."""
+"""Read what the user typed with Hydra's own grammar, which knows only ASCII letters outside quotes."""
 
 import json
 import re
@@ -21,21 +21,21 @@ _CONSTANTS = ("null", "true", "false", "inf", "nan")
 
 
 def read_overrides(words: Sequence[str], *, expected: str = "key=value") -> list[Override]:
-    """The words as overrides.
+    """Parse words as overrides.
 
     Raises:
-        ConfigError: one is none.
+        ConfigError: a word is not an override.
     """
     return [_read(word, expected) for word in words]
 
 
 def quoted(text: str) -> str:
-    """A text as a value that stands for itself, whatever is in it."""
+    """Quote a text so that Hydra reads it literally, whatever it contains."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def without_interpolation(override: Override) -> str:
-    """The override as a word for Hydra. What was typed is text: only our own yaml refers to other keys."""
+    """Return the override as a word for Hydra in which `${...}` is text: only our own yaml interpolates."""
     word = str(override.input_line)
     if "${" not in word:
         return word
@@ -44,7 +44,7 @@ def without_interpolation(override: Override) -> str:
 
 
 def _escaped(value: Any) -> Any:
-    """The value with each text such that OmegaConf reads it as it is."""
+    """Escape every text in a value so that OmegaConf reads it literally."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):
@@ -53,7 +53,7 @@ def _escaped(value: Any) -> Any:
 
 
 def typed(value: Any) -> str:
-    """A plain value as a user types it."""
+    """Format a plain value as a user would type it."""
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and value.lower() not in _CONSTANTS else quoted(value)
     if isinstance(value, Mapping):
@@ -64,7 +64,7 @@ def typed(value: Any) -> str:
 
 
 def as_args(words: Sequence[str]) -> str:
-    """Words as the ARGS of a `make` command: within double quotes of a shell."""
+    """Format words as the ARGS of a `make` command, within double quotes of a shell."""
     text = shlex.join(words)
     for letter in '\\"`$':
         text = text.replace(letter, f"\\{letter}")
@@ -78,7 +78,7 @@ def _read(word: str, expected: str) -> Override:
         return OverridesParser.create().parse_override(_with_quotes(word))
     except HydraException as error:
         raise ConfigError(
-            f"'{word}' cannot be read", expected, "quote values that hold spaces, quotes or brackets"
+            f"'{word}' cannot be read", expected, "quote values that contain spaces, quotes or brackets"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The groups of the configuration, their options and the stages, as the folder `configs/` has them."""
+"""The groups of the configuration, their options and the stages, read from the folder `configs/`."""
 
 from pathlib import Path
 

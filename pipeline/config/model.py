@@ -1,4 +1,4 @@
-"""The model that a configuration describes, and whether it can be built at all."""
+"""Build the model that a configuration describes, and check early that it can be built."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from pipeline.config.construct import class_of, construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.errors import ConfigError
 
-#: Tokens in a row: room for <bos>, two tokens and <eos>; and segment ids fit in 16 bits.
+#: Bounds of the tokens in a row: room for <bos>, two tokens and <eos>; segment ids that fit in 16 bits.
 MIN_SEQ_LEN, MAX_SEQ_LEN = 4, 2**16 - 2
 
 
 def check_values(config: Config) -> None:
-    """Build all that costs nothing, so that impossible values are known before any data is read.
+    """Build everything that is cheap to build, so that impossible values are found before any data is read.
 
     Raises:
         ConfigError: when a class refuses a value.
@@ -33,7 +33,7 @@ def check_values(config: Config) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Build the model without memory, so that impossible sizes are known before any data is read.
+    """Build the model on the meta device, so that impossible sizes are found before any data is read.
 
     Raises:
         ConfigError: for an impossible size, or rows that are too short or too long to be packed.
@@ -42,7 +42,7 @@ def check_model(config: Config) -> None:
     if not MIN_SEQ_LEN <= max_seq_len <= MAX_SEQ_LEN:
         raise ConfigError(
             f"max_seq_len is {max_seq_len}",
-            f"{MIN_SEQ_LEN} to {MAX_SEQ_LEN:,} tokens: a row holds its beginning, its end and text between",
+            f"{MIN_SEQ_LEN} to {MAX_SEQ_LEN:,} tokens: a row needs a start token, an end token and text",
             "set size.max_seq_len",
         )
     with torch.device("meta"):
@@ -52,7 +52,7 @@ def check_model(config: Config) -> None:
 
 
 def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
-    """A model with its first weights."""
+    """Build a model with initial weights."""
     backbone = build_backbone(model_config["backbone"], tokenizer)
     model = Model(backbone, build_head(model_config["head"], backbone))
     initialize(model, model_config["init"])
@@ -60,7 +60,7 @@ def build_model(model_config: Mapping[str, Any], tokenizer: Tokenizer) -> Model:
 
 
 def build_backbone(node: Mapping[str, Any], tokenizer: Tokenizer) -> Transformer:
-    """The backbone that `node` describes, for the tokenizer's vocabulary, or its two."""
+    """Build the backbone that `node` describes, for the tokenizer's vocabulary, or its two vocabularies."""
     sizes = {"vocab_size": tokenizer.vocab_size}
     if tokenizer.has_own_target:
         sizes["target_vocab_size"] = tokenizer.target.vocab_size
@@ -68,7 +68,7 @@ def build_backbone(node: Mapping[str, Any], tokenizer: Tokenizer) -> Transformer
 
 
 def build_head(node: Mapping[str, Any], backbone: Transformer) -> torch.nn.Module:
-    """The head that `node` describes, with what it needs of the backbone."""
+    """Build the head that `node` describes, with what it needs from the backbone."""
     known = {"embedding": backbone.output_embedding, "d_model": backbone.d_model}
     wanted = inspect.signature(class_of(node, torch.nn.Module, path="model.head")).parameters
     return construct(node, torch.nn.Module, **{name: known[name] for name in known if name in wanted})

@@ -1,4 +1,4 @@
-"""The configuration as it is recorded: with all that classes take by default, which yaml never repeats."""
+"""The configuration as it is recorded: with the defaults of the classes, which yaml never repeats."""
 
 import hashlib
 import json
@@ -8,14 +8,14 @@ from typing import Any
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.signatures import signature_of
 
-#: The options of the trainer that stages read which train nothing.
+#: The trainer options that are read by stages that do not train.
 READ_WITHOUT_TRAINING = ("_target_", "batch_size", "precision", "accelerator", "val_rows")
 
 
 def with_defaults(config: Config) -> dict[str, Any]:
-    """The whole configuration as plain containers: what is left out stands there with its default.
+    """Return the complete configuration as plain containers, with a default for whatever is left out.
 
-    It is the same whether a default is typed or not, and stays what it was when the code's default changes.
+    It is the same whether a default is typed or not, and does not change when a default in the code does.
     A stage that reads a bundle has the task's options from there, and only those typed change them: to its
     task nothing is added.
 
@@ -34,7 +34,7 @@ def config_hash(config: Config, *, without: Iterable[str] = ()) -> str:
 
 
 def filled(node: Any, path: str) -> Any:
-    """A node, and all below it, with the defaults of the classes that they name; `path` is for messages."""
+    """Fill a node and all nodes below it with the defaults of their classes; `path` is for messages."""
     if not isinstance(node, Mapping):
         return node
     given = {key: filled(value, f"{path}.{key}") for key, value in node.items()}
@@ -48,7 +48,7 @@ def filled(node: Any, path: str) -> Any:
 
 
 def without_training(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration less the options of training, where its stage trains nothing."""
+    """Return a recorded configuration without the options of training, if its stage does not train."""
     trainer = plain.get("trainer")
     if "optimizer" in plain or not isinstance(trainer, Mapping):
         return dict(plain)

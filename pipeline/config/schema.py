@@ -1,4 +1,4 @@
-"""The keys of the configuration that no class of its own describes, and how some of them are used."""
+"""The keys of the configuration that are not constructor parameters of some class, and their uses."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -8,10 +8,10 @@ from pydantic import Field
 #: Groups and keys that describe what a bundle holds.
 BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
 
-#: `init_from` of a fine-tuning that starts from nothing.
+#: `init_from` of a fine-tuning that starts from random weights.
 NOTHING = "none"
 
-#: Parameters that only the data can tell; `pipeline.prepare` gives them, a yaml never does.
+#: Parameters that are only known once the data is read; `pipeline.prepare` sets them, a yaml never does.
 LATE_PARAMETERS = frozenset(
     {"model.backbone.vocab_size", "model.backbone.target_vocab_size", "model.head.embedding"}
 )
@@ -19,7 +19,7 @@ LATE_PARAMETERS = frozenset(
 
 @dataclass(kw_only=True)
 class Stage:
-    """What a stage is called, and which groups and keys of the configuration it reads."""
+    """The name of a stage, and the groups and keys of the configuration that it reads."""
 
     name: str
     uses: list[str]
@@ -27,7 +27,7 @@ class Stage:
 
 @dataclass(kw_only=True)
 class Size:
-    """The dial of the model: everything else follows from these four."""
+    """The size of the model: everything else follows from these four numbers."""
 
     d_model: int
     n_layers: int

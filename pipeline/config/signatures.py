@@ -1,7 +1,7 @@
-"""What the constructors of this project take, kept in the cache so that a check imports none of them.
+"""Constructor signatures of this project, cached so that a check need not import the classes.
 
-The classes that a configuration names import torch, which takes seconds: too long to say that a key is
-misspelt. What they take changes with the sources alone, so it is kept by the hash of these.
+The classes that a configuration names import torch, which takes seconds: too long to report that a key is
+misspelt. Signatures change only with the sources, so they are cached under the hash of the sources.
 """
 
 import hashlib
@@ -33,12 +33,12 @@ _GENERIC = {kind.__name__: kind for kind in (list, dict, tuple, Mapping, Sequenc
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What a constructor takes.
+    """The parameters of a constructor.
 
     Args:
         target: the full name of the class.
         title: its own name, for messages.
-        required: name -> whether it must be given, of each parameter.
+        required: for each parameter, whether it must be given.
         hints: the parameters' type hints; those that name a class are missing, for they need its import.
         defaults: the plain defaults of parameters.
     """
@@ -57,7 +57,7 @@ class Signature:
 
 
 def signature_of(target: str, path: str) -> Signature:
-    """What the class named `target` takes, from the cache, or else by importing it.
+    """Return the signature of the class named `target`, from the cache or else by importing it.
 
     Raises:
         ConfigError: it names no class of this project.

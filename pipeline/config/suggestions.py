@@ -1,9 +1,9 @@
-"""The key of the configuration that a user meant by one that does not exist."""
+"""Guess which key of the configuration a user meant by one that does not exist."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-#: How alike two names are, from 0 to 1, before one is proposed for the other: among all keys of a
+#: How similar two names must be, from 0 to 1, before one is suggested for the other: among all keys of a
 #: configuration, among the few of one group or of a choice, and without looking anywhere else.
 ALIKE, ALIKE_OF_FEW, CERTAIN = 0.7, 0.5, 0.85
 
@@ -11,19 +11,19 @@ SEE_ALL = "see `make show-config`"
 
 
 def suggest(word: str, known: Sequence[str], otherwise: str = SEE_ALL) -> str:
-    """The name that is most like `word` among a few, as a remedy."""
+    """Suggest the known name that is most similar to `word`, as a remedy."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=ALIKE_OF_FEW)
     return f"did you mean {close[0]}?" if close else otherwise
 
 
 def suggest_key(typed: str, own: Sequence[str], everywhere: Iterable[str], otherwise: str = SEE_ALL) -> str:
-    """The key that `typed` stands for, as a remedy: one of its own group, else one of any.
+    """Suggest the key that was meant by `typed`, as a remedy: one of its own group, else one of any group.
 
     Args:
         typed: a key with its groups.
         own: names that could stand in its place.
         everywhere: every key with its groups, as `trainer.max_steps`; read only where no own name fits.
-        otherwise: the remedy where none is like it.
+        otherwise: the remedy if no key is similar.
     """
     word = typed.lower().replace("-", "_").lstrip("+~_")
     found = difflib.get_close_matches(word.rpartition(".")[2], own, n=1, cutoff=CERTAIN)
@@ -32,7 +32,7 @@ def suggest_key(typed: str, own: Sequence[str], everywhere: Iterable[str], other
 
 
 def _meant(typed: str, known: Sequence[str]) -> list[str]:
-    """Keys of the same name, else of a like name, else the ones that it abbreviates or spells out."""
+    """Keys of the same name, else of a similar name, else keys that it abbreviates or spells out."""
     last = typed.rpartition(".")[2]
     names = {key: key.rpartition(".")[2] for key in known}
     same = _highest([key for key, name in names.items() if name == last])
@@ -47,7 +47,7 @@ def _meant(typed: str, known: Sequence[str]) -> list[str]:
 
 
 def _stands_for(typed: str, name: str) -> bool:
-    """As `learning_rate` for `lr`, `bs` for `batch_size`, `epochs` for `max_epochs`, `num_x` for `n_x`."""
+    """Whether one abbreviates the other: `lr`, `learning_rate`; `bs`, `batch_size`; `num_x`, `n_x`."""
     if len(min(typed, name, key=len)) > 1 and (name == _initials(typed) or typed == _initials(name)):
         return True
     words, others = set(typed.split("_")) - {"num"}, set(name.split("_")) - {"n"}

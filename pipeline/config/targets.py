@@ -1,4 +1,4 @@
-"""From the name of a class, as a configuration, a bundle or a run has it, to the class."""
+"""Find the class behind a name that a configuration, a bundle or a run contains."""
 
 import importlib
 import inspect
@@ -10,10 +10,10 @@ from pipeline.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2]
 
-#: Where the classes live that a configuration, a bundle or a run may name.
+#: The packages whose classes a configuration, a bundle or a run may name.
 OWN_PACKAGES = ("datamodules", "modules", "pipeline")
 
-#: Where classes were once, by the names that older bundles and runs have, and where they are now.
+#: Former full names of classes, as older bundles and runs contain them -> their names today.
 MOVED = {
     "pipeline.callbacks.freezing.Freezing": "pipeline.training.callbacks.freezing.Freezing",
     "pipeline.trainer.TrainerOptions": "pipeline.machine.options.TrainerOptions",
@@ -21,18 +21,18 @@ MOVED = {
 
 
 def target_of(name: str, path: str) -> type:
-    """The class that a `_target_` names. Only source files of this project are imported.
+    """Return the class that a `_target_` names. Only source files of this project are imported.
 
     Raises:
-        ConfigError: it names no class of this project.
+        ConfigError: the name is not that of a class of this project.
     """
     module, _, attribute = MOVED.get(name, name).rpartition(".")
     try:
         if not _is_own(module):
-            raise ImportError("no module of this project")
+            raise ImportError("not a module of this project")
         found = getattr(importlib.import_module(module), attribute)
         if not (inspect.isclass(found) and _is_own(found.__module__)):
-            raise ImportError("no class of this project")
+            raise ImportError("not a class of this project")
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"{path}._target_: cannot import '{name}' ({str(error).strip().splitlines()[0]})",
@@ -43,9 +43,9 @@ def target_of(name: str, path: str) -> type:
 
 
 def _is_own(module: str) -> bool:
-    """Whether a module is a source file of this project: known before it is imported.
+    """Whether a module is a source file of this project, without importing it.
 
-    A folder without `__init__.py` is none, so `runs`, and what somebody puts into it, is never imported.
+    A folder without `__init__.py` is not a package, so nothing in `runs/` is ever imported.
     """
     parts = module.split(".")
     if parts[0] not in OWN_PACKAGES or not all(part.isidentifier() for part in parts):
@@ -58,7 +58,7 @@ def _is_own(module: str) -> bool:
 
 @cache
 def parameters_of(owner: Any) -> dict[str, tuple[Any, bool]]:
-    """Name -> (type hint, whether it must be given) of each constructor parameter."""
+    """Return name -> (type hint, whether it is required) for each constructor parameter."""
     hints = get_type_hints(owner.__init__ if inspect.isclass(owner) else owner, include_extras=True)
     return {
         name: (hints.get(name, Any), parameter.default is parameter.empty)

@@ -1,6 +1,6 @@
-"""What the user typed behind `make TARGET`, variables and keys and ARGS, as words of the command line.
+"""Turn what the user typed after `make TARGET` (variables, keys, ARGS) into words of the command line.
 
-The Makefile hands each variable over in the environment, as it was typed: neither make nor a shell expands
+The Makefile passes each variable through the environment, verbatim: neither make nor a shell expands
 anything in it. `python -m pipeline --typed STAGE ...` reads them, and nothing else does.
 """
 
@@ -22,8 +22,8 @@ FLAG = "--typed"
 #: What the Makefile puts before a variable's name in the environment.
 PREFIX = "TYPED_"
 
-#: Names of all that stands on the command line of make: it was meant for this command. What is none of the
-#: variables below is handed over by number, `TYPED_1` and so on: a name in the environment has no dots.
+#: Names of everything on make's command line, which was meant for this command. Whatever is not one of the
+#: variables below is passed by number, as `TYPED_1` and so on: a name in the environment has no dots.
 ON_COMMAND_LINE = "TYPED"
 
 #: What make and Python themselves read.
@@ -43,7 +43,7 @@ def _one(text: str) -> str:
     return typed([text])
 
 
-#: Variable -> the key that it sets, and how its text becomes a value.
+#: Variable -> the key that it sets, and how its text is converted to a value.
 VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "DATA": ("data", typed),
     "INIT": ("init_from", typed),
@@ -69,15 +69,15 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
 #: The key that a variable sets in one stage only.
 OTHERWISE = {("sweep", "STAGE"): "sweep.stage"}
 
-#: Stages whose words are for other stages too: they judge them.
+#: Stages that pass their words on to other stages, which check them.
 PASSED_ON = ("pipeline", "why", "sweep")
 
 
 def with_variables(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """The command line with the variables before its words, and ARGS after them, where make calls.
+    """Return the command line with the variables before its words and ARGS after them, if make calls.
 
     Raises:
-        ConfigError: there is no such variable, or ARGS has a quotation mark without its other half.
+        ConfigError: there is no such variable, or ARGS has an unmatched quotation mark.
     """
     if arguments[:1] != [FLAG] or len(arguments) < 2:
         return list(arguments)
@@ -86,7 +86,7 @@ def with_variables(arguments: Sequence[str], environ: Mapping[str, str]) -> list
 
 
 def _overrides(stage: str, environ: Mapping[str, str]) -> list[str]:
-    """What stands in the environment of a shell by chance, and is not for this stage, is passed over."""
+    """Overrides from variables; those of the environment that this stage does not read are ignored."""
     meant = environ.get(ON_COMMAND_LINE, "").split()
     found = []
     for name, (usual, value) in VARIABLES.items():
@@ -98,10 +98,10 @@ def _overrides(stage: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def _keys(stage: str, environ: Mapping[str, str]) -> list[str]:
-    """What was typed as `key=value`.
+    """Return what was typed as `key=value`.
 
     Raises:
-        ConfigError: it looks like a variable, and is none.
+        ConfigError: a name looks like a variable but is not one.
     """
     names = [name for name in environ.get(ON_COMMAND_LINE, "").split() if name not in (*VARIABLES, "ARGS")]
     typed_as = {name: environ.get(f"{PREFIX}{number}", "") for number, name in enumerate(names, 1)}
@@ -113,7 +113,7 @@ def _keys(stage: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def _value(stage: str, text: str) -> str:
-    """What was typed as a value: numbers and lists are such, several are a sweep's, all else is text."""
+    """Read a typed value: numbers and lists as such, several values only in a sweep, all else as text."""
     try:
         (read,) = read_overrides([f"key={text}"])
     except ConfigError:
@@ -127,11 +127,11 @@ def _value(stage: str, text: str) -> str:
 
 def _refuse_variable(stage: str, name: str) -> None:
     close = get_close_matches(name, VARIABLES, n=1, cutoff=0.7)
-    before = f"for the environment, write it before make: {name}=... make"
+    before = f"to set an environment variable, write it before make: {name}=... make"
     known = keys_of_stage(stage if stage in groups()["stage"] else "pretrain")
     raise ConfigError(
-        f"{name}: make has no such variable",
-        f"one of {', '.join([*VARIABLES, 'ARGS'])}, or a key of the configuration, in small letters",
+        f"{name} is not a variable of the Makefile",
+        f"one of {', '.join([*VARIABLES, 'ARGS'])}, or a key of the configuration in lower case",
         f"did you mean {close[0]}?" if close else suggest_key(name, [], known, otherwise=before),
     )
 
@@ -149,6 +149,6 @@ def _args(environ: Mapping[str, str]) -> list[str]:
     except ValueError as error:
         raise ConfigError(
             f"ARGS cannot be split into words ({str(error).lower()})",
-            "quotation marks in pairs, and a backslash before a character",
+            "balanced quotation marks, and no backslash at the end",
             "write ARGS=\"key='a value'\"",
         ) from error

@@ -1,4 +1,4 @@
-"""What killed processes left behind, what is damaged, and what disk, versions and hardware are like."""
+"""Check for leftovers of killed processes, damaged files, disk space, versions and hardware."""
 
 from pipeline.doctor.bundles import damaged_bundles, damaged_rows
 from pipeline.doctor.dead_runs import dead_runs, open_in_mlflow, unsynced

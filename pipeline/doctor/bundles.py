@@ -1,4 +1,4 @@
-"""Bundles and token rows whose files are not those that were saved."""
+"""Find bundles and token rows whose files differ from those that were saved."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +8,12 @@ from pipeline.doctor.findings import Finding, is_held
 from pipeline.errors import BundleError, CacheError
 from pipeline.runs import bundle
 
-#: What is read only when every byte is asked for.
+#: Files that are read only in a deep check.
 LARGE = ("model.safetensors",)
 
 
 def damaged_bundles(runs_dir: Path, *, deep: bool) -> Iterator[Finding]:
-    """Compare every bundle with its hashes; the weights only with `deep`."""
+    """Compare every bundle with its hashes; weights only with `deep`."""
     for folder in sorted(runs_dir.glob("*/bundles/[!.]*")):
         if not folder.is_dir() or is_held(folder.parent.parent / ".lock"):
             continue
@@ -25,7 +25,7 @@ def damaged_bundles(runs_dir: Path, *, deep: bool) -> Iterator[Finding]:
 
 
 def damaged_rows(cache_dir: Path, *, deep: bool) -> Iterator[Finding]:
-    """Compare token rows with their manifests: the size, and with `deep` every byte."""
+    """Compare token rows with their manifests: their size and, with `deep`, every byte."""
     for manifest in sorted((cache_dir / "rows").glob(f"*/{MANIFEST_FILE}")):
         try:
             TokenRows(manifest.parent, verify=deep)
@@ -37,7 +37,7 @@ def _check_there(folder: Path) -> None:
     for name in LARGE:
         if not (folder / name).is_file():
             raise BundleError(
-                f"{folder / name} is gone",
+                f"{folder / name} is missing",
                 "the file that was saved",
                 "train again, or restore the bundle from a copy",
             )

@@ -1,4 +1,4 @@
-"""Runs that say they are running, and whose process is gone: here and in MLflow."""
+"""Find runs with status RUNNING whose process has exited, here and in MLflow."""
 
 import os
 import time
@@ -18,18 +18,18 @@ from pipeline.tracking.spool import Progress, count_unsent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: A run of another folder that has told MLflow nothing for so long is over.
+#: Seconds without a message to MLflow after which a run of another folder is considered dead.
 SILENT_S = 3600.0
 
 
 def dead_runs(runs_dir: Path) -> Iterator[Finding]:
-    """Run folders that say RUNNING and that nobody holds."""
+    """Find run folders with status RUNNING that no process is using."""
     for run in list_runs(runs_dir):
         if _is_dead(run):
             yield Finding(
-                what=f"{run.path} says RUNNING, and no process holds it",
-                remedy="close it as KILLED; RESUME=1 goes on with it all the same",
-                mend=partial(_close, run),
+                what=f"{run.path} has the status RUNNING, but no process is using it",
+                remedy="set its status to KILLED; RESUME=1 can still resume it",
+                fix=partial(_close, run),
             )
 
 
@@ -40,24 +40,24 @@ def _is_dead(run: RunFolder) -> bool:
 def _close(run: RunFolder) -> str:
     with held(run.path / ".lock") as mine:
         if not mine:
-            return f"{run.path} is in use again: left as it is"
+            return f"{run.path} is in use again, so it was left alone"
         run.write(status="KILLED")
-        return f"{run.path} closed as KILLED{_sent(run.path)}"
+        return f"the status of {run.path} is now KILLED{_sent(run.path)}"
 
 
 def _sent(folder: Path) -> str:
-    """Tell MLflow too, where the run was tracked; what it does not take stays in the spool."""
+    """Tell MLflow too if the run was tracked; what MLflow does not accept stays in the spool."""
     if not (folder / "tracking").is_dir():
         return ""
     try:
         done = sync(folder, environ=os.environ)
     except TrackingError as error:
-        return f"; not in MLflow ({error.problem})"
-    return f"; not in MLflow ({done.problem}): run `make sync`" if done.problem else "; MLflow knows it"
+        return f", but not in MLflow ({error.problem})"
+    return f", but not in MLflow ({done.problem}): run `make sync`" if done.problem else ", also in MLflow"
 
 
 def unsynced(runs_dir: Path) -> Iterator[Finding]:
-    """Spools of ended runs that MLflow has not had to their end."""
+    """Find spools of ended runs that were not completely sent to MLflow."""
     alive = {run.path for run in list_runs(runs_dir) if is_held(run.path / ".lock") or _is_dead(run)}
     waiting = [folder for folder in unsynced_runs(runs_dir) if folder not in alive]
     if waiting:
@@ -65,8 +65,8 @@ def unsynced(runs_dir: Path) -> Iterator[Finding]:
         names = ", ".join(folder.name for folder in waiting[:5])
         some = "1 run has" if len(waiting) == 1 else f"{len(waiting)} runs have"
         yield Finding(
-            what=f"{some} {n_records:,} records that MLflow has not had ({names})",
-            remedy="`make sync` sends them",
+            what=f"{some} {n_records:,} records that were not sent to MLflow ({names})",
+            remedy="send them with `make sync`",
         )
 
 
@@ -75,7 +75,7 @@ def _progress(folder: Path) -> Progress:
 
 
 def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding]:
-    """Runs that MLflow shows as running and that nobody holds; or why MLflow cannot say."""
+    """Find runs that MLflow shows as running but no process is using; or why MLflow cannot be queried."""
     if not options.enabled:
         return
     store = store_of(options)
@@ -93,7 +93,7 @@ def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding
         folder = folders.get(run.data.tags.get("local_id", ""))
         if folder is None:
             yield from _of_no_folder(store, run)
-        elif not _is_at_work(folder) and not _says_running(folder):  # else it is closed with its folder
+        elif not _is_at_work(folder) and not _says_running(folder):  # otherwise it is closed with its folder
             yield _finding(store, run, f"{folder} has ended")
 
 
@@ -111,20 +111,20 @@ def _running(client: "MlflowClient", experiment: str) -> Iterator[Any]:
 
 
 def _of_no_folder(store: Store, run: Any) -> Iterator[Finding]:
-    """Of a local store the run is closed, if it is silent; of a server it may be another machine's."""
+    """In a local store a silent run can be closed; on a server it may belong to another machine."""
     last_ms = max([run.info.start_time, *(metric.timestamp for metric in run.data._metric_objs)])
     if store.sqlite_file is None:
-        what = f"MLflow shows {run.info.run_name} as running; no run here is that one"
-        yield Finding(what=what, remedy="it may run on another machine: close it there")
+        what = f"MLflow shows {run.info.run_name} as running, but there is no such run here"
+        yield Finding(what=what, remedy="it may be running on another machine; otherwise, end it in MLflow")
     elif time.time() - last_ms / 1000 > SILENT_S:
-        yield _finding(store, run, "its folder is gone, and it has been silent for an hour")
+        yield _finding(store, run, "its folder no longer exists, and it has not logged anything for an hour")
 
 
 def _finding(store: Store, run: Any, why: str) -> Finding:
     return Finding(
         what=f"MLflow shows {run.info.run_name} as running, but {why}",
-        remedy="close it as KILLED in MLflow",
-        mend=partial(_terminate, store, run.info.run_id, run.info.run_name),
+        remedy="set its status to KILLED in MLflow",
+        fix=partial(_terminate, store, run.info.run_id, run.info.run_name),
     )
 
 
@@ -132,7 +132,7 @@ def _terminate(store: Store, run_id: str, name: str) -> str:
     with connect(store) as client:
         if client.get_run(run_id).info.status == "RUNNING":
             client.set_terminated(run_id, "KILLED")
-    return f"{name} closed as KILLED in MLflow"
+    return f"the status of {name} in MLflow is now KILLED"
 
 
 def _tracked_folders(runs_dir: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What lies on the disk, and whether there is room for more."""
+"""Report disk usage, and whether there is enough free space."""
 
 import os
 import shutil
@@ -9,13 +9,13 @@ from pathlib import Path
 from pipeline.doctor.findings import Finding
 from pipeline.tracking.options import Store
 
-#: Less free space than this cannot take a model of size=medium with its checkpoints.
+#: Free space that a model of size=medium with its checkpoints needs.
 LITTLE_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """Files of one sort."""
+    """Disk usage of one category of files."""
 
     what: str
     n_files: int
@@ -24,12 +24,12 @@ class Use:
 
 
 def disk_use(runs_dir: Path, cache_dir: Path, store: Store | None) -> list[Use]:
-    """What each sort of file takes; a file of several names (MLflow links bundles) counts once."""
+    """Return the usage by category; a file with several hard links (MLflow links bundles) counts once."""
     database = store.sqlite_file if store else None
     artifacts = store.artifact_root if store else None
     sorts = {
         "bundles": (list(runs_dir.glob("*/bundles")), ""),
-        "checkpoints": (list(runs_dir.glob("*/checkpoints")), "only to train finished runs on: RESUME"),
+        "checkpoints": (list(runs_dir.glob("*/checkpoints")), "only needed to resume runs with RESUME"),
         "spools": (list(runs_dir.glob("*/tracking")), ""),
         "other files of runs": ([runs_dir], ""),
         "token rows": ([cache_dir / "rows"], "made again when needed: make clean"),
@@ -47,7 +47,7 @@ def _measure(what: str, folders: list[Path], remedy: str, seen: set[tuple[int, i
     for file in (file for folder in folders for file in _files(folder)):
         try:
             found = file.lstat()
-        except OSError:  # it has gone meanwhile
+        except OSError:  # it has been deleted meanwhile
             continue
         if (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
@@ -69,18 +69,18 @@ def _is_writable(folder: Path) -> bool:
 
 
 def disk_problems(*folders: Path) -> Iterator[Finding]:
-    """Folders that cannot be written, and disks that are nearly full."""
+    """Find folders that are not writable, and disks that are nearly full."""
     told: set[int] = set()
     for folder in folders:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not _is_writable(there):
             yield Finding(
-                what=f"{folder} cannot be written", remedy="correct its permissions, or choose another folder"
+                what=f"{folder} is not writable", remedy="correct its permissions, or choose another folder"
             )
         free, disk = shutil.disk_usage(there).free, there.stat().st_dev
         if free < LITTLE_BYTES and disk not in told:
             told.add(disk)
             yield Finding(
-                what=f"{free / 1e9:.1f} GB are free on the disk of {folder}",
-                remedy="make room: see what takes it above",
+                what=f"only {free / 1e9:.1f} GB are free on the disk of {folder}",
+                remedy="free some space: the table above shows what uses it",
             )

@@ -1,4 +1,4 @@
-"""Something that is not as it should be, and how it is put right."""
+"""A problem and its fix."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,27 +8,27 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-#: What is younger may be somebody's work of this moment.
+#: Seconds; anything younger may be in use by another process.
 OLD_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is not as it should be.
+    """A problem and its fix.
 
     Args:
-        what: the thing, and what is wrong with it.
-        remedy: what puts it right.
-        mend: does so, and says what it did; None where only the user can.
+        what: what is wrong with what.
+        remedy: how to fix it.
+        fix: a function that fixes it and returns what it did; None if only the user can.
     """
 
     what: str
     remedy: str
-    mend: Callable[[], str] | None = None
+    fix: Callable[[], str] | None = None
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a living process holds this lock; one whose holder has died is free."""
+    """Whether a running process holds this lock; the lock of a dead process is free."""
     if not lock.exists():
         return False
     try:
@@ -40,7 +40,7 @@ def is_held(lock: Path) -> bool:
 
 @contextmanager
 def held(lock: Path) -> Iterator[bool]:
-    """Hold a lock while something is put right; False where somebody else has it."""
+    """Hold a lock while something is fixed; yields False if another process has it."""
     try:
         with FileLock(lock, timeout=0):
             yield True
@@ -49,8 +49,8 @@ def held(lock: Path) -> Iterator[bool]:
 
 
 def is_old(path: Path) -> bool:
-    """Whether nobody has written it for a while."""
+    """Whether it has not been written for a while."""
     try:
         return time.time() - path.lstat().st_mtime > OLD_S
-    except OSError:  # it has gone meanwhile
+    except OSError:  # it has been deleted meanwhile
         return False

@@ -1,4 +1,4 @@
-"""Files and folders that a killed process left half written."""
+"""Find files and folders that a killed process left incomplete."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from datamodules.cache import MANIFEST_FILE
 from pipeline.doctor.findings import Finding, held, is_held, is_old
 from pipeline.runs.bundle import DONE
 
-#: Names under which something is written before it gets its own.
+#: Patterns of temporary names, under which something is written before it is renamed.
 DRAFTS = (".*.draft", ".*.old", ".*.part", ".*.building", ".*.tmp", "*.tmp", "*.part")
 
 
 def leftovers(runs_dir: Path, cache_dir: Path) -> Iterator[Finding]:
-    """All of them, under both folders; what a living process holds is passed over."""
+    """Find all leftovers under both folders, except what a running process holds."""
     for folder in sorted(path for path in runs_dir.glob("*") if path.is_dir()):
         if not is_held(folder / ".lock"):
             yield from _in_run(folder)
@@ -29,23 +29,23 @@ def _in_run(folder: Path) -> Iterator[Finding]:
         if (whole := _replaced(path)) is not None and not whole.exists() and (path / DONE).exists():
             yield Finding(
                 what=f"{path} is a bundle whose replacement was interrupted",
-                remedy=f"give it its name back: {whole.name}",
-                mend=partial(_give_back, path, whole),
+                remedy=f"rename it back to {whole.name}",
+                fix=partial(_give_back, path, whole),
             )
         elif is_old(path):
             yield _draft(path, folder / ".lock")
 
 
 def _half_made(folder: Path) -> Finding:
-    """A folder without a record is no run; with more than locks and drafts in it, the user must judge."""
+    """A folder without a record is not a run; if it has more than locks and drafts, the user must decide."""
     kept = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     if kept:
-        what = f"{folder} has no run.json, so no command sees it (in it: {', '.join(sorted(kept)[:5])})"
-        return Finding(what=what, remedy="delete it, or put its run.json back")
+        what = f"{folder} has no run.json, so no command sees it (it contains {', '.join(sorted(kept)[:5])})"
+        return Finding(what=what, remedy="delete it, or restore its run.json")
     return Finding(
         what=f"{folder} is an empty run folder",
         remedy="delete it",
-        mend=partial(_remove, folder, folder / ".lock"),
+        fix=partial(_remove, folder, folder / ".lock"),
     )
 
 
@@ -55,9 +55,9 @@ def _in_cache(cache_dir: Path) -> Iterator[Finding]:
         lock = rows / f"{folder.name}.lock"
         if not (folder / MANIFEST_FILE).exists() and not is_held(lock):
             yield Finding(
-                what=f"{folder} has no {MANIFEST_FILE}: its making was interrupted",
+                what=f"{folder} has no {MANIFEST_FILE}: writing it was interrupted",
                 remedy="delete it; it is made again when needed",
-                mend=partial(_remove, folder, lock),
+                fix=partial(_remove, folder, lock),
             )
     for path in _drafts(cache_dir):
         if is_old(path):
@@ -65,7 +65,7 @@ def _in_cache(cache_dir: Path) -> Iterator[Finding]:
     for lock in sorted(cache_dir.rglob("*.lock")):
         if not lock.with_suffix("").exists() and is_old(lock) and not is_held(lock):
             yield Finding(
-                what=f"{lock} is a lock of nothing", remedy="delete it", mend=partial(_remove, lock, lock)
+                what=f"{lock} is an unused lock", remedy="delete it", fix=partial(_remove, lock, lock)
             )
 
 
@@ -75,20 +75,20 @@ def _drafts(folder: Path) -> list[Path]:
 
 
 def _replaced(path: Path) -> Path | None:
-    """Where a bundle belongs that was put aside as `.NAME.old`."""
+    """Return the original path of a bundle that was moved to `.NAME.old`."""
     if not path.name.endswith(".old"):
         return None
     return path.with_name(path.name.removeprefix(".").removesuffix(".old"))
 
 
 def _draft(path: Path, lock: Path | None) -> Finding:
-    return Finding(what=f"{path} is half written", remedy="delete it", mend=partial(_remove, path, lock))
+    return Finding(what=f"{path} is incomplete", remedy="delete it", fix=partial(_remove, path, lock))
 
 
 def _give_back(path: Path, whole: Path) -> str:
     if not whole.exists():
         path.rename(whole)
-    return f"{whole} is there again"
+    return f"restored {whole}"
 
 
 def _remove(path: Path, lock: Path | None) -> str:
@@ -97,7 +97,7 @@ def _remove(path: Path, lock: Path | None) -> str:
     if not lock.exists():
         return _deleted(path)
     with held(lock) as mine:
-        return _deleted(path) if mine else f"{path} is in use again: left as it is"
+        return _deleted(path) if mine else f"{path} is in use again, so it was left alone"
 
 
 def _deleted(path: Path) -> str:
@@ -105,4 +105,4 @@ def _deleted(path: Path) -> str:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    return f"{path} deleted"
+    return f"deleted {path}"

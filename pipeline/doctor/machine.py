@@ -1,4 +1,4 @@
-"""Versions against what the project asks for, and the hardware."""
+"""Compare versions with the project's requirements, and describe the hardware."""
 
 import os
 import platform
@@ -19,25 +19,25 @@ from pipeline.machine.options import TrainerOptions
 
 ROOT = Path(__file__).parent.parent.parent
 
-#: Packages whose versions decide what works and what numbers come out.
+#: Packages whose versions affect what works and what the results are.
 PACKAGES = ("torch", "lightning", "mlflow", "datasets", "tokenizers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """A version, or a part of the machine.
+    """A version, or a property of the machine.
 
     Args:
         what: its name.
-        found: what there is.
-        asked: the range that the project works with.
+        found: its value on this machine.
+        required: the range that the project works with.
         tested: the version that it is tested with.
-        fits: whether what there is lies in the range.
+        fits: whether the value is in the range.
     """
 
     what: str
     found: str
-    asked: str = ""
+    required: str = ""
     tested: str = ""
     fits: bool = True
 
@@ -47,19 +47,19 @@ def versions(root: Path = ROOT) -> list[Fact]:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = _pinned(root / "constraints.txt")
     python = platform.python_version()
-    asked = SpecifierSet(project["requires-python"])
-    facts = [Fact(what="python", found=python, asked=str(asked), fits=python in asked)]
+    required = SpecifierSet(project["requires-python"])
+    facts = [Fact(what="python", found=python, required=str(required), fits=python in required)]
     ranges = {item.name: item.specifier for item in map(Requirement, project["dependencies"])}
     return facts + [_fact(name, ranges[name], pinned.get(name, "")) for name in PACKAGES]
 
 
-def _fact(name: str, asked: SpecifierSet, tested: str) -> Fact:
+def _fact(name: str, required: SpecifierSet, tested: str) -> Fact:
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Fact(what=name, found="absent", asked=str(asked), tested=tested, fits=False)
-    fits = asked.contains(found, prereleases=True)
-    return Fact(what=name, found=found, asked=str(asked), tested=tested, fits=fits)
+        return Fact(what=name, found="absent", required=str(required), tested=tested, fits=False)
+    fits = required.contains(found, prereleases=True)
+    return Fact(what=name, found=found, required=str(required), tested=tested, fits=fits)
 
 
 def _pinned(file: Path) -> dict[str, str]:
@@ -73,17 +73,17 @@ def _pinned(file: Path) -> dict[str, str]:
 
 
 def version_problems(facts: list[Fact]) -> Iterator[Finding]:
-    """Versions that the project does not work with."""
+    """Find versions that the project does not work with."""
     for fact in facts:
         if not fact.fits:
             yield Finding(
-                what=f"{fact.what} is {fact.found}, not {fact.asked}",
-                remedy="`make setup` installs what is tested",
+                what=f"{fact.what} is {fact.found}; the project requires {fact.required}",
+                remedy="install the tested versions with `make setup`",
             )
 
 
 def hardware() -> list[Fact]:
-    """Cores, memory and what training would run on."""
+    """Return cores, memory and the device that training would use."""
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0))
     return [

@@ -1,4 +1,4 @@
-"""The devices that are planned for: those that a user names, or those of this machine."""
+"""The devices of an estimate: those that the user names, or those of this machine."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from pipeline.machine.options import TrainerOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """How many devices of which kind.
+    """The number and kind of devices.
 
     Args:
         count: how many train.
@@ -30,7 +30,7 @@ class Devices:
 
 
 def devices_of(gpus: str | None, options: TrainerOptions) -> Devices:
-    """The devices that `gpus` names, else those of this machine.
+    """Return the devices that `gpus` names, or else those of this machine.
 
     Raises:
         ConfigError: there is no such accelerator, or another number of devices is asked for as well.
@@ -41,8 +41,8 @@ def devices_of(gpus: str | None, options: TrainerOptions) -> Devices:
     asked = None if options.devices == "auto" else options.devices
     if number is not None and asked is not None and number != asked:
         raise ConfigError(
-            f"gpus={gpus} and trainer.devices={asked}",
-            "one number of devices",
+            f"gpus={gpus} contradicts trainer.devices={asked}",
+            "the same number of devices",
             f"leave out trainer.devices, or give gpus={accelerator.name}",
         )
     return Devices(

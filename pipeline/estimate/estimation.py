@@ -36,7 +36,7 @@ KWH = 3.6e6
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds of a step of all devices together, the share of their peak, and where both are from."""
+    """Seconds per step of all devices together, the share of their peak (MFU), and the source of both."""
 
     step_s: float
     mfu: float | None
@@ -45,7 +45,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What so many tokens take."""
+    """The cost of training on a number of tokens."""
 
     tokens: float
     steps: float
@@ -57,7 +57,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """All that is known of a training before it runs."""
+    """Everything that is known about a training before it runs."""
 
     devices: Devices
     strategy: Strategy
@@ -72,7 +72,7 @@ class Estimate:
 
     @property
     def n_parameters(self) -> int:
-        """All weights."""
+        """The number of weights."""
         return sum(self.parts.values())
 
     @property
@@ -82,7 +82,7 @@ class Estimate:
 
     @cached_property
     def peak(self) -> tuple[str, Bytes]:
-        """Where in the step the peak is, and its bytes by kind, on each device."""
+        """The part of the step with the peak, and its bytes by kind, on each device."""
         return self.chosen.peak(self.strategy, self.devices.count)
 
     @property
@@ -106,7 +106,7 @@ class Estimate:
         return fitted.most_rows(strategy, self.devices.count, self.devices.memory_bytes)
 
     def cost(self, tokens: float) -> Cost:
-        """What training on so many tokens takes."""
+        """Return the cost of training on a number of tokens."""
         steps = tokens / (self.work.tokens * self.rows_per_step)
         seconds = None if self.speed is None else steps * self.speed.step_s
         known, count = self.devices.accelerator, self.devices.count
@@ -132,7 +132,7 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> dict[str, float]:
-        """What the run leaves on the disk."""
+        """Disk usage of the run."""
         state = self.footprints["none"].peaks.parts[UPDATE]
         tokens = next(iter(self.costs.values())).tokens
         weights = state.get("parameters", 0.0)
@@ -189,7 +189,7 @@ def _speed(
     work: Work,
     n_parameters: int,
 ) -> Speed | None:
-    """By a share of the peak that was given, by timing steps here, or by what others measured."""
+    """Return the speed from a given MFU, from steps timed here, or from published measurements."""
     rows = options.batch_size * options.accumulate  # of each device
     known = devices.accelerator
     if devices.is_here and asked.probe_steps and asked.mfu is None:

@@ -1,4 +1,4 @@
-"""Which tensors are alive in a training step, and of what kind, at the peak of each part of the step."""
+"""Track the bytes of live tensors in a training step, by kind, at the peak of each part of the step."""
 
 import weakref
 from collections import Counter

@@ -1,4 +1,4 @@
-"""From traced steps to what each of several devices holds, and to the largest micro batch that fits."""
+"""Compute the memory of each of several devices, and the largest micro batch that fits, from traced steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

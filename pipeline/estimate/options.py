@@ -1,4 +1,4 @@
-"""What a user can set about an estimate."""
+"""The options of an estimate."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

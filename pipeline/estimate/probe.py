@@ -1,4 +1,4 @@
-"""A few steps of the configured training on this machine, timed."""
+"""Time a few steps of the configured training on this machine."""
 
 import time
 from dataclasses import dataclass

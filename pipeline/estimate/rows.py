@@ -1,4 +1,4 @@
-"""Rows of the kind that a task is trained on, and the step that is traced and timed with them."""
+"""Random rows like those of a task, and the training step that is traced and timed with them."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The estimate at the terminal: verdict first."""
+"""Show an estimate at the terminal, verdict first."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from pipeline.estimate.options import Strategy
 from pipeline.estimate.verdict import batch_advice, devices_words, size_words, verdict
 from pipeline.words import count
 
-#: What the kinds of bytes are, for people.
+#: Labels of the kinds of bytes.
 KINDS = {
     "parameters": "parameters",
     "gradients": "gradients",

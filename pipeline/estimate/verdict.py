@@ -1,4 +1,4 @@
-"""What the numbers of an estimate come to, in words."""
+"""Summarise an estimate in words."""
 
 import math
 
@@ -12,7 +12,7 @@ _SHARING: tuple[Strategy, ...] = ("zero1", "zero2", "fsdp")
 
 
 def verdict(estimate: Estimate) -> str:
-    """Whether it fits, how long it takes, and what to change where it does not."""
+    """Say whether it fits, how long it takes, and what to change if it does not fit."""
     of = f"{size_words(estimate.peak_bytes)} of {size_words(estimate.devices.memory_bytes)}"
     where = estimate.peak[0]
     lines = [f"{count(estimate.n_parameters)} parameters on {devices_words(estimate)}: {of} at the {where}."]

@@ -1,4 +1,4 @@
-"""What a training costs: FLOPs, hours, energy, money and disk, from the shapes of a model."""
+"""The cost of a training (FLOPs, hours, energy, money, disk), from the shapes of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A picture of what a trained model's last layer looks at in the first words of a text."""
+"""Plot the attention weights of a trained model's last layer over the first words of a text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The picture's name among a run's artifacts.
+#: The name of the picture among a run's artifacts.
 ATTENTION = "plots/attention.png"
 _N_TOKENS = 24
 _N_HEADS = 8
@@ -35,7 +35,7 @@ Batch = Mapping[str, Tensor]
 
 
 def log_attention(tracked: Run, model: Model, tokenizer: Tokenizer, batch: Batch, *, show_text: bool) -> None:
-    """Record how the heads of the last layer see the beginning of the first text in a batch.
+    """Record the attention weights of the last layer's heads over the beginning of a batch's first text.
 
     The axes have tokens, or their numbers where text may not be shown. A model without attention has no
     picture, and an untracked run needs none.

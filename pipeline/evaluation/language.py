@@ -1,4 +1,4 @@
-"""A language model's numbers on held-out rows: of all rows together, and of each row."""
+"""Metrics of a language model on held-out rows: over all rows together, and per row."""
 
 import hashlib
 import json
@@ -28,20 +28,20 @@ from pipeline.tasks.finetuning import Score
 from pipeline.tasks.scoring import column_sums, statistic_score
 from pipeline.training.trainer import PRECISIONS, quieten_lightning
 
-#: What a row scores: the mean log-likelihood of its labelled tokens, for more is better, as with every task.
+#: The score of a row: the mean log-likelihood of its labelled tokens. Higher is better, as in every task.
 ROW_METRIC = "nats_per_token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageEvaluation:
-    """What a language model scored.
+    """The metrics of a language model on held-out rows.
 
     Args:
         task: what the model was trained for.
-        on: which rows these are.
-        values: metrics of all rows together, by plain name.
-        rows: a digest of each row and of what is asked of the model there.
-        losses: nats and labelled tokens of each row (N, 2).
+        on: the rows that were measured.
+        values: metrics over all rows together, by plain name.
+        rows: a digest of each row and of the task's options.
+        losses: the sum of losses in nats and the number of labelled tokens of each row (N, 2).
     """
 
     task: PretrainingTask
@@ -52,12 +52,12 @@ class LanguageEvaluation:
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """The metrics; loss and perplexity with their intervals over rows."""
+        """The metrics; loss and perplexity with their confidence intervals over rows."""
         scores = {name: Score(value=value) for name, value in self.values.items()}
         if self.rows:
             loss = statistic_score(self._mean_losses, len(self.rows))
             scores["loss"] = replace(loss, value=scores["loss"].value)
-            with np.errstate(over="ignore"):  # the perplexity of a model that knows nothing may be infinite
+            with np.errstate(over="ignore"):  # the perplexity of a bad model may be infinite
                 low, high = (None if end is None else float(np.exp(end)) for end in (loss.low, loss.high))
             scores["perplexity"] = replace(scores["perplexity"], low=low, high=high, n_rows=loss.n_rows)
         return scores
@@ -70,7 +70,7 @@ class LanguageEvaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Values, and the ends of intervals, as they are recorded."""
+        """The values and the bounds of intervals, as they are recorded."""
         return recorded(self.scores, self.on.prefix)
 
     @property
@@ -79,7 +79,7 @@ class LanguageEvaluation:
         return []
 
     def save(self, folder: Path) -> None:
-        """Keep it in a run's folder, for `compare` to pair its rows with another run's; no text."""
+        """Save scores in a run's folder, so that `compare` can pair rows with another run's; no text."""
         nats, n_tokens = self.losses.T
         record = {
             "task": type(self.task).__name__,
@@ -102,7 +102,7 @@ def evaluate_language_model(
     *,
     on: HeldOut,
 ) -> LanguageEvaluation:
-    """Every row once, on one device; corrupted, where the task corrupts, as in every other validation."""
+    """Measure every row once, on one device; corrupted, if the task does so, as in every other validation."""
     quieten_lightning()
     fabric = L.Fabric(
         accelerator="gpu" if uses_gpu(options) else "cpu",
@@ -115,7 +115,7 @@ def evaluate_language_model(
     metrics.add_metrics({"rows": RowLoss()})
     metrics.to(fabric.device)
     for metric in metrics.values():
-        # The other processes of the training have no part in this, and may have gone.
+        # The other processes of the training take no part in this, and may have exited.
         metric.distributed_available_fn = lambda: False
     with torch.inference_mode(), fabric.autocast():
         for batch in _batches(task, tokenizer, rows, options.batch_size):
@@ -142,7 +142,7 @@ def _batches(
 
 
 def _digests(task: PretrainingTask, rows: TokenRows) -> list[str]:
-    """A digest of each row's tokens and of the task's options: such as how many tokens are hidden."""
+    """A digest of each row's tokens and of the task's options, such as how many tokens are masked."""
     asked = json.dumps(asdict(task), sort_keys=True).encode()  # type: ignore[call-overload]
     return [
         hashlib.sha256(asked + ids.astype(np.int64).tobytes() + segments.tobytes()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A fine-tuned model's answers to rows, what they score, and what people look at."""
+"""Predictions of a fine-tuned model, their metrics, and samples and errors to look at."""
 
 import hashlib
 import json
@@ -18,18 +18,18 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row, Score
 from pipeline.tracking import Run
 
-#: Answers that a summary shows, and the worst answers that the error table lists.
+#: The numbers of predictions in a summary, and of the worst predictions in the error table.
 N_SAMPLES = 5
 N_ERRORS = 50
 
-#: Files of a run's folder: how each row was answered; and with their texts, some answers and the worst ones.
+#: Files of a run's folder: the score of each row; and, with their texts, some predictions and the worst ones.
 EVALUATION = "evaluation.json"
 SAMPLES, ERRORS = "samples.md", "errors.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Which rows a model was measured on, and whether they had chosen its weights before."""
+    """The rows that a model was measured on, and whether its weights were selected on them."""
 
     corpus: str
     split: Literal["validation", "test"]
@@ -37,13 +37,13 @@ class HeldOut:
 
     @property
     def prefix(self) -> str:
-        """What the names of metrics begin with."""
+        """The prefix of the names of metrics."""
         return "val" if self.split == "validation" else "test"
 
     def in_words(self, n_rows: int) -> str:
         """For example `1,000 test rows of reviews`."""
         what = f"{n_rows:,} {self.split} {'row' if n_rows == 1 else 'rows'} of {self.corpus}"
-        return f"{what}, which also chose the weights" if self.chose_weights else what
+        return f"{what}, on which the weights were selected" if self.chose_weights else what
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +58,13 @@ class Evaluation:
 
     @property
     def samples(self) -> list[Sample]:
-        """Answers to the first rows."""
+        """The predictions for the first rows."""
         pairs = zip(self.rows[:N_SAMPLES], self.predictions[:N_SAMPLES], strict=True)
         return [self.task.sample(row, prediction) for row, prediction in pairs]
 
     @property
     def worst(self) -> list[tuple[int, float]]:
-        """The worst answers: number of the row, from 0, and its score; the surest mistakes first."""
+        """The worst predictions: row number, from 0, and score; the most confident mistakes first."""
         quality = self.task.row_scores(self.predictions, self.rows)
         sure = np.array([prediction.confidence or 0.0 for prediction in self.predictions])
         worst = np.lexsort((-sure, quality))[:N_ERRORS]
@@ -72,7 +72,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Values, and the ends of intervals, as they are recorded."""
+        """The values and the bounds of intervals, as they are recorded."""
         return recorded(self.scores, self.on.prefix)
 
     @property
@@ -81,13 +81,13 @@ class Evaluation:
         own = {name: score for name, score in self.scores.items() if name.startswith(self.task.metric)}
         empty = [name for name, score in own.items() if self.task.higher_is_better and score.value == 0]
         return [
-            *(f"{name} is 0 on all rows, so it cannot tell models apart here" for name in empty),
+            *(f"{name} is 0 on all rows, so it cannot distinguish models here" for name in empty),
             *self.task.cautions(self.predictions),
         ]
 
 
 def recorded(scores: Mapping[str, Score], prefix: str) -> dict[str, float]:
-    """Values, and where there are intervals their ends as `NAME_low` and `NAME_high`."""
+    """Return the values, with the bounds of intervals as `NAME_low` and `NAME_high`."""
     values: dict[str, float] = {}
     for name, score in scores.items():
         values[f"{prefix}/{name}"] = score.value
@@ -105,14 +105,14 @@ def evaluate_rows(
     on: HeldOut,
     batch_size: int,
 ) -> Evaluation:
-    """Answer all rows and score the answers, with intervals."""
+    """Predict all rows and score the predictions, with confidence intervals."""
     predictions = task.predict(model, tokenizer, rows, batch_size=batch_size)
     scores = task.score(predictions, rows, intervals=True)
     return Evaluation(task=task, on=on, rows=rows, predictions=predictions, scores=scores)
 
 
 def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_text: bool) -> None:
-    """Record plots, notes, samples and errors; texts stay in the run's `folder` unless they may be shown."""
+    """Record plots, notes, samples and errors; texts stay in the run's `folder` unless `show_text`."""
     notes = evaluation.task.notes(evaluation.predictions, evaluation.rows)
     tracked.set_tags({f"metric.{name}": note for name, note in notes.items()})
     with TemporaryDirectory() as drafts:
@@ -129,7 +129,7 @@ def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_t
 def keep_samples(
     tracked: Run, samples: Sequence[Sample], folder: Path, artifact: str, *, show_text: bool
 ) -> None:
-    """Keep samples in the run's `folder` and, where their texts may be shown, record them."""
+    """Save samples in the run's `folder` and, if their texts may be shown, record them."""
     text = report.samples_markdown(samples)
     write_whole(folder / SAMPLES, text)
     if show_text:
@@ -137,19 +137,19 @@ def keep_samples(
 
 
 def errors_markdown(evaluation: Evaluation, *, show_text: bool) -> str:
-    """The worst answers as a table; without texts of the corpus, names of classes are left."""
+    """Format the worst predictions as a table; without texts of the corpus, only class names remain."""
     lines = [_error(evaluation, *one, show_text=show_text) for one in evaluation.worst]
     if not lines:
-        return "Every row was answered rightly.\n"
+        return "Every row was answered correctly.\n"
     table = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
-    about = "Rows are counted from 0."
+    about = "Rows are numbered from 0."
     if not show_text:
-        about += f" Their texts are in `{ERRORS}` of the run's folder alone (log_corpus_text=false)."
+        about += f" Their texts are only in `{ERRORS}` of the run's folder (log_corpus_text=false)."
     return "\n".join([about, "", *(f"| {' | '.join(cells)} |" for cells in table)]) + "\n"
 
 
 def _error(evaluation: Evaluation, number: int, score: float, *, show_text: bool) -> dict[str, str]:
-    """One line of the table, by column."""
+    """Return one line of the table, by column."""
     task, row, prediction = evaluation.task, evaluation.rows[number], evaluation.predictions[number]
     sure = "" if prediction.confidence is None else f"{prediction.confidence:.3f}"
     line = {"row": str(number), "score": f"{score:.3f}", "confidence": sure}
@@ -166,7 +166,7 @@ def _cell(text: str) -> str:
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Keep in a run's folder what each row scored, for `compare` to pair with another run's; no text."""
+    """Save each row's score in a run's folder, so that `compare` can pair it with another run's; no text."""
     task = evaluation.task
     scores = task.row_scores(evaluation.predictions, evaluation.rows)
     mean = float(scores.mean())
@@ -186,12 +186,12 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 
 def row_digest(row: Row) -> str:
-    """Sha256 of a row's canonical JSON: half of it, which is enough to tell rows apart."""
+    """Return half of the sha256 of a row's canonical JSON, which is enough to tell rows apart."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def as_record(row: Row, prediction: Prediction) -> dict[str, Any]:
-    """A row with its answer, as `make predict-TASK` writes it."""
+    """Return a row with its prediction, as `make predict-TASK` writes it."""
     answer = {"text": prediction.text, "confidence": prediction.confidence, **prediction.details}
     return {**row, "prediction": answer}

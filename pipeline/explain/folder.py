@@ -60,6 +60,6 @@ def write_folder(
 def _cannot_write(folder: Path, error: OSError) -> RunError:
     return RunError(
         f"cannot write {folder} ({error.strerror})",
-        "a place where a folder can be made, with room for it",
-        "give OUTPUT=FOLDER, or make room",
+        "a writable place with free space",
+        "choose another OUTPUT=FOLDER, or free some space",
     )

@@ -40,10 +40,12 @@ def log_worst(
         return
     try:
         rows = _explained(evaluation, model, tokenizer, show_text=show_text)
-        notes = [] if show_text else ["Words are numbers of tokens here (log_corpus_text=false)."]
+        notes = [] if show_text else ["Words are shown as token numbers (log_corpus_text=false)."]
         n_worst = min(N_WORST, len(evaluation.worst))
         if len(rows) < n_worst:
-            notes.append(f"{len(rows)} of the {n_worst} worst answers: the time for explanations was over.")
+            notes.append(
+                f"{len(rows)} of the {n_worst} worst answers: the time limit for explanations was reached."
+            )
         tracked.log_text(render_explanations(rows, title="The worst answers explained", notes=notes), PAGE)
         tracked.log_text(json.dumps([row.record() for row in rows], ensure_ascii=False), RECORDS)
     except Exception as error:  # whatever it is, what was trained must be kept

@@ -1,4 +1,4 @@
-"""The tasks of the harness: ours, those of a folder of the user's, and else its own."""
+"""Find tasks of the harness: this project's, those in the user's folder, and the harness's own."""
 
 import logging
 from collections.abc import Sequence
@@ -32,12 +32,16 @@ def load_tasks(names: Sequence[str], folder: str | None) -> dict[str, Any]:
     quieten()
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(
-            f"harness.folder={folder} is no folder", "one with a yaml file for each task", "check the path"
+            f"harness.folder={folder} is not a folder",
+            "a folder with a yaml file for each task",
+            "check the path",
         )
     folders = [str(FOLDER), *([folder] if folder is not None else [])]
     manager = TaskManager(include_defaults=False, include_path=folders)
     if missing := [name for name in names if name not in manager.all_tasks]:
-        report.say("Tasks", f"{', '.join(missing)}: not here; reading what tasks lm-eval has (half a minute)")
+        report.say(
+            "Tasks", f"{', '.join(missing)}: not found here; reading the tasks of lm-eval (half a minute)"
+        )
         ours, manager = manager.all_tasks, TaskManager(include_path=folders)
         _check_names(missing, manager, ours)
     try:
@@ -47,12 +51,12 @@ def load_tasks(names: Sequence[str], folder: str | None) -> dict[str, Any]:
         raise DataError(
             f"the tasks {', '.join(names)} cannot be loaded ({reason})",
             "a task whose rows are on this machine, or a connection to the Hugging Face hub",
-            "name other tasks with TASKS=, or look at the task's yaml",
+            "name other tasks with TASKS=..., or check the task's yaml",
         ) from error
 
 
 def quieten() -> None:
-    """Let the harness speak of errors alone, and show no bars for what takes a second."""
+    """Let the harness log only errors, and show no progress bars for short work."""
     from lm_eval.api import task
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -64,7 +68,9 @@ def _check_names(names: Sequence[str], manager: "TaskManager", ours: Sequence[st
         if name not in manager.all_tasks:
             close = get_close_matches(name, manager.all_tasks, n=3)
             raise ConfigError(
-                f"TASKS: there is no task {name}",
-                f"one of {', '.join(ours)}, or one that lm-eval has",
-                f"did you mean {' or '.join(close)}?" if close else "see `lm-eval ls tasks` for those",
+                f"there is no task {name}",
+                f"one of {', '.join(ours)}, or a task of lm-eval",
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else "list those of lm-eval with `lm-eval ls tasks`",
             )

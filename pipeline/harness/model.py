@@ -1,4 +1,4 @@
-"""A bundle as the harness sees a language model: text in, log-likelihoods and text out.
+"""A bundle as a language model of the harness: text in, log-likelihoods and text out.
 
 Three things are easily wrong here. A text begins with one <bos>, also in the first of its rolling windows. A
 continuation is what is left of the tokens of both texts together after as many as the context alone has,
@@ -28,13 +28,13 @@ from pipeline.runs.bundle import Bundle
 #: Labelled tokens whose logits are in memory at once.
 CHUNK_TOKENS = 2048
 
-#: Tokens that are written between two looks at whether all rows have come to a stop.
+#: Tokens generated between two checks whether all rows have reached a stop.
 LOOK_EVERY = 8
 
-#: Tokens that are written where a task does not say how many, if the model reads so many.
+#: Default number of tokens to generate, if the context allows it.
 MOST_NEW = 256
 
-#: How a task may ask for text to be written.
+#: The supported generation options of a task.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 Pair = tuple[list[int], list[int]]
@@ -61,7 +61,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
             raise BundleError(
                 f"{bundle.folder} holds {type(model.backbone).__name__} and {type(model.head).__name__}",
                 "a causal language model: a Decoder with an LMHead",
-                "run `make pretrain`, or name a bundle of it with BUNDLE=",
+                "run `make pretrain`, or name one of its bundles with BUNDLE=...",
             )
         self.bundle = bundle
         self.model = model
@@ -182,8 +182,8 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         room = self.max_length - n_new
         if room < 1:
             raise ConfigError(
-                f"a task asks for {n_new} tokens to be written",
-                f"fewer than {self.max_length}, as many as the model reads",
+                f"a task asks to generate {n_new} tokens",
+                f"fewer than {self.max_length}, the context of the model",
                 "set generation_kwargs.max_gen_toks in the task's yaml",
             )
         options = self._sampling(wanted, n_new)
@@ -213,9 +213,9 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         is_sampled = wanted.pop("do_sample", False)
         if unknown := sorted(wanted.keys() - {*_SAMPLING}):
             raise ConfigError(
-                f"a task asks for text to be written with {unknown[0]}={wanted[unknown[0]]}",
+                f"a task asks to generate text with {unknown[0]}={wanted[unknown[0]]}",
                 f"until, max_gen_toks, do_sample, {', '.join(_SAMPLING)}",
-                "leave it out of generation_kwargs in the task's yaml",
+                "remove it from generation_kwargs in the task's yaml",
             )
         chosen = wanted if is_sampled else {"temperature": 0.0}
         return SamplingOptions(**chosen, max_new_tokens=n_new, seed=self._seed)

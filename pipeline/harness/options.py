@@ -1,4 +1,4 @@
-"""What `make evaluate-lm` can be asked for, beside the bundle and the tasks."""
+"""The options of `make evaluate-lm`, besides the bundle and the tasks."""
 
 from dataclasses import dataclass
 
@@ -25,6 +25,6 @@ class HarnessOptions:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"limit is {self.limit}", "1 or more", "leave it out to measure all rows")
+            raise ConfigError(f"limit is {self.limit}", "1 or more", "leave out limit to evaluate all rows")
         if self.n_shots is not None and self.n_shots < 0:
-            raise ConfigError(f"n_shots is {self.n_shots}", "0 or more", "use 0 for no solved rows")
+            raise ConfigError(f"n_shots is {self.n_shots}", "0 or more", "use 0 for no examples")

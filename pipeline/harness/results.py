@@ -1,4 +1,4 @@
-"""What the harness found, as metrics of ours: values, intervals, and what each row scored."""
+"""Convert the harness's results to metrics: values, intervals and scores per row."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from pipeline.output import write_whole
 from pipeline.tasks.finetuning import Score
 from pipeline.tasks.scoring import mean_score
 
-#: The file of a run's folder that holds all that the harness says.
+#: The file in a run's folder with the complete results of the harness.
 RESULTS = "harness.json"
 
 #: A normal deviate is within so many standard errors of its mean in 95 of 100 cases.
@@ -39,7 +39,7 @@ class Measured:
 
     @property
     def name(self) -> str:
-        """As it is recorded, less the prefix."""
+        """The recorded name, without the prefix."""
         return f"{self.task}/{self.metric}"
 
     @property
@@ -80,7 +80,7 @@ class HarnessResults:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Values, standard errors and the ends of intervals, as they are recorded."""
+        """The values, standard errors and bounds of intervals, as they are recorded."""
         values = recorded({each.name: each.score for each in self.measured}, self.on.prefix)
         for each in self.measured:
             if each.stderr is not None:

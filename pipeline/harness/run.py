@@ -1,4 +1,4 @@
-"""The harness on a bundle."""
+"""Run the harness on a bundle."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ N_RESAMPLES = 1000
 
 
 def check_installed() -> None:
-    """Refuse to go on without the library.
+    """Check that the library is installed.
 
     Raises:
         ConfigError: how it is installed.
@@ -24,7 +24,7 @@ def check_installed() -> None:
         raise ConfigError(
             "the lm-evaluation-harness is not installed",
             "the optional library lm-eval, version 0.4.13",
-            "run: .venv/bin/python -m pip install 'lm-eval>=0.4.13,<0.5'",
+            "run .venv/bin/python -m pip install 'lm-eval>=0.4.13,<0.5'",
         )
 
 

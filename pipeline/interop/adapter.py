@@ -1,4 +1,4 @@
-"""An adapter as the `peft` library reads it, beside its base as `transformers` reads that.
+"""Export an adapter for the `peft` library, next to its base for `transformers`.
 
 Another library may part or join our matrices, so what was learnt is translated as a whole, layer by layer,
 and parted into two thin matrices again: the singular value decomposition gives them without loss.
@@ -50,10 +50,10 @@ def export_adapter(bundle: Bundle, folder: Path) -> Exported:
     stored = load_file(bundle.folder / "model.safetensors")
     own = sorted(name for name in stored if not name.endswith((".lora_A", ".lora_B")))
     if own or bundle.model_config != base.model_config:
-        more = own[0] if own else "a model of its own"
+        more = own[0] if own else "its own model"
         raise InteropError(
             f"{bundle.folder} was trained with more than an adapter: {more}",
-            "a task that keeps the model's head, as chat",
+            "a task that keeps the model's head, such as chat",
             "leave out FORMAT: the adapter is then merged into the model",
         )
     folder = folder.resolve()

@@ -1,4 +1,4 @@
-"""A model of Hugging Face as it lies in a folder: its configuration, its tensors, the hashes of its files."""
+"""Open a Hugging Face model in a folder: its configuration, its tensors and the hashes of its files."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from pipeline.interop.families import FAMILIES
 
 #: Files of weights that run code when they are read.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
-#: What is read beside the weights, where it is there.
+#: Optional files that are read in addition to the weights.
 SMALL_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "chat_template.jinja"),
@@ -24,7 +24,7 @@ SMALL_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What is imported, before anything of it is ours.
+    """A foreign model, before it is converted.
 
     Args:
         folder: where its files lie.
@@ -102,21 +102,21 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     model_type = config.get("model_type")
     if config.get("auto_map"):
         raise InteropError(
-            "config.json asks for code that comes with the model (auto_map)",
-            "a model of a class that transformers has itself",
-            "no code from elsewhere is run here; choose another model",
+            "config.json requires code that comes with the model (auto_map)",
+            "a model class of transformers itself",
+            "choose another model: foreign code is never run",
         )
     if model_type not in known:
         raise InteropError(
             f"models of the type {model_type!r} are not supported",
             f"one of {', '.join(known)}",
-            "choose another",
+            "choose another model",
         )
     if config.get("quantization_config"):
         raise InteropError(
             "the weights are quantised",
-            "weights as numbers",
-            "choose the model that was not quantised, or GGUF",
+            "weights in floating point",
+            "choose the original model, or a GGUF file",
         )
     try:
         return dict(transformers.AutoConfig.for_model(**config).to_dict())
@@ -124,7 +124,7 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InteropError(
             f"config.json cannot be used ({' '.join(str(error).split())[:200]})",
             f"the configuration of a {model_type} model",
-            "check the file",
+            "check config.json",
         ) from error
 
 
@@ -138,7 +138,7 @@ def _read_json(file: Path, what: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InteropError(f"{file} cannot be read ({error})", what, "download it again") from error
     if not isinstance(found, dict):
-        raise InteropError(f"{file} holds no object", what, "download it again")
+        raise InteropError(f"{file} does not contain a JSON object", what, "download it again")
     return found
 
 
@@ -148,20 +148,22 @@ def _shards(folder: Path) -> list[Path]:
         named = _read_json(index, "the names of the files of weights").get("weight_map")
         names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
         if not names or any(Path(name).name != name for name in names):
-            raise InteropError(f"{index} names no files beside it", "its weight_map", "download it again")
+            raise InteropError(
+                f"{index} does not name files next to it", "its weight_map", "download it again"
+            )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise InteropError(
                 f"{folder} lacks {', '.join(missing)}",
                 f"the {len(names)} files that {index.name} names",
-                "download what is missing",
+                "download the missing files",
             )
         return [folder / name for name in names]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if pickles := sorted(path.name for form in _PICKLES for path in folder.glob(form)):
         raise InteropError(
-            f"{folder} has its weights in {pickles[0]} alone, a form that can run code when it is read",
+            f"{folder} has weights only in {pickles[0]}, a format that can run code when it is loaded",
             "model.safetensors",
             'convert it where you trust it: python -c "import transformers; '
             f"transformers.AutoModel.from_pretrained('{folder}').save_pretrained('converted')\"",
@@ -175,7 +177,7 @@ def _names_in(shard: Path) -> list[str]:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise InteropError(
-            f"{shard} is damaged or cut off ({error})", "a whole safetensors file", "download it again"
+            f"{shard} is damaged or truncated ({error})", "a complete safetensors file", "download it again"
         ) from error
 
 
@@ -202,8 +204,8 @@ def _read_gguf(file: Path) -> Checkpoint:
     except Exception as error:  # what the library makes of a damaged file cannot be listed
         raise InteropError(
             f"{file} cannot be read ({' '.join(str(error).split())[:200]})",
-            "a GGUF file of a model that transformers reads",
-            "download it again, or choose another",
+            "a GGUF file of a model that transformers supports",
+            "download it again, or choose another model",
         ) from error
     state = model.state_dict()
     described = model.config.to_dict()
@@ -224,5 +226,7 @@ def _check_gguf_library() -> None:
 
     if find_spec("gguf") is None:
         raise InteropError(
-            "GGUF files need the package gguf", "it to be installed", 'run .venv/bin/pip install "gguf>=0.17"'
+            "GGUF files need the package gguf, which is not installed",
+            "gguf 0.17 or newer",
+            'run .venv/bin/pip install "gguf>=0.17"',
         )

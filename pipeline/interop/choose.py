@@ -1,4 +1,4 @@
-"""Which family of Hugging Face models can hold a model of ours."""
+"""Choose a family of Hugging Face models that can express a model."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A bundle as a folder that `transformers` loads, proved equal before it is put in its place."""
+"""Export a bundle as a folder that `transformers` loads, verified before it is moved into place."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The tokenizer that comes with a model of Hugging Face, as one of this project."""
+"""Read the tokenizer of a Hugging Face model as one of this project."""
 
 import json
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ def read_tokenizer(checkpoint: Checkpoint, n_rows: int) -> ForeignTokenizer:
     unused = n_rows - n_tokens
     if unused and (unused < 0 or unused >= _MOST_UNUSED or n_rows % _MULTIPLE):
         raise InteropError(
-            f"the tokenizer has {n_tokens:,} tokens, and the embedding {n_rows:,} rows",
-            "a row for each token, and unused ones only to fill up a multiple of 64",
-            "take tokenizer.json and the weights from the same model",
+            f"the tokenizer has {n_tokens:,} tokens, but the embedding has {n_rows:,} rows",
+            "a row for each token, with unused rows only as padding to a multiple of 64",
+            "use tokenizer.json and weights of the same model",
         )
     config = checkpoint.config
     roles = {role: text for role in ROLES if (text := _text(settings.get(f"{role}_token"))) is not None}
@@ -52,7 +52,7 @@ def _from_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     if not file.is_file():
         raise InteropError(
             f"{folder} has no tokenizer.json",
-            "the tokenizer in the form of the tokenizers library",
+            "the tokenizer in the format of the tokenizers library",
             'convert it: python -c "import transformers; '
             f"transformers.AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')\"",
         )

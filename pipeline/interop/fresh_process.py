@@ -1,4 +1,4 @@
-"""Run by itself, without this project: does an exported folder load, and is it the same model?
+"""Run on its own, without this project: check that an exported folder loads and is the same model.
 
     python -I fresh_process.py FOLDER CHECK
 

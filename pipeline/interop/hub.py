@@ -1,4 +1,4 @@
-"""Where a model that is imported lies: a folder or file of this machine, or a name on the hub."""
+"""Find a model to import: a folder or file on this machine, or a name on the hub."""
 
 import re
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ def find_model(source: str) -> tuple[Path, Mapping[str, str]]:
     if not _NAME.fullmatch(source) or source.startswith("."):
         raise InteropError(
             f"there is no folder {source}",
-            "the folder of a model, or a name on the hub as org/model",
-            "check it",
+            "the folder of a model, or a name on the hub such as org/model",
+            "check the path",
         )
     return _download(source)
 
@@ -40,9 +40,9 @@ def _download(name: str) -> tuple[Path, Mapping[str, str]]:
         folder = Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the hub's client and its libraries raise too many to list
         raise InteropError(
-            f"{name} is no folder here, and cannot be downloaded from the hub ({type(error).__name__})",
-            "the folder of a model, or a public name on the hub and a network",
-            "download it elsewhere with `hf download`, and give the folder: make import FROM=folder",
+            f"{name} is not a folder here, and cannot be downloaded from the hub ({type(error).__name__})",
+            "the folder of a model, or the name of a public model on the hub and a network connection",
+            "download it elsewhere with `hf download`, then run make import FROM=FOLDER",
         ) from error
     return folder, {"hub": name, "commit": folder.name}
 

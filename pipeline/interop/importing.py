@@ -1,4 +1,4 @@
-"""A model of Hugging Face as the parts of a bundle: configuration, weights, tokenizer."""
+"""Convert a Hugging Face model to the parts of a bundle: configuration, weights, tokenizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,9 +125,9 @@ def _shortened(ours: Mapping[str, Any], max_seq_len: int) -> Values:
     longest = ours["backbone.max_seq_len"]
     if not 4 <= max_seq_len <= longest:
         raise InteropError(
-            f"max_seq_len={max_seq_len}, and the model reads {longest:,} tokens",
+            f"max_seq_len={max_seq_len}, but the model reads at most {longest:,} tokens",
             f"4 to {longest}",
-            "give another, or leave it out",
+            "give another value, or leave out max_seq_len",
         )
     return {**ours, "backbone.max_seq_len": max_seq_len}
 
@@ -141,9 +141,9 @@ def _filled_model(
             planned = build_model(ours)
     except ConfigError as error:
         raise InteropError(
-            f"config.json describes no model that can be built ({error.sentence})",
-            "sizes that go together",
-            "check it",
+            f"config.json describes a model that cannot be built ({error.sentence})",
+            "consistent sizes",
+            "check config.json",
         ) from error
     family.check_names(names, ours)
     wanted = family.weights_to_theirs(planned.state_dict(), ours)
@@ -153,8 +153,8 @@ def _filled_model(
         state = family.weights_to_ours(given, ours)
     except ValueError as error:
         raise InteropError(
-            f"the weights are of no model that is supported ({error})",
-            f"a {family.model_type} model with an activation that is supported",
+            f"the weights are not those of a supported model ({error})",
+            f"a {family.model_type} model with a supported activation",
             "choose another model of the family",
         ) from error
     model = build_model(ours)
@@ -172,7 +172,7 @@ def _check_shapes(
     ]
     if wrong:
         raise InteropError(
-            f"tensors have other shapes than config.json says: {'; '.join(wrong[:5])}",
-            "config.json and weights of one model",
+            f"tensors do not have the shapes that config.json specifies: {'; '.join(wrong[:5])}",
+            "config.json and weights of the same model",
             "check that they belong together",
         )

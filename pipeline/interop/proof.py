@@ -1,4 +1,4 @@
-"""Is a folder of `transformers` the same model as ours? A process without this project compares."""
+"""Verify that a `transformers` folder is the same model, in a process without this project."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ TOLERANCE = 1e-6
 #: Tokens that both libraries write greedily.
 N_WRITTEN = 24
 
-#: What tokenizers get wrong, if anything.
+#: Texts that expose differences between tokenizers.
 TEXTS = (
     "One sunny morning, a baker went home.",
     "  two spaces before,\n\na line between, and a tab\t.",
@@ -80,16 +80,16 @@ def prove_equal(model: Model, tokenizer: Tokenizer, theirs: Theirs, *, n_tokens:
     first = f", first in {found['differs']}" if found["differs"] else ""
     problems = [
         *([f"logits differ by {found['error']:.1e}{first}"] if not found["error"] < TOLERANCE else []),
-        *(f"other ids for {text!r}" for text in found["texts"]),
+        *(f"different ids for {text!r}" for text in found["texts"]),
     ]
     if theirs.is_ours:
         problems += [f"{kind}: {', '.join(found[kind])}" for kind in ("missing", "surplus") if found[kind]]
-        problems += [] if found["written"] else ["another text is written"]
+        problems += [] if found["written"] else ["the generated text differs"]
     if problems:
         raise InteropError(
             f"the {which} model is not the same ({'; '.join(problems)})",
             f"equal ids and texts, and logits within {TOLERANCE:.0e}",
-            "please report this with the model's configuration; nothing was written",
+            "report this with the model's configuration; nothing was written",
         )
     return float(found["error"])
 
@@ -182,7 +182,7 @@ def _loaded_elsewhere(folder: Path, check: Path) -> dict[str, Any]:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise InteropError(
             f"transformers cannot load {folder} ({reason})",
-            "a folder that transformers reads",
-            "please report this with the model's configuration; nothing was written",
+            "a folder that transformers can load",
+            "report this with the model's configuration; nothing was written",
         )
     return dict(json.loads(lines[-1]))

@@ -1,4 +1,4 @@
-"""Our tokenizer as the files that `transformers` reads: the same ids, its special tokens, the chat's form."""
+"""Write a tokenizer as files that `transformers` reads: ids, special tokens and chat template."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a trained thing back to the bytes, the code and the seed: followed, checked, printed, drawn."""
+"""The lineage of a bundle, back to bytes, code and seed: traced, checked, printed and drawn."""
 
 from pipeline.lineage.nodes import Node, State
 from pipeline.lineage.picture import draw

@@ -1,4 +1,4 @@
-"""What measured a bundle, as steps of its lineage."""
+"""The evaluations of a bundle, as nodes of its lineage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,12 @@ from pipeline.lineage.nodes import Node, State
 from pipeline.runs.folders import RunFolder
 from pipeline.tasks.finetuning import Score
 
-#: Evaluations of a bundle that stand in its lineage.
+#: The most evaluations of a bundle that its lineage shows.
 SHOWN = 6
 
 
 def evaluations_of(folder: Path, evaluations: Sequence[RunFolder]) -> list[Node]:
-    """The newest evaluations of this bundle, each with its metric; of more than a few, how many more."""
+    """Return the newest evaluations of this bundle, each with its metric, and the number of older ones."""
     found = runs_that_measured(folder, evaluations)
     nodes = [
         Node(kind="evaluation", title=run.name, facts=_facts(run), state=State.OK) for run in found[:SHOWN]

@@ -1,16 +1,16 @@
-"""One step of a lineage, and what checking it said."""
+"""One step of a lineage, and the result of checking it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-#: The fact that names the run which a tokenizer was taken over from.
+#: The fact that names the run from which a tokenizer was taken.
 FROM = "from"
 
 
 class State(StrEnum):
-    """What a check of a recorded thing found."""
+    """The result of checking a recorded item."""
 
     OK = "ok"
     CHANGED = "changed"
@@ -18,7 +18,7 @@ class State(StrEnum):
     UNCHECKED = "unchecked"
 
 
-#: State -> mark and colour, the same in print and picture.
+#: State -> mark and colour, in the terminal and in the picture.
 MARKS = {
     State.OK: ("✓", "green"),
     State.CHANGED: ("≠", "red"),
@@ -29,15 +29,15 @@ MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A thing in the lineage.
+    """A node of the lineage.
 
     Args:
-        kind: such as run, corpus, source.
-        title: what it is called.
-        facts: what is recorded of it.
-        state: what checking it found.
+        kind: for example run, corpus or source.
+        title: its name.
+        facts: what is recorded about it.
+        state: the result of checking it.
         note: why it is in this state, or what cannot be checked.
-        made_from: what it was made from or with, and what was measured on it.
+        made_from: the nodes that it was made from or with, and evaluations of it.
     """
 
     kind: str
@@ -48,11 +48,11 @@ class Node:
     made_from: tuple["Node", ...] = ()
 
     def walk(self) -> Iterator["Node"]:
-        """This node and all below it."""
+        """Yield this node and all its descendants."""
         yield self
         for node in self.made_from:
             yield from node.walk()
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """Convert to plain values."""
         return asdict(self)

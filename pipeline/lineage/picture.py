@@ -1,6 +1,6 @@
-"""A lineage as a picture: a band a run, oldest on top, from the files on the left to the measures.
+"""Draw a lineage: one band per run, the oldest on top, from files on the left to metrics on the right.
 
-SVG, written directly: text stays text, every box has the whole record as its tooltip, nothing is fetched.
+The SVG is written directly: text stays text, each box has its full record as a tooltip, nothing is fetched.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from pipeline.lineage.nodes import FROM, MARKS, Node, State
 
-#: Columns of a band: title -> kinds that stand in it.
+#: Columns of a band: title -> kinds of nodes in it.
 COLUMNS = {
     "files": ("source",),
     "corpus": ("corpus",),
@@ -20,7 +20,7 @@ COLUMNS = {
     "run": ("run",),
     "measured": ("evaluation",),
 }
-#: Kinds that are lines in the box of their run.
+#: Kinds that are shown as lines in the box of their run.
 IN_THE_RUN = ("seed", "commit", "versions")
 
 _CHARACTER, _LINE, _PADDING, _GAP, _BAND_GAP, _MARGIN, _HEAD = 7.3, 17, 10, 44, 34, 24, 30
@@ -41,19 +41,19 @@ class Box:
 
     @property
     def height(self) -> float:
-        """As its lines need."""
+        """Height in pixels."""
         return len(self.lines) * _LINE + 2 * _PADDING - 4
 
 
 @dataclass
 class Band:
-    """A run with all that it was made from, by column."""
+    """A run with everything that it was made from, by column."""
 
     columns: dict[str, list[Box]] = field(default_factory=dict)
 
     @property
     def height(self) -> float:
-        """That of its highest column."""
+        """Height of the tallest column in pixels."""
         return max(_height(boxes) for boxes in self.columns.values())
 
     @property
@@ -63,7 +63,7 @@ class Band:
 
 
 def draw(lineage: Node) -> str:
-    """The picture as SVG."""
+    """Render the picture as SVG."""
     registered = [node for node in lineage.walk() if node.kind == "registered"]
     bands = [_band(node) for node in lineage.walk() if node.kind == "run"][::-1]
     if registered:
@@ -108,7 +108,7 @@ def _band(run: Node) -> Band:
 
 
 def _of_one_run(run: Node) -> Iterator[Node]:
-    """What stands below a run, less other runs and what is theirs."""
+    """Yield the descendants of a run, up to the next run."""
     for node in run.made_from:
         if node.kind != "run":
             yield node
@@ -121,7 +121,7 @@ def _run_lines(run: Node) -> list[str]:
 
 
 def _is_line(node: Node) -> bool:
-    """Whether it is a line in the box of its run; a tokenizer is one where an earlier run has its box."""
+    """Whether a node is a line in its run's box; so is a tokenizer that an earlier run has a box for."""
     return node.kind in IN_THE_RUN or FROM in node.facts
 
 
@@ -137,7 +137,7 @@ def _mark(node: Node) -> str:
 
 
 def _place(bands: Sequence[Band]) -> tuple[float, float, dict[str, float]]:
-    """Give every box its place; the whole width and height, and where each column begins."""
+    """Place every box; return the total width and height, and the x position of each column."""
     x, places = float(_MARGIN), {}
     widths = {}
     for title in COLUMNS:
@@ -166,7 +166,7 @@ Point = tuple[float, float]
 
 
 def _arrows(bands: Sequence[Band]) -> Iterator[tuple[Point, Point]]:
-    """From column to column, and from each run to the one that started from it."""
+    """Yield arrows from column to column, and from each run to the one that started from it."""
     for band in bands:
         present = [band.columns[title] for title in COLUMNS if title in band.columns]
         for left, right in pairwise(present):

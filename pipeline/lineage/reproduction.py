@@ -1,4 +1,4 @@
-"""A run made again from what is recorded, and what differs between the two."""
+"""Run a recorded run again, and compare the results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SUFFIX = "-again"
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run left: its metrics, the hash of its weights, and what it was made of."""
+    """The results of a run: its metrics, the hash of its weights, and its inputs."""
 
     metrics: Mapping[str, float]
     weights: str | None
@@ -30,21 +30,23 @@ class Outcome:
 
 
 def find_run(spec: str, runs_dir: Path) -> RunFolder:
-    """The finished run of this name or folder.
+    """Return the finished run of this name or folder.
 
     Raises:
-        RunError: there is none, or it is not finished.
+        RunError: there is no such run, or it is not finished.
     """
     runs = list_runs(runs_dir)
     found = [run for run in runs if spec.rstrip("/") in (run.name, str(run.path), str(run.path.absolute()))]
     finished = ", ".join(run.name for run in runs if _left_numbers(run)) or "none yet"
     if not found:
-        raise RunError(f"no run '{spec}' in {runs_dir}", f"a finished run ({finished})", "give RUN=name")
+        raise RunError(
+            f"there is no run '{spec}' in {runs_dir}", f"a finished run ({finished})", "give RUN=NAME"
+        )
     if found[0].record.status != "FINISHED":
         raise RunError(
             f"{found[0].path} is {found[0].record.status}",
             f"a finished run ({finished})",
-            "let it finish with RESUME=1, or name another",
+            "finish it with RESUME=1, or name another run",
         )
     return found[0]
 
@@ -55,21 +57,23 @@ def _left_numbers(run: RunFolder) -> bool:
 
 
 def recorded_config(run: RunFolder, own: Mapping[str, Any] | None = None) -> Config:
-    """The configuration of the run, for another run of another name.
+    """Return the configuration of the run, for a new run of another name.
 
-    What is in `own` takes the place of what is recorded: the run may come from elsewhere, and its user says
+    `own` overrides what is recorded: the run may come from elsewhere, and the user says
     where it is tracked and cached.
 
     Raises:
-        RunError: it cannot be read.
-        ConfigError: this version of the code takes other keys.
+        RunError: the configuration cannot be read.
+        ConfigError: this version of the code has other keys.
     """
     file = run.path / "config.yaml"
     try:
         plain = read_yaml(file)
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{file} cannot be read ({error})", "the configuration that the run wrote", "name another run"
+            f"{file} cannot be read ({error})",
+            "the configuration that the run wrote",
+            "name another run with RUN=NAME",
         ) from error
     name = f"{run.name[: MAX_NAME_LENGTH - len(SUFFIX)]}{SUFFIX}"
     changed = {**plain, **(own or {}), "name": name, "runs_dir": str(run.path.parent)}
@@ -83,10 +87,10 @@ def recorded_config(run: RunFolder, own: Mapping[str, Any] | None = None) -> Con
 
 
 def read_outcome(run: RunFolder) -> Outcome:
-    """What the run left; of one without a bundle, what it measured; nothing where that is gone too.
+    """Return the results of the run; without a bundle, its evaluation; empty if that was deleted too.
 
     Raises:
-        RunError: it never had numbers.
+        RunError: the run never had metrics.
     """
     folder = run.bundles / "best"
     if bundle.is_finished(folder):
@@ -99,7 +103,7 @@ def read_outcome(run: RunFolder) -> Outcome:
         raise RunError(
             f"{run.path} has neither a bundle nor an evaluation",
             "a run that measured something: pretrain, finetune or evaluate",
-            "name another with RUN=name",
+            "name another run with RUN=NAME",
         )
     values = {} if measurement is None else recorded(measurement.metrics, measurement.prefix)
     return Outcome(metrics=_of_the_model(values), weights=None, origin={})
@@ -110,7 +114,7 @@ def _of_the_model(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What must be equal for equal numbers, by name."""
+    """Return what must be equal for equal metrics, by name."""
     code = {
         key: str(value)
         for key, value in (select(provenance, "code") or {}).items()
@@ -126,7 +130,7 @@ def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def changed_metrics(before: Outcome, now: Outcome) -> dict[str, tuple[Any, Any]]:
-    """Metrics that are not the same; of a run whose bundle is gone, among those that it still has."""
+    """Return the metrics that differ; if the bundle was deleted, among those that are left."""
     there = now.metrics
     if before.weights is None:
         there = {name: value for name, value in there.items() if name in before.metrics}
@@ -134,7 +138,7 @@ def changed_metrics(before: Outcome, now: Outcome) -> dict[str, tuple[Any, Any]]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Name -> (before, now) of what is not the same to the last digit."""
+    """Return name -> (before, now) of values that are not identical to the last digit."""
     names = dict.fromkeys([*before, *now])
     return {
         name: (before.get(name), now.get(name))

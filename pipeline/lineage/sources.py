@@ -1,4 +1,4 @@
-"""Compare what a bundle records of files, token rows, code and versions with what is there now."""
+"""Compare a bundle's record of files, token rows, code and versions with their present state."""
 
 import re
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ from pipeline.lineage.nodes import State
 
 Found = tuple[State, str]
 
-#: Packages whose versions decide what numbers come out.
+#: Packages whose versions affect the results.
 PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "numpy", "mlflow")
-#: The first word of an address: `hf://`, `storyworld:`.
+#: The scheme of an address: `hf://`, `storyworld:`.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def check_source(uri: str, sha256: str) -> Found:
-    """A file must have the bytes that were read; other addresses are not fetched."""
+    """Check that a file has the bytes that were read; other addresses are not fetched."""
     if _SCHEME.match(uri):
         return State.UNCHECKED, "not a local file"
     file = Path(uri).expanduser()
     if not file.is_file():
-        return State.GONE, "no such file now"
+        return State.GONE, "the file no longer exists"
     try:
         found = sha256_of(file)
     except OSError as error:
         return State.UNCHECKED, f"cannot be read ({error.strerror})"
-    return (State.OK, "") if found == sha256 else (State.CHANGED, f"sha256 is {found[:12]} now")
+    return (State.OK, "") if found == sha256 else (State.CHANGED, f"sha256 is now {found[:12]}")
 
 
 def check_rows(sha256: str, cache_dir: Path) -> Found:
-    """Token rows in the cache must be those that were trained on; absent, they are made again when needed."""
+    """Check that token rows in the cache are those of the training; absent ones are made when needed."""
     for manifest in (cache_dir / "rows").glob(f"*/{MANIFEST_FILE}"):
         if mapping_in(manifest).get("sha256") == sha256:
             try:
@@ -45,25 +45,25 @@ def check_rows(sha256: str, cache_dir: Path) -> Found:
 
 
 def check_code(code: Mapping[str, str]) -> Found:
-    """A commit tells the code only if nothing else was changed."""
+    """Check that the commit identifies the code: nothing was uncommitted."""
     if code.get("git_commit", "none") == "none":
-        return State.UNCHECKED, "not run in a git repository"
+        return State.UNCHECKED, "was not run in a git repository"
     dirty, untracked = code.get("git_dirty"), code.get("git_untracked_code", "0")
     if dirty == "true":
         return State.CHANGED, "with changes that were not committed"
     if dirty != "false":
-        return State.UNCHECKED, "git did not say whether all was committed"
+        return State.UNCHECKED, "git did not report whether everything was committed"
     if untracked != "0":
         files = "a file" if untracked == "1" else f"{untracked} files"
-        return State.CHANGED, f"with {files} of code that git does not track"
+        return State.CHANGED, f"with {files} of code not tracked by git"
     return State.OK, "nothing uncommitted"
 
 
 def check_versions(code: Mapping[str, str]) -> tuple[State, str, dict[str, str]]:
-    """The recorded versions, and which are others now."""
+    """Return the recorded versions, and which of them have changed."""
     recorded = {name: code[name] for name in ("python", *PACKAGES) if name in code}
     now = {name: _installed(name) for name in recorded if name != "python"}
-    others = [f"{name} is {found} now" for name, found in now.items() if found != recorded[name]]
+    others = [f"{name} is now {found}" for name, found in now.items() if found != recorded[name]]
     if not recorded:
         return State.UNCHECKED, "", {}
     return (State.CHANGED if others else State.OK), ", ".join(others), recorded

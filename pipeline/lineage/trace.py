@@ -1,4 +1,4 @@
-"""Follow a bundle back to the bytes, from what it records, and compare each step with what is there now."""
+"""Trace a bundle back to its sources, from its record, and compare each step with the present state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ SHOWN = 12
 
 
 def trace(folder: Path, *, runs_dir: Path, cache_dir: Path, registrations: Sequence[Version] = ()) -> Node:
-    """The lineage of a bundle; on top the registered models that it is a version of.
+    """Return the lineage of a bundle; at the top, the registered models that it is a version of.
 
     Raises:
-        BundleError: the bundle is unfinished, or what it records cannot be read.
+        BundleError: the bundle is unfinished, or its record cannot be read.
     """
     bundle.read_done(folder)
     record = _provenance(folder)
@@ -47,7 +47,7 @@ def _provenance(folder: Path) -> Record:
 def _run(
     folder: Path, record: Record, digest: str | None, evaluations: Sequence[RunFolder], cache_dir: Path
 ) -> Node:
-    """A run and its bundle; `digest` is that of the bundle as its child saw it."""
+    """A run and its bundle; `digest` is the bundle's digest as recorded by its child."""
     state, note = _check_bundle(folder, digest)
     present = state is not State.GONE
     shown = digest or (bundle.digest(folder) if present else None)
@@ -63,7 +63,7 @@ def _run(
 
 def _check_bundle(folder: Path, digest: str | None) -> tuple[State, str]:
     if not bundle.is_finished(folder):
-        return State.GONE, "deleted; what follows is what its child recorded"
+        return State.GONE, "deleted; the following was recorded by its child"
     if digest is not None and bundle.digest(folder) != digest:
         return State.CHANGED, f"its child was made from sha256 {digest[:SHOWN]}"
     try:
@@ -74,13 +74,13 @@ def _check_bundle(folder: Path, digest: str | None) -> tuple[State, str]:
 
 
 def _parent(record: Record, evaluations: Sequence[RunFolder], cache_dir: Path) -> list[Node]:
-    """The run that this one started from, from its own bundle, or from what was recorded of it."""
+    """The run that this one started from, read from its own bundle or from its child's record."""
     parent = record.get("parent")
     if not parent:
         return []
     folder, digest = Path(parent["bundle"]), parent.get("digest")
     same = bundle.is_finished(folder) and digest in (None, bundle.digest(folder))
-    # A bundle that is another now has another origin: what the child recorded is what it was made from.
+    # A bundle that has changed has another origin: trust what the child recorded.
     recorded = parent.get("provenance", {"run": parent["run"]})
     return [_run(folder, _provenance(folder) if same else recorded, digest, evaluations, cache_dir)]
 
@@ -101,7 +101,7 @@ def _made_with(record: Record) -> list[Node]:
 
 
 def _data(record: Record, folder: Path | None, cache_dir: Path) -> list[Node]:
-    """Token rows, tokenizer, and the corpus with the files it was read from."""
+    """Token rows, tokenizer, and the corpus with the files that it was read from."""
     nodes = []
     for split in ("train", "validation"):
         if (recorded := record.get(f"{split}_rows")) is not None:
@@ -124,12 +124,12 @@ def _data(record: Record, folder: Path | None, cache_dir: Path) -> list[Node]:
 
 def _check_tokenizer(recorded: str, folder: Path | None) -> tuple[State, str]:
     if folder is None:
-        return State.UNCHECKED, "its bundle is gone"
+        return State.UNCHECKED, "its bundle was deleted"
     try:
         found = Tokenizer.from_file(folder / "tokenizer.json").digest
     except TokenizerError as error:
         return State.CHANGED, error.problem
-    return (State.OK, "") if found == recorded else (State.CHANGED, f"the bundle has {found[:SHOWN]}")
+    return (State.OK, "") if found == recorded else (State.CHANGED, f"the bundle now has {found[:SHOWN]}")
 
 
 def _imported(imported: Record) -> Node:
@@ -154,7 +154,7 @@ def _corpus(corpus: Record) -> Node:
 
 
 def _sources(record: Record) -> list[Node]:
-    """The files that something was read from, compared with what is there."""
+    """The files that something was read from, compared with their present state."""
     sources = []
     for source in record.get("sources", []):
         state, note = check_source(str(source["uri"]), str(source.get("sha256", "")))

@@ -1,16 +1,16 @@
-"""A lineage as a tree on the terminal."""
+"""Show a lineage as a tree on the terminal."""
 
 from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.lineage.nodes import MARKS, Node
 
-#: Kinds are padded to this width, so that titles stand below each other.
+#: Kinds are padded to this width, so that titles are aligned.
 _KIND_WIDTH = 10
 
 
 def as_tree(node: Node) -> Tree:
-    """The node and, below it, what it was made from."""
+    """Return a tree of the node and, below it, what it was made from."""
     tree = Tree(_line(node), guide_style="dim")
     for part in node.made_from:
         tree.children.append(as_tree(part))

@@ -1,4 +1,4 @@
-"""The accelerators of `configs/accelerators.yaml`: memory, peak, power, price, and what others reached."""
+"""The accelerators of `configs/accelerators.yaml`: memory, peak, power, price and measured utilisation."""
 
 import math
 import re
@@ -17,8 +17,8 @@ class Accelerator:
     """One kind of device.
 
     Args:
-        name: as a user types it.
-        device: a part of the name that its driver gives.
+        name: the name that a user types.
+        device: a substring of the name that its driver reports.
         memory_gb: decimal GB of the data sheet.
         tflops: dense products in bf16, 10^12 FLOP/s.
         power_w: largest power of the board.
@@ -36,18 +36,18 @@ class Accelerator:
 
     @property
     def memory_bytes(self) -> float:
-        """Bytes that may be planned with."""
+        """Usable memory in bytes."""
         return self.memory_gb * 1e9
 
     @property
     def flops_per_s(self) -> float:
-        """Peak of matrix products in bf16."""
+        """Peak rate of matrix products in bf16, in FLOP/s."""
         return self.tflops * 1e12
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredShare:
-    """The share of a device's peak that a training reached (MFU), and who measured it."""
+    """The share of a device's peak that a training run reached (MFU), and who measured it."""
 
     device: str
     billions: float
@@ -63,35 +63,35 @@ def _table() -> dict[str, Any]:
 
 @cache
 def accelerators() -> dict[str, Accelerator]:
-    """Every accelerator by its name."""
+    """Return every accelerator by its name."""
     return {name: Accelerator(name=name, **row) for name, row in _table()["accelerators"].items()}
 
 
 def accelerator_called(device_name: str) -> Accelerator | None:
-    """The accelerator whose driver gives this name; None where it is not in the table."""
+    """Return the accelerator whose driver reports this name; None if it is not in the table."""
     found = [one for one in accelerators().values() if one.device in device_name]
     return max(found, key=lambda one: len(one.device), default=None)
 
 
 def read_gpus(text: str) -> tuple[int | None, Accelerator]:
-    """`8xh100` as 8 and that accelerator; `h100` alone leaves the number open.
+    """Parse `8xh100` as 8 and that accelerator; in `h100` the number is None.
 
     Raises:
-        ConfigError: it has another form, or the accelerator is not in the table.
+        ConfigError: the text has another form, or the accelerator is not in the table.
     """
     form = re.fullmatch(r"(?:(\d+)x)?([\w-]+)", text.strip().lower())
     names = list(accelerators())
     if form is None or form[2] not in names or form[1] == "0":
         raise ConfigError(
-            f"gpus={text}: no such devices",
-            f"a number, x and one of {', '.join(names)}",
+            f"gpus={text} does not name known devices",
+            f"COUNTxNAME, with NAME one of {', '.join(names)}",
             suggest(form[2] if form else text, names, "write gpus=8xh100"),
         )
     return (int(form[1]) if form[1] else None), accelerators()[form[2]]
 
 
 def measured_share(accelerator: Accelerator, n_parameters: float) -> MeasuredShare:
-    """The measurement nearest in parameters, of this device or of the one that is taken for it."""
+    """Return the measurement nearest in parameters, of this device or of its stand-in."""
     device = _table()["like"].get(accelerator.name, accelerator.name)
     rows = [MeasuredShare(**row) for row in _table()["measured"] if row["device"] == device]
     return min(rows, key=lambda row: abs(math.log(row.billions * 1e9 / n_parameters)))

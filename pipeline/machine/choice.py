@@ -1,6 +1,6 @@
-"""What is left to this machine (`auto`): chosen by measuring it when a run begins, recorded, and kept.
+"""Options left to the machine (`auto`): chosen by measuring it when a run begins, recorded, and kept.
 
-A run that is resumed or reproduced, also on another machine, computes as it did at first.
+A run that is resumed or reproduced, even on another machine, computes as it did at first.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ PRECISION, DEVICES, NEWTON_SCHULZ = "trainer.precision", "trainer.devices", "opt
 
 
 def choose_for_machine(config: Config) -> dict[str, Any]:
-    """Dotted key -> what it is here, for each key of a stage that computes which is left to the machine."""
+    """Return dotted key -> value on this machine, for each `auto` key of a stage that computes."""
     if "trainer" not in config:
         return {}
     options = construct(config.trainer, TrainerOptions)
@@ -38,12 +38,12 @@ def choose_for_machine(config: Config) -> dict[str, Any]:
 
 
 def with_chosen(config: Config, chosen: Mapping[str, Any] | None) -> Config:
-    """The configuration with what was chosen."""
+    """Return the configuration with the chosen values."""
     return _with(config, chosen or {})
 
 
 def as_asked(config: Config, chosen: Mapping[str, Any] | None) -> Config:
-    """The configuration with `auto` again where that was chosen: a run is found by what was asked for."""
+    """Return the configuration with `auto` again for chosen values: a run is found by what was requested."""
     asked = {key: AUTO for key, value in (chosen or {}).items() if select(config, key) == value}
     return _with(config, asked)
 
@@ -57,7 +57,7 @@ def _with(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
-    """The device and the types that it computes in, and why these, for people."""
+    """Describe the device, the number types that it computes in, and why these were chosen."""
     options = construct(config.trainer, TrainerOptions)
     told = describe_device(options)
     newton_schulz = select(config, NEWTON_SCHULZ)

@@ -1,4 +1,4 @@
-"""Where a stage computes, and in which precision: the one decision of it."""
+"""Decide where a stage computes, and in which precision."""
 
 import math
 import os
@@ -17,13 +17,13 @@ def uses_gpu(options: TrainerOptions) -> bool:
     """Whether training runs on a GPU.
 
     Raises:
-        ConfigError: a GPU is asked for and none is there.
+        ConfigError: a GPU is requested but not available.
     """
     import torch
 
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
-            "trainer.accelerator=gpu: no GPU that PyTorch can use",
+            "trainer.accelerator=gpu, but PyTorch finds no usable GPU",
             "a CUDA device and a CUDA build of PyTorch",
             "use trainer.accelerator=cpu, or check nvidia-smi and torch.version.cuda",
         )
@@ -31,10 +31,10 @@ def uses_gpu(options: TrainerOptions) -> bool:
 
 
 def check_device(options: TrainerOptions) -> None:
-    """Refuse what this machine does not have, before anything is read.
+    """Refuse devices that this machine does not have, before anything is read.
 
     Raises:
-        ConfigError: no GPU, fewer of them, or none for fp16.
+        ConfigError: there is no GPU, there are too few, or fp16 is requested without one.
     """
     import torch
 
@@ -49,10 +49,10 @@ def check_device(options: TrainerOptions) -> None:
 
 
 def device_of(options: TrainerOptions) -> "torch.device":
-    """Where all stages compute: the one decision of it.
+    """Return the device on which all stages compute.
 
     Raises:
-        ConfigError: a GPU is asked for and none is there.
+        ConfigError: a GPU is requested but not available.
     """
     import torch
 
@@ -100,17 +100,17 @@ def devices_and_nodes(options: TrainerOptions) -> tuple[int, int]:
 
 
 def choose_precision(options: TrainerOptions) -> Precision:
-    """The precision to compute in.
+    """Return the precision to compute in.
 
     Raises:
-        ConfigError: fp16 without a GPU: its loss scaling is CUDA's.
+        ConfigError: fp16 is requested without a GPU; its loss scaling needs CUDA.
     """
     from modules.hardware import multiplies_bf16_fast
 
     device = device_of(options)
     if options.precision == "fp16" and device.type != "cuda":
         raise ConfigError(
-            "trainer.precision=fp16: not on a CPU", "fp32 or bf16", "use trainer.precision=auto"
+            "trainer.precision=fp16 is not supported on a CPU", "fp32 or bf16", "use trainer.precision=auto"
         )
     if options.precision != "auto":
         return options.precision
@@ -118,7 +118,7 @@ def choose_precision(options: TrainerOptions) -> Precision:
 
 
 def describe_device(options: TrainerOptions) -> str:
-    """The device and the precision, for people."""
+    """Describe the device and the precision."""
     import torch
 
     n_devices = count_devices(options)
@@ -131,7 +131,7 @@ def describe_device(options: TrainerOptions) -> str:
 
 
 def for_rows(options: TrainerOptions, n_rows: int) -> TrainerOptions:
-    """The options with `max_steps` as `max_epochs` over so many rows asks for, if it is given."""
+    """Return the options with `max_steps` computed from `max_epochs` over `n_rows`, if that is given."""
     if options.max_epochs is None:
         return options
     rows_per_step = options.batch_size * options.accumulate * count_devices(options)

@@ -1,4 +1,4 @@
-"""The options of the trainer, as every stage that computes reads them."""
+"""The options of the trainer, which every stage that computes reads."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -18,27 +18,27 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """How long, on what, and how to train; one step is one update of the weights.
+    """How long, on which devices, and how to train; one step is one update of the weights.
 
     Args:
-        max_steps: updates of the weights; size=tiny does those of the yaml files in minutes on two CPU cores.
-            null: as many as the rows ask for, in fine-tuning (`pipeline.training.budget`).
-        max_epochs: how often to see each row; given, it decides about max_steps.
+        max_steps: updates of the weights; with size=tiny, the defaults take minutes on two CPU cores.
+            null: in fine-tuning, computed from the number of rows (`pipeline.training.budget`).
+        max_epochs: how often to see each row; if given, it determines max_steps.
         batch_size: rows on one device in one forward pass.
-        accumulate: forward passes a step; 4 of 4 rows have the gradient of one of 16.
+        accumulate: forward passes per step; 4 passes of 4 rows have the gradient of one pass of 16.
         precision: auto takes bf16 where the machine is much faster in it, else fp32.
         compile: run the model through `torch.compile`.
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
         patience: validations without a better result (loss, or the task's metric) before training stops.
         plateau: validations without a better result before the learning rate decays and training ends.
-        time_budget_s: seconds of training, in all parts of a resumed run together.
-        val_every_steps: null: five times a run.
-        val_rows: validate on the first so many rows; null: on all.
-        score_rows: fine-tuned models answer the first so many rows at a validation; null: all.
+        time_budget_s: seconds of training, summed over all parts of a resumed run.
+        val_every_steps: steps between validations; null: five validations per run.
+        val_rows: number of rows to validate on, from the first; null: all.
+        score_rows: number of rows that a fine-tuned model answers at a validation; null: all.
         curriculum: share of the steps in which fine-tuning goes from the shortest rows to all.
-        checkpoint_every_steps: null: at each validation.
-        devices: how many; auto: all GPUs, or one CPU process.
+        checkpoint_every_steps: steps between checkpoints; null: one at each validation.
+        devices: number of devices; auto: all GPUs, or one CPU process.
         strategy: how several devices work together; auto takes ddp, data-parallel training.
         activation_checkpointing: what of a layer is computed again in the backward pass to save memory:
             nothing; all but matrix products and attention (selective); all (full), for a third more work.
@@ -73,22 +73,24 @@ class TrainerOptions:
         """`max_steps`, where it is known.
 
         Raises:
-            ConfigError: nothing says how long to train.
+            ConfigError: no option says how long to train.
         """
         if self.max_steps is None:
             raise ConfigError(
-                "trainer.max_steps is null", "a number of steps", "give trainer.max_steps=1000 or such"
+                "trainer.max_steps is null",
+                "a number of steps",
+                "give a number, for example trainer.max_steps=1000",
             )
         return self.max_steps
 
     @property
     def answer_batch_size(self) -> int:
-        """Rows answered at a time: without gradients, four times as many as in training find room."""
+        """Rows answered at a time: without gradients, four times as many as in training fit into memory."""
         return 4 * self.batch_size
 
     @property
     def curriculum_batches(self) -> int:
-        """Forward passes of one device before all rows are drawn from alike."""
+        """Forward passes on one device before rows of every length are drawn."""
         return int(self.curriculum * self.n_steps) * self.accumulate
 
     @property

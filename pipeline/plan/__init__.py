@@ -1,1 +1,1 @@
-"""The cache of whole stages: what a run was made from, which steps need to run, and why."""
+"""Reuse finished runs of stages: compare their inputs, decide which steps need to run, and say why."""

@@ -1,4 +1,4 @@
-"""One step in a process of its own, which says what it does as if it were called alone."""
+"""Run one step in a process of its own, with the same output as if it were run alone."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from pipeline.signals import Requests, listening
 
 
 class StepProcess:
-    """Runs a stage and passes on to it each request to end that comes meanwhile.
+    """Run a stage, and forward signals to it.
 
-    It has a session of its own: Ctrl-C at a terminal would otherwise reach it twice, and stop it at once.
+    The process has its own session: Ctrl-C at a terminal would otherwise reach it twice, and kill it at once.
     """
 
     def __init__(self, stage: str, words: Sequence[str]) -> None:
@@ -24,11 +24,11 @@ class StepProcess:
 
     @property
     def stopped_by(self) -> int | None:
-        """The first signal that came."""
+        """The first signal that was received."""
         return self._requests.first
 
     def run(self) -> int:
-        """Wait for its end; gives its exit code, negative for a signal that killed it."""
+        """Run to completion; returns the exit code, negative for a signal that killed the process."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with listening(self._pass_on):
             self._process = subprocess.Popen(
@@ -38,7 +38,7 @@ class StepProcess:
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,
             )
-            if self.stopped_by is not None:  # it came before there was anybody to tell
+            if self.stopped_by is not None:  # it arrived before the process was started
                 self._process.send_signal(_told(self.stopped_by))
             try:
                 return self._process.wait()
@@ -46,7 +46,7 @@ class StepProcess:
                 self._end()
 
     def _end(self) -> None:
-        """Leave no process behind, whatever happened here."""
+        """Leave no process behind, whatever happened."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
@@ -57,5 +57,5 @@ class StepProcess:
 
 
 def _told(number: int) -> int:
-    """What a step is told: it has no terminal that could be closed."""
+    """Return the signal to forward: a step has no terminal that could be closed."""
     return signal.SIGTERM if number == signal.SIGHUP else number

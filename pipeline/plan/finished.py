@@ -1,4 +1,4 @@
-"""The runs that a step has had: which is finished with these inputs and whole, which can go on."""
+"""Find the earlier runs of a step: finished with the same inputs and intact, or resumable."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ FINISHED = "FINISHED"
 def runs_of(
     step: Step, runs: Sequence[RunFolder], config_task: str | None, model: str | None
 ) -> list[RunFolder]:
-    """The runs of the step's stage and task, newest first; of a registration, those of the same model."""
+    """Return runs of the step's stage and task, newest first; for a registration, those of the same model."""
     if "task" in keys_used(step.stage):
         return [run for run in runs if run.is_of(step.stage, config_task)]
     found = [run for run in runs if run.is_of(step.stage)]
@@ -24,31 +24,31 @@ def runs_of(
 
 
 def newest_finished(runs: Sequence[RunFolder]) -> RunFolder | None:
-    """The newest run that was finished and says what it was made from."""
+    """Return the newest finished run that recorded its inputs."""
     return next((run for run in runs if run.record.status == FINISHED and run.record.inputs), None)
 
 
 def with_inputs(runs: Sequence[RunFolder], inputs: Mapping[str, str]) -> list[RunFolder]:
-    """The finished runs that were made from just these inputs, newest first."""
+    """Return the finished runs with exactly these inputs, newest first."""
     key = key_of(inputs)
     return [run for run in runs if run.record.status == FINISHED and key_of(run.record.inputs) == key]
 
 
 def unfinished_with(runs: Sequence[RunFolder], inputs: Mapping[str, str]) -> RunFolder | None:
-    """The newest run that was begun with these inputs, was not finished and has a checkpoint."""
+    """Return the newest unfinished run with these inputs that has a checkpoint."""
     key = key_of(inputs)
     begun = [run for run in runs if run.record.status != FINISHED and run.last_checkpoint.exists()]
     return next((run for run in begun if key_of(run.record.inputs) == key), None)
 
 
 def damage(run: RunFolder) -> str | None:
-    """What is wrong with what the run made; None where every byte of it is as it was recorded."""
+    """Return what is wrong with the files that the run wrote; None if every byte is as recorded."""
     for name, digest in (run.record.made or {}).items():
         file = run.path / name
         if not file.is_file():
-            return f"{file.parent if file.name == bundle.DONE else file} was deleted or is not whole"
+            return f"{file.parent if file.name == bundle.DONE else file} was deleted or is incomplete"
         if sha256_of(file) != digest:
-            return f"{file} is not the file that was made"
+            return f"{file} has changed since it was written"
         if file.name == bundle.DONE:
             try:
                 bundle.check_files(file.parent)

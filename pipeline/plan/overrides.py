@@ -1,4 +1,4 @@
-"""What the user typed for the steps of a pipeline: for which step, and whether any reads it."""
+"""Overrides for the steps of a pipeline: the step that each is for, and whether any step reads it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from pipeline.config.compose import keys_of_stage, keys_used
 from pipeline.config.suggestions import suggest, suggest_key
 from pipeline.errors import ConfigError
 
-#: Keys that all steps must have in common.
+#: Keys that must be the same in all steps.
 SHARED = ("runs_dir", "cache_dir", "pipeline_id")
 
 
 class Addressed(Protocol):
-    """What this file knows of a step."""
+    """The interface of a step in this module."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the step."""
         ...
 
     @property
@@ -28,12 +28,12 @@ class Addressed(Protocol):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The words that may stand before its keys."""
+        """The prefixes that may precede its keys."""
         ...
 
     @property
     def reads(self) -> tuple[str, str] | None:
-        """The step that it reads from, and the key that names that one's bundle."""
+        """The step whose bundle it reads, and the key that names the bundle."""
         ...
 
 
@@ -42,9 +42,9 @@ class Override:
     """`key=value`, or `ADDRESS.key=value`.
 
     Args:
-        typed: as the user typed it.
+        typed: the override as the user typed it.
         address: the step, stage or task that it is for; None: for every step that reads it.
-        word: as a stage takes it.
+        word: the override as a stage takes it.
     """
 
     typed: str
@@ -53,15 +53,15 @@ class Override:
 
     @property
     def top(self) -> str:
-        """The group or key, without what is below it."""
+        """The top-level group or key."""
         return self.word.partition("=")[0].lstrip("+~").split(".")[0].split("@")[0]
 
     @classmethod
     def read(cls, typed: str, addresses: Iterable[str]) -> Self:
-        """Find the address, if there is one. The group `tokenizer` is no address: its keys are for all.
+        """Parse the address, if there is one. The group `tokenizer` is not an address: it is for all steps.
 
         Raises:
-            ConfigError: it is no override.
+            ConfigError: `typed` is not an override.
         """
         if "=" not in typed.removeprefix("=") or typed.startswith("="):
             raise ConfigError(
@@ -79,7 +79,7 @@ class Override:
 
 
 def refuse_unread(override: Override, steps: Sequence[Addressed]) -> None:
-    """Say that no step reads it.
+    """Refuse an override that no step reads.
 
     Raises:
         ConfigError: always.
@@ -99,14 +99,14 @@ def refuse_unread(override: Override, steps: Sequence[Addressed]) -> None:
 
 
 def refuse_what_the_pipeline_gives(override: Override, steps: Sequence[Addressed]) -> None:
-    """Names of bundles, of runs and of unfinished runs are the pipeline's to give.
+    """Refuse names of bundles, of runs and of runs to resume, which the pipeline sets.
 
     Raises:
         ConfigError: the override is one of these.
     """
     given = {step.reads[1] for step in steps if step.reads is not None and override.address is not None}
     if override.top == "resume":
-        remedy = "leave it out: an unfinished step goes on by itself"
+        remedy = "leave it out: an unfinished step is resumed automatically"
     elif override.top == "bundle" or (override.top in given and override.address != "pretrain"):
         remedy = "leave it out: each step reads the bundle of the step before it"
     elif override.top == "name" and override.address not in {step.name for step in steps}:
@@ -115,4 +115,4 @@ def refuse_what_the_pipeline_gives(override: Override, steps: Sequence[Addressed
         remedy = f"give {override.word} for all steps"
     else:
         return
-    raise ConfigError(f"{override.typed} cannot be given to a pipeline", "keys of its steps", remedy)
+    raise ConfigError(f"{override.typed} cannot be set for a pipeline", "keys of its steps", remedy)

@@ -1,4 +1,4 @@
-"""What `make pipeline` and `make why` are asked: their own keys, and the steps with the keys of theirs."""
+"""Parse the words of `make pipeline` and `make why`: their own keys, and the steps with their keys."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ from pipeline.tracking import TrackingOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The steps, and what is said about all of them.
+    """The steps of a pipeline, and the options of all of them.
 
     Args:
         own: the configuration of `pipeline` or `why` itself.
         steps: all steps, in order.
         configs: the unchecked configuration of each step, by its name.
-        without_registry: whether registrations are left out, because nothing is tracked.
+        without_registry: whether registrations are skipped, because nothing is tracked.
     """
 
     own: Config
@@ -33,12 +33,12 @@ class Request:
 
     @property
     def runs_dir(self) -> Path:
-        """Where the runs of all steps lie."""
+        """The folder of the runs of all steps."""
         return Path(self.configs[self.steps[-1].name].runs_dir)
 
 
 def read_request(stage: str, words: Sequence[str]) -> Request:
-    """The plan that the user's words ask for. Nothing is read but yaml.
+    """Build the plan from the user's words. Only yaml files are read.
 
     Raises:
         ConfigError: an unknown task or step, or an override that no step reads.
@@ -72,10 +72,10 @@ def check(request: Request) -> None:
 
 
 def check_words(stage: str, words: Sequence[str]) -> Request:
-    """The request, with the configuration of every step checked.
+    """Return the request, with the configuration of every step checked.
 
     Raises:
-        ConfigError: whatever is wrong with the words.
+        ConfigError: a word is wrong.
     """
     request = read_request(stage, words)
     check(request)
@@ -83,23 +83,23 @@ def check_words(stage: str, words: Sequence[str]) -> Request:
 
 
 def find_step(request: Request, name: str) -> Step:
-    """The step of this name.
+    """Return the step of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such step.
     """
     for step in request.steps:
         if step.name == name:
             return step
     names = ", ".join(step.name for step in request.steps)
     raise ConfigError(
-        f"step={name}: the pipeline has no such step", f"one of {names}", "give STAGE=finetune-qa"
+        f"step={name}: the pipeline has no such step", f"one of {names}", "use for example STAGE=finetune-qa"
     )
 
 
 @contextmanager
 def _named(step: Step) -> Iterator[None]:
-    """Say whose configuration is wrong."""
+    """Prefix errors with the name of the step."""
     try:
         yield
     except ConfigError as error:
@@ -107,7 +107,7 @@ def _named(step: Step) -> Iterator[None]:
 
 
 def _composed(steps: Sequence[Step]) -> dict[str, Config]:
-    """The same words give the same configuration: composing takes a tenth of a second."""
+    """Compose each set of words once: composing takes a tenth of a second."""
     known: dict[tuple[str, tuple[str, ...]], Config] = {}
     for step in steps:
         if (key := (step.stage, step.words)) not in known:

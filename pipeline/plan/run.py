@@ -1,4 +1,4 @@
-"""`make pipeline`: every step from raw text to registered models that is not done yet."""
+"""`make pipeline`: run every step from raw text to registered models that is not done yet."""
 
 import signal
 import time
@@ -31,7 +31,7 @@ AGAIN = "run the same command again: finished steps are kept"
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What the runs of this pipeline have in common: a tag, and the end of their names."""
+    """What the runs of this pipeline share: a tag, and the suffix of their names."""
 
     pipeline_id: str
     stamp: str
@@ -39,7 +39,7 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A step among the steps: for what is said of it."""
+    """The position of a step among all steps, for messages."""
 
     number: int
     of: int
@@ -47,15 +47,15 @@ class Place:
 
     @property
     def title(self) -> str:
-        """Such as `2/12 pretrain`."""
+        """For example `2/12 pretrain`."""
         return f"{self.number}/{self.of} {self.step.name}"
 
 
 def run_pipeline(words: Sequence[str]) -> PipelineResult:
-    """Run the steps that no finished run has the inputs of; say of the others which run has.
+    """Run the steps whose inputs no finished run has, and say which runs are kept for the others.
 
     Raises:
-        ConfigError: what the user typed is wrong; nothing has run.
+        ConfigError: a word is wrong; nothing has run.
         RunError: a step failed, and has said why; what was finished before is kept. A registration that fails
             ends nothing: the others are tried, and the error comes last.
         RunInterrupted: a signal stopped a step.
@@ -76,15 +76,15 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
     _say_what_was_left_out(request, registry)
     if failed:
         raise RunError(
-            f"{', '.join(failed)} failed, and all other steps are done",
+            f"{', '.join(failed)} failed; all other steps are done",
             "",
-            f"fix what their errors above say, and {AGAIN}",
+            f"fix the errors above, then {AGAIN}",
         )
     return result_of(done, pipeline_id)
 
 
 def judge_all(request: Request, registry: Registry) -> dict[str, Verdict]:
-    """What is to be done about each step, as things are now."""
+    """Return the verdict on each step, as of now."""
     runs = list_runs(request.runs_dir)
     verdicts: dict[str, Verdict] = {}
     for step in request.steps:
@@ -94,7 +94,7 @@ def judge_all(request: Request, registry: Registry) -> dict[str, Verdict]:
 
 
 def registry_of(request: Request) -> Registry:
-    """The registry that the pipeline registers in, if it does."""
+    """Return the registry that the pipeline uses, if any."""
     registering = [step for step in request.steps if step.stage == REGISTER]
     if not registering:
         return Registry(None)
@@ -104,7 +104,7 @@ def registry_of(request: Request) -> Registry:
 def _make_all(
     request: Request, verdicts: dict[str, Verdict], registry: Registry, identity: Identity
 ) -> tuple[dict[str, Done], list[str]]:
-    """The steps that are done, and the names of registrations that failed."""
+    """Return the steps that are done, and the names of registrations that failed."""
     done: dict[str, Done] = {}
     failed: list[str] = []
     for number, step in enumerate(request.steps, start=1):
@@ -116,14 +116,14 @@ def _make_all(
         except RunError:
             if step.stage != REGISTER:
                 raise
-            failed.append(step.name)  # its process has said why
+            failed.append(step.name)  # its process has printed the error
     return done, failed
 
 
 def _make(
     place: Place, request: Request, verdicts: dict[str, Verdict], registry: Registry, identity: Identity
 ) -> Done:
-    """Keep the step's run, or run it; its verdict then says which run there is."""
+    """Keep the step's run, or run the step."""
     step, config = place.step, request.configs[place.step.name]
     verdict = verdicts[step.name]
     if verdict.waits_for is not None:
@@ -134,7 +134,7 @@ def _make(
         verdicts[step.name] = verdict
         return Done(run=verdict.found, how="kept", newest=verdict.newest)
     unfinished = unfinished_with(verdict.candidates, verdict.inputs) if _resumes(step) else None
-    goes_on = "" if unfinished is None else f"; goes on from the checkpoint of {unfinished.name}"
+    goes_on = "" if unfinished is None else f"; resumes from the checkpoint of {unfinished.name}"
     report.console().print()
     report.say("Step", f"{place.title}: {verdict.reason}{goes_on}")
     began = time.monotonic()
@@ -142,7 +142,7 @@ def _make(
     seconds = time.monotonic() - began
     made = _run_made(step, config, verdict, request, identity.pipeline_id)
     verdicts[step.name] = replace(verdict, found=made)
-    how = "ran" if unfinished is None else "went on"
+    how = "ran" if unfinished is None else "resumed"
     return Done(run=made, how=how, seconds=seconds, newest=verdict.newest)
 
 
@@ -156,8 +156,8 @@ def _run(
     """Run the step to its end.
 
     Raises:
-        RunError: it failed.
-        RunInterrupted: a signal came.
+        RunError: the step failed.
+        RunInterrupted: a signal was received.
     """
     step = place.step
     words = [f"name={step.name}-{identity.stamp}", *step.words]
@@ -169,16 +169,14 @@ def _run(
     process = StepProcess(step.stage, words)
     code = process.run()
     if process.stopped_by is not None:
-        saved = ", and an unfinished training goes on from its checkpoint" if _resumes(step) else ""
+        saved = ", and an unfinished training resumes from its checkpoint" if _resumes(step) else ""
         raise RunInterrupted(
             f"the pipeline was stopped by {name_of(process.stopped_by)} in step {place.title}",
             f"{AGAIN}{saved}",
             process.stopped_by,
         )
     if code:
-        raise RunError(
-            f"step {place.title} {_ended(code)}", "", f"fix what its error above says, and {AGAIN}"
-        )
+        raise RunError(f"step {place.title} {_ended(code)}", "", f"fix the error above, then {AGAIN}")
 
 
 def _ended(code: int) -> str:
@@ -190,10 +188,10 @@ def _resumes(step: Step) -> bool:
 
 
 def _run_made(step: Step, config: Config, verdict: Verdict, request: Request, pipeline_id: str) -> RunFolder:
-    """The run that the step has just finished.
+    """Return the run that the step has just finished.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such run.
     """
     model = verdict.inputs.get("registered model")
     candidates = runs_of(step, list_runs(request.runs_dir), config.choices.task, model)
@@ -202,10 +200,12 @@ def _run_made(step: Step, config: Config, verdict: Verdict, request: Request, pi
         return same[0]
     for run in candidates:
         if run.record.status == "FINISHED" and run.record.pipeline_id == pipeline_id:
-            report.say("Note", f"code or data of {step.name} changed meanwhile: it will run again next time")
+            report.say(
+                "Note", f"the code or data of {step.name} changed meanwhile, so it will run again next time"
+            )
             return run
     raise RunError(
-        f"{step.name} has ended, but left no finished run",
+        f"{step.name} ended without a finished run",
         "a finished run in runs_dir",
         "run the same command again",
     )
@@ -215,4 +215,4 @@ def _say_what_was_left_out(request: Request, registry: Registry) -> None:
     if request.without_registry:
         report.say("Registry", "nothing was registered: tracking is off")
     if registry.unasked is not None:
-        report.say("Registry", f"not asked whether registrations are still there: {registry.unasked}")
+        report.say("Registry", f"could not check that registrations still exist: {registry.unasked}")

@@ -1,4 +1,4 @@
-"""The steps of `make pipeline`: from raw text to registered models, each a stage with its overrides."""
+"""The steps of `make pipeline`, from raw text to registered models: each is a stage with overrides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ from pipeline.config.tasks import finetuning_tasks
 from pipeline.errors import ConfigError
 from pipeline.plan.overrides import Override, refuse_unread, refuse_what_the_pipeline_gives
 
-#: Keys that, without a step before them, are for the steps up to the backbone: fine-tunings have their own.
+#: Keys that, without an address, are for the steps up to the backbone only: fine-tunings have their own.
 OF_THE_BACKBONE = ("task", "data", "init_from", *BUNDLE_KEYS)
-#: What an evaluation measures on is what the fine-tuning had.
+#: Keys that an evaluation takes over from its fine-tuning.
 OF_THE_ROWS = ("data", "log_corpus_text")
-#: The stage of the last steps, of which none stands on another.
+#: The stage of the last steps, which do not depend on each other.
 REGISTER = "register"
 
 
@@ -22,12 +22,12 @@ class Step:
     """One stage of the pipeline.
 
     Args:
-        name: what it is called in the pipeline, such as finetune-qa.
+        name: its name in the pipeline, such as finetune-qa.
         stage: the stage that it runs.
-        task: the task that it fine-tunes or measures; None up to the backbone.
+        task: the task that it fine-tunes or evaluates; None up to the backbone.
         words: overrides of its configuration.
-        reads: the step whose bundle it reads, and the key that names that.
-        follows: another step, and the keys that it takes over from that one's overrides.
+        reads: the step whose bundle it reads, and the key that names the bundle.
+        follows: another step, and the keys that it takes over from the overrides of that step.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Step:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """What may stand before a key that is meant for it: its name, its stage, its task."""
+        """The prefixes of keys that are meant for it: its name, its stage, its task."""
         return tuple(word for word in (self.name, self.stage, self.task) if word)
 
 
 def plan(tasks: Sequence[str], overrides: Sequence[str]) -> list[Step]:
-    """All steps in order, each with the overrides that are meant for it.
+    """Return all steps in order, each with the overrides that are meant for it.
 
     `STEP.key=value` is for one step (`finetune-qa.trainer.max_steps=300`), for all of a stage (`finetune.`)
-    or for those of a task (`qa.`). `key=value` is for every step that reads the key; what makes the backbone
+    or of a task (`qa.`). `key=value` is for every step that reads the key; keys of the backbone
     (`data`, `size`, `model`, ...) is for the steps up to it only.
 
     Raises:
@@ -55,7 +55,7 @@ def plan(tasks: Sequence[str], overrides: Sequence[str]) -> list[Step]:
     """
     _check_tasks(tasks)
     steps = _backbone_steps() + [step for task in tasks for step in _steps_of(task)]
-    steps += [_registration_of(task) for task in tasks]  # last: they alone need a store that answers
+    steps += [_registration_of(task) for task in tasks]  # last: only they need a reachable store
     given = [Override.read(word, [word for step in steps for word in step.addresses]) for word in overrides]
     for override in given:
         refuse_what_the_pipeline_gives(override, steps)
@@ -99,16 +99,24 @@ def _trained(task: str) -> str:
 def _check_tasks(tasks: Sequence[str]) -> None:
     known = finetuning_tasks()
     if not tasks:
-        raise ConfigError("tasks is empty", f"some of {', '.join(known)}", "leave it out for all of them")
+        raise ConfigError("tasks is empty", f"some of {', '.join(known)}", "leave out tasks for all of them")
     for task in tasks:
         if task not in known:
-            raise ConfigError(f"tasks has {task}", f"some of {', '.join(known)}", 'give TASKS="classify qa"')
+            raise ConfigError(
+                f"tasks contains the unknown task {task}",
+                f"some of {', '.join(known)}",
+                'use for example TASKS="classify qa"',
+            )
     if len(set(tasks)) < len(tasks):
-        raise ConfigError(f"tasks has one twice: {', '.join(tasks)}", "each once", 'give TASKS="classify qa"')
+        raise ConfigError(
+            f"tasks contains a task twice: {', '.join(tasks)}",
+            "each task once",
+            'use for example TASKS="classify qa"',
+        )
 
 
 def _with(step: Step, overrides: Sequence[Override], steps: Sequence[Step]) -> Step:
-    """The step with what is meant for it; what it follows comes first, so that its own wins."""
+    """Return the step with its overrides; those that it takes over come first, so that its own win."""
     words: list[str] = []
     if step.follows is not None:
         name, keys = step.follows

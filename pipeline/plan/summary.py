@@ -1,4 +1,4 @@
-"""What a pipeline ends with: a table of its steps, where to look at them, what to do next."""
+"""The summary of a pipeline: a table of its steps, their address in MLflow, and next commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ from pipeline.tasks.finetuning import Score
 from pipeline.tracking.links import charts_url
 from pipeline.tracking.spool import Progress
 
-#: Files of a run's folder that hold its numbers, the first that is there counts.
+#: Files of a run's folder that hold its metrics; the first one that exists is read.
 METRICS = ("bundles/best/metrics.json", "metrics.json")
-#: What is said of a run that trained no task: the first of these that is there.
+#: Metrics shown for a run without a task: the first one that exists.
 HEADLINES = ("val/bits_per_byte", "val/accuracy", "val/loss", "val/bytes_per_token")
 
 
@@ -29,10 +29,10 @@ class Done:
     """A step that is done.
 
     Args:
-        run: its run.
-        how: `kept`, `ran`, or `went on` from a checkpoint.
-        seconds: what it took now.
-        newest: the newest run that was finished before.
+        run: the run of the step.
+        how: `kept`, `ran`, or `resumed` from a checkpoint.
+        seconds: duration in this pipeline.
+        newest: the newest run that had finished before.
     """
 
     run: RunFolder
@@ -42,20 +42,20 @@ class Done:
 
     @property
     def ran(self) -> bool:
-        """Whether it was not kept."""
+        """Whether the step ran."""
         return self.how != "kept"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineResult(StageResult):
-    """The outcome of a pipeline; `pipeline_id` is None where nothing ran."""
+    """The outcome of a pipeline; `pipeline_id` is None if nothing ran."""
 
     pipeline_id: str | None
     steps: list[dict[str, Any]] = field(default_factory=list)
 
 
 def result_of(done: Mapping[str, Done], pipeline_id: str | None) -> PipelineResult:
-    """The steps as plain values."""
+    """Convert the steps to plain values."""
     n_ran = sum(one.ran for one in done.values())
     steps = [
         {
@@ -72,7 +72,7 @@ def result_of(done: Mapping[str, Done], pipeline_id: str | None) -> PipelineResu
 
 
 def summarise(done: Mapping[str, Done], pipeline_id: str | None, *, failed: Sequence[str] = ()) -> None:
-    """Table, address in MLflow, next commands."""
+    """Print the table, the address in MLflow and next commands."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("step", no_wrap=True)
     table.add_column("run", overflow="fold")
@@ -98,7 +98,7 @@ def _took(one: Done) -> Text:
 
 
 def headline(run: RunFolder) -> dict[str, Score]:
-    """The task's own metric with its interval; of a run without a task what there is."""
+    """Return the task's metric with its interval, or another metric for a run without a task."""
     measured = read_measurement(run.path)
     if measured is not None and measured.metric in measured.metrics:
         return {str(measured.metric): measured.metrics[str(measured.metric)]}
@@ -122,18 +122,18 @@ def _score(score: Score) -> str:
 
 
 def _say_next(done: Mapping[str, Done]) -> None:
-    """The commands that fit what has come out."""
+    """Print next commands that fit the results."""
     commands = Table(show_header=False, box=None, pad_edge=False)
     again = [one for one in done.values() if one.run.is_of("finetune") and one.ran and one.newest]
     if again:
         task = (again[0].run.record.choices or {})["task"]
         compare = f'make compare RUNS="last:2:finetune:{task}"'
-        commands.add_row(Text(compare, style="bold"), "what the change was worth")
+        commands.add_row(Text(compare, style="bold"), "compare before and after the change")
     trained = [one for one in done.values() if one.run.is_of("finetune")]
     last = trained[-1] if trained else done["pretrain"]
     rows = {
-        f"make lineage MODEL={last.run.name}": "from this model back to the bytes",
-        "make why STAGE=pretrain": "what would make a step run again",
+        f"make lineage MODEL={last.run.name}": "trace this model back to its sources",
+        "make why STAGE=pretrain": "which inputs would make a step run again",
         "make ui": "see the runs in MLflow",
     }
     for command, purpose in rows.items():
@@ -142,7 +142,7 @@ def _say_next(done: Mapping[str, Done]) -> None:
 
 
 def _say_address(runs: list[RunFolder]) -> None:
-    """The page of these runs, of those in the same store and experiment as the first that is in any."""
+    """Print the page of the runs that share the first one's store and experiment."""
     known = [Progress.load(run.path / "tracking") for run in runs]
     known = [one for one in known if one.run_id and one.uri and one.experiment_id]
     if not known:
@@ -150,5 +150,5 @@ def _say_address(runs: list[RunFolder]) -> None:
     first = known[0]
     same = [one for one in known if (one.uri, one.experiment_id) == (first.uri, first.experiment_id)]
     address = charts_url(str(first.uri), str(first.experiment_id), [str(one.run_id) for one in same])
-    # On a line of its own, whole: a frame would cut it.
+    # On a line of its own: a frame would wrap it.
     report.console().print(f"These runs in MLflow (make ui): {address}", soft_wrap=True)

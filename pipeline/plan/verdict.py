@@ -1,4 +1,4 @@
-"""Whether a step has to run, and why."""
+"""Decide whether a step has to run, and why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ from pipeline.runs.record import RunFolder
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 
-#: Differences that a reason names; `make why` shows all.
+#: Number of differences that a reason names; `make why` shows all.
 _NAMED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is to be done about a step.
+    """Whether a step has to run, and why.
 
     Args:
-        step: which.
-        found: the finished run that is kept; None: the step has to run.
+        step: the step.
+        found: the finished run that is kept; None if the step has to run.
         reason: why it is kept, or has to run.
-        inputs: what it would be made from now; empty where that needs a bundle that was never made.
+        inputs: the inputs that it would have now; empty if they need a bundle that does not exist yet.
         newest: its newest finished run.
         candidates: all its runs, newest first.
         waits_for: the step that has to run first.
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
-        """Inputs that differ from those of the newest finished run, as far as they are known yet."""
+        """Inputs that differ from those of the newest finished run, as far as they are known."""
         if self.newest is None or not self.inputs:
             return {}
         found = differences(self.newest.record.inputs or {}, self.inputs)
@@ -71,11 +71,11 @@ def judge(
     """Compare the step's inputs with those of its finished runs.
 
     Args:
-        step: which.
-        config: its configuration, unchecked.
-        parent: what is to be done about the step that it reads from.
+        step: the step.
+        config: the unchecked configuration of the step.
+        parent: the verdict on the step that it reads from.
         runs: all runs, newest first.
-        registry: what is registered.
+        registry: the registry to check registrations with.
 
     Raises:
         ConfigError, DataError: the configuration is wrong, or there is no such corpus.
@@ -101,14 +101,14 @@ def judge(
 
 
 def best_of(run: RunFolder) -> Path:
-    """The bundle that the next step reads."""
+    """Return the bundle that the next step reads."""
     return run.bundles / "best"
 
 
 def inputs_now(
     step: Step, config: Config, used: Path | None, candidates: Sequence[RunFolder]
 ) -> dict[str, str]:
-    """The step's inputs as they are now, with the bundle that it would read."""
+    """Return the inputs that the step has now, with the bundle that it would read."""
     if used is not None and step.stage == REGISTER:
         store = store_of(construct(config.tracking, TrackingOptions)).public_uri
         model = _model_of(step, config) or ""
@@ -116,7 +116,7 @@ def inputs_now(
     cheap = cheap_inputs(config, used=used)
     known = any((run.record.inputs or {}).items() >= cheap.items() for run in candidates)
     if not known:
-        check_signatures(config)  # a finished run of the same configuration has had it checked
+        check_signatures(config)  # a finished run with the same configuration was checked
     return inputs_of(config, used=used)
 
 
@@ -134,7 +134,7 @@ def _reason(newest: RunFolder | None, inputs: Mapping[str, str]) -> str:
 
 
 def in_words(name: str, pair: tuple[str, str]) -> str:
-    """One difference: short values whole, of hashes that they are others."""
+    """Describe one difference: values if they are short, just `changed` for hashes."""
     if name in (ROWS, BUNDLE) or name.startswith("code "):
         return f"{name} changed"
     return f"{name} {pair[0]} -> {pair[1]}"

@@ -1,4 +1,4 @@
-"""`make why`: which inputs of a step differ from those of its newest finished run."""
+"""`make why`: show which inputs of a step differ from those of its newest finished run."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from pipeline.plan.verdict import Verdict
 from pipeline.tracking.redaction import Redactor
 from pipeline.words import shorten
 
-#: Characters of a value that the table shows; the end of a path or a number tells more than its beginning.
+#: Characters of a value that the table shows; the end of a path or number says more than the beginning.
 _SHOWN = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class WhyResult(StageResult):
-    """Why steps would run: name of each -> its reason, and input -> (old value, new value)."""
+    """Why steps would run: name -> reason, and input -> (old value, new value)."""
 
     reasons: Mapping[str, str] = field(default_factory=dict)
     differences: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
 
 
 def explain(words: Sequence[str]) -> WhyResult:
-    """Say of one step which of its inputs differ, or of all steps which would run.
+    """Show which inputs of one step differ, or which of all steps would run.
 
     Raises:
-        ConfigError: there is no such step, or no step reads what is typed.
+        ConfigError: there is no such step, or no step reads an override.
     """
     request = read_request("why", words)
     wanted = None if request.own.step is None else find_step(request, request.own.step)
@@ -49,7 +49,7 @@ def explain(words: Sequence[str]) -> WhyResult:
 
 
 def _chain(verdicts: Mapping[str, Verdict], name: str) -> list[Verdict]:
-    """The step after those that have to run before it."""
+    """Return the step, after the steps that have to run before it."""
     verdict = verdicts[name]
     before = [] if verdict.waits_for is None else _chain(verdicts, verdict.waits_for)
     return [*before, verdict]
@@ -58,14 +58,14 @@ def _chain(verdicts: Mapping[str, Verdict], name: str) -> list[Verdict]:
 def _overview(request: Request, verdicts: Sequence[Verdict]) -> Table:
     table = Table("step", "make pipeline would", "because", box=None, pad_edge=False, header_style="dim")
     for verdict in verdicts:
-        reason = verdict.reason if verdict.found is None else f"{verdict.found.name} has its inputs"
+        reason = verdict.reason if verdict.found is None else f"{verdict.found.name} has the same inputs"
         does = Text("run it", style="bold") if verdict.found is None else Text("keep it", style="dim")
         table.add_row(verdict.step.name, does, Text(reason))
     return table
 
 
 def _blocks(chain: Sequence[Verdict]) -> list[Text | Table]:
-    """What there is to say of each, one below the other."""
+    """Return the text on each step, one below the other."""
     blocks: list[Text | Table] = []
     for verdict in chain:
         blocks.append(Text(_sentence(verdict)))
@@ -78,16 +78,18 @@ def _blocks(chain: Sequence[Verdict]) -> list[Text | Table]:
 def _sentence(verdict: Verdict) -> str:
     name, newest = verdict.step.name, verdict.newest
     if verdict.found is not None:
-        return f"{name}: nothing differs: {verdict.found.name} has these inputs, and make pipeline keeps it"
+        return f"{name}: nothing differs: {verdict.found.name} has the same inputs, so make pipeline keeps it"
     unfinished = unfinished_with(verdict.candidates, verdict.inputs)
-    goes_on = "" if unfinished is None else f"; {unfinished.name} was begun with these inputs and goes on"
+    goes_on = (
+        "" if unfinished is None else f"; {unfinished.name} was started with these inputs and will be resumed"
+    )
     first = "" if verdict.waits_for is None else f"{verdict.waits_for} has to run first; "
     if newest is None:
-        return f"{name}: {first}it has never been run to its end{goes_on}"
+        return f"{name}: {first}it has never finished{goes_on}"
     if not verdict.changed:
         own = "nothing else differs" if first else verdict.reason
         return f"{name}: {first}{own}{goes_on}"
-    which = "besides, these inputs differ" if first else "these inputs differ"
+    which = "also, these inputs differ" if first else "these inputs differ"
     return f"{name}: {first}{which} from those of {newest.name}{goes_on}"
 
 

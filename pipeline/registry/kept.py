@@ -1,4 +1,4 @@
-"""Whether what was registered is still in the registry, asked once for all steps."""
+"""Check that registered versions are still in the registry, with one query for all steps."""
 
 from pipeline.errors import TrackingError
 from pipeline.registry.versions import registrations_of
@@ -6,39 +6,39 @@ from pipeline.runs.inputs import BUNDLE, MODEL
 from pipeline.runs.record import RunFolder
 from pipeline.tracking.options import Store
 
-#: What a registration leaves in its run's folder.
+#: The file that a registration writes into its run's folder.
 REGISTRATION = "registration.json"
 
 
 class Registry:
-    """MLflow's registry, asked only if a registration might be kept.
+    """MLflow's registry, queried only if an earlier registration might be reused.
 
     Args:
-        store: where the pipeline registers; None: nowhere.
+        store: the store in which the pipeline registers; None: there is none.
     """
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._known: dict[str, set[str]] = {}
-        #: Why it could not be asked; registrations are then taken for what they were.
+        #: Why it could not be queried; recorded registrations are then trusted.
         self.unasked: str | None = None
 
     def problem_of(self, run: RunFolder) -> str | None:
-        """What is wrong with a finished registration; None where it is there, and for any other run."""
+        """Return what is wrong with a finished registration; None if it is intact, and for any other run."""
         inputs = run.record.inputs or {}
         if self._store is None or MODEL not in inputs or self.unasked is not None:
             return None
         if self._store.sqlite_file is not None and not self._store.sqlite_file.exists():
-            return f"{self._store.sqlite_file} is gone"
+            return f"{self._store.sqlite_file} no longer exists"
         try:
             names = self._names_of(inputs[BUNDLE])
         except TrackingError as error:
             self.unasked = error.problem
             return None
-        return None if inputs[MODEL] in names else f"{inputs[MODEL]} has no version of this bundle any more"
+        return None if inputs[MODEL] in names else f"{inputs[MODEL]} no longer has a version of this bundle"
 
     def _names_of(self, digest: str) -> set[str]:
-        """The registered models of which a version is this bundle."""
+        """Return the names of registered models that have this bundle as a version."""
         if digest not in self._known and self._store is not None:
             self._known[digest] = {found.name for found in registrations_of(self._store, digest)}
         return self._known[digest]

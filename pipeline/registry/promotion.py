@@ -1,4 +1,4 @@
-"""Whether a challenger is significantly better than the champion (paired test on the same rows)."""
+"""Test whether a challenger is significantly better than the champion (paired test on the same rows)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _EVALUATE = "`make evaluate-TASK BUNDLE=... DATA=...` (`make evaluate` for a pre
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the challenger is better, and the numbers that say so."""
+    """Whether the challenger is better, and the numbers behind it."""
 
     is_better: bool
     numbers: str
@@ -34,15 +34,15 @@ class Goal:
     higher_is_better: bool
 
 
-#: Of a pretrained model.
+#: The metric of a pretrained model.
 LOWEST_LOSS = Goal(metric="loss", higher_is_better=False)
 
 
 def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
-    """By the rows that both have answered.
+    """Compare the two on the rows that both answered.
 
     Raises:
-        RunError: there are no such rows, or too few, or rows without a score.
+        RunError: there are no such rows, too few of them, or rows without a score.
     """
     goal = _goal(challenger.folder)
     evaluations = finished_evaluations(runs_dir)
@@ -56,10 +56,10 @@ def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
         return _by_rows(challenger, champion, *max(same, key=_fitness), goal)
     unknown = [version.title for version, known in ((challenger, ours), (champion, theirs)) if not known]
     raise RunError(
-        f"there are no scores row by row of {' and '.join(unknown)}"
+        f"there are no scores per row of {' and '.join(unknown)}"
         if unknown
         else f"{challenger.title} and {champion.title} were measured on different rows",
-        "an evaluation of both on one corpus; of pretrained models, with one tokenizer too",
+        "evaluations of both on the same corpus (for pretrained models, with the same tokenizer)",
         f"run {_EVALUATE} for each, then try again",
     )
 
@@ -72,7 +72,7 @@ def _goal(folder: Path) -> Goal:
 
 
 def _measurements(version: Version, evaluations: Sequence[RunFolder]) -> Iterator[Measurement]:
-    """What the version's own run measured at its end, then what was measured later."""
+    """Yield what the version's own run measured at its end, then later evaluations."""
     run = version.folder.parent.parent
     folders = [run] if version.folder.name == "best" else []
     folders += [later.path for later in runs_that_measured(version.folder, evaluations)]
@@ -82,7 +82,7 @@ def _measurements(version: Version, evaluations: Sequence[RunFolder]) -> Iterato
 
 
 def _fitness(pair: tuple[Measurement, Measurement]) -> tuple[bool, bool, int]:
-    """Enough rows first, then rows that chose no weights, then more rows."""
+    """Sort key: enough rows first, then rows that selected no weights, then more rows."""
     n_rows = len(pair[0].rows)
     return n_rows >= MIN_ROWS, not any(one.chose_weights for one in pair), n_rows
 
@@ -90,7 +90,7 @@ def _fitness(pair: tuple[Measurement, Measurement]) -> tuple[bool, bool, int]:
 def _by_rows(
     challenger: Version, champion: Version, new: Measurement, old: Measurement, goal: Goal
 ) -> Verdict:
-    """Better where rows are significantly better on average, and the task's metric is no worse."""
+    """Better if the scores per row are significantly better on average and the task's metric is no worse."""
     scores, others = pair_rows(new.rows, new.row_scores, old.rows, old.row_scores)
     _check_enough(challenger, champion, len(scores))
     if n_missing := count_missing(scores, others):
@@ -103,13 +103,13 @@ def _by_rows(
     difference = paired_difference(scores, others)
     gain = new.metrics[goal.metric].value - old.metrics[goal.metric].value
     no_worse = gain >= 0 if goal.higher_is_better else gain <= 0
-    what = new.row_metric or "score of a row"
+    what = new.row_metric or "score per row"
     numbers = (
         f"{what} {_signed(difference)} on the same {difference.n_rows:,} rows; "
         f"{goal.metric} {new.metrics[goal.metric].value:.4f} against {old.metrics[goal.metric].value:.4f}"
     )
     if new.metric and (new.chose_weights or old.chose_weights):
-        numbers += "; these are validation rows, which also chose weights"
+        numbers += "; these are validation rows, on which weights were selected"
     is_better = difference.is_significant and difference.value > 0 and no_worse
     return Verdict(is_better=is_better, numbers=numbers)
 
@@ -118,7 +118,7 @@ def _check_enough(challenger: Version, champion: Version, n_rows: int) -> None:
     if n_rows < MIN_ROWS:
         raise RunError(
             f"{challenger.title} and {champion.title} were measured on {n_rows:,} rows",
-            f"at least {MIN_ROWS} rows: fewer say little about all others",
+            f"at least {MIN_ROWS} rows, as fewer are seldom representative",
             f"run {_EVALUATE} for each on more rows, then try again",
         )
 

@@ -1,4 +1,4 @@
-"""What MLflow needs beside a bundle's files to load and serve it: `MLmodel`, code, requirements, example."""
+"""Write what MLflow needs to load and serve a bundle: `MLmodel`, code, requirements, input example."""
 
 import logging
 import tempfile
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 
-#: What a process imports that loads a bundle and answers rows with it; a test holds that it is enough.
+#: The packages that loading a bundle and predicting with it import; a test checks that they suffice.
 REQUIREMENTS = (
     *("mlflow", "torch", "numpy", "tokenizers", "safetensors", "pydantic", "PyYAML", "pyarrow", "regex"),
     *("jaxtyping", "pandas", "typing_extensions"),
 )
 
-#: What a request to a pretrained model may set, with the values that it has else.
+#: What a request to a pretrained model may set, with the defaults.
 _PARAMETERS: dict[str, int | float] = {"max_new_tokens": 40, "temperature": 1.0, "top_p": 1.0, "seed": 0}
 
 _EXAMPLE_PROMPT = "One sunny morning"
 
 
 def add_pyfunc(client: "MlflowClient", model_id: str, folder: Path) -> None:
-    """Let MLflow's model of a bundle be a pyfunc, so that MLflow itself can load and serve it.
+    """Make MLflow's model of a bundle a pyfunc, so that MLflow itself can load and serve it.
 
-    The bundle's own files stay as they are; its weights are not read.
+    The bundle's own files are not changed; its weights are not read.
     """
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        # MLflow warns of its own type hints while it is imported, and of its own calls of pandas.
+        # MLflow warns about its own type hints while it is imported, and about its own calls of pandas.
         warnings.filterwarnings("ignore", module="mlflow")
         client.log_model_artifacts(model_id, str(write_pyfunc(Path(scratch) / "model", folder)))
 
 
 def write_pyfunc(target: Path, folder: Path) -> Path:
-    """Write what belongs beside the files of the bundle in `folder`; gives `target`."""
+    """Write to `target` the files that accompany the bundle in `folder`; returns `target`."""
     import mlflow.pyfunc
 
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
@@ -62,14 +62,14 @@ def write_pyfunc(target: Path, folder: Path) -> Path:
     content = yaml.safe_load(described.read_text(encoding="utf-8"))
     content["flavors"]["python_function"] |= {
         "artifacts": {"bundle": {"path": ".", "uri": "."}},
-        "model_code_path": MODEL_CODE.name,  # MLflow writes where it was on this machine
+        "model_code_path": MODEL_CODE.name,  # MLflow would write its path on this machine
     }
     described.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return target
 
 
 def _signature(task: Any) -> tuple["ModelSignature", Any]:
-    """The columns that rows have and their types, and a row as a table."""
+    """Return the columns of rows and their types, and an example row as a table."""
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -96,7 +96,7 @@ def _type_of(kind: Any) -> Any:
 
 
 def _mlflow_type(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    """MLflow's name of a type, from its JSON schema."""
+    """Return MLflow's type for a JSON schema."""
     from mlflow.types import DataType
     from mlflow.types.schema import AnyType, Array, Object, Property
 

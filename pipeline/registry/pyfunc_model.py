@@ -1,7 +1,7 @@
 """A bundle as MLflow's pyfunc, "model from code": MLflow runs this file where a registered version is loaded.
 
-Rows come in as a table with the columns of the task, or with `prompt` for a model that was only pretrained;
-each answer is what `make predict-TASK` writes, or the text that was written.
+The input is a table with the columns of the task, or with `prompt` for a model that was only pretrained;
+each prediction is what `make predict-TASK` writes, or the generated text.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ BATCH_SIZE = 16
 
 
 class BundleModel(PythonModel):
-    """Loads the bundle that lies beside this file, and answers rows with it."""
+    """Load the bundle next to this file, and predict rows with it."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the bundle, checked against its hashes."""
+        """Read the bundle and check it against its hashes."""
         self.bundle = load_bundle(Path(context.artifacts["bundle"]).resolve())
 
     def predict(
@@ -31,7 +31,7 @@ class BundleModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """The answers to the rows of a table, as plain values."""
+        """Return the predictions for the rows of a table, as plain values."""
         rows = [
             {name: value for name, value in row.items() if value is not None and value == value}  # noqa: PLR0124
             for row in model_input.to_dict(orient="records")

@@ -1,4 +1,4 @@
-"""A bundle whose run was not tracked, logged to MLflow when it is wanted there."""
+"""Log a bundle to MLflow when it is registered, if its run was not tracked."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def log_untracked(
     client: "MlflowClient", store: Store, folder: Path, *, experiment: str, environ: Mapping[str, str]
 ) -> Progress:
-    """Log a bundle as the model of a small run that has its settings and results, but no curves.
+    """Log a bundle as the model of a new run that has its settings and results, but no curves.
 
     Raises:
-        MlflowException: the store refuses it; the small run is FAILED then.
+        MlflowException: the store refuses it; the new run is then FAILED.
     """
     record = _record(folder, Redactor(environ))
     experiment_found = experiment_id(client, experiment, store.artifact_root)
@@ -40,7 +40,7 @@ def log_untracked(
 
 
 def _record(folder: Path, redactor: Redactor) -> dict[str, Any]:
-    """As the run itself would have spooled it."""
+    """Return the record that the run itself would have spooled."""
     metrics, provenance = (read_part(folder, name) for name in ("metrics.json", "provenance.json"))
     config = redactor.value("", read_part(folder, "config.yaml"))
     return {

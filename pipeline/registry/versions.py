@@ -1,4 +1,4 @@
-"""Bundles as versions of registered models in MLflow."""
+"""Register bundles as versions of registered models in MLflow."""
 
 import json
 import os
@@ -30,11 +30,11 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tags of a version.
 DIGEST, FOLDER, LOGGED_MODEL = "bundle_digest", "bundle", "model_id"
 
-#: What a registered version can and cannot do, for whoever finds it in MLflow.
+#: How to use a registered version, for readers in MLflow.
 USE = (
     "A version holds the files of a bundle, and what MLflow needs to load it: `mlflow.pyfunc.load_model`, "
-    "`mlflow models serve`. `make serve MODEL=NAME@champion` serves it with batches and streams. "
-    "To use it elsewhere, fetch the folder with `mlflow artifacts download`, and name that: "
+    "`mlflow models serve`. `make serve MODEL=NAME@champion` serves it with batching and streaming. "
+    "To use it elsewhere, download the folder with `mlflow artifacts download`, then run "
     "`make predict-TASK BUNDLE=FOLDER`."
 )
 
@@ -47,7 +47,7 @@ _REGISTERED = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A version of a registered model, and the bundle that it is."""
+    """A version of a registered model, and its bundle."""
 
     name: str
     number: str
@@ -57,41 +57,41 @@ class Version:
 
     @property
     def title(self) -> str:
-        """As people say it."""
+        """Human-readable name, such as `prelude-qa version 3`."""
         return f"{self.name} version {self.number}"
 
 
 def find_trained(spec: str, runs_dir: Path) -> Path:
-    """The bundle that `spec` names; `latest` is the newest finished one of any stage.
+    """Return the bundle that `spec` names; `latest` is the newest finished one of any stage.
 
     Raises:
-        BundleError: there is none, or it is not finished.
+        BundleError: there is no such bundle, or it is not finished.
     """
     newest = newest_bundle(runs_dir) if spec == LATEST else None
     return newest or find_bundle(spec, runs_dir)
 
 
 def check_alias(alias: str) -> None:
-    """Refuse what MLflow would refuse only after the version is made.
+    """Refuse aliases that MLflow would refuse only after creating the version.
 
     Raises:
-        ConfigError: it cannot be an alias.
+        ConfigError: `alias` cannot be an alias.
     """
     if not re.fullmatch(r"(?!latest$|v\d+$)[\w-]+", alias, re.IGNORECASE | re.ASCII):
         raise ConfigError(
-            f"alias={alias} cannot be an alias",
-            "letters, digits, '_' and '-'; not `latest`, and not v and a number",
-            f"for example alias={CHALLENGER}",
+            f"alias={alias} is not a valid alias",
+            "letters, digits, '_' and '-', but neither `latest` nor v and a number",
+            f"use for example alias={CHALLENGER}",
         )
 
 
 def looks_registered(spec: str) -> bool:
-    """Whether `spec` has the form of a registered model's version, and is no folder."""
+    """Whether `spec` has the form of a registered model's version and is not a folder."""
     return bool(_REGISTERED.match(spec)) and not Path(spec).exists()
 
 
 def find_version(client: "MlflowClient", spec: str) -> Version:
-    """The version that NAME@ALIAS or NAME/VERSION names.
+    """Return the version that NAME@ALIAS or NAME/VERSION names.
 
     Raises:
         TrackingError: there is no such model, alias or version.
@@ -111,27 +111,27 @@ def find_version(client: "MlflowClient", spec: str) -> Version:
             raise
         names = ", ".join(model.name for model in client.search_registered_models(max_results=10))
         raise TrackingError(
-            f"no registered model {spec}",
-            f"NAME@ALIAS or NAME/VERSION of one that is registered ({names or 'none yet'})",
+            f"there is no registered model {spec}",
+            f"NAME@ALIAS or NAME/VERSION of a registered model ({names or 'none yet'})",
             "register one with `make register MODEL=run`",
         ) from error
     return _version(client, version)
 
 
 def with_alias(client: "MlflowClient", name: str, alias: str) -> Version | None:
-    """The version with this alias; None where there is none."""
+    """Return the version with this alias; None if there is none."""
     model = next(iter(client.search_registered_models(f"name = '{_quoted(name)}'")), None)
     number = (model.aliases if model else {}).get(alias)
     return None if number is None else _version(client, client.get_model_version(name, number))
 
 
 def versions_of(client: "MlflowClient", digest: str) -> list[Version]:
-    """All versions of registered models that are this bundle."""
+    """Return all versions of registered models that hold this bundle."""
     return [_version(client, found) for found in client.search_model_versions(f"tags.{DIGEST} = '{digest}'")]
 
 
 def registrations_of(store: Store, digest: str) -> list[Version]:
-    """The versions that a bundle of this digest is, of whatever model.
+    """Return the versions, of any model, that hold a bundle of this digest.
 
     Raises:
         TrackingError: there is no such store, or it cannot be read.
@@ -141,7 +141,7 @@ def registrations_of(store: Store, digest: str) -> list[Version]:
 
 
 def registered(client: "MlflowClient", folder: Path, name: str) -> Version | None:
-    """The version of this registered model that is the bundle; None where there is none."""
+    """Return the version of this registered model that holds the bundle; None if there is none."""
     found = versions_of(client, bundle.digest(folder))
     return next((version for version in found if version.name == name), None)
 
@@ -149,16 +149,16 @@ def registered(client: "MlflowClient", folder: Path, name: str) -> Version | Non
 def register_bundle(
     client: "MlflowClient", store: Store, folder: Path, *, name: str, alias: str, experiment: str
 ) -> tuple[Version, bool]:
-    """Make a bundle a version, and give it the alias; the same bundle is one version, however often.
+    """Register a bundle as a version and set the alias; registering it again adds no version.
 
-    A bundle of a run that was not tracked is logged to `experiment` first.
+    The bundle of an untracked run is first logged to `experiment`.
 
     Returns:
         The version, and whether it is new.
 
     Raises:
         BundleError: the bundle is unfinished or damaged.
-        TrackingError: its run is tracked in another store, or MLflow refuses the name or the alias.
+        TrackingError: its run is tracked in another store, or MLflow rejects the name or the alias.
     """
     bundle.check_files(folder)
     known = registered(client, folder, name)
@@ -173,7 +173,7 @@ def default_name(folder: Path) -> str:
 
 
 def name_for(task: str) -> str:
-    """What a task's bundles are registered as, unless they are given a name."""
+    """Return the default name of the registered model for a task's bundles."""
     return f"prelude-{task}"
 
 
@@ -195,7 +195,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
         model_id=model.model_id,
         await_creation_for=0,
     )
-    # What the page of the model shows as its versions; MLflow's client leaves it to its fluent interface.
+    # The model's page lists its versions by this tag, which only MLflow's fluent interface sets.
     known = json.loads(model.tags.get(MODEL_VERSIONS, "[]"))
     made = {"name": name, "version": version.version}
     client.set_logged_model_tags(model.model_id, {MODEL_VERSIONS: json.dumps([*known, made])})
@@ -203,7 +203,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
 
 
 def _logged_model(client: "MlflowClient", store: Store, folder: Path, *, experiment: str) -> str:
-    """The id of MLflow's model of a bundle: its run has logged it, or it is logged now, once."""
+    """Return the id of MLflow's model of a bundle, which its run logged, or which is logged now, once."""
     run_folder = folder.absolute().parent.parent
     if lane_file(run_folder / "tracking", POINTS).exists():
         maker = _synced_maker(run_folder, store)
@@ -214,64 +214,64 @@ def _logged_model(client: "MlflowClient", store: Store, folder: Path, *, experim
     model_id = next((found for path, found in maker.models.items() if _same(Path(path), folder)), None)
     if model_id is None:
         raise TrackingError(
-            f"MLflow has no model of {folder}",
+            f"MLflow has no model for {folder}",
             "a bundle that its run has logged",
-            "run `make sync`, and see its line about this run",
+            "run `make sync`, and read its line about this run",
         )
     return model_id
 
 
 def _registered_before(client: "MlflowClient", folder: Path) -> str | None:
-    """The model that a version under another name was made from."""
+    """Return the MLflow model behind a version of the same bundle under another name."""
     same = client.search_model_versions(f"tags.{DIGEST} = '{bundle.digest(folder)}'")
     return next((found.tags[LOGGED_MODEL] for found in same if LOGGED_MODEL in found.tags), None)
 
 
 def _synced_maker(run_folder: Path, store: Store) -> Progress:
-    """The record of the run that made the bundle, after what the store has missed was sent.
+    """Return the record of the run that made the bundle, after sending what the store lacks.
 
     Raises:
-        TrackingError: it was tracked in another store, or the store does not take it.
+        TrackingError: the run was tracked in another store, or the store does not accept it.
     """
     maker = _synced(run_folder)
     if maker.uri != store.public_uri:
         raise TrackingError(
             f"{run_folder} is tracked in {maker.uri}",
-            f"a run that is tracked in {store.public_uri}",
+            f"a run tracked in {store.public_uri}",
             f"set tracking.uri={maker.uri}",
         )
     return maker
 
 
 def _synced(run_folder: Path) -> Progress:
-    """What the store has of a run, after it was sent all."""
+    """Send everything of a run to the store, and return the progress."""
     maker = Progress.load(run_folder / "tracking")
     if maker.run_id is not None and not count_unsent(run_folder / "tracking", maker):
         return maker
     sent = sync(run_folder, environ=os.environ, waits=True)
     if sent.problem:
         raise TrackingError(
-            f"{run_folder} is not in MLflow yet ({sent.problem})",
-            "a store that answers",
-            "start it, then try again",
+            f"{run_folder} is not completely in MLflow yet ({sent.problem})",
+            "a reachable store",
+            "start the store, then try again",
         )
     return Progress.load(run_folder / "tracking")
 
 
 def _same(recorded: Path, folder: Path) -> bool:
-    """The same bundle of a run, also after the project was moved."""
+    """Whether both paths are the same bundle of a run, even if the project was moved."""
     return recorded == folder.absolute() or recorded.parts[-3:] == folder.absolute().parts[-3:]
 
 
 def _about_model(folder: Path) -> str:
     return (
         f"Models of the task **{_task(folder)}**, registered by `make register` and `make promote`. "
-        f"Where one comes from: `make lineage MODEL=NAME@{CHAMPION}`. {USE}"
+        f"The lineage of a version: `make lineage MODEL=NAME@{CHAMPION}`. {USE}"
     )
 
 
 def _about_version(folder: Path) -> str:
-    """The model card, as much of it as MLflow keeps."""
+    """Return the model card, cut to what MLflow can store."""
     return card_body(folder_facts(folder), most=MLFLOW_CHARACTERS)
 
 
@@ -288,13 +288,13 @@ def _tags(folder: Path) -> dict[str, str]:
 
 
 def _version(client: "MlflowClient", found: Any) -> Version:
-    """A version with its bundle: where it was trained, or else MLflow's own copy."""
+    """Return a version with its bundle: the one in its run's folder, or else MLflow's copy."""
     version = client.get_model_version(found.name, found.version)  # a search leaves out the aliases
     if DIGEST not in version.tags:
         raise BundleError(
             f"{found.name} version {found.version} was not registered by this project",
-            "a version that `make register` made",
-            "name another",
+            "a version that `make register` created",
+            "name another version",
         )
     folder = _trained(Path(version.tags[FOLDER]), version.tags[DIGEST])
     copy = urlsplit(version.source or "")
@@ -310,7 +310,7 @@ def _version(client: "MlflowClient", found: Any) -> Version:
 
 
 def _trained(recorded: Path, digest: str) -> Path:
-    """Where a version's bundle was trained, RUNS/NAME/bundles/best, also in a project that was moved."""
+    """Return the trained bundle of a version, RUNS/NAME/bundles/best, even if the project was moved."""
     here = Path(*recorded.parts[-4:]).absolute()
     return here if bundle.is_finished(here) and bundle.digest(here) == digest else recorded
 

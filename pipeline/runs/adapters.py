@@ -1,4 +1,4 @@
-"""Bundles that hold an adapter: what was trained, and which bundle it belongs to.
+"""Bundles that hold an adapter: the trained tensors, and a reference to the base bundle.
 
 `model.safetensors` has the trained tensors alone, `model.json` says under `adapter` how they stand beside the
 others, and `provenance.json` names the base, its parent, with its digest. To read it is to read its
@@ -19,21 +19,21 @@ from pipeline.config.construct import construct
 from pipeline.errors import BundleError
 from pipeline.runs.stored import SMALL, check_sizes, read_part, refused, shapes_in
 
-#: The key of `model.json`.
+#: The key of the adapter in `model.json`.
 ADAPTER = "adapter"
 
 
 def save_trained(model: Model, file: Path) -> None:
-    """Write the weights that were trained, each once."""
+    """Write the trained weights, each once."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     save_file({name: each.detach().contiguous() for name, each in trained.items()}, file)
 
 
 def base_of(folder: Path, digest_of: Callable[[Path], str]) -> Path:
-    """The bundle that an adapter belongs to: where it was, or beside the adapter's own run.
+    """Find the base bundle of an adapter: at its recorded path, or next to the adapter's run.
 
     Raises:
-        BundleError: it is gone, or is another one by now.
+        BundleError: the base does not exist, or has changed.
     """
     parent = read_part(folder, "provenance.json").get("parent") or {}
     recorded, wanted = Path(str(parent.get("bundle"))), parent.get("digest")
@@ -42,22 +42,22 @@ def base_of(folder: Path, digest_of: Callable[[Path], str]) -> Path:
     for place in there:
         if digest_of(place) == wanted:
             return place
-    what = f"{there[0]}, which is another one by now," if there else f"{recorded}, which is gone,"
+    what = f"{there[0]}, which has changed since," if there else f"{recorded}, which does not exist,"
     raise BundleError(
-        f"{folder} holds an adapter of {what} and is nothing without it",
+        f"{folder} holds an adapter of {what} and cannot be used without it",
         f"the bundle of digest {str(wanted)[:12]}…",
-        f"restore it from a copy, or make it again with `make reproduce RUN={parent.get('run')}`",
+        f"restore the base from a copy, or make it again with `make reproduce RUN={parent.get('run')}`",
     )
 
 
 def load_adapted(folder: Path, node: Mapping[str, Any], make: Callable[[], Model], base: Model) -> Model:
-    """The base's weights in a model of the adapter's description, with what was learnt added to them.
+    """Build a model with the weights of the base and of the adapter.
 
     Args:
-        folder: of the bundle.
-        node: what `model.json` says of the adapter.
-        make: makes the model without its adapter.
-        base: the model of the bundle that it belongs to.
+        folder: the folder of the bundle.
+        node: the description of the adapter in `model.json`.
+        make: builds the model without its adapter.
+        base: the model of the base bundle.
 
     Raises:
         BundleError: the tensors are not those of this adapter, or are not finite.

@@ -1,4 +1,4 @@
-"""A bundle asked from Python: rows that stand in memory, and texts to go on from."""
+"""Use a bundle from Python: predict rows in memory, and generate text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,16 +18,16 @@ from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
 
 def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Prediction]:
-    """Answer rows with a fine-tuned model; columns that the task does not read are not looked at.
+    """Predict rows with a fine-tuned model; columns that the task does not read are ignored.
 
     Raises:
         BundleError: the model was not fine-tuned.
-        DataError: a row lacks a column, or has something else in it than the task reads.
+        DataError: a row lacks a column, or a column has the wrong type.
     """
     if not isinstance(bundle.task, FinetuneTask):
         raise BundleError(
             f"{bundle.folder} is a pretrained model",
-            "a fine-tuned one, which answers rows",
+            "a fine-tuned model, which predicts rows",
             "call bundle.generate(prompt), or run `make finetune-TASK` first",
         )
     read = given_rows(rows, with_trained_names(bundle.task.input_columns, bundle))
@@ -35,38 +35,40 @@ def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Pre
 
 
 def generate(bundle: Bundle, prompts: Sequence[str], options: SamplingOptions) -> list[str]:
-    """Go on from the prompts, or fill the gaps in them, with a pretrained model: the whole texts.
+    """Continue the prompts, or fill the gaps in them, with a pretrained model; returns the complete texts.
 
     Raises:
         BundleError: the model was fine-tuned, or was imported without a head.
-        ConfigError: the model fills gaps, and no prompt has one.
+        ConfigError: the model fills gaps, but no prompt has one.
     """
     task = bundle.task
     if isinstance(task, FinetuneTask):
         raise BundleError(
             f"{bundle.folder} was fine-tuned",
-            "a pretrained model, which writes texts",
-            "ask this one with bundle.predict(rows) or `make try-TASK`",
+            "a pretrained model, which generates text",
+            "use this one with bundle.predict(rows) or `make try-TASK`",
         )
     check_has_head(bundle)
     if strange := next((prompt for prompt in prompts if not isinstance(prompt, str)), None):
-        raise ConfigError(f"the prompt {strange!r} is no text", "a string", "call once for each prompt")
+        raise ConfigError(
+            f"the prompt {strange!r} is not a string", "a string", "call generate once for each prompt"
+        )
     if task.fills_gaps and not any(GAP in prompt for prompt in prompts):
         raise ConfigError(
-            f"{bundle.folder} fills gaps, and {list(prompts) or 'the empty prompt'} has none",
-            f"a text with {GAP} in it, or a bundle that goes on from a text",
-            f'for example: make generate PROMPT="The {GAP} is in the garden.", '
-            "or run `make pretrain`, whose bundle goes on from a text",
+            f"{bundle.folder} fills gaps, but {list(prompts) or 'the empty prompt'} has none",
+            f"a text with {GAP} in it, or a bundle that continues a text",
+            f'run for example `make generate PROMPT="The {GAP} is in the garden."`, '
+            "or `make pretrain`, whose bundle continues a text",
         )
     samples = task.samples(bundle.model, bundle.tokenizer, prompts=prompts, texts=[], options=options)
     return [sample.output if task.fills_gaps else sample.given + sample.output for sample in samples]
 
 
 def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
-    """The options that `make generate` has, with those that are given.
+    """Return the sampling options of `make generate`, with the given ones.
 
     Raises:
-        ConfigError: there is no such option, or it does not fit.
+        ConfigError: there is no such option, or its value is invalid.
     """
     node = {**read_yaml(CONFIGS / "sampling" / "default.yaml"), **given}
     check_nodes(node, "sampling")

@@ -1,13 +1,13 @@
-"""Bundles: a trained thing as a folder, written atomically, `DONE` last; nothing reads one without it.
+"""Bundles: a trained model as a folder, written atomically with `DONE` last; none is read without it.
 
 model.safetensors   weights (tied tensors once)
 model.json          how to build the backbone and its head
 tokenizer.json      the tokenizer, as the `tokenizers` library reads it
-target_tokenizer.json  that of what is written, only where it is another one
+target_tokenizer.json  the tokenizer of generated text, only if it is a different one
 task.json           the task and its options
-config.yaml         the whole configuration of the run
+config.yaml         the complete configuration of the run
 provenance.json     where it came from: hashes, code, parent, seed
-metrics.json        what it scored when it was saved
+metrics.json        its metrics when it was saved
 README.md           the model card, for people; bundles of earlier versions have none
 DONE                sha256 of every file above
 """
@@ -47,7 +47,7 @@ FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A trained model with all that is needed to use it."""
+    """A trained model with everything that is needed to use it."""
 
     folder: Path
     model: Model
@@ -60,24 +60,24 @@ class Bundle:
     metrics: dict[str, float]
 
     def predict(self, rows: Sequence[Mapping[str, Any]], *, batch_size: int = 32) -> list[Prediction]:
-        """Answer rows, in order, with a fine-tuned model: `text` is the answer, `confidence` how sure it is.
+        """Predict rows, in order, with a fine-tuned model: `text` and, if known, `confidence`.
 
         Raises:
             BundleError: the model was not fine-tuned.
-            DataError: a row lacks a column, or has something else in it than the task reads.
+            DataError: a row lacks a column, or a column has the wrong type.
         """
         from pipeline.runs import asking
 
         return asking.predict(self, rows, batch_size=batch_size)
 
     def generate(self, prompt: str, **options: Any) -> str:
-        """Go on from a text, or fill its gaps, with a pretrained model: the whole text.
+        """Continue a text, or fill its gaps, with a pretrained model; returns the complete text.
 
         `options` are those of `modules.generation.SamplingOptions`, such as `max_new_tokens` and `seed`.
 
         Raises:
             BundleError: the model was fine-tuned.
-            ConfigError: the model fills gaps, and the text has none; or an option does not fit.
+            ConfigError: the model fills gaps, but the text has none; or an option is invalid.
         """
         from pipeline.runs import asking
 
@@ -96,7 +96,7 @@ def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
     metrics: Mapping[str, float],
     card: str | None = None,
 ) -> None:
-    """Write a bundle beside its place, then move it there: a killed save leaves the old one whole.
+    """Write a bundle under a temporary name, then rename it: a killed save leaves the old one intact.
 
     Raises:
         BundleError: if the disk is full or the folder cannot be written; nothing is left behind.
@@ -104,7 +104,7 @@ def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
     draft = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(f".{folder.name}.*draft"):  # by a save that was killed
+        for left in folder.parent.glob(f".{folder.name}.*draft"):  # left by a killed save
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".draft"))
         draft.chmod(0o755)
@@ -130,8 +130,8 @@ def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
     except (OSError, SafetensorError) as error:
         raise BundleError(
             f"cannot write the bundle {folder} ({error})",
-            "a folder that can be written, with room for the weights",
-            "free some space, then go on with RESUME=1",
+            "a writable folder, with space for the weights",
+            "free some space, then resume with RESUME=1",
         ) from error
     finally:
         if draft is not None:
@@ -172,30 +172,30 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
-    """Compare the files of a finished bundle with their hashes, less those in `without`.
+    """Compare the files of a finished bundle with their hashes, except those in `without`.
 
     Raises:
-        BundleError: the folder is missing or unfinished, or a file is gone or not the one that was saved.
+        BundleError: the folder is missing or unfinished, or a file is missing or has changed.
     """
     hashes = read_done(folder)
     if linked := next((path for path in folder.rglob("*") if path.is_symlink()), None):
         raise BundleError(
-            f"{linked} is a link",
-            "files that lie in the bundle itself",
-            "copy its file",
+            f"{linked} is a symbolic link",
+            "regular files in the bundle itself",
+            "replace the link by a copy of the file",
         )
     for name, digest in hashes.items():
         file = folder / name
         if name not in without and (not file.is_file() or sha256_of(file) != digest):
             raise BundleError(
-                f"{folder / name} is not the file that was saved",
+                f"{folder / name} has changed since it was saved",
                 f"sha256 {digest[:12]}…",
                 "train again, or restore the bundle from a copy",
             )
 
 
 def parent_of(start: Bundle | None) -> dict[str, Any] | None:
-    """What a bundle records of the one it was trained from: its origin too, lest that one is deleted."""
+    """Return what a bundle records about its parent, including its origin in case the parent is deleted."""
     if start is None:
         return None
     return {
@@ -207,12 +207,12 @@ def parent_of(start: Bundle | None) -> dict[str, Any] | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run that wrote the bundle."""
+    """Return the configuration of the run that wrote the bundle."""
     return read_part(folder, "config.yaml")
 
 
 def read_done(folder: Path) -> dict[str, str]:
-    """File name -> sha256 of a finished bundle.
+    """Return file name -> sha256 of a finished bundle.
 
     Raises:
         BundleError: if there is no folder, or no `DONE` in it.
@@ -220,18 +220,18 @@ def read_done(folder: Path) -> dict[str, str]:
     _restore_old(folder)
     if not folder.is_dir():
         raise BundleError(
-            f"no bundle at {folder}", "a folder that a stage has written", "run `make pretrain` first"
+            f"there is no bundle at {folder}", "a folder written by a stage", "run `make pretrain` first"
         )
     if not (folder / DONE).is_file():
         raise BundleError(
-            f"{folder} is not a finished bundle (no {DONE} in it)",
-            "a bundle whose writing was completed",
-            "let its run finish with RESUME=1, or name another bundle",
+            f"{folder} is not a finished bundle (it has no {DONE})",
+            "a bundle that was written completely",
+            "finish its run with RESUME=1, or name another bundle",
         )
     try:
         done = read_json(folder / DONE)
         if any(name in ("", ".", "..") or Path(name).name != name for name in done):
-            raise ValueError("it names a file outside of the folder")
+            raise ValueError("it names a file outside the folder")
         return {name: str(done[name]) for name in (*FILES, *done)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
@@ -248,23 +248,23 @@ def is_finished(folder: Path) -> bool:
 
 
 def digest(folder: Path) -> str:
-    """One hash for the whole bundle."""
+    """Return one hash for the complete bundle."""
     return sha256_of(folder / DONE)
 
 
 def _check_tokenizer(tokenizer: Tokenizer, provenance: Mapping[str, Any], folder: Path) -> None:
-    """Ids mean nothing to weights that were trained with others."""
+    """Refuse a tokenizer other than the one that the weights were trained with."""
     trained_with = provenance.get("tokenizer")
     if trained_with not in (None, tokenizer.digest):
         raise BundleError(
-            f"{folder / 'tokenizer.json'} is another tokenizer (sha256 {tokenizer.digest})",
+            f"{folder / 'tokenizer.json'} is a different tokenizer (sha256 {tokenizer.digest})",
             f"the one that the weights were trained with (sha256 {trained_with})",
-            "put that tokenizer.json back, or train again",
+            "restore that tokenizer.json, or train again",
         )
 
 
 def _move(draft: Path, folder: Path) -> None:
-    """Put `draft` at `folder`; a kill between the two renames leaves the old one as `.NAME.old`."""
+    """Move `draft` to `folder`; a kill between the two renames leaves the old bundle as `.NAME.old`."""
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -275,7 +275,7 @@ def _move(draft: Path, folder: Path) -> None:
 
 
 def _restore_old(folder: Path) -> None:
-    """Bring back the bundle that a kill in the middle of `_move` has left under its old name."""
+    """Restore the bundle that a kill in the middle of `_move` left as `.NAME.old`."""
     old = folder.with_name(f".{folder.name}.old")
     if not folder.exists() and old.exists():
         old.rename(folder)

@@ -1,4 +1,4 @@
-"""What may be changed of a run that goes on: how long it trains, and what its weights do not depend on."""
+"""What may be changed when a run is resumed: its length, and what its weights do not depend on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from pipeline.files import read_yaml
 from pipeline.runs.record import RunFolder
 from pipeline.words import shorten
 
-#: How long it trains.
+#: Options that determine how long a run trains.
 LONGER = (
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -20,7 +20,7 @@ LONGER = (
     "trainer.plateau",
 )
 
-#: What is shown, saved and logged, and where it computes.
+#: Options of what is shown, saved and logged, and of the device.
 FREE = (
     "trainer.accelerator",
     "trainer.num_workers",
@@ -29,20 +29,20 @@ FREE = (
     *("prompts", "sampling", "log_corpus_text"),
 )
 
-#: What a command says of itself: no change of a run.
+#: Keys of the command itself, which do not count as changes of a run.
 OF_THE_COMMAND = ("resume", "name", "runs_dir", "cache_dir", "tracking", "pipeline_id", "choices", "stage")
 
-#: Longest value in a message.
+#: Characters of the longest value in a message.
 MAX_CHARS = 60
 
 Changes = dict[str, tuple[Any, Any]]
 
 
 def recorded(run: RunFolder) -> dict[str, Any]:
-    """The configuration that the run wrote, with all defaults.
+    """Return the configuration that the run wrote, with all defaults.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the configuration cannot be read.
     """
     file = run.path / "config.yaml"
     try:
@@ -54,10 +54,10 @@ def recorded(run: RunFolder) -> dict[str, Any]:
 
 
 def check_changes(run: RunFolder, config: Config) -> Changes:
-    """Dotted key -> (before, now) of what `config` changes of the run.
+    """Return dotted key -> (before, now) of what `config` changes in the run.
 
     Raises:
-        RunError: of such a run this cannot be changed, or it would change nothing.
+        RunError: a change is not allowed, or has no effect.
     """
     began, asked = (to_plain(tree) for tree in (recorded(run), with_defaults(config)))
     before, now = dict(leaves(began)), dict(leaves(asked))
@@ -75,29 +75,29 @@ def check_changes(run: RunFolder, config: Config) -> Changes:
 
 
 def not_as_it_began(run: RunFolder, key: str, before: Any, now: Any) -> RunError:
-    """The refusal of a run with something else than it began with."""
+    """Return the error for a change that is not allowed."""
     return RunError(
-        f"{run.path} began with {key}={brief(before)}, not {brief(now)}",
-        f"what it began with; only {', '.join(LONGER)} and what is shown or logged may be changed",
+        f"{run.path} was started with {key}={brief(before)}, not {brief(now)}",
+        f"the same value: only {', '.join(LONGER)} and what is shown or logged may be changed",
         f"leave out {key}, or start a new run without RESUME",
     )
 
 
 def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) -> None:
-    """Refuse another length where it would move what was done, or do nothing."""
+    """Refuse another length if it would alter steps already done, or have no effect."""
     trainer = asked["trainer"]
     if trainer["curriculum"] > 0:
         raise RunError(
             f"{run.path} has trainer.curriculum={trainer['curriculum']}, a share of its steps",
-            "as many steps as at its beginning: with others, its rows would come in another order",
+            "as many steps as at first: with others, its rows would come in another order",
             "start a new run without RESUME",
         )
     if "trainer.max_steps" not in changes:
         return
     if trainer["max_epochs"] is not None:
         raise RunError(
-            f"trainer.max_epochs={trainer['max_epochs']} decides how long {run.path} trains",
-            "a change of that",
+            f"the length of {run.path} is determined by trainer.max_epochs={trainer['max_epochs']}",
+            "a change of trainer.max_epochs",
             "give trainer.max_epochs instead of trainer.max_steps",
         )
     from pipeline.runs.checkpoint_files import AtomicCheckpointIO  # Lightning takes seconds to import
@@ -112,11 +112,11 @@ def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) ->
 
 
 def _check_not_ended(run: RunFolder, trainer: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Refuse more steps for a run that its validations have ended."""
+    """Refuse more steps for a run that was stopped by its validations."""
     for name, state in states.items():
         if name.startswith("Plateau") and state["max_steps"] is not None:
             raise RunError(
-                f"{run.path} got no better, and its learning rate decays to 0 at step {state['max_steps']:,}",
+                f"{run.path} stopped improving: its learning rate decays to 0 at step {state['max_steps']:,}",
                 "a run whose learning rate was not decayed early",
                 "start a new run with trainer.plateau=null and without RESUME",
             )
@@ -124,27 +124,27 @@ def _check_not_ended(run: RunFolder, trainer: Mapping[str, Any], states: Mapping
         if name.startswith("EarlyStopping") and patience is not None and state["wait_count"] >= patience:
             raise RunError(
                 f"{run.path} was stopped after {state['wait_count']} validations without a better result",
-                "more patience too",
+                "a larger trainer.patience too",
                 "add trainer.patience=null, or a larger number",
             )
 
 
 def ends_before(step: int, max_steps: int) -> RunError:
-    """The refusal of a run that is to end before the step that it has reached."""
+    """Return the error for a run that is to end before the step that it has reached."""
     return RunError(
-        f"the run is at step {step:,}, and trainer.max_steps is {max_steps:,}",
+        f"the run is already at step {step:,}, but trainer.max_steps is {max_steps:,}",
         f"{step:,} steps or more",
         f"give trainer.max_steps={step} to end it there",
     )
 
 
 def describe(changes: Changes) -> list[str]:
-    """Each change in words."""
+    """Describe each change."""
     return [f"{key}: {brief(before)} -> {brief(now)}" for key, (before, now) in changes.items()]
 
 
 def brief(value: Any) -> str:
-    """A value as JSON, cut."""
+    """Format a value as JSON, shortened."""
     return shorten(json.dumps(value, ensure_ascii=False), MAX_CHARS)
 
 
@@ -162,7 +162,7 @@ def overlaid(recorded: Any, asked: Any, without: Any) -> Any:
 
 
 def with_key(plain: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The tree with one value at a dotted key."""
+    """Return the tree with one value replaced at a dotted key."""
     name, _, rest = key.partition(".")
     below = plain.get(name)
     inner = below if isinstance(below, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Files of checkpoints: written whole or not at all, and verified when they are read."""
+"""Checkpoint files: written atomically, and verified when they are read."""
 
 import hashlib
 import pickle
@@ -13,10 +13,10 @@ from pipeline.files import draft_of, put_in_place, sha256_of, write_whole
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and prove that a file can be written there.
+    """Create `folder` and check that it is writable.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: it is not writable.
     """
     probe = folder / ".probe"
     try:
@@ -28,11 +28,11 @@ def check_writable(folder: Path) -> None:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside the old one, makes it durable, and only then puts it in the old one's place.
+    """Write a checkpoint next to the old one, make it durable, and only then replace the old one.
 
     The SHA-256 of the bytes lies in a file beside it (`last.ckpt.sha256`, as `sha256sum` writes it) and is
     checked when the checkpoint is read. While a checkpoint is being replaced, that file holds the new sum and
-    the old one, so that a crash at any moment leaves a pair that fits.
+    the old one, so that a crash at any moment leaves a matching pair.
     """
 
     def save_checkpoint(
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write `checkpoint` to `path`.
 
         Raises:
-            CheckpointError: the file cannot be written; the old one is whole.
+            CheckpointError: the file cannot be written; the old one is intact.
         """
         target = Path(path)
         try:
@@ -59,7 +59,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint at `path`, tensors on the CPU if not said otherwise; runs no code out of the file.
+        """Load the checkpoint at `path`, by default on the CPU, without running code from the file.
 
         Raises:
             CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
@@ -70,7 +70,7 @@ class AtomicCheckpointIO(CheckpointIO):
             loaded = torch.load(target, map_location=map_location or "cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{target} is not a checkpoint of this program", "tensors and plain values", "start a new run"
+                f"{target} is not a checkpoint of this project", "tensors and plain values", "start a new run"
             ) from error
         return dict(loaded)
 
@@ -81,11 +81,13 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def _verify(self, target: Path) -> None:
         if not target.is_file():
-            raise CheckpointError(f"no checkpoint {target}", "a file", "start a new run, or name another")
+            raise CheckpointError(
+                f"there is no checkpoint {target}", "a file", "start a new run, or name another checkpoint"
+            )
         sums = _sums_of(target)
         if not sums.is_file():
             raise CheckpointError(
-                f"{target} has no checksum", f"{sums.name} beside it", "copy both files, or start a new run"
+                f"{target} has no checksum", f"{sums.name} next to it", "copy both files, or start a new run"
             )
         digest = sha256_of(target)
         if digest not in _read_sums(target):
@@ -97,7 +99,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class _HashingFile:
-    """A file that hashes what is written to it, and remembers the error that torch would hide."""
+    """A file that hashes what is written to it, and keeps the error that torch would hide."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -119,7 +121,7 @@ class _HashingFile:
 def _save_hashed(checkpoint: dict[str, Any], draft: IO[bytes]) -> str:
     hashing = _HashingFile(draft)
     try:
-        torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it needs write and flush only
+        torch.save(checkpoint, hashing)  # type: ignore[arg-type] # it only needs write and flush
     except RuntimeError:
         if hashing.error is not None:
             raise hashing.error from None
@@ -145,6 +147,6 @@ def _write_sums(target: Path, digests: list[str]) -> None:
 def _cannot_write(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"cannot write {path} ({error.strerror or error})",
-        "a folder that can be written, with room for the checkpoint",
-        "free some space or choose another folder; what was saved before is whole",
+        "a writable folder, with space for the checkpoint",
+        "free some space or choose another folder; what was saved before is intact",
     )

@@ -1,4 +1,4 @@
-"""What counts as code: the source files that a stage and the classes in its configuration import.
+"""Hash the code of a stage: the source files that it and the classes in its configuration import.
 
 Comments, docstrings and layout do not count: a file is hashed by what Python reads of it. Neither do tests,
 pages, and the modules that only talk, plan or record.
@@ -52,15 +52,15 @@ WITHOUT_EFFECT = (
     "pipeline.training.lost",
 )
 
-#: Libraries whose versions decide what numbers come out.
+#: Libraries whose versions affect the results.
 LIBRARIES = ("torch", "lightning", "datasets", "tokenizers", "numpy")
 
-#: Hexadecimal digits of a hash that are kept.
+#: Number of hexadecimal digits of a hash that are kept.
 _DIGITS = 12
 
 
 def code_of(modules: Iterable[str], *, root: Path = ROOT) -> dict[str, str]:
-    """`code FILE` -> hash, of these modules and of all of the project that they import."""
+    """Return `code FILE` -> hash, for these modules and all modules of the project that they import."""
     found: dict[str, str] = {}
     waiting, seen = list(modules), set[str]()
     while waiting:
@@ -77,13 +77,13 @@ def code_of(modules: Iterable[str], *, root: Path = ROOT) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """`version LIBRARY` -> version, of those that decide what numbers come out."""
+    """Return `version LIBRARY` -> version, for libraries that affect the results."""
     python = ".".join(python_version().split(".")[:2])
     return {"version python": python, **{f"version {name}": version(name) for name in LIBRARIES}}
 
 
 def targets_in(node: Any) -> Iterator[str]:
-    """The modules of the classes that a configuration names."""
+    """Yield the modules of the classes that a configuration names."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield str(node["_target_"]).rpartition(".")[0]
@@ -99,13 +99,13 @@ def _is_without_effect(module: str) -> bool:
 
 
 def _packages_of(module: str) -> list[str]:
-    """The packages around a module: Python runs them before it."""
+    """Return the parent packages of a module, which Python runs before it."""
     parts = module.split(".")
     return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
 def _file_of(module: str, root: Path) -> Path | None:
-    """The source of a module of the project; None for a name in a module, and for other projects."""
+    """Return the source file of a module of the project; None for other names."""
     if module.partition(".")[0] not in ROOMS:
         return None
     path = root.joinpath(*module.split("."))
@@ -114,7 +114,7 @@ def _file_of(module: str, root: Path) -> Path | None:
 
 @lru_cache(maxsize=2048)
 def _read(file: Path, changed_ns: int) -> tuple[str, tuple[str, ...]]:
-    """A file's hash and what it imports; `changed_ns` is its time of change, for a file that is edited."""
+    """Return a file's hash and its imports; `changed_ns`, its mtime, invalidates the cache."""
     tree = ast.parse(file.read_bytes(), str(file))
     imported = tuple(dict.fromkeys(_imported(tree)))
     _drop_docstrings(tree)
@@ -122,7 +122,7 @@ def _read(file: Path, changed_ns: int) -> tuple[str, tuple[str, ...]]:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Modules, and names that may be modules: a name in a module has no file and is passed over."""
+    """Yield modules, and names that may be modules: a name without a file is skipped later."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""The bundle that a command names, or else the newest of the best kind that is no trial of a sweep."""
+"""Find the bundle that a command names, or the newest of the best kind that is not a trial of a sweep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from pipeline.errors import BundleError
 from pipeline.runs import bundle
 from pipeline.runs.folders import RunFolder, list_runs, made_bundle
 
-#: Names no run, but the newest.
+#: The word for the newest bundle.
 LATEST = "latest"
 
-#: Runs that are named as passed over; of others only their number is said.
+#: The most skipped runs that are named; of others only the number is reported.
 MOST_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How well a run's bundle serves.
+    """How well a run's bundle fits.
 
     Args:
         rank: 0 is the best; None: it does not fit.
-        title: what it is, for whoever wonders why it was passed over.
+        title: what it is, to explain why it was skipped.
     """
 
     rank: int | None
@@ -30,7 +30,7 @@ class Kind:
 
 
 def any_kind(run: RunFolder) -> Kind:
-    """Of bundles that serve equally well."""
+    """The kind of every run if all bundles fit equally well."""
     return Kind(rank=0, title="")
 
 
@@ -42,11 +42,11 @@ def find_bundle(
     task: str | None = None,
     kind: Callable[[RunFolder], Kind] = any_kind,
 ) -> Path:
-    """The bundle that `spec` names: the name of a run, a run's folder, a bundle's folder, or `latest`, which
+    """Find the bundle that `spec` names: a run's name, a run's folder, a bundle's folder, or `latest`, which
     is the newest one of the best kind of `stage` and, if it is given, of `task`.
 
     Raises:
-        BundleError: if there is none, or it is not finished.
+        BundleError: if there is no such bundle, or it is not finished.
     """
     if spec == LATEST:
         found = newest_bundle(runs_dir, stage=stage, task=task, kind=kind)
@@ -54,7 +54,7 @@ def find_bundle(
             return found
         command = stage if task is None else f"{stage}-{task}"
         raise BundleError(
-            f"no finished {command} bundle under {runs_dir}",
+            f"there is no finished {command} bundle under {runs_dir}",
             "at least one finished run",
             f"run `make {command}` first",
         )
@@ -68,7 +68,9 @@ def find_bundle(
     for folder in candidates:
         if (folder / "model.json").exists() or (folder.parent.parent / "run.json").exists():
             raise _no_finished(folder, expected)
-    raise BundleError(f"no bundle '{spec}'", expected, "name one of these, or run `make pretrain` first")
+    raise BundleError(
+        f"there is no bundle '{spec}'", expected, "name one of these, or run `make pretrain` first"
+    )
 
 
 def newest_bundle(
@@ -78,7 +80,7 @@ def newest_bundle(
     task: str | None = None,
     kind: Callable[[RunFolder], Kind] = any_kind,
 ) -> Path | None:
-    """The bundle to take of those of a stage and a task; says which newer ones were passed over, and why."""
+    """Choose a bundle of a stage and a task; reports which newer ones were skipped, and why."""
     runs = [
         (run, _kind_of(run, kind))
         for run in list_runs(runs_dir)
@@ -90,12 +92,12 @@ def newest_bundle(
     taken, best = min(able, key=lambda pair: (pair[1].rank, pair[0].record.sweep_id is not None))
     newer = runs[: [run for run, _ in runs].index(taken)]
     if newer:
-        report.say("Note", f"passed over: {_list([_why(run, each, best) for run, each in newer])}")
+        report.say("Note", f"skipped: {_list([_why(run, each, best) for run, each in newer])}")
     return taken.bundles / "best"
 
 
 def _kind_of(run: RunFolder, kind: Callable[[RunFolder], Kind]) -> Kind:
-    """A bundle that is damaged, or not of this project, is in nobody's way unless it is named."""
+    """Return the kind of a run; a damaged or foreign bundle does not fit."""
     try:
         return kind(run)
     except BundleError:
@@ -113,16 +115,18 @@ def _list(names: list[str]) -> str:
 
 
 def _no_finished(folder: Path, expected: str) -> BundleError:
-    """What to do about a folder without a bundle: its run may go on, or makes none, or it is gone."""
+    """Explain a folder without a bundle: its run is unfinished, or writes none, or it was deleted."""
     path = folder.parent.parent
     run = next((run for run in list_runs(path.parent) if run.path == path), None)
     problem = f"{folder} is not a finished bundle"
     if run is None or run.record.status != "FINISHED":
-        return BundleError(problem, expected, "let it finish with RESUME=1, or name another")
+        return BundleError(problem, expected, "finish its run with RESUME=1, or name another bundle")
     if not made_bundle(run):
-        return BundleError(f"{problem}: a run of {run.record.stage} makes none", expected, "name another")
+        return BundleError(
+            f"{problem}: {run.record.stage} does not write one", expected, "name another bundle"
+        )
     return BundleError(
-        f"{problem}: its run is finished, and what that made is gone or not whole",
+        f"{problem}: its run is finished, but the bundle was deleted or is incomplete",
         expected,
-        f"make it again with `make reproduce RUN={run.name}`, or name another",
+        f"make it again with `make reproduce RUN={run.name}`, or name another bundle",
     )

@@ -1,4 +1,4 @@
-"""The fine-tuned bundle that a stage works with, and its task with the options of this command."""
+"""Load the fine-tuned bundle that a stage uses, and its task with the options of the command."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,10 +25,10 @@ ANSWERING = ("predict", "try")
 
 
 def load_asked(config: Config) -> Bundle:
-    """The bundle that the command names: by default the newest that can do what it asks; on its device.
+    """Load the bundle that the command names, by default the newest that fits, on the command's device.
 
     Raises:
-        BundleError: there is none, or it was trained for another task.
+        BundleError: there is no such bundle, or it was trained for another task.
     """
     wanted = construct(config.task, PretrainingTask, FinetuneTask) if config.get("task") is not None else None
     answers = config.stage.name in ANSWERING or isinstance(wanted, FinetuneTask)
@@ -44,7 +44,7 @@ def load_asked(config: Config) -> Bundle:
         raise BundleError(
             f"{folder} was trained for {type(bundle.task).__name__}",
             f"a bundle for {type(wanted).__name__}",
-            "name another bundle, or the task of this one",
+            "name another bundle, or use the task of this one",
         )
     options = construct(config.trainer, TrainerOptions) if "trainer" in config else TrainerOptions()
     bundle.model.to(device_of(options))
@@ -54,7 +54,7 @@ def load_asked(config: Config) -> Bundle:
 
 
 def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:
-    """The columns, with the names that the files had which the bundle was trained on."""
+    """Return the columns, with the names of the files that the bundle was trained on."""
     names: dict[str, list[str]] = {}
     for column, name in _names(bundle.config.get("data")):
         if name != column and name not in names.setdefault(column, []):
@@ -63,7 +63,7 @@ def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:
 
 
 def _names(data: Any) -> Iterator[tuple[str, str]]:
-    """Column and name of each mapping in the recorded configuration of a corpus, or of those of a mixture."""
+    """Yield the mapped columns in the recorded configuration of a corpus, or of the corpora of a mixture."""
     if not isinstance(data, Mapping):
         return
     local = data.get("mirror_columns") if data.get("mirror") else None
@@ -76,37 +76,37 @@ def _names(data: Any) -> Iterator[tuple[str, str]]:
 
 
 def _kind_for(prompts: Sequence[str], run: RunFolder) -> Kind:
-    """Whether a bundle does with the prompts what they ask for: fill their gaps, or go on from their ends."""
+    """Rank a bundle by whether it does what the prompts need: fill gaps, or continue text."""
     trained = task_class(run.bundles / "best")
     fills = not issubclass(trained, FinetuneTask) and trained.fills_gaps
     wanted = any(GAP in prompt for prompt in prompts)
-    return Kind(rank=int(fills != wanted), title="it fills gaps" if fills else "it fills no gaps")
+    return Kind(rank=int(fills != wanted), title="it fills gaps" if fills else "it does not fill gaps")
 
 
 def asked_task(config: Config, bundle: Bundle) -> FinetuneTask:
-    """The bundle's task, with the options that the command gives.
+    """Return the bundle's task, with the options of the command.
 
     Raises:
-        BundleError: the bundle is not of a fine-tuned model.
-        ConfigError: the options are those of another head.
+        BundleError: the model was not fine-tuned.
+        ConfigError: the options need another head.
     """
     given = {key: value for key, value in to_plain(config.get("task") or {}).items() if key != "_target_"}
     task = construct({**bundle.task_config, **given}, FinetuneTask, PretrainingTask)
     if not isinstance(task, FinetuneTask):
         raise BundleError(
-            f"{bundle.folder} is a pretrained model", "a fine-tuned one", "run `make finetune-TASK` first"
+            f"{bundle.folder} is a pretrained model", "a fine-tuned model", "run `make finetune-TASK` first"
         )
     _check_head(task, bundle)
     return task
 
 
 def _check_head(task: FinetuneTask, bundle: Bundle) -> None:
-    """A head has the classes and the pooling that it was trained with."""
+    """Refuse options that need another head than the trained one."""
     present = bundle.model_config["head"]
     for key, value in task.head(bundle.model.backbone).items():
         if present.get(key) != value:
             raise ConfigError(
-                f"these options of the task ask for a head with {key}={value}",
+                f"the task's options need a head with {key}={value}",
                 f"{key}={present.get(key)}, as {bundle.folder} was trained",
-                "leave the option out, or fine-tune with it",
+                "leave out the option, or fine-tune with it",
             )

@@ -1,4 +1,4 @@
-"""Run folders: where one run of a stage keeps what it writes, who is using it, and how it ended.
+"""Run folders: the files of one run of a stage, its lock, and its record.
 
 runs/NAME/
   config.yaml      the resolved configuration, with all defaults and what was chosen for the machine
@@ -60,17 +60,17 @@ def open_run(
     inputs: Mapping[str, str] | None = None,
     found: RunFolder | None = None,
 ) -> Iterator[RunFolder]:
-    """A new run folder for `config`, or the unfinished one that `resume` asks for, locked while in use.
+    """Open a new run folder for `config`, or the unfinished one that `resume` names, locked while in use.
 
     Args:
         config: the resolved configuration.
-        label: begins the name of a run that is given none.
-        inputs: what is recorded as that which the run is made from.
-        found: the run to go on with, of a stage that finds its unfinished runs itself.
+        label: the prefix of the name of a run without a name.
+        inputs: the recorded inputs of the run.
+        found: the run to resume, for a stage that finds its unfinished runs itself.
 
     Raises:
         RunError: if the folder cannot be written, is in use, or there is nothing to resume.
-        TrackingError: if the address of the store can never work.
+        TrackingError: if the address of the store is invalid.
     """
     if (folder := processes.shared_run() or _meet(config, inputs or {})) is not None:
         yield _join(folder)
@@ -96,8 +96,8 @@ def open_run(
             run.write(status="FINISHED")
         except BaseException as error:
             if isinstance(error, Stopped) and run.last_checkpoint.exists():
-                error.hint = "run the same command with RESUME=1 to go on from the last checkpoint"
-            with suppress(OSError):  # a full disk has been reported by what met it first
+                error.hint = "run the same command with RESUME=1 to resume from the last checkpoint"
+            with suppress(OSError):  # a full disk has already been reported
                 run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
             raise
 
@@ -114,20 +114,20 @@ def _as_inputs(changes: Changes) -> dict[str, str]:
 
 
 def _dated(changes: Changes) -> list[str]:
-    """The changes with the time, said too."""
+    """Report the changes, and return them with the time."""
     for change in describe(changes):
         report.say("Changed", change)
     return [f"{datetime.now().astimezone().isoformat()} {change}" for change in describe(changes)]
 
 
 def _sweep_of(config: Config) -> str | None:
-    """The sweep that the run is a trial of, which tells its trials so by a tag."""
+    """Return the sweep that the run is a trial of, from its tags."""
     tags: Mapping[str, str] = select(config, "tracking.tags") or {}
     return tags.get(SWEEP_TAG)
 
 
 def _check_store(config: Config) -> None:
-    """Refuse a store whose address can never work before there is a folder of the run."""
+    """Refuse a store with an invalid address before the run's folder is created."""
     tracking = config.get("tracking")
     if tracking and tracking.get("enabled", True):
         resolve_store(tracking.get("uri"), project_folder=Path.cwd(), environ=os.environ)
@@ -149,7 +149,7 @@ def _share(run: RunFolder) -> None:
 
 
 def _join(folder: Path) -> RunFolder:
-    """The run of the first process, in a further one, which writes nothing of it."""
+    """Return the first process's run, for another process, which does not write to it."""
     record = RunRecord(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
     run = RunFolder(folder, record)
     run.resumed = run.last_checkpoint.exists()
@@ -157,18 +157,18 @@ def _join(folder: Path) -> RunFolder:
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:
-    """All runs under `runs_dir`, newest first; what is no run is passed over, and said."""
+    """Return all runs under `runs_dir`, newest first; unreadable ones are skipped and reported."""
     runs = []
     for file in runs_dir.glob("*/run.json"):
         try:
             runs.append(RunFolder(file.parent, RunRecord(**json.loads(file.read_text(encoding="utf-8")))))
         except (OSError, ValueError, TypeError) as error:
-            print(f"note: {file} cannot be read, so this run is passed over ({error})", file=sys.stderr)
+            print(f"note: {file} cannot be read, so this run is skipped ({error})", file=sys.stderr)
     return sorted(runs, key=lambda run: run.record.created, reverse=True)
 
 
 def made_bundle(run: RunFolder) -> bool:
-    """Whether the run ended with a bundle, wherever that is now."""
+    """Whether the run wrote a bundle, even if it was moved or deleted."""
     return f"bundles/best/{bundle.DONE}" in (run.record.made or {})
 
 
@@ -187,19 +187,19 @@ def _create(config: Config, runs_dir: Path, label: str) -> RunFolder:
     except OSError as error:
         raise RunError(
             f"cannot create a run folder in {runs_dir} ({error.strerror})",
-            "a folder that can be written",
-            "choose another with runs_dir=PATH",
+            "a writable folder",
+            "choose another folder with runs_dir=PATH",
         ) from error
     record.name = path.name
     return RunFolder(path, record)
 
 
 def _checked(name: str) -> str:
-    """A run's name: a folder that can be typed."""
+    """Check that a run's name is a valid folder name that can be typed."""
     if "/" in name or name[0] in ".-" or len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise ConfigError(
-            f"name={name[:MAX_NAME_LENGTH]!r} cannot be a run's name",
-            f"at most {MAX_NAME_LENGTH} printable characters, no '/', and no '.' or '-' at the beginning",
+            f"name={name[:MAX_NAME_LENGTH]!r} is not a valid name of a run",
+            f"at most {MAX_NAME_LENGTH} printable characters, no '/', and no leading '.' or '-'",
             "choose another name",
         )
     return name
@@ -207,7 +207,7 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _locked(run: RunFolder) -> Iterator[None]:
-    """Hold the run; the system frees it when its holder dies."""
+    """Lock the run; the system releases the lock if the process dies."""
     lock = FileLock(run.path / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -224,7 +224,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
 
 
 def _unused(runs_dir: Path, name: str) -> Path:
-    """A folder that this call has made: `mkdir` decides between two processes."""
+    """Create a folder with an unused name; `mkdir` decides between two processes."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
         path = runs_dir / (name if attempt == 1 else f"{name}-{attempt}")
@@ -233,14 +233,14 @@ def _unused(runs_dir: Path, name: str) -> Path:
         except FileExistsError:
             continue
         return path
-    raise FileExistsError(0, f"1000 runs are called {name}")
+    raise FileExistsError(0, f"there are 1000 runs called {name}")
 
 
 def named_run(config: Config) -> RunFolder:
-    """The run of the stage that `resume` names.
+    """Return the run of the stage that `resume` names.
 
     Raises:
-        RunError: there is none that can go on.
+        RunError: there is no such run, or it cannot be resumed.
     """
     runs_dir = Path(config.runs_dir)
     runs = _runs_with_checkpoint(config, runs_dir)
@@ -251,7 +251,7 @@ def named_run(config: Config) -> RunFolder:
 
 
 def _newest_unfinished(config: Config) -> RunFolder:
-    """The newest unfinished run of this configuration."""
+    """Return the newest unfinished run of this configuration."""
     wanted = config_hash(config, without=NOT_IDENTITY)
     runs = _runs_with_checkpoint(config, Path(config.runs_dir))
     for run in runs:
@@ -268,17 +268,17 @@ def _runs_with_checkpoint(config: Config, runs_dir: Path) -> list[RunFolder]:
 def _none_unfinished(config: Config, runs: Sequence[RunFolder], what: str) -> RunError:
     names = [run.name for run in runs if run.record.status != "FINISHED"]
     return RunError(
-        f"no unfinished {config.stage.name} run {what} in {config.runs_dir}",
-        f"one with a checkpoint (there are: {', '.join(names[:5]) or 'none'})",
-        "name one with RESUME=name, or start anew without RESUME",
+        f"there is no unfinished {config.stage.name} run {what} in {config.runs_dir}",
+        f"a run with a checkpoint ({', '.join(names[:5]) or 'none yet'})",
+        "name one with RESUME=NAME, or start a new run without RESUME",
     )
 
 
 def changes_of(run: RunFolder, config: Config) -> Changes:
-    """What is changed of a run that goes on.
+    """Return what is changed in a resumed run.
 
     Raises:
-        RunError: it is finished and would not train longer, or something else cannot be changed.
+        RunError: the run is finished and would not train longer, or a change is not allowed.
     """
     if not run.resumed:
         return {}

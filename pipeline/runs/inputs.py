@@ -1,9 +1,9 @@
-"""What a run is made from, as plain texts by name: the same inputs make the same thing.
+"""The inputs of a run, as plain texts by name: the same inputs give the same results.
 
-Every stage that makes something records them in `run.json`. `make pipeline` looks for a finished run with the
+Every stage that writes files records them in `run.json`. `make pipeline` looks for a finished run with the
 inputs of each step; `make why` compares them with those of the newest one. They are
 
-    KEY.KEY         the resolved configuration, less what only says how to run and what the bundle brings
+    KEY.KEY         the resolved configuration, without options of how to run and what comes from the bundle
     rows            the identity of the corpus
     bundle          the digest of the bundle that the stage reads
     code FILE       each source file that the stage runs (`pipeline.runs.code`)
@@ -27,15 +27,15 @@ from pipeline.tracking.redaction import flatten
 
 ROWS, BUNDLE, MODEL = "rows", "bundle", "registered model"
 
-#: Keys that name a bundle, whose content counts; and the stage, which is recorded beside the inputs.
+#: Keys that name a bundle, whose content counts instead; and the stage, which is recorded separately.
 _NAMES = ("init_from", "stage")
 
 
 def inputs_of(config: Config, *, used: Path | None = None) -> dict[str, str]:
-    """The inputs of the stage that `config` was composed for.
+    """Return the inputs of the stage that `config` was composed for.
 
     Args:
-        config: as it was composed, before anything of a bundle is put into it.
+        config: the composed configuration, before anything from a bundle is added.
         used: the bundle that the stage reads.
 
     Raises:
@@ -46,7 +46,7 @@ def inputs_of(config: Config, *, used: Path | None = None) -> dict[str, str]:
 
 
 def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
-    """The inputs less the identity of the corpus, for which its files are read."""
+    """Return the inputs without the identity of the corpus, for which files are read."""
     plain = to_plain(config)
     roots = [STAGES[config.stage.name].partition(":")[0], *targets_in(plain)]
     without = {*NOT_IDENTITY, *_NAMES}
@@ -61,7 +61,7 @@ def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
 
 
 def inputs_of_registration(used: Path, *, model: str, alias: str, store: str) -> dict[str, str]:
-    """The inputs of a registration: it runs no code on the bundle, and depends on where it is made.
+    """Return the inputs of a registration: it runs no code on the bundle, and depends on the store.
 
     Raises:
         BundleError: the bundle is not finished.
@@ -71,12 +71,12 @@ def inputs_of_registration(used: Path, *, model: str, alias: str, store: str) ->
 
 
 def key_of(inputs: Mapping[str, str] | None) -> str:
-    """One hash of all inputs."""
+    """Return one hash of all inputs."""
     return cache_key(inputs=dict(inputs or {}))
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Name -> (old value, new value) of each input that differs; a dash where there is none."""
+    """Return name -> (old value, new value) of each input that differs; a dash if it is absent."""
     pairs = {
         name: (before.get(name, "-"), now.get(name, "-")) for name in sorted({*before, *now}, key=_place)
     }
@@ -84,7 +84,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
 
 
 def _place(name: str) -> tuple[int, str]:
-    """What a user changed comes before what followed from it."""
+    """Sort key: what a user changed comes before what follows from it."""
     kinds = ("code ", "version ")
     last = next((number for number, kind in enumerate(kinds, 2) if name.startswith(kind)), 0)
     return (1 if name in (ROWS, BUNDLE) else last), name

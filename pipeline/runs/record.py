@@ -1,4 +1,4 @@
-"""What a run records of itself, and where in its folder it keeps things."""
+"""The record of a run, and the layout of its folder."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline.files import sha256_of, write_whole
 
-#: The input that says a run was begun with others: it is then made from neither alone.
+#: The input of a run that was resumed with other inputs than at first.
 BEGAN_WITH = "began with other inputs"
 
-#: Inputs that are no keys of the configuration; nor are code and versions, whose names hold a space.
+#: Inputs that are not keys of the configuration; nor are code and versions, whose names have a space.
 READ = ("rows", "bundle")
 
 #: The tag that names the sweep of a trial.
@@ -21,21 +21,21 @@ SWEEP_TAG = "sweep_id"
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """What `run.json` holds.
+    """The contents of `run.json`.
 
     Args:
-        name: that of the folder too.
-        stage: what made it.
-        config_hash: of the configuration less `NOT_IDENTITY`.
-        created: when, in ISO 8601.
-        status: RUNNING, FINISHED, FAILED or KILLED; RUNNING also of a process that died unseen.
-        choices: the option of each group.
-        inputs: what it is made from, by name (`pipeline.runs.inputs`); None where nobody recorded it.
-        made: file of the folder -> sha256 of what others read of it.
+        name: the name of the run and of its folder.
+        stage: the stage that was run.
+        config_hash: the hash of the configuration without `NOT_IDENTITY`.
+        created: time of creation in ISO 8601.
+        status: RUNNING, FINISHED, FAILED or KILLED; RUNNING also if the process died unnoticed.
+        choices: the chosen option of each group.
+        inputs: its inputs by name (`pipeline.runs.inputs`); None if they were not recorded.
+        made: file in the folder -> sha256, for files that others read.
         pipeline_id: the pipeline that it is a step of.
         sweep_id: the sweep that it is a trial of.
-        chosen: what was left to the machine, by dotted key of the configuration (`pipeline.machine.choice`).
-        changes: what was changed when it was resumed, in words, and when.
+        chosen: values of `auto` options, by dotted key of the configuration (`pipeline.machine.choice`).
+        changes: what was changed when it was resumed, and when.
     """
 
     name: str
@@ -53,7 +53,7 @@ class RunRecord:
 
 
 class RunFolder:
-    """The folder of one run, held by one process at a time."""
+    """The folder of one run, used by one process at a time."""
 
     def __init__(self, path: Path, record: RunRecord, *, resumed: bool = False) -> None:
         self.path = path
@@ -62,17 +62,17 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The run's name, which is its folder's name too."""
+        """The name of the run and of its folder."""
         return self.record.name
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints for resuming lie."""
+        """The folder of checkpoints for resuming."""
         return self.path / "checkpoints"
 
     @property
     def bundles(self) -> Path:
-        """Where the finished bundles `best` and `last` lie."""
+        """The folder of the finished bundles `best` and `last`."""
         return self.path / "bundles"
 
     @property
@@ -81,12 +81,12 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     def is_of(self, stage: str, task: str | None = None) -> bool:
-        """Whether it is a run of this stage and, if one is given, of this task."""
+        """Whether this is a run of the stage and, if one is given, of the task."""
         choices = self.record.choices or {}
         return self.record.stage == stage and task in (None, choices.get("task"))
 
     def keep(self, *files: Path) -> None:
-        """Record files of the folder by their hash: who uses them later can tell whether they are whole."""
+        """Record the hashes of files in the folder, so that later readers can verify them."""
         hashes = {str(file.relative_to(self.path)): sha256_of(file) for file in files}
         self.write(made={**(self.record.made or {}), **hashes})
 
@@ -100,11 +100,11 @@ class RunFolder:
 def with_its_beginning(
     run: RunFolder, inputs: Mapping[str, str] | None, changed: Mapping[str, str] | None = None
 ) -> dict[str, str] | None:
-    """The inputs; of a run that goes on with others than it began with, this is one of them.
+    """Return the inputs, and `BEGAN_WITH` if a resumed run has other inputs than at first.
 
     Args:
-        run: with the inputs that it began with, if it goes on.
-        inputs: what it is made from now.
+        run: the run; if it is resumed, with its first inputs.
+        inputs: the inputs now.
         changed: the keys of the configuration that are changed, and their values; of a run that goes on the
             others are those that it began with, in whatever words it is resumed.
     """
@@ -120,5 +120,5 @@ def with_its_beginning(
 
 
 def _is_read(name: str) -> bool:
-    """Whether an input is something that the run reads, not a key of its configuration."""
+    """Whether an input is read by the run, not a key of its configuration."""
     return name in READ or " " in name

@@ -1,4 +1,4 @@
-"""The configuration of a run that is named to go on: its own, with what the command changes of it."""
+"""The configuration of a run that is resumed by name: its recorded one, with the command's changes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,20 +15,20 @@ from pipeline.runs.find import LATEST, find_bundle
 from pipeline.runs.folders import changes_of, named_run
 from pipeline.runs.record import RunFolder
 
-#: Groups that may be chosen anew: they tell where a run is recorded, and how text is shown.
+#: Groups that may be changed: they determine where a run is recorded, and how text is shown.
 FREE_GROUPS = ("tracking", "sampling")
 
 
 def with_recorded(config: Config, words: Sequence[str]) -> Config:
-    """What the run that `resume` names recorded, with what these words change of it.
+    """Return the configuration recorded by the run that `resume` names, changed by these words.
 
     Args:
-        config: what the words give, not checked: their keys may be those of the run's own groups.
-        words: as they were typed.
+        config: the composed words, unchecked: their keys may belong to the run's own groups.
+        words: the words as typed.
 
     Raises:
-        RunError: there is no such run, it is finished, or it cannot go on with that.
-        ConfigError: a key or a value does not fit the run.
+        RunError: there is no such run, it is finished, or it cannot be resumed with these changes.
+        ConfigError: a key or a value is not valid for the run.
     """
     run = named_run(config)
     made = Config(_changed(run, config, words))
@@ -38,14 +38,14 @@ def with_recorded(config: Config, words: Sequence[str]) -> Config:
 
 
 def _changed(run: RunFolder, config: Config, words: Sequence[str]) -> dict[str, Any]:
-    """What the run recorded, with the groups and keys that are typed."""
+    """Return the recorded configuration, with the typed groups and keys."""
     typed = read_overrides(words)
     chosen = [override for override in typed if override.key_or_group in groups()]
     keys = [each.key_or_group for each in typed if each not in chosen and not each.is_delete()]
     began, asked = to_plain(recorded(run)), to_plain(config)
     without = to_plain(composed(config.stage.name, chosen)) if keys else asked
     plain: dict[str, Any] = overlaid(began, asked, without)
-    for key in keys:  # though they were typed as they are by default
+    for key in keys:  # even if the typed value is the default
         plain = with_key(plain, key, select(asked, key))
     for group in (override.key_or_group for override in chosen):
         before, now = began["choices"].get(group), asked["choices"].get(group)
@@ -60,7 +60,7 @@ def _changed(run: RunFolder, config: Config, words: Sequence[str]) -> dict[str, 
 
 
 def _same_start(before: str | None, now: str | None, config: Config) -> str | None:
-    """The bundle that the run began with, if that is what is named; the newest one was another then."""
+    """Return the bundle that the run started from, if it is the one named; `latest` may have changed."""
     if before is None or now is None or now in (before, NOTHING):
         return now
     if now == LATEST:

@@ -1,4 +1,4 @@
-"""What a training starts from: a bundle that fits, and the configuration with the model of that bundle."""
+"""Find the bundle that a training starts from, and complete the configuration with its model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,28 +28,28 @@ from pipeline.tasks.finetuning import FinetuneTask
 
 
 def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
-    """The bundle to fine-tune: the one named, or the newest pretraining bundle of the first of the backbones
+    """Find the bundle to fine-tune: the one named, or the newest pretraining bundle of the first backbone
     that there is; None for `none`.
 
     Raises:
-        BundleError: there is none, it is not finished, or its architecture is not supported.
+        BundleError: there is no such bundle, it is not finished, or its architecture is not supported.
     """
     if spec == NOTHING:
         return None
     names = " or ".join(kind.__name__ for kind in backbones)
-    serves = partial(_kind, backbones=backbones)
+    fits = partial(_kind, backbones=backbones)
     if spec is None or spec == LATEST:
-        found = newest_bundle(runs_dir, stage="pretrain", kind=serves)
+        found = newest_bundle(runs_dir, stage="pretrain", kind=fits)
         if found is None:
             raise BundleError(
-                f"no finished pretraining bundle with {_article(names)} under {runs_dir}",
+                f"there is no finished pretraining bundle with {_article(names)} under {runs_dir}",
                 "a bundle to start from",
-                "run `make pretrain` first, name one with INIT=..., or start from nothing with INIT=none",
+                "run `make pretrain` first, name a bundle with INIT=..., or train from scratch: INIT=none",
             )
         return found
     folder = find_bundle(spec, runs_dir)
     if (kind := backbone_class(folder)) not in backbones:
-        able = newest_bundle(runs_dir, stage="pretrain", kind=serves)
+        able = newest_bundle(runs_dir, stage="pretrain", kind=fits)
         raise BundleError(
             f"{folder} holds {_article(kind.__name__)}, which this task does not support",
             f"{_article(names)}",
@@ -67,7 +67,7 @@ def _kind(
 
 
 def load_start(config: Config, folder: Path) -> Bundle:
-    """The bundle to start from, with the dropout that the configuration asks for, if it does.
+    """Load the bundle to start from, with the dropout of the configuration, if it sets one.
 
     Raises:
         BundleError: `tokenizer=file` names another tokenizer than the bundle's.
@@ -78,8 +78,8 @@ def load_start(config: Config, folder: Path) -> Bundle:
         if given != start.tokenizer.digest:
             raise BundleError(
                 f"tokenizer.path={config.tokenizer.path} is not the tokenizer of {folder} (sha256 {given})",
-                f"the one that its weights were trained with (sha256 {start.tokenizer.digest})",
-                "leave out tokenizer: it comes from the bundle",
+                f"the tokenizer that its weights were trained with (sha256 {start.tokenizer.digest})",
+                "leave out tokenizer, which comes from the bundle",
             )
     if config.get("dropout") is None:
         return start
@@ -87,10 +87,10 @@ def load_start(config: Config, folder: Path) -> Bundle:
 
 
 def check_new_backbone(config: Config, task: FinetuneTask) -> None:
-    """Refuse an architecture that the task does not support, where it starts from nothing.
+    """Refuse an architecture that the task does not support, if training starts from random weights.
 
     Raises:
-        ConfigError: which it is, and which can.
+        ConfigError: the architecture is not supported.
     """
     kind = target_of(config.model.backbone._target_, "model.backbone")
     if kind not in task.backbones:
@@ -98,32 +98,32 @@ def check_new_backbone(config: Config, task: FinetuneTask) -> None:
         raise ConfigError(
             f"model.backbone._target_ is {_article(kind.__name__)}, which this task does not support",
             _article(names),
-            "leave it out, or name one of these",
+            "leave out model.backbone, or name one of these",
         )
     if len(task.vocabularies) > 1 and kind is not EncoderDecoder:
         raise ConfigError(
-            "task.separate_vocabularies=true, and the backbone has one embedding for all it reads and writes",
+            "task.separate_vocabularies=true, but the backbone shares one embedding for input and output",
             "model.backbone._target_=modules.transformer.EncoderDecoder",
-            "give that, or leave out task.separate_vocabularies",
+            "set that, or leave out task.separate_vocabularies",
         )
 
 
 def check_vocabularies(task: FinetuneTask, start: Bundle) -> None:
-    """Refuse two vocabularies where the bundle has one.
+    """Refuse two vocabularies if the bundle has one.
 
     Raises:
-        ConfigError: what to do.
+        ConfigError: the bundle has one vocabulary.
     """
     if len(task.vocabularies) > 1 and not start.tokenizer.has_own_target:
         raise ConfigError(
-            f"task.separate_vocabularies=true, and {start.folder} has one vocabulary for both sides",
-            "a start from nothing",
-            "use INIT=none, or leave it out",
+            f"task.separate_vocabularies=true, but {start.folder} has one vocabulary for both sides",
+            "a start from random weights",
+            "use INIT=none, or leave out task.separate_vocabularies",
         )
 
 
 def with_architecture(start: Bundle, kind: type[Transformer], options: Mapping[str, Any]) -> Bundle:
-    """The bundle with the same weights in another architecture, and with some options."""
+    """Return the bundle with the same weights in another architecture, with changed options."""
     present = start.model_config["backbone"]
     backbone = {**present, "_target_": f"{kind.__module__}.{kind.__qualname__}", **options}
     if backbone == present:
@@ -132,9 +132,9 @@ def with_architecture(start: Bundle, kind: type[Transformer], options: Mapping[s
 
 
 def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
-    """The bundle with its weights in a model of another configuration.
+    """Return the bundle with its weights in a model of another configuration.
 
-    Types of tokens that it lacks are drawn as large as its embeddings, or they would hardly be noticed: after
+    Missing token-type embeddings are drawn at the scale of its embeddings, or they would be too small: after
     pretraining these are many times as large as at first.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -162,16 +162,16 @@ def completed(
     model: Mapping[str, Any],
     trainer: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
-    """The configuration of a run that trains, as it is recorded.
+    """Return the configuration of a training run, as it is recorded.
 
-    The bundle's tokenizer and folder stand in it, so a run is resumed from its own bundle, whatever is the
+    It contains the bundle's tokenizer and folder, so a run is resumed from its own bundle, whatever is the
     newest.
 
     Args:
-        config: as it was typed.
+        config: the configuration as typed.
         start: the bundle that the training starts from.
-        model: the node of the model that is trained.
-        trainer: options of the trainer that were found, recorded as if somebody had typed them.
+        model: the node of the model to train.
+        trainer: computed options of the trainer, recorded as if they had been typed.
     """
     plain = to_plain(config)
     if start is not None:
@@ -184,16 +184,16 @@ def completed(
 
 
 def new_model(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The node of the model of a start from nothing: its backbone has the options, and `dropout` if given."""
+    """Return the model node for a start from random weights, with the options, and `dropout` if given."""
     model = to_plain(config.model)
     model["backbone"] |= options
     return model if config.dropout is None else _dropped(model, config.dropout)
 
 
 def describe_start(start: Bundle | None, spec: str | None) -> str:
-    """What a fine-tuning starts from, and why."""
+    """Describe what a fine-tuning starts from, and why."""
     if start is None:
-        return "from nothing (INIT=none)"
+        return "from scratch (INIT=none)"
     kind = type(start.model.backbone).__name__
     newest = spec is None or spec == LATEST
     why = f"the newest pretraining bundle that fits: {_article(kind)}" if newest else "named by INIT"
@@ -201,10 +201,10 @@ def describe_start(start: Bundle | None, spec: str | None) -> str:
 
 
 def load_same_architecture(config: Config) -> Bundle:
-    """The bundle that continued pretraining starts from.
+    """Load the bundle that continued pretraining starts from.
 
     Raises:
-        BundleError: it has another architecture than the task trains.
+        BundleError: its architecture is not the one that the task trains.
     """
     trained = target_of(config.model.backbone._target_, "model.backbone")
     same = partial(_kind, backbones=(trained,), rank_of_others=1)
@@ -215,7 +215,7 @@ def load_same_architecture(config: Config) -> Bundle:
     )
     if has != needs:
         raise BundleError(
-            f"{start.folder} holds {_article(has)}, and task={config.choices.task} trains {_article(needs)}",
+            f"{start.folder} holds {_article(has)}, but task={config.choices.task} trains {_article(needs)}",
             "a bundle of the same architecture",
             "name another bundle, or the task that this one was trained with",
         )
@@ -224,16 +224,16 @@ def load_same_architecture(config: Config) -> Bundle:
 
 
 def check_has_head(bundle: Bundle) -> None:
-    """Refuse a bundle that was imported without a head, where one is needed.
+    """Refuse a bundle that was imported without a head.
 
     Raises:
-        BundleError: it has none.
+        BundleError: the bundle has no head.
     """
     if isinstance(bundle.model.head, NoHead):
         raise BundleError(
-            f"{bundle.folder} has no head: the files that it was imported from have none",
+            f"{bundle.folder} has no head, as the files that it was imported from have none",
             "a bundle with a head",
-            "fine-tune it first, as with make finetune-classify INIT=...",
+            "fine-tune it first, for example with `make finetune-classify INIT=...`",
         )
 
 

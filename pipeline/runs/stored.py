@@ -1,4 +1,4 @@
-"""What the files of a bundle say, checked before anything is made of it: a bundle may come from anywhere."""
+"""Read and validate the files of a bundle before anything is built: a bundle may come from anywhere."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ Task = PretrainingTask | FinetuneTask
 
 
 class ModelForm(TypedDict):
-    """What model.json holds."""
+    """The contents of model.json."""
 
     backbone: dict[str, Any]
     head: dict[str, Any]
@@ -34,19 +34,19 @@ class ModelForm(TypedDict):
 
 
 class TaskForm(TypedDict):
-    """What task.json holds; the other keys are the options of the class."""
+    """The contents of task.json; the other keys are the options of the class."""
 
     _target_: str
 
 
 class ConfigForm(TypedDict):
-    """What config.yaml holds, beside all else that was configured."""
+    """The required part of config.yaml."""
 
     choices: dict[str, Any]
 
 
 class CorpusForm(TypedDict, total=False):
-    """What a bundle records of its corpus."""
+    """What a bundle records about its corpus."""
 
     name: str
     fingerprint: str
@@ -54,7 +54,7 @@ class CorpusForm(TypedDict, total=False):
 
 
 class ParentForm(TypedDict, total=False):
-    """What a bundle records of the one that it was trained from."""
+    """What a bundle records about its parent."""
 
     run: Required[str]
     bundle: Required[str]
@@ -63,7 +63,7 @@ class ParentForm(TypedDict, total=False):
 
 
 class ProvenanceForm(TypedDict, total=False):
-    """What provenance.json holds; versions before this one may lack all but the run."""
+    """The contents of provenance.json; older versions may lack everything but the run."""
 
     run: Required[str]
     stage: str
@@ -86,7 +86,7 @@ _FORMS: dict[str, TypeAdapter[Any]] = {
     "provenance.json": TypeAdapter(ProvenanceForm),
 }
 
-#: A size that no model here has, unless its weights are at least as many.
+#: Numbers above this are refused unless the model has at least as many weights.
 SMALL = 2**16
 
 #: The types in which weights are stored.
@@ -94,10 +94,10 @@ FLOATS = ("F32", "BF16", "F16", "F64")
 
 
 def read_part(folder: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file of a bundle, or the mapping in its YAML file.
+    """Read the object in a JSON file of a bundle, or the mapping in its YAML file.
 
     Raises:
-        BundleError: the file is missing, or holds something else.
+        BundleError: the file is missing, or has other contents.
     """
     file = folder / name
     with refused(file):
@@ -112,10 +112,10 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
 
 
 def backbone_class(folder: Path) -> type[Transformer]:
-    """The class of a bundle's backbone; no object is made.
+    """Return the class of a bundle's backbone, without building it.
 
     Raises:
-        BundleError: it is none of this project.
+        BundleError: it is not a class of this project.
     """
     node = read_part(folder, "model.json")["backbone"]
     with refused(folder / "model.json"):
@@ -123,10 +123,10 @@ def backbone_class(folder: Path) -> type[Transformer]:
 
 
 def task_class(folder: Path) -> type[Task]:
-    """The class of a bundle's task; no object is made.
+    """Return the class of a bundle's task, without building it.
 
     Raises:
-        BundleError: it is none of this project.
+        BundleError: it is not a class of this project.
     """
     node = read_part(folder, "task.json")
     with refused(folder / "task.json"):
@@ -134,10 +134,10 @@ def task_class(folder: Path) -> type[Task]:
 
 
 def read_task(folder: Path) -> Task:
-    """A bundle's task.
+    """Build a bundle's task.
 
     Raises:
-        BundleError: it is none of this project, or has options that its class does not take.
+        BundleError: it is not of this project, or has options that its class does not take.
     """
     node = read_part(folder, "task.json")
     with refused(folder / "task.json"):
@@ -147,10 +147,10 @@ def read_task(folder: Path) -> Task:
 
 
 def check_model_config(config: Mapping[str, Any], file: Path) -> None:
-    """Refuse a description of another model than this project builds, before any of it is built.
+    """Refuse the description of a model that this project does not build, before anything is built.
 
     Raises:
-        BundleError: it names other classes, or options that these do not take.
+        BundleError: it names other classes, or options that they do not take.
     """
     with refused(file):
         class_of(config["backbone"], Transformer, path="model.backbone")
@@ -160,10 +160,10 @@ def check_model_config(config: Mapping[str, Any], file: Path) -> None:
 
 
 def load_weights(file: Path, config: Mapping[str, Any], make: Callable[[], Model]) -> Model:
-    """The model with the weights in a file, which is compared with it before memory is taken.
+    """Load weights into a model, after comparing names and shapes before memory is allocated.
 
     Raises:
-        BundleError: they are not the weights of this model, or are not finite.
+        BundleError: the weights are not those of this model, or are not finite.
     """
     with refused(file):
         stored = shapes_in(file)
@@ -187,10 +187,10 @@ def load_weights(file: Path, config: Mapping[str, Any], make: Callable[[], Model
 
 @contextmanager
 def refused(file: Path) -> Iterator[None]:
-    """Answer whatever is wrong in a bundle's file with one line that names it.
+    """Turn any error in a bundle's file into a one-line error that names it.
 
     Raises:
-        BundleError: for any exception but those: what a file makes of the libraries below cannot be listed.
+        BundleError: for any other exception: the libraries below may raise anything for a bad file.
     """
     try:
         yield
@@ -207,13 +207,13 @@ def refused(file: Path) -> Iterator[None]:
 def _not_ours(file: Path, reason: str) -> BundleError:
     return BundleError(
         f"{file} cannot be used ({reason})",
-        "a file as this project writes it",
-        "do not use it, if you do not know where it comes from; else train again, or restore it from a copy",
+        "a file written by this project",
+        "do not use it if you do not trust its source; otherwise train again, or restore it from a copy",
     )
 
 
 def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of each tensor in a file, of which only the head is read."""
+    """Return name -> shape of each tensor in a file, reading only its header."""
     with safe_open(str(file), framework="pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
         if not slices:
@@ -225,7 +225,7 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_sizes(node: Any, *, at_most: int) -> None:
-    """Refuse numbers that no model of so many weights has: they would take all memory, or all time."""
+    """Refuse numbers larger than the number of weights: they would exhaust memory or time."""
     for value in node.values() if isinstance(node, Mapping) else node:
         if isinstance(value, Mapping | list):
             check_sizes(value, at_most=at_most)
@@ -234,7 +234,7 @@ def check_sizes(node: Any, *, at_most: int) -> None:
 
 
 def _compare(stored: Mapping[str, tuple[int, ...]], planned: Model) -> None:
-    """Refuse weights of other names or shapes than the model has; a tied tensor is stored under one name."""
+    """Refuse weights whose names or shapes differ from the model's; a tied tensor is stored once."""
     expected: dict[str, Tensor] = planned.state_dict(keep_vars=True)
     by_tensor: dict[int, list[str]] = {}
     for name, tensor in expected.items():

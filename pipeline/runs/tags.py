@@ -1,4 +1,4 @@
-"""The tag of a pipeline's steps: of the runs that it made, and of those that it kept."""
+"""Tag the steps of a pipeline: the runs that it made, and those that it kept."""
 
 import os
 from collections.abc import Iterable
@@ -12,18 +12,19 @@ PIPELINE_ID = "pipeline_id"
 
 
 def pipeline_tag(config: Config) -> dict[str, str]:
-    """The tag of a run that is a step of a pipeline; none for a run of its own."""
+    """Return the tag of a run that is a step of a pipeline; empty for other runs."""
     pipeline_id = config.get(PIPELINE_ID)
     return {} if pipeline_id is None else {PIPELINE_ID: str(pipeline_id)}
 
 
 def tag_steps(runs: Iterable[RunFolder], pipeline_id: str) -> None:
-    """Record that these finished runs are steps of a pipeline; a run is one of the newest that keeps it."""
+    """Tag finished runs as steps of a pipeline; the newest pipeline that keeps a run replaces the tag."""
     for run in runs:
         if run.record.pipeline_id == pipeline_id:
             continue
         run.write(pipeline_id=pipeline_id)
         if problem := tag_run(run.path, {PIPELINE_ID: pipeline_id}, environ=os.environ):
             report.say(
-                "Note", f"`make sync` tags {run.name} as a step of the pipeline in MLflow later: {problem}"
+                "Note",
+                f"run `make sync` later to tag {run.name} as a step of the pipeline in MLflow: {problem}",
             )

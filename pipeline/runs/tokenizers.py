@@ -1,4 +1,4 @@
-"""Which run made a tokenizer, for the lineage of the run that is trained with it."""
+"""Find the run that trained a tokenizer, for the lineage of runs that use it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def maker_of(tokenizer: Tokenizer, runs_dir: Path) -> RunFolder | None:
-    """The newest finished run that made this tokenizer; None where it was made along the way."""
+    """Return the newest finished run that trained this tokenizer; None if another stage trained it."""
     for run in list_runs(runs_dir):
         if run.is_of("tokenizer") and run.record.status == "FINISHED" and _made(run, tokenizer.digest):
             return run
@@ -20,7 +20,7 @@ def maker_of(tokenizer: Tokenizer, runs_dir: Path) -> RunFolder | None:
 
 
 def tokenizer_tags(run: RunFolder) -> dict[str, str]:
-    """The tags by which MLflow finds the tokenizer's run: its name, and its id where the store knows it."""
+    """Return the tags that link to the tokenizer's run: its name, and its id if the store knows it."""
     run_id = Progress.load(run.path / "tracking").run_id
     return {"tokenizer_run": run.name, **({"tokenizer_run_id": run_id} if run_id else {})}
 
@@ -29,4 +29,4 @@ def _made(run: RunFolder, digest: str) -> bool:
     try:
         return Tokenizer.from_file(run.path / TOKENIZER_FILE).digest == digest
     except TokenizerError:
-        return False  # deleted or damaged: it is not the one
+        return False  # deleted or damaged

@@ -1,4 +1,4 @@
-"""The addresses of the server."""
+"""The endpoints of the server."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ def make_app(engine: Engine) -> FastAPI:
 
 
 def addresses(app: FastAPI) -> list[str]:
-    """What can be called: method and path."""
+    """Return the method and path of each endpoint."""
     return [
         f"{method} {route.path}"
         for route in app.routes
@@ -54,7 +54,7 @@ def addresses(app: FastAPI) -> list[str]:
 
 
 def _handle_problems(app: FastAPI) -> None:
-    """Every refusal has one form."""
+    """Give all errors one format."""
 
     @app.exception_handler(RequestProblem)
     async def refuse(request: Request, problem: RequestProblem) -> Response:
@@ -90,19 +90,19 @@ def _add_state(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Figures, in the text form of Prometheus."""
+        """Metrics, in the text format of Prometheus."""
         return Response(engine.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models() -> Response:
-        """What is served."""
+        """List the served models."""
         return _json({"object": "list", "data": [_description(model) for model in engine.models.values()]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Response:
-        """One of them."""
+        """Describe one model."""
         if name not in engine.models:
-            raise RequestProblem(404, f"no model {name!r}", field="model")
+            raise RequestProblem(404, f"there is no model {name!r}", field="model")
         return _json(_description(engine.models[name]))
 
 
@@ -138,11 +138,11 @@ def _add_writing(app: FastAPI, engine: Engine) -> None:
     tasks = [model.task for model in engine.models.values()]
 
     async def complete(request: Request, body: CompletionRequest) -> Response:
-        """Go on with a text, in OpenAI's form."""
+        """Complete a text, in OpenAI's format."""
         return await _written(request, completion(engine, body))
 
     async def reply(request: Request, body: ChatRequest) -> Response:
-        """Reply in a dialogue, in OpenAI's form."""
+        """Reply in a dialogue, in OpenAI's format."""
         return await _written(request, chat(engine, body))
 
     if any(isinstance(task, CausalLM) for task in tasks):
@@ -188,7 +188,7 @@ async def _rest(first: str, events: AsyncGenerator[str, None]) -> AsyncGenerator
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """The answer; when the client leaves before, nobody works on it any longer.
+    """Return the answer; if the client disconnects first, its work is cancelled.
 
     Raises:
         RequestProblem: the client has left.
@@ -198,7 +198,7 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise RequestProblem(499, "the client has left")
+        raise RequestProblem(499, "the client disconnected")
     finally:
         gone.cancel()
         task.cancel()

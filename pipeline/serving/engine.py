@@ -1,4 +1,4 @@
-"""Between the requests and the worker: which model is asked, and what comes of its rows."""
+"""Connect requests and the worker: choose the model, and return its predictions."""
 
 import asyncio
 import time
@@ -17,12 +17,12 @@ from pipeline.serving.served import ServedModel
 from pipeline.serving.worker import Job, RowJob, TextJob, Worker
 from pipeline.tasks.finetuning import Prediction, Row
 
-#: Tokens that a model writes before the server is ready.
+#: Tokens that a model generates as a warm-up before the server is ready.
 _WARM_UP = SamplingOptions(temperature=0.0, max_new_tokens=2)
 
 
 class Engine:
-    """The models that are served, and the one worker that asks them.
+    """The served models, and the worker that runs them.
 
     Args:
         models: the first of those that can answer a request does, where it names none.
@@ -52,12 +52,12 @@ class Engine:
         )
 
     def start(self) -> None:
-        """Begin to answer, in the running event loop."""
+        """Start the worker, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self.worker.start()
         self.metrics.gauges |= {
-            "prelude_waiting_rows": ("Rows that wait.", lambda: self.worker.n_waiting),
-            "prelude_writing_rows": ("Rows that are being written.", lambda: self.worker.n_decoding),
+            "prelude_waiting_rows": ("Waiting rows.", lambda: self.worker.n_waiting),
+            "prelude_writing_rows": ("Rows being generated.", lambda: self.worker.n_decoding),
         }
 
     def replace(self, model: ServedModel) -> None:
@@ -76,7 +76,9 @@ class Engine:
             if name is None or name in (model.name, model.spec):
                 return model
         names = ", ".join(model.name for model in able) or "none"
-        raise RequestProblem(400, f"model: {name!r} does not answer here; expected {names}", field="model")
+        raise RequestProblem(
+            400, f"model: {name!r} does not support this endpoint; expected {names}", field="model"
+        )
 
     async def warm_up(self, model: ServedModel) -> None:
         """Ask it once, as requests do."""
@@ -88,7 +90,7 @@ class Engine:
                 pass
 
     async def answer(self, model: ServedModel, rows: Sequence[Row]) -> list[Prediction]:
-        """The model's answers to these rows, in order.
+        """Return the model's predictions for rows, in order.
 
         Raises:
             RequestProblem: the queue is full, or a row cannot be answered.
@@ -175,11 +177,11 @@ def _row_problem(error: BaseException, model: ServedModel, n_rows: int, number: 
 
 
 def _failure(error: BaseException) -> RequestProblem:
-    """The client learns no more than that it happened; the server's log says where."""
+    """Hide the details of a failure from the client; the server's log has them."""
     if isinstance(error, RequestProblem):
         return error
     if isinstance(error, ValueError) and "positions" in str(error):
         return RequestProblem(400, str(error), field="max_tokens")
-    problem = RequestProblem(500, f"the model could not answer ({type(error).__name__})")
+    problem = RequestProblem(500, f"the model failed ({type(error).__name__})")
     problem.__cause__ = error
     return problem

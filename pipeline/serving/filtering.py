@@ -67,7 +67,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"serving.masked_patterns: {pattern!r} is no regular expression ({error})",
+            f"serving.masked_patterns: {pattern!r} is not a regular expression ({error})",
             "a regular expression of Python's `re`",
-            "correct it; a letter with a meaning of its own is written with a backslash before it",
+            "correct the pattern; escape special characters with a backslash",
         ) from None

@@ -59,14 +59,14 @@ class Follower:
                 return
             newer = await asyncio.to_thread(load_served, model.spec, version.folder, version)
             if newer.endpoint != model.endpoint:
-                self._tell(f"{version.title} is of another task; version {model.version} stays")
+                self._tell(f"{version.title} is of another task, so version {model.version} is kept")
                 return
             await engine.warm_up(newer)
         except UserError as error:
-            self._tell(f"{error.problem}; version {model.version} of {model.name} stays")
+            self._tell(f"{error.problem}, so version {model.version} of {model.name} is kept")
             return
         engine.replace(newer)
-        self.say("Registry", f"{model.spec} is version {version.number} now (before: {model.version})")
+        self.say("Registry", f"{model.spec} is now version {version.number} (before: {model.version})")
 
     def _find(self, spec: str) -> Version:
         with connect(self.store) as client:

@@ -55,12 +55,12 @@ class Guard:
                 body = await self._body(scope, receive)
                 await self.app(scope, _replayed(body, receive), answer.send)
         except TimeoutError:
-            await answer.refuse(RequestProblem(504, "the answer took too long; ask for less"))
+            await answer.refuse(RequestProblem(504, "the request took too long; request less"))
         except RequestProblem as problem:
             await answer.refuse(problem)
         except Exception as error:
             self.say(place_of(error))
-            await answer.refuse(RequestProblem(500, "the server failed; its log says where"))
+            await answer.refuse(RequestProblem(500, "the server failed; see its log"))
         path = getattr(scope.get("route"), "path", "other")
         self.metrics.count("prelude_requests_total", path=path, status=str(answer.status))
         self.metrics.observe("prelude_request_seconds", time.monotonic() - began, path=path)
@@ -70,7 +70,7 @@ class Guard:
         host = _name_of(headers.get("host", ""))
         if not self._is_ours(host):
             raise RequestProblem(
-                400, "Host: the server is not called by this name; see serving.allowed_hosts", field="Host"
+                400, "Host: this name is not allowed; see serving.allowed_hosts", field="Host"
             )
         if self.token is not None and scope["path"] not in _WITHOUT_TOKEN:
             self._check_token(headers)
@@ -96,7 +96,9 @@ class Guard:
         return self.host not in _LOCAL_NAMES and _is_address(name)
 
     def _too_large(self) -> RequestProblem:
-        return RequestProblem(413, f"body: longer than {self.options.max_body_bytes:,} bytes", field="body")
+        return RequestProblem(
+            413, f"body: it is longer than {self.options.max_body_bytes:,} bytes", field="body"
+        )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         parts, size = [], 0
@@ -105,7 +107,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise RequestProblem(499, "the client has left")
+                        raise RequestProblem(499, "the client disconnected")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > self.options.max_body_bytes:
@@ -113,7 +115,7 @@ class Guard:
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
-            raise RequestProblem(408, "body: it came too slowly", field="body") from None
+            raise RequestProblem(408, "body: it arrived too slowly", field="body") from None
 
 
 class _Answer:

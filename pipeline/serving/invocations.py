@@ -67,7 +67,7 @@ def rows_of(payload: Mapping[str, Any], columns: Sequence[str]) -> list[Row]:
     try:
         return _FORMS[key](payload[key], columns)
     except (TypeError, ValueError, KeyError, AttributeError):
-        raise RequestProblem(400, f"{key}: it has not the form that MLflow gives it", field=key) from None
+        raise RequestProblem(400, f"{key}: it does not have the format of MLflow", field=key) from None
 
 
 def _records(value: Any, columns: Sequence[str]) -> list[Row]:

@@ -97,17 +97,17 @@ def _escaped(value: str) -> str:
 
 
 _COUNTS = {
-    "prelude_requests_total": "Requests that were answered, by path and status.",
-    "prelude_rows_total": "Rows that were answered, by model.",
-    "prelude_prompt_tokens_total": "Tokens of prompts, by model.",
-    "prelude_written_tokens_total": "Tokens that were written, by model.",
-    "prelude_masked_total": "Finds that were masked in answers, by kind.",
-    "prelude_reloads_total": "Models that were changed for another version, by model.",
+    "prelude_requests_total": "Answered requests, by path and status.",
+    "prelude_rows_total": "Predicted rows, by model.",
+    "prelude_prompt_tokens_total": "Prompt tokens, by model.",
+    "prelude_written_tokens_total": "Generated tokens, by model.",
+    "prelude_masked_total": "Matches masked in answers, by kind.",
+    "prelude_reloads_total": "Switches to another version, by model.",
 }
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _HISTOGRAMS = {
-    "prelude_request_seconds": ("How long answers took, by path.", _SECONDS),
-    "prelude_first_token_seconds": ("How long first tokens took, by model.", _SECONDS),
-    "prelude_batch_rows": ("Rows that were answered together.", (1, 2, 4, 8, 16, 32, 64)),
-    "prelude_decoding_rows": ("Rows of a step of writing.", (1, 2, 4, 8, 16, 32, 64)),
+    "prelude_request_seconds": ("Duration of requests in seconds, by path.", _SECONDS),
+    "prelude_first_token_seconds": ("Time to the first token in seconds, by model.", _SECONDS),
+    "prelude_batch_rows": ("Rows per batch of predictions.", (1, 2, 4, 8, 16, 32, 64)),
+    "prelude_decoding_rows": ("Rows per decoding step.", (1, 2, 4, 8, 16, 32, 64)),
 }

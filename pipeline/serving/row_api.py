@@ -20,9 +20,9 @@ T = TypeVar("T")
 def is_readable(text: str) -> str:
     """Refuse blanks alone, and halves of characters, which no encoding has."""
     if not text.strip():
-        raise PydanticCustomError("blank", "the text is empty; expected letters")
+        raise PydanticCustomError("blank", "the text is empty; expected some text")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise PydanticCustomError("surrogate", "the text has half a character; expected valid Unicode")
+        raise PydanticCustomError("surrogate", "the text has an unpaired surrogate; expected valid Unicode")
     return text
 
 
@@ -31,7 +31,7 @@ def _check_texts(value: T, *, max_characters: int) -> T:
     if isinstance(value, str):
         is_readable(value)
         if len(value) > max_characters:
-            raise PydanticCustomError("long", f"a text is longer than {max_characters:,} characters")
+            raise PydanticCustomError("long", f"the text is longer than {max_characters:,} characters")
     elif isinstance(value, list | dict):
         for one in value.values() if isinstance(value, dict) else value:
             _check_texts(one, max_characters=max_characters)

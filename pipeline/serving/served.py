@@ -112,13 +112,13 @@ def load_served(spec: str, folder: Path, version: Version | None = None) -> Serv
     if served.endpoint is None and not served.writes:
         raise BundleError(
             f"{folder} fills gaps",
-            "a bundle that goes on from a text, or a fine-tuned one",
-            "serve one that was made by `make pretrain` or `make finetune-TASK`",
+            "a bundle that continues text, or a fine-tuned one",
+            "serve a bundle of `make pretrain` or `make finetune-TASK`",
         )
     if served.endpoint is not None and not _ENDPOINT.fullmatch(served.endpoint):
         raise BundleError(
-            f"{folder / 'config.yaml'} names a task that cannot be an address",
-            "small letters, digits and _",
+            f"{folder / 'config.yaml'} names a task that cannot be part of a URL",
+            "lower-case letters, digits and _",
             "restore the bundle from a copy",
         )
     return served

@@ -40,7 +40,9 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: it is taken, or there is no such address.
     """
     if not 0 <= port <= _LAST_PORT:
-        raise ConfigError(f"port {port} does not exist", f"1 to {_LAST_PORT}", "choose another: PORT=8001")
+        raise ConfigError(
+            f"{port} is not a valid port", f"1 to {_LAST_PORT}", "choose another port: PORT=8001"
+        )
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family)
@@ -54,8 +56,8 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigError(
             f"port {port} on {host} cannot be used ({error.strerror})",
-            "a free port of an address of this machine",
-            f"end what uses it, or choose another: make serve PORT={port % _LAST_PORT + 1}",
+            "a free port on an address of this machine",
+            f"stop the program that uses it, or choose another port: make serve PORT={port % _LAST_PORT + 1}",
         ) from None
     return found
 
@@ -146,8 +148,8 @@ class Server(uvicorn.Server):
         if self.problem is not None:
             raise RunError(
                 f"the model's worker ended ({place_of(self.problem)})",
-                "a worker that answers",
-                "start the server again; DEBUG=1 shows the trace",
+                "a running worker",
+                "start the server again; DEBUG=1 shows the traceback",
             ) from self.problem
 
     async def _serve_and_follow(self, sockets: list[socket.socket] | None) -> None:

@@ -1,4 +1,4 @@
-"""Ask a fine-tuned bundle at the terminal."""
+"""Try a fine-tuned bundle at the terminal."""
 
 import sys
 
@@ -11,10 +11,10 @@ from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
 
 def ask(config: Config) -> StageResult:
-    """Ask for a text, show the answer, and again, until the input ends (Ctrl-D) or `quit` is typed."""
+    """Read a text, show the prediction, and repeat until the input ends (Ctrl-D) or `quit` is typed."""
     bundle = load_asked(config)
     task = asked_task(config, bundle)
-    report.say("Ask", "type a line at each >; an empty line repeats the last one; Ctrl-D ends")
+    report.say("Ask", "type a line at each >; an empty line repeats the last one; Ctrl-D quits")
     history: list[tuple[Row, Prediction]] = []
     while (typed := _read(task, history)) is not None:
         row = task.row_from_input(typed, history)
@@ -40,6 +40,6 @@ def _read(task: FinetuneTask, history: list[tuple[Row, Prediction]]) -> list[str
             return None
         typed.append(line.strip())
     if not history and not all(typed):
-        report.say("Ask", "there is nothing yet that an empty line could repeat")
+        report.say("Ask", "an empty line repeats the last one, but there is none yet")
         return _read(task, history)
     return typed

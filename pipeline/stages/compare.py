@@ -27,7 +27,7 @@ PAGE = "compare.html"
 
 
 def compare(config: Config) -> StageResult:
-    """Judge the runs that are named, show them side by side, and keep the page.
+    """Compare the named runs, show them side by side, and write the page.
 
     Raises:
         ConfigError: no runs are named.
@@ -35,7 +35,7 @@ def compare(config: Config) -> StageResult:
             written.
     """
     if not config.runs:
-        raise ConfigError("no runs to compare", FORMS, 'give RUNS="a b", for example RUNS="last:2"')
+        raise ConfigError("there are no runs to compare", FORMS, 'name runs, for example RUNS="last:2"')
     comparison = compare_runs([read_facts(run) for run in select_runs(config.runs, Path(config.runs_dir))])
     if config.output:
         check_writable(Path(config.output))
@@ -65,7 +65,7 @@ def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) ->
         name=run.name,
         config=with_defaults(config),
         seed=config.seed,
-        tags=_ties(comparison),
+        tags=_lineage_tags(comparison),
         is_report=True,
     )
     options = construct(config.tracking, TrackingOptions)
@@ -78,10 +78,10 @@ def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) ->
 
 
 def _say_address(runs: Sequence[RunFacts], address: str | None) -> None:
-    """On a line of its own, whole: it is long."""
+    """Print the address on a line of its own, without wrapping."""
     n_together = len(_tracked_together(runs))
     if address is None:
-        report.say("MLflow", "has fewer than two of these runs in one store")
+        report.say("MLflow", "fewer than two of these runs are in one store")
         return
     some = "these runs" if n_together == len(runs) else f"{n_together} of these {len(runs)} runs"
     report.say("MLflow", f"{some} side by side (make ui):")
@@ -98,13 +98,13 @@ def mlflow_url(runs: Sequence[RunFacts]) -> str | None:
 
 
 def _tracked_together(runs: Sequence[RunFacts]) -> list[Progress]:
-    """Those in the same store as the first that is in any."""
+    """The runs in the same store as the first tracked one."""
     known = [run.tracked for run in runs if run.tracked.run_id and run.tracked.uri]
     return [one for one in known if one.uri == known[0].uri]
 
 
-def _ties(comparison: Comparison) -> dict[str, str]:
-    """Which runs it is about, for whoever finds it in MLflow."""
+def _lineage_tags(comparison: Comparison) -> dict[str, str]:
+    """The tags that name the compared runs in MLflow."""
     return {
         "compared_runs": ", ".join(run.name for run in comparison.runs),
         "compared_run_ids": ",".join(run.tracked.run_id or "" for run in comparison.runs),
@@ -126,7 +126,7 @@ def _about(comparison: Comparison) -> str:
 
 
 def _results(comparison: Comparison) -> dict[str, float]:
-    """The best run's lead over the next one."""
+    """The difference between the best run and the next one."""
     first = comparison.pairs[0].difference
     if first is None:
         return {}

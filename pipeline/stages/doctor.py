@@ -1,4 +1,4 @@
-"""Find what is not as it should be, and put it right where asked."""
+"""Find problems of this machine and this project, and fix them on request."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,22 +20,22 @@ from pipeline.tracking.options import Store
 
 
 def doctor(config: Config) -> StageResult:
-    """Show versions, hardware, disk and all findings; with `fix` mend those that can be mended."""
+    """Show versions, hardware, disk usage and all findings; with `fix=true`, fix those that can be fixed."""
     options = construct(config.tracking, TrackingOptions)
     facts, machine = checks.versions(), checks.hardware()
     store, findings = _find(config, options, facts)
     use = checks.disk_use(Path(config.runs_dir), Path(config.cache_dir), store)
     report.page(Group(_versions(facts), Text(), _hardware(machine), Text(), _disk(use)))
-    done = _mend(findings) if config.fix else []
+    done = _fix(findings) if config.fix else []
     _show(findings, fix=config.fix)
     for line in done:
         report.say("Done", line)
-    n_mended = len(done)
-    return StageResult(stage="doctor", metrics={"found": float(len(findings)), "mended": float(n_mended)})
+    n_fixed = len(done)
+    return StageResult(stage="doctor", metrics={"found": float(len(findings)), "fixed": float(n_fixed)})
 
 
 def _find(config: Config, options: TrackingOptions, facts: list[Fact]) -> tuple[Store | None, list[Finding]]:
-    """Where the store is, and every finding."""
+    """Return the store and all findings."""
     runs_dir, cache_dir = Path(config.runs_dir), Path(config.cache_dir)
     findings = [*checks.version_problems(facts), *checks.disk_problems(runs_dir, cache_dir, Path())]
     store = None
@@ -52,38 +52,38 @@ def _find(config: Config, options: TrackingOptions, facts: list[Fact]) -> tuple[
     return store, findings
 
 
-def _mend(findings: Sequence[Finding]) -> list[str]:
-    return [_tried(finding.mend) for finding in findings if finding.mend is not None]
+def _fix(findings: Sequence[Finding]) -> list[str]:
+    return [_tried(finding.fix) for finding in findings if finding.fix is not None]
 
 
-def _tried(mend: Callable[[], str]) -> str:
-    """What was done, or why it could not be: one refusal must not keep the rest from being mended."""
+def _tried(fix: Callable[[], str]) -> str:
+    """Return what was done, or why it failed: one failure must not prevent the other fixes."""
     try:
-        return mend()
+        return fix()
     except OSError as error:
-        return f"not done: {error.filename}: {error.strerror}"
+        return f"failed: {error.filename}: {error.strerror}"
     except TrackingError as error:
-        return f"not done: {error.problem}"
+        return f"failed: {error.problem}"
 
 
 def _show(findings: Sequence[Finding], *, fix: bool) -> None:
     if not findings:
-        report.say("Findings", "none: everything is as it should be")
+        report.say("Findings", "none: no problems were found")
         return
     table = Table("", "found", "remedy", box=None, pad_edge=False)
     for finding in findings:
-        table.add_row("✓" if finding.mend else "!", Text(finding.what, overflow="fold"), finding.remedy)
+        table.add_row("✓" if finding.fix else "!", Text(finding.what, overflow="fold"), finding.remedy)
     report.panel(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}", table)
-    n_mendable = sum(finding.mend is not None for finding in findings)
-    if n_mendable and not fix:
-        report.say("Next", f'make doctor ARGS="fix=true"  puts right the {n_mendable} marked ✓')
+    n_fixable = sum(finding.fix is not None for finding in findings)
+    if n_fixable and not fix:
+        report.say("Next", f'make doctor ARGS="fix=true"  fixes the {n_fixable} marked ✓')
 
 
 def _versions(facts: Sequence[Fact]) -> Table:
-    table = Table("version", "found", "works with", "tested with", box=None, pad_edge=False)
+    table = Table("version", "found", "required", "tested with", box=None, pad_edge=False)
     for fact in facts:
         mark = "" if fact.fits else "  ✗"
-        table.add_row(fact.what, f"{fact.found}{mark}", fact.asked, fact.tested)
+        table.add_row(fact.what, f"{fact.found}{mark}", fact.required, fact.tested)
     return table
 
 

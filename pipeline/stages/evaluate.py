@@ -30,12 +30,12 @@ from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.training.states import Composed, Started, start
 
-#: What the corpus itself cannot be told in less than, where that is known.
+#: The entropy of the corpus, a lower bound, if it is known.
 OPTIMUM = "optimum_bits_per_byte"
 
 
 def evaluate(config: Config) -> StageResult:
-    """A language model's loss and bits per byte, or a fine-tuned model's own metrics, on any corpus."""
+    """Evaluate a language model (loss, bits per byte) or a fine-tuned model (its metrics) on any corpus."""
     check_device(construct(config.trainer, TrainerOptions))
     bundle = load_asked(config)
     check_has_head(bundle)
@@ -83,14 +83,14 @@ def _compose(config: Config, bundle: Bundle) -> Composed:
 
 
 def _about(bundle: Bundle, rows: str) -> str:
-    """What was measured on what, in Markdown."""
+    """Describe the evaluation in Markdown."""
     model = f"{type(bundle.task).__name__} on {type(bundle.model.backbone).__name__}"
     made = f"run `{bundle.provenance['run']}`, step {bundle.provenance['step']:,}"
     return f"The bundle `{report.short(bundle.folder)}` ({model}; {made}), measured on {rows}."
 
 
 def _evaluate_task(started: Started, bundle: Bundle) -> Evaluation:
-    """Answer the test rows, or else the validation rows, and score the answers."""
+    """Predict the test rows, or else the validation rows, and score the predictions."""
     config, tracked = started.config, started.tracked
     task = asked_task(config, bundle)
     corpus = construct(config.data, Source).load(with_trained_names(task.scored_columns, bundle))
@@ -126,7 +126,7 @@ def _evaluate_language_model(started: Started, bundle: Bundle) -> tuple[Language
 def _held_out(
     config: Config, bundle: Bundle, corpus: Corpus, split: Literal["validation", "test"]
 ) -> HeldOut:
-    """Validation rows of the corpus that a bundle was trained on have chosen its weights."""
+    """Describe the rows; the bundle's weights were selected on its corpus's validation rows."""
     is_own = corpus.fingerprint == (bundle.provenance.get("corpus") or {}).get("fingerprint")
     return HeldOut(corpus=config.choices.data, split=split, chose_weights=split == "validation" and is_own)
 

@@ -66,7 +66,9 @@ def _in_full_precision(options: TrainerOptions) -> TrainerOptions:
     """
     if options.precision not in ("auto", "fp32"):
         raise ConfigError(
-            f"trainer.precision={options.precision}", "fp32, the precision of the weights", "leave it out"
+            f"trainer.precision={options.precision}",
+            "fp32, the precision of the weights",
+            "leave out trainer.precision",
         )
     return replace(options, precision="fp32")
 

@@ -41,7 +41,9 @@ def explain(config: Config) -> StageResult:
         DataError: a row cannot be read.
     """
     if config.input is None:
-        raise ConfigError("no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl")
+        raise ConfigError(
+            "there is no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl"
+        )
     source = Path(config.input)
     folder = Path(config.output) if config.output else source.with_name(source.stem + SUFFIX)
     check_folder(folder)
@@ -59,7 +61,7 @@ def explain(config: Config) -> StageResult:
         for number, row in enumerate(rows, 1):
             explained.append(_explained(bundle, number, row, sampling))
             advance()
-        write_folder(folder, explained, title=f"Why {bundle.provenance['run']} answers so", advance=advance)
+        write_folder(folder, explained, title=f"Explanations of {bundle.provenance['run']}", advance=advance)
     gap = max((one for row in explained if (one := row.explanation.gap) is not None), default=None)
     _say(explained, folder, gap)
     metrics = {} if gap is None else {"completeness_gap": gap}
@@ -106,6 +108,6 @@ def _say(explained: Sequence[ExplainedRow], folder: Path, gap: float | None) -> 
     if gap is not None:
         n_wanting = sum(not one.is_complete for row in explained for one in row.explanation.decisions)
         verdict = f"below {COMPLETE:g} everywhere" if not n_wanting else f"{n_wanting:,} above {COMPLETE:g}"
-        report.say("Complete", f"largest gap of a sum of attributions: {gap:.1e} ({verdict})")
-    report.say("Written", f"{folder} (a picture and JSON a row)")
+        report.say("Complete", f"largest completeness gap of the attributions: {gap:.1e} ({verdict})")
+    report.say("Written", f"{folder} (a picture and a JSON file per row)")
     report.say("Page", report.short((folder / PAGE).absolute()))

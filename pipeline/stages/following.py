@@ -13,15 +13,15 @@ def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Tran
     able = {name: kind.backbones for name, kind in finetuning_tasks().items() if backbone in kind.backbones}
     best = [name for name, backbones in able.items() if backbones[0] is backbone]
     best.sort(key=lambda name: len(able[name]), reverse=True)  # what most models can do first
-    commands = {f'make generate PROMPT="{prompt}"': "write text with this model"}
+    commands = {f'make generate PROMPT="{prompt}"': "generate text with this model"}
     if able:
         first, *others = best or able
         init = "" if best else f" INIT={run.name}"
         also = f" (or {', '.join(others)})" if others else ""
-        commands[f"make finetune-{first}{init}"] = f"teach it a task{also}"
+        commands[f"make finetune-{first}{init}"] = f"fine-tune it for a task{also}"
     return {
         **commands,
-        "make evaluate DATA=...": "measure it on another corpus",
+        "make evaluate DATA=...": "evaluate it on another corpus",
         **next_comparison(run),
         "make ui": "see all runs in MLflow",
     }
@@ -30,12 +30,12 @@ def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Tran
 def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool) -> dict[str, str]:
     """Command -> what it is for, of a bundle that was imported."""
     able = [name for name, kind in finetuning_tasks().items() if backbone in kind.backbones]
-    commands = {f"make finetune-{name} INIT={run.name}": "teach it a task" for name in able}
+    commands = {f"make finetune-{name} INIT={run.name}": "fine-tune it for a task" for name in able}
     if has_head and backbone is Decoder:
-        commands[f'make generate BUNDLE={run.name} PROMPT="One sunny morning"'] = "write text with it"
+        commands[f'make generate BUNDLE={run.name} PROMPT="One sunny morning"'] = "generate text with it"
     if has_head:
-        commands[f"make evaluate BUNDLE={run.name} DATA=..."] = "measure it on a corpus"
-    return {**commands, f"make lineage MODEL={run.name}": "where its files came from"}
+        commands[f"make evaluate BUNDLE={run.name} DATA=..."] = "evaluate it on a corpus"
+    return {**commands, f"make lineage MODEL={run.name}": "trace its files to their source"}
 
 
 def next_comparison(run: RunFolder) -> dict[str, str]:

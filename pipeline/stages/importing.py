@@ -41,11 +41,13 @@ def import_weights(config: Config) -> StageResult:
     """
     if not config.source:
         raise ConfigError(
-            "no model to import", "a folder or a name on the hub", "give it: make import FROM=folder"
+            "there is no model to import",
+            "a folder or a name on the hub",
+            "name one: make import FROM=FOLDER",
         )
     if config.name and (Path(config.runs_dir) / config.name).exists():
         raise InteropError(
-            f"the run {config.name} exists", "a name that is free", "choose another NAME=..., or leave it out"
+            f"the run {config.name} exists", "an unused name", "choose another NAME=..., or leave it out"
         )
     place, origin = find_model(config.source)
     report.say("Source", f"{report.short(place)}{' (from the hub)' if origin else ''}")
@@ -54,9 +56,9 @@ def import_weights(config: Config) -> StageResult:
     report.say("Model", report.describe_model(imported.model))
     report.say("Tokenizer", report.describe_tokenizer(imported.tokenizer, None))
     if imported.unused:
-        report.say("Not used", f"{', '.join(imported.unused)}: no model here reads them")
+        report.say("Not used", f"{', '.join(imported.unused)}: the model does not use them")
     if not imported.has_head:
-        report.say("No head", "the files have none, and none is made up: it is for fine-tuning")
+        report.say("No head", "the files have none, so the model can only be fine-tuned")
     error = imported.prove()
     what = "logits" if imported.has_head else "hidden states"
     report.say("Proof", f"the same tokens and {what} as in transformers (relative error {error:.0e})")

@@ -57,7 +57,7 @@ def _registrations(config: Config, folder: Path) -> list[Version]:
     try:
         return registrations_of(store_of(options), bundle.digest(folder))
     except TrackingError as error:
-        report.say("Registry", f"not asked: {error.problem}")
+        report.say("Registry", f"not checked: {error.problem}")
         return []
 
 
@@ -72,7 +72,7 @@ def _say_what_differs(node: Node) -> None:
     for line in dict.fromkeys(f"{part.kind} {part.title}: {part.note}" for part in wrong):
         report.say("Differs", line)
     if not wrong:
-        report.say("Checked", "everything that can be checked is as it was recorded")
+        report.say("Checked", "everything that can be checked matches the record")
 
 
 def _write(node: Node, target: Path) -> None:
@@ -84,6 +84,6 @@ def _write(node: Node, target: Path) -> None:
     except OSError as error:
         raise RunError(
             f"cannot write into {target} ({error.strerror})",
-            "a folder that can be written",
-            "give OUTPUT=folder",
+            "a writable folder",
+            "give OUTPUT=FOLDER",
         ) from error

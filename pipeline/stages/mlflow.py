@@ -44,10 +44,10 @@ def send_missed(config: Config) -> StageResult:
     if not folders:
         report.say("Sync", "nothing to send: MLflow has everything")
     if left := [done for done in reports if done.n_left]:
-        remedy = left[0].remedy or "start it"
+        remedy = left[0].remedy or "start the store"
         raise TrackingError(
             f"{sum(done.n_left for done in left)} records could not be sent",
-            "a store that takes them",
-            f"{remedy}, then `make sync` again",
+            "a store that accepts them",
+            f"{remedy}, then run `make sync` again",
         )
     return StageResult(stage="sync", metrics={"sent": float(sum(done.n_sent for done in reports))})

@@ -28,13 +28,15 @@ KEPT = "id"
 
 
 def predict(config: Config) -> StageResult:
-    """Write each row with the model's answer, one JSON object a line, and show the first."""
+    """Write each row with the model's prediction, one JSON object per line, and show the first ones."""
     if config.input is None:
-        raise ConfigError("no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl")
+        raise ConfigError(
+            "there is no input", "a file of rows (.jsonl, .csv, .parquet, ...)", "give INPUT=rows.jsonl"
+        )
     source = Path(config.input)
     target = Path(config.output) if config.output else _beside(source)
     if target.resolve() in {Path(file.path).resolve() for file in find_files(config.input, "input")}:
-        raise ConfigError(f"output={target} is the input", "another file", "give OUTPUT=PATH")
+        raise ConfigError(f"output={target} is the input file", "another file", "give OUTPUT=PATH")
     check_writable(target)
     bundle = load_asked(config)
     task = asked_task(config, bundle)
@@ -57,20 +59,20 @@ def predict(config: Config) -> StageResult:
 
 
 def _beside(source: Path) -> Path:
-    """Where answers to this file go: another place for each file of a folder.
+    """The default output file, a different one for each file of a folder.
 
     Raises:
         ConfigError: the input is a pattern, which has no name of its own.
     """
     if has_magic(str(source)) and not source.exists():
         raise ConfigError(
-            f"input={source} is a pattern, and no output is named", "a file to write", "give OUTPUT=PATH"
+            f"input={source} is a pattern, but no output is named", "a file to write", "give OUTPUT=PATH"
         )
     return source.with_name(source.name.removesuffix(".jsonl") + SUFFIX)
 
 
 def _asked(row: Row, columns: Columns) -> Row:
-    """What the model may see of a row: no truth."""
+    """The input columns of a row, without targets."""
     seen = (*columns.required, *columns.optional)
     return {name: value for name, value in row.items() if name in seen}
 

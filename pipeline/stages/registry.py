@@ -44,7 +44,7 @@ def register(config: Config) -> StageResult:
         record = run.path / REGISTRATION
         write_whole(record, json.dumps({"model": version.name, "version": version.number}))
         run.keep(record)
-    what = "is new" if is_new else "is this bundle already"
+    what = "is new" if is_new else "is already this bundle"
     report.say("Registry", f"{version.title} {what}, {_called(version)}: {report.short(folder)}")
     report.say("Use", registry.USE)
     _say_next(version)
@@ -65,13 +65,13 @@ def promote(config: Config) -> StageResult:
         challenger = _challenger(config, client, options)
         champion = registry.with_alias(client, challenger.name, CHAMPION)
         if champion is not None and champion.number == challenger.number:
-            report.say("Registry", f"{challenger.title} is the champion already")
+            report.say("Registry", f"{challenger.title} is already the champion")
         else:
             reason = _why_better(challenger, champion, Path(config.runs_dir))
             client.set_registered_model_alias(challenger.name, CHAMPION, challenger.number)
             if CHALLENGER in challenger.aliases:
                 client.delete_registered_model_alias(challenger.name, CHALLENGER)
-            report.say("Registry", f"{challenger.title} is champion now: {reason}")
+            report.say("Registry", f"{challenger.title} is now champion: {reason}")
     return StageResult(
         stage="promote", bundle=str(challenger.folder), output=[f"{challenger.name}/{challenger.number}"]
     )
@@ -102,14 +102,14 @@ def _challenger(config: Config, client: "MlflowClient", options: TrackingOptions
 
 def _why_better(challenger: Version, champion: Version | None, runs_dir: Path) -> str:
     if champion is None:
-        return "there was none"
+        return "there was none before"
     verdict = judge(challenger, champion, runs_dir)
     if not verdict.is_better:
         raise RunError(
             f"{challenger.title} is not significantly better than the champion, version {champion.number}: "
             f"{verdict.numbers}",
-            "a difference that chance alone makes in less than 5 % of cases (paired test on the same rows)",
-            "the champion stays; train a better one, or measure both on more rows",
+            "a significant difference (p < 0.05, paired test on the same rows)",
+            "keep the champion, train a better model, or evaluate both on more rows",
         )
     return verdict.numbers
 
@@ -122,5 +122,5 @@ def _say_next(version: Version) -> None:
     if CHAMPION not in version.aliases:
         report.say(
             "Next",
-            f"make promote MODEL={version.name}@{version.aliases[0]}  makes it champion, if it is better",
+            f"make promote MODEL={version.name}@{version.aliases[0]}  makes it champion if it is better",
         )

@@ -31,7 +31,7 @@ def reproduce(config: Config) -> StageResult:
     from pipeline.commands import find_stage  # which knows this module by name
 
     if not config.run:
-        raise ConfigError("no run to reproduce", "a finished run", "give RUN=name")
+        raise ConfigError("there is no run to reproduce", "a finished run", "give RUN=NAME")
     run = find_run(config.run, Path(config.runs_dir))
     before = read_outcome(run)
     recorded = recorded_config(run, {"tracking": to_plain(config.tracking), "cache_dir": config.cache_dir})
@@ -63,7 +63,8 @@ def _say(
 ) -> None:
     if not before.metrics:
         report.say(
-            "Made again", f"{again.name}; the numbers of {run.name} are gone: nothing to compare it with"
+            "Made again",
+            f"{again.name}; the metrics of {run.name} no longer exist, so there is nothing to compare",
         )
         return
     if not changed:
@@ -77,12 +78,12 @@ def _say(
         gap = "" if old is None or new is None else f"{new - old:+.3e}"
         table.add_row(name, str(old), str(new), gap)
     report.panel(f"{len(changed)} of {len(before.metrics)} metrics differ", table)
-    causes = Table("what else differs", "then", "now", box=None)
+    causes = Table("other differences", "then", "now", box=None)
     for name, (then, later) in differences(before.origin, now.origin).items():
         causes.add_row(name, Text(str(then)), Text(str(later)))
     if causes.row_count:
-        report.panel("Why it may differ", causes)
+        report.panel("Possible causes", causes)
     else:
         report.say(
-            "Why", "code, versions, machine and data are the same: threads and GPUs may add in any order"
+            "Why", "code, versions, machine and data are the same, but threads and GPUs may add in any order"
         )

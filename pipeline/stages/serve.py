@@ -74,7 +74,7 @@ def answer_requests(
         )
         extend(server)
         run(server, listener)
-    report.say("Server", "ended; all that was asked has been answered")
+    report.say("Server", "stopped; all requests were answered")
     return StageResult(stage=config.stage.name, bundle=str(models[0].bundle.folder))
 
 
@@ -106,15 +106,17 @@ def _load(config: Config, spec: str, store: Store | None) -> ServedModel:
 def _check_names(models: Sequence[ServedModel]) -> None:
     names = [model.name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"{twice} is named twice", "each model once", "leave one of them out")
+        raise ConfigError(f"{twice} is named twice", "each model once", "leave out one of them")
 
 
 def _say_ready(server: Server, host: str, port: int, introduce: Introduce, *, has_token: bool) -> None:
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     introduce(server, where, has_token)
     if host not in _LOOPBACK and not has_token:
-        report.say("Warning", f"whoever reaches {where} can ask; {TOKEN}=... make serve asks for a token")
-    report.say("Server", f"ready at {where}; Ctrl-C ends it")
+        report.say(
+            "Warning", f"anyone who can reach {where} can use it; {TOKEN}=... make serve requires a token"
+        )
+    report.say("Server", f"ready at {where}; press Ctrl-C to stop it")
 
 
 def _introduce(server: Server, where: str, has_token: bool) -> None:

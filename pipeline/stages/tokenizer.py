@@ -70,6 +70,6 @@ def _summarise(name: str, file: Path, metrics: dict[str, float], text: str, piec
     table.add_row("vocabulary", f"{metrics['vocab_size']:,.0f} tokens")
     table.add_row("bytes per token on validation text", f"{metrics['val/bytes_per_token']:.2f}")
     table.add_row("file", report.short(file))
-    table.add_row("a text begins", Text(text[:200]))
-    table.add_row("in pieces", Text("|".join(pieces), style="dim"))
+    table.add_row("beginning of a text", Text(text[:200]))
+    table.add_row("as tokens", Text("|".join(pieces), style="dim"))
     report.panel(f"{name}: done", table)

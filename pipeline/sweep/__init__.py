@@ -1,1 +1,1 @@
-"""Many trainings of one stage with different settings: which, how many at once, and which is the best."""
+"""Run many trainings of one stage with different settings, and find the best."""

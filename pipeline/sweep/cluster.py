@@ -1,4 +1,4 @@
-"""Trials as jobs of a cluster, handed over by submitit, the library under Hydra's submitit launcher."""
+"""Run trials as jobs of a cluster, submitted by submitit, the library behind Hydra's submitit launcher."""
 
 import os
 import shutil
@@ -21,22 +21,22 @@ from pipeline.sweep.watch import can_resume
 if TYPE_CHECKING:
     import submitit
 
-#: Options that submitit has for every cluster; all others are Slurm's own.
+#: Options that submitit has for every cluster; all others are specific to Slurm.
 _SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb")
 _LOOK_EVERY_S = 0.2
 
 
 class TrialCommand:
-    """What a job runs: the command of a trial. When its time is over, it is saved and goes on later."""
+    """What a job runs: the command of a trial. At its time limit, a job is saved and resumed later."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run the command to its end; returns its exit code."""
+        """Run the command to completion; returns its exit code."""
         folder = self._work.folder
-        if folder.exists() and not can_resume(folder):  # its time was over before it could save anything
+        if folder.exists() and not can_resume(folder):  # it reached its time limit before it saved anything
             shutil.rmtree(folder)
         with open_to_append(self._work.log) as log:
             self._process = subprocess.Popen(
@@ -56,7 +56,7 @@ class TrialCommand:
         return code
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Called by submitit shortly before the time is over: save, and come again."""
+        """Called by submitit shortly before the time limit: save, and requeue."""
         import submitit
 
         if self._process is not None:
@@ -67,9 +67,9 @@ class TrialCommand:
 
 
 def _environ() -> dict[str, str]:
-    """The job's environment, with as many threads as it was given cores.
+    """Return the job's environment, with as many threads as it has cores.
 
-    A trial starts the processes that it needs: with what Slurm tells, Lightning would leave that to srun.
+    A trial starts its own processes: with Slurm's variables set, Lightning would expect srun to start them.
     """
     environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     if (cores := os.environ.get("SLURM_CPUS_ON_NODE")) is not None:
@@ -78,12 +78,12 @@ def _environ() -> dict[str, str]:
 
 
 def _ignore_warning() -> None:
-    """Slurm warns every process of a job; only submitit's is to hear it, which then lets the trial save."""
+    """Ignore Slurm's warning, which every process gets: submitit's handles it, and has the trial save."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 class Cluster:
-    """Hands trials over to Slurm; or, as `submitit_local`, to submitit's own processes on this machine."""
+    """Submit trials to Slurm or, as `submitit_local`, to submitit's own processes on this machine."""
 
     def __init__(self, kind: str, options: SlurmOptions, folder: Path, environ: Mapping[str, str]) -> None:
         self._folder, self._environ = folder.absolute(), environ
@@ -91,10 +91,10 @@ class Cluster:
         self._executor = _executor(self._kind, options, self._folder)
 
     def launch(self, work: Work, *, slot: int) -> Job:
-        """Submit a trial; the cluster gives it its share, whatever its slot.
+        """Submit a trial; the cluster allocates its resources, so the slot is not used.
 
         Raises:
-            RunError: the cluster refuses the job.
+            RunError: the cluster rejects the job.
         """
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -105,13 +105,13 @@ class Cluster:
                 return ClusterJob(self._executor.submit(TrialCommand(work)), work.log)
         except (FailedSubmissionError, FailedJobError, subprocess.CalledProcessError) as error:
             raise RunError(
-                f"the cluster refuses the job ({str(error).strip().splitlines()[-1]})",
-                "options that this cluster has",
+                f"the cluster rejected the job ({str(error).strip().splitlines()[-1]})",
+                "options that this cluster supports",
                 "correct sweep.slurm.*",
             ) from error
 
     def find(self, handle: str) -> Job | None:
-        """The job of that number; a local one cannot be found again."""
+        """Return the job with this id; a local one cannot be found again."""
         import submitit
 
         if self._kind != "slurm":
@@ -120,7 +120,7 @@ class Cluster:
 
 
 class ClusterJob:
-    """A job of submitit's."""
+    """A job submitted by submitit."""
 
     def __init__(self, job: "submitit.Job[int]", log: Path | None) -> None:
         self._job, self._log = job, log
@@ -128,7 +128,7 @@ class ClusterJob:
         self.exit_code: int | None = None
 
     def is_running(self) -> bool:
-        """Whether the cluster still has it; of one that has ended, the exit code or the reason is read."""
+        """Whether the job has not ended; if it has, its exit code or the reason is read."""
         if not self._job.done():
             return True
         if self.exit_code is None and self._job.exception() is None:
@@ -140,7 +140,7 @@ class ClusterJob:
         return False
 
     def stop(self) -> None:
-        """Cancel it; Slurm sends SIGTERM, then waits."""
+        """Cancel the job; Slurm sends SIGTERM, then waits."""
         self._job.cancel(check=False)
 
     def kill(self) -> None:
@@ -149,7 +149,7 @@ class ClusterJob:
 
 
 def check_cluster(kind: str) -> None:
-    """Prove that jobs can be handed over from here.
+    """Check that jobs can be submitted from this machine.
 
     Raises:
         ConfigError: submitit is not installed.
@@ -159,20 +159,20 @@ def check_cluster(kind: str) -> None:
         import submitit
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "sweep.launcher hands over to submitit, which is not installed",
+            "sweep.launcher needs submitit, which is not installed",
             "the extra `slurm` of this project",
             "install it: .venv/bin/pip install -c constraints.txt submitit",
         ) from error
     if kind == "slurm" and submitit.SlurmExecutor.affinity() <= 0:
         raise RunError(
-            "sweep.launcher=slurm, and there is no Slurm here (no srun)",
+            "sweep.launcher=slurm, but Slurm is not installed here (there is no srun)",
             "a machine that can submit jobs",
             "run the sweep on a login node of the cluster, or leave out sweep.launcher",
         )
 
 
 def _executor(kind: str, options: SlurmOptions, folder: Path) -> "submitit.AutoExecutor":
-    """Submitit's executor with these options."""
+    """Create submitit's executor with these options."""
     import submitit
 
     executor = submitit.AutoExecutor(

@@ -1,4 +1,4 @@
-"""`make sweep`: many trainings of one stage, and which is the best."""
+"""`make sweep`: run many trainings of one stage, and find the best."""
 
 import os
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from pipeline.sweep.study import n_ended, open_study
 from pipeline.sweep.summary import TABLE, begin_summary, end_summary, note_progress, trials_url, write_results
 from pipeline.tracking import Run
 
-#: Keys of the sweep alone, and those that it shares with its trials. All others are the trials'.
+#: Keys of the sweep itself, and those that it shares with its trials. All others belong to the trials.
 OWN = ("sweep", "name", "resume")
 SHARED = ("tracking", "runs_dir")
 
@@ -46,7 +46,7 @@ def read_request(words: Sequence[str]) -> Request:
     """Read and check what the user typed.
 
     Raises:
-        ConfigError: what is wrong with it.
+        ConfigError: a word is wrong.
     """
     config = compose("sweep", [word for word in words if _top(word) in (*OWN, *SHARED)])
     options = construct(config.sweep, SweepOptions)
@@ -59,9 +59,9 @@ def sweep(words: Sequence[str]) -> StageResult:
     """Run a trial for each setting, and name the best.
 
     Raises:
-        ConfigError: what the user typed is wrong.
-        RunError: jobs cannot be handed over from here, there is nothing to resume, or no trial succeeded.
-        Stopped: a signal came; RESUME=1 goes on.
+        ConfigError: a word is wrong.
+        RunError: jobs cannot be submitted from here, there is nothing to resume, or no trial succeeded.
+        Stopped: a signal was received; RESUME=1 resumes the sweep.
     """
     request = read_request(words)
     config, options, plan = request.config, request.options, request.plan
@@ -83,10 +83,10 @@ def _top(word: str) -> str:
 def _check_unfinished(run: RunFolder, plan: Plan, options: SweepOptions) -> None:
     n = n_ended(open_study(run.path, plan, options))
     if n >= plan.n_trials:
-        more = f"give more than sweep.trials={n}" if plan.grid is None else "begin a new sweep without RESUME"
+        more = f"give more than sweep.trials={n}" if plan.grid is None else "start a new sweep without RESUME"
         raise RunError(
             f"{run.path} is finished: all {n} trials have ended",
-            "trials that are missing",
+            "a sweep with trials left to run",
             f"read {run.path / TABLE}, or {more}",
         )
 
@@ -108,7 +108,7 @@ def _run(config: Config, options: SweepOptions, plan: Plan, run: RunFolder) -> S
             except Stopped as error:
                 write_results(run.path, results(study, plan), plan)
                 ended = f"{n_ended(study)} of {plan.n_trials} trials have ended"
-                error.hint = f"{ended}; run the same command with RESUME=1 to go on"
+                error.hint = f"{ended}; run the same command with RESUME=1 to resume"
                 raise
         found = results(study, plan)
         end_summary(tracked, run.path, found, plan)
@@ -122,7 +122,7 @@ def _launcher(options: SweepOptions, folder: Path) -> Launcher:
 
 
 def _told(run: RunFolder, plan: Plan, found: Sequence[Result], tracked: Run) -> StageResult:
-    """Show the end, and give it back.
+    """Show the results, and return them.
 
     Raises:
         RunError: no trial succeeded.
@@ -132,9 +132,9 @@ def _told(run: RunFolder, plan: Plan, found: Sequence[Result], tracked: Run) -> 
         failed = [one for one in found if one.reason is not None]
         first = min(failed, key=lambda one: one.number).reason if failed else "all were pruned"
         raise RunError(
-            f"none of {len(found)} trials succeeded; the first: {first}",
-            "at least one that does",
-            f"all reasons are in {run.path / TABLE}",
+            f"none of {len(found)} trials succeeded (the first one: {first})",
+            "at least one successful trial",
+            f"read all reasons in {run.path / TABLE}",
         )
     report.page(result_table(found, plan))
     _say_end(run, plan, best, tracked)
@@ -150,7 +150,7 @@ def _told(run: RunFolder, plan: Plan, found: Sequence[Result], tracked: Run) -> 
 
 
 def _say_end(run: RunFolder, plan: Plan, best: Result, tracked: Run) -> None:
-    """The best trial, how to use it, and where to look."""
+    """Show the best trial, how to use it, and where the results are."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in best.values.items():
         table.add_row(Text(key), Text(value, style="bold"))

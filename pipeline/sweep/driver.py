@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep: starts them, looks at their validations, stops bad ones, takes the results."""
+"""Run the trials of a sweep: start them, read their validations, stop bad ones, collect the results."""
 
 import math
 import time
@@ -23,15 +23,15 @@ from pipeline.sweep.options import SweepOptions
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.watch import Validations, can_resume, outcome
 
-#: Keys of what is kept of a trial beside Optuna's own.
+#: Keys of the user attributes of a trial.
 RUN, HANDLE, REASON, SECONDS, TWIN = "run", "handle", "reason", "seconds", "same_as"
 
 
 class Audience(Protocol):
-    """Who is told how the sweep goes."""
+    """Receives the progress of a sweep."""
 
     def began(self, trial: Trial, values: dict[str, str], *, resumed: bool) -> None:
-        """A trial has begun."""
+        """A trial has started."""
 
     def looked(self, running: int) -> None:
         """Some time has passed."""
@@ -42,7 +42,7 @@ class Audience(Protocol):
 
 @dataclass(kw_only=True)
 class Running:
-    """A trial at work."""
+    """A running trial."""
 
     trial: Trial
     job: Job
@@ -56,16 +56,16 @@ class Running:
 
 
 class Driver:
-    """Runs what is left of a plan.
+    """Run the remaining trials of a plan.
 
     Args:
-        study: what is known of the trials.
-        plan: what is to be done.
-        options: how.
-        launcher: where.
+        study: the record of the trials.
+        plan: the trials to run.
+        options: the options of the sweep.
+        launcher: starts the trials.
         sweep: the sweep's folder; its name is a tag of each trial.
-        audience: who is told.
-        look_every_s: how long it rests between two looks at the trials.
+        audience: receives the progress.
+        look_every_s: seconds between two looks at the trials.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Driver:
         (sweep / "trials").mkdir(exist_ok=True)
 
     def run(self) -> None:
-        """Run all trials to their ends.
+        """Run all trials to completion.
 
         Raises:
             ConfigError: no trial has the metric.
-            Stopped: a signal came; the trials have saved, and can be resumed.
+            Stopped: a signal was received; the trials have saved, and can be resumed.
         """
         with listening(self._answer):
             try:
@@ -106,7 +106,7 @@ class Driver:
                 self._stop_all()
 
     def _fill(self) -> bool:
-        """Start trials in the free slots; whether there may be more to start."""
+        """Start trials in the free slots; returns whether there may be more to start."""
         while len(self._running) < self._options.n_parallel and self._requests.first is None:
             resumed = bool(self._waiting)
             trial = (
@@ -120,7 +120,7 @@ class Driver:
         return True
 
     def _begin(self, trial: Trial, *, resumed: bool) -> None:
-        """Start a trial, unless its values are impossible, have been tried, or are done already."""
+        """Start a trial, unless its values are invalid, were tried before, or its run is done."""
         values = studies.values_of(trial, self._plan)
         self._audience.began(trial, values, resumed=resumed)
         if (twin := studies.twin(self._study, trial)) is not None:
@@ -136,7 +136,7 @@ class Driver:
         self._running.append(self._at_work(trial, runs_dir) or self._started(trial, values, runs_dir))
 
     def _at_work(self, trial: Trial, runs_dir: Path) -> Running | None:
-        """A trial that a killed sweep left behind: still at work, or done meanwhile."""
+        """Adopt a trial that a killed sweep left behind: still running, or done meanwhile."""
         name, handle = trial.user_attrs.get(RUN), trial.user_attrs.get(HANDLE)
         job = self._launcher.find(handle) if handle else None
         if name is None or job is None:
@@ -147,11 +147,11 @@ class Driver:
         return self._running_at(trial, job, folder, self._free_slot())
 
     def _started(self, trial: Trial, values: dict[str, str], runs_dir: Path) -> Running:
-        """Start its process: at its last checkpoint, where there is one."""
+        """Start the trial's process, from its last checkpoint if there is one."""
         name = self._name(trial, values, runs_dir)
         trial.set_user_attr(RUN, name)
         slot, folder, log = self._free_slot(), runs_dir / name, self._log(trial)
-        words = [*self._plan.words(values), *self._ties(trial), f"name={quoted(name)}"]
+        words = [*self._plan.words(values), *self._tags(trial), f"name={quoted(name)}"]
         work = Work(stage=self._plan.stage, words=words, folder=folder, log=log)
         job = self._launcher.launch(work, slot=slot)
         trial.set_user_attr(HANDLE, job.handle)
@@ -169,7 +169,7 @@ class Driver:
         )
 
     def _name(self, trial: Trial, values: dict[str, str], runs_dir: Path) -> str:
-        """The run to go on with, or a name that no run has."""
+        """Return the name of the run to resume, or an unused name."""
         known = trial.user_attrs.get(RUN)
         if known is not None and can_resume(runs_dir / known):
             return str(known)
@@ -177,8 +177,8 @@ class Driver:
         taken = (f"{name}-{attempt}" for attempt in count(2))
         return next(each for each in chain([name], taken) if not (runs_dir / each).exists())
 
-    def _ties(self, trial: Trial) -> list[str]:
-        """The tags by which MLflow tells the trials of this sweep."""
+    def _tags(self, trial: Trial) -> list[str]:
+        """Return the tags that mark the trials of this sweep in MLflow."""
         tags = {"sweep_id": quoted(self._sweep.name), "sweep_trial": quoted(str(trial.number))}
         return [f"++tracking.tags.{key}={value}" for key, value in tags.items()]
 
@@ -189,7 +189,7 @@ class Driver:
         return min(set(range(self._options.n_parallel)) - {each.slot for each in self._running})
 
     def _look(self) -> None:
-        """Take note of new validations and of trials that have ended."""
+        """Process new validations and trials that have ended."""
         for each in list(self._running):
             has_ended = not each.job.is_running()
             self._report(each)
@@ -198,7 +198,7 @@ class Driver:
                 self._take(each)
 
     def _report(self, each: Running) -> None:
-        """Tell Optuna the new validations, and stop the trial where they are bad."""
+        """Report new validations to Optuna, and stop the trial if it should be pruned."""
         metric = self._plan.metric
         for step, values in each.validations.new():
             if metric.startswith("val/") and metric not in values:
@@ -217,13 +217,13 @@ class Driver:
         names = [name for name in sorted(found) if not name.endswith(("_low", "_high"))]
         close = get_close_matches(self._plan.metric, names, n=1)
         return ConfigError(
-            f"sweep.metric={self._plan.metric}: the trials have no such metric",
+            f"sweep.metric={self._plan.metric} is not a metric of the trials",
             f"one of {', '.join(names)}",
-            f"did you mean {close[0]}?" if close else "give one of these, or leave sweep.metric out",
+            f"did you mean {close[0]}?" if close else "use one of these, or leave out sweep.metric",
         )
 
     def _take(self, each: Running) -> None:
-        """What came of a trial that has ended."""
+        """Record the outcome of a trial that has ended."""
         end = outcome(each.folder, each.log, each.job.exit_code)
         each.trial.set_user_attr(SECONDS, round(time.monotonic() - each.since, 1))
         if end.state == "done":
@@ -247,13 +247,13 @@ class Driver:
         self._audience.ended(self._study.tell(trial, value, state=state))
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
-        """Keep a first request for the next look, so that no record is cut; a second one raises at once."""
+        """Defer a first signal to the next look, so that no record is cut; a second one raises at once."""
         is_first = self._requests.first is None
         if self._requests.is_new(number) and not is_first:
             raise Stopped(number)
 
     def _stop_all(self) -> None:
-        """End what runs: each finishes its step and saves; when told a second time, at once."""
+        """Stop running trials: each finishes its step and saves; at a second signal they are killed."""
         for each in self._running:
             each.job.stop()
         try:

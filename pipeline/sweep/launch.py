@@ -1,4 +1,4 @@
-"""Trials as processes of this machine, each with its share of it."""
+"""Run trials as processes on this machine, each with a share of its threads and GPUs."""
 
 import os
 import signal
@@ -20,45 +20,45 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Job(Protocol):
-    """A trial at work."""
+    """A running trial."""
 
     @property
     def handle(self) -> str:
-        """What finds it again from another process."""
+        """An identifier by which another process can find the job."""
 
     @property
     def exit_code(self) -> int | None:
-        """Of a job that has ended; None while it runs, and where nobody knows."""
+        """The exit code of a job that has ended; None while it runs, or if it is unknown."""
 
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the job has not ended."""
 
     def stop(self) -> None:
-        """Ask it to save and end (SIGTERM)."""
+        """Ask the job to save and exit (SIGTERM)."""
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the job."""
 
 
 class Launcher(Protocol):
-    """Where trials run."""
+    """Starts trials somewhere."""
 
     def launch(self, work: "Work", *, slot: int) -> Job:
-        """Start a trial; `slot` counts the places of trials that run at once."""
+        """Start a trial; `slot` is its number among the trials that run at once."""
 
     def find(self, handle: str) -> Job | None:
-        """A job that an earlier process started, if it is still there."""
+        """Return a job that an earlier process started, if it still runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a trial's process is given.
+    """The command of a trial.
 
     Args:
         stage: the stage to run.
-        words: the trial's own, and its name.
-        folder: of its run.
-        log: gets all that it says.
+        words: the overrides of the trial, including its name.
+        folder: the folder of its run.
+        log: the file that receives its output.
     """
 
     stage: str
@@ -67,27 +67,27 @@ class Work:
     log: Path
 
     def command(self) -> list[str]:
-        """The command, which goes on with the run where there is a checkpoint of it."""
+        """The command line, which resumes the run if it has a checkpoint."""
         resume = [f"resume={quoted(self.folder.name)}"] if can_resume(self.folder) else []
         return [sys.executable, "-m", "pipeline", self.stage, *self.words, *resume, "--json"]
 
 
 def import_path(environ: Mapping[str, str]) -> str:
-    """A PYTHONPATH with which the command finds this code in any working folder."""
+    """Return a PYTHONPATH with which the command finds this code from any working folder."""
     return os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
 
 
 class Processes:
-    """Runs trials as processes here.
+    """Run trials as processes on this machine.
 
-    Each is a session of its own: Ctrl-C is for the sweep, which tells its trials itself.
+    Each has its own session: Ctrl-C reaches only the sweep, which then stops its trials.
     """
 
     def __init__(self, n_slots: int, environ: Mapping[str, str]) -> None:
         self._n_slots, self._environ = n_slots, environ
 
     def launch(self, work: Work, *, slot: int) -> Job:
-        """Start a process with the share of its slot."""
+        """Start a process with the threads and GPUs of its slot."""
         environ = {**self._environ, **share(slot, self._n_slots, self._environ)}
         environ["PYTHONPATH"] = import_path(self._environ)
         with open_to_append(work.log) as file:
@@ -102,7 +102,7 @@ class Processes:
         return ProcessJob(process)
 
     def find(self, handle: str) -> Job | None:
-        """The process of that number, if it began at that time."""
+        """Return the process with this id, if it has the recorded start time."""
         number, _, began = handle.partition("@")
         try:
             process = psutil.Process(int(number))
@@ -112,7 +112,7 @@ class Processes:
 
 
 class ProcessJob:
-    """A process: a child, or one that an earlier sweep left."""
+    """A process: a child, or one that an earlier sweep started."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -120,7 +120,7 @@ class ProcessJob:
         self.exit_code: int | None = None
 
     def is_running(self) -> bool:
-        """Whether it works; a child that has ended is taken leave of, another's may stay as a zombie."""
+        """Whether the process runs; a child that has ended is reaped, another's may stay as a zombie."""
         is_child = isinstance(self._process, psutil.Popen)
         try:
             self.exit_code = self._process.wait(timeout=0)
@@ -135,11 +135,11 @@ class ProcessJob:
             return True
 
     def stop(self) -> None:
-        """Ask it to save and end."""
+        """Ask the process to save and exit."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the job."""
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
@@ -150,7 +150,7 @@ class ProcessJob:
 
 
 def share(slot: int, n_slots: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """Threads and GPUs of one of several trials at once; what the user has set stays."""
+    """Return the threads and GPUs of one of several concurrent trials; settings of the user are kept."""
     if n_slots == 1:
         return {}
     given = {}

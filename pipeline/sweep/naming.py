@@ -1,22 +1,22 @@
-"""How the values of a trial are shown, and what its run is called."""
+"""Format the values of a trial, and name its run."""
 
 from collections.abc import Mapping, Sequence
 
 from pipeline.runs.folders import MAX_NAME_LENGTH
 
-#: Letters that need quotes in a shell or in Hydra's grammar, or that no folder may have.
+#: Characters that need quotes in a shell or in Hydra's grammar, or that folder names must not contain.
 _AWKWARD = str.maketrans(dict.fromkeys("/\\\"'`$ ,=:;()[]{}<>|&*?!#~\t\n", "_"))
 
 
 def run_name(sweep: str, number: int, values: Mapping[str, str]) -> str:
-    """A name that tells a trial from its siblings, and can be typed without quotes."""
+    """Return a name that is unique among the trials and can be typed without quotes."""
     changed = "+".join(f"{key}-{value}" for key, value in short_values(values).items())
     ending = f"-{number:02d}-{changed}".translate(_AWKWARD)
     return f"{sweep[: MAX_NAME_LENGTH // 2]}{ending}"[:MAX_NAME_LENGTH].rstrip("+-._")
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Key -> as few of its last parts as tell it from the others."""
+    """Return key -> the fewest of its last parts that are unique."""
     found = {}
     for key in keys:
         parts = key.lstrip("+~").split(".")
@@ -29,7 +29,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def short_values(values: Mapping[str, str]) -> dict[str, str]:
-    """The values of a trial as they are shown: short keys, numbers of four digits."""
+    """Return the values of a trial for display: short keys, numbers of four digits."""
     names = short_keys(list(values))
     return {names[key]: _short_number(value) for key, value in values.items()}
 

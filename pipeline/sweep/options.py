@@ -1,4 +1,4 @@
-"""What a user can set about a sweep."""
+"""The options of a sweep."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -9,24 +9,24 @@ from pipeline.errors import ConfigError
 
 Count = Annotated[int, Field(ge=1)]
 
-#: Trials of a sweep whose values cannot be counted.
+#: Default number of trials if the values are not a finite grid.
 DEFAULT_TRIALS = 20
-#: Trials at once on a cluster, whose queue decides how many of them really run.
+#: Concurrent trials on a cluster, whose queue decides how many of them run.
 CLUSTER_PARALLEL = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmOptions:
-    """What each trial asks of the cluster, by the names of Hydra's submitit launcher.
+    """The resources of each trial on the cluster, with the names of Hydra's submitit launcher.
 
     Args:
-        timeout_min: minutes that a trial may take.
+        timeout_min: time limit of a trial in minutes.
         cpus_per_task: cores of a trial.
         gpus_per_node: GPUs of a trial.
         mem_gb: memory of a trial, in GB.
         partition: the queue.
-        signal_delay_s: how long before its end a job is told to save.
-        max_num_timeout: how often a trial that ran out of time is queued again, to go on where it was.
+        signal_delay_s: seconds before the time limit at which a job is told to save.
+        max_num_timeout: how often a trial that reached its time limit is requeued and resumed.
         setup: commands that the job runs first.
         additional_parameters: any other option of `sbatch`.
     """
@@ -54,19 +54,19 @@ class SlurmOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Which trials there are, what decides between them, and how they are run.
+    """Which trials to run, the metric that ranks them, and how they are run.
 
     Args:
-        stage: what is swept, as `make` has it: pretrain, pretrain-masked_lm, finetune-classify, ...
-        sampler: grid takes every combination, random draws them, optuna (TPE) learns from the trials so far.
-        trials: how many; null: every combination of a grid, else 20.
-        seed: of random and optuna.
-        metric: what decides, by its name in MLflow; null: what chooses the best weights of the stage.
-        direction: null: the metric's own.
-        prune: stop trials that are worse at a validation than the median; null: with sampler=optuna.
-        prune_after: so many trials end before one is pruned.
-        parallel: trials at once; null: 1 on this machine, 8 on a cluster.
-        launcher: local runs processes here, slurm hands over to a cluster, submitit_local tries that here.
+        stage: the `make` target to sweep: pretrain, pretrain-masked_lm, finetune-classify, ...
+        sampler: grid runs every combination, random draws them, optuna (TPE) learns from finished trials.
+        trials: number of trials; null: every combination of a grid, else 20.
+        seed: the seed of random and optuna.
+        metric: the metric that ranks trials, by its name in MLflow; null: the one that selects weights.
+        direction: whether to minimize or maximize; null: the metric's own direction.
+        prune: stop trials that are worse at a validation than the median; null: only with sampler=optuna.
+        prune_after: number of trials that must end before one is pruned.
+        parallel: concurrent trials; null: 1 on this machine, 8 on a cluster.
+        launcher: local runs processes here, slurm submits jobs to a cluster, submitit_local tests that here.
     """
 
     stage: str = "pretrain"
@@ -85,13 +85,13 @@ class SweepOptions:
         if self.sampler == "grid" and self.trials is not None:
             raise ConfigError(
                 "sweep.trials is given with sweep.sampler=grid",
-                "every combination of a grid",
+                "no number of trials, as a grid runs every combination",
                 "leave it out, or choose sweep.sampler=random or optuna",
             )
 
     @property
     def n_parallel(self) -> int:
-        """Trials at once."""
+        """The number of concurrent trials."""
         return self.parallel or (1 if self.launcher == "local" else CLUSTER_PARALLEL)
 
     @property

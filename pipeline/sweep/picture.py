@@ -1,4 +1,4 @@
-"""A sweep in one picture: the trials in time, and the metric over each key."""
+"""Plot a sweep: the metric by trial, and over the values of each key."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pipeline.words import shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: State -> (colour, whether filled, what the legend says).
+#: State -> (colour, whether filled, label).
 _STYLES = {
     "done": ("tab:blue", True, "done"),
     "pruned": ("tab:orange", False, "pruned, at its last validation"),
@@ -27,7 +27,7 @@ _LONG_WORD = 14
 
 
 def draw(found: Sequence[Result], plan: Plan, file: Path) -> bool:
-    """Draw the trials that have a value; False where there are none."""
+    """Plot the trials that have a value; returns False if there are none."""
     shown = [one for one in found if one.value is not None and one.state in _STYLES]
     if not shown:
         return False
@@ -52,7 +52,7 @@ def draw(found: Sequence[Result], plan: Plan, file: Path) -> bool:
 
 
 def _history(axes: "Axes", shown: Sequence[Result], plan: Plan) -> None:
-    """Each trial by its number, and the best until then."""
+    """Plot each trial by its number, and the best so far."""
     from matplotlib.ticker import MaxNLocator
 
     for state, (colour, filled, label) in _STYLES.items():
@@ -79,7 +79,7 @@ def _history(axes: "Axes", shown: Sequence[Result], plan: Plan) -> None:
 
 
 def _over_key(axes: "Axes", shown: Sequence[Result], plan: Plan, place: int) -> None:
-    """The metric over the values of one key: numbers on their axis, words side by side."""
+    """Plot the metric over the values of one key: numbers on a numeric axis, words as categories."""
     key = plan.swept[place]
     places = _places(axes, key, [one.values[key.key] for one in shown])
     for state, (colour, filled, _) in _STYLES.items():
@@ -99,7 +99,7 @@ def _over_key(axes: "Axes", shown: Sequence[Result], plan: Plan, place: int) -> 
 
 
 def _places(axes: "Axes", key: Swept, words: Sequence[str]) -> Sequence[float]:
-    """Where the values stand on the axis, which is made for them."""
+    """Return the positions of the values on the axis, and set up the axis."""
     numbers = _numbers(words)
     if numbers is None:
         order = [word for word in key.values or [] if word in words]

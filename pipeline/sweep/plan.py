@@ -1,4 +1,4 @@
-"""What a sweep will do: the stage, the keys, the trials, and the metric that decides."""
+"""Plan a sweep: the stage, the keys, the trials, and the metric that ranks them."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,28 +19,28 @@ from pipeline.tasks.finetuning import FinetuneTask
 
 Direction = Literal["minimize", "maximize"]
 
-#: The stages that train, each with what builds its task and refuses any other.
+#: The stages that train, each with the function that builds its task and refuses any other.
 TASK_OF: Mapping[str, Callable[[Config], Any]] = {
     "pretrain": pretraining_task,
     "finetune": finetuning_task,
 }
-#: Combinations that are tried before the first trial, to find a valid one.
+#: Combinations that are checked before the first trial, to find a valid one.
 MAX_EXAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A sweep before its first trial.
+    """The plan of a sweep.
 
     Args:
         target: the stage as typed, for example finetune-classify.
         stage: the stage itself.
-        fixed: words that every trial gets.
-        swept: the keys that differ.
-        n_trials: how many trials there will be.
-        grid: the values of each trial of a grid, in order; None where they are drawn.
-        metric: what decides.
-        direction: which way it is better.
+        fixed: words that are the same in every trial.
+        swept: the keys that vary.
+        n_trials: the number of trials.
+        grid: the values of each trial of a grid, in order; None if they are drawn.
+        metric: the metric that ranks trials.
+        direction: whether it is minimized or maximized.
     """
 
     target: str
@@ -53,20 +53,20 @@ class Plan:
     direction: Direction
 
     def words(self, values: Mapping[str, str]) -> list[str]:
-        """All words of a trial."""
+        """Return all words of a trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
 
     def typed(self, values: Mapping[str, str]) -> list[str]:
-        """The words of a trial less the task, which the Make target says."""
+        """Return the words of a trial without the task, which is part of the Make target."""
         return [
             word for word in self.words(values) if f"{self.stage}-{word.removeprefix('task=')}" != self.target
         ]
 
     def compose(self, values: Mapping[str, str]) -> Config:
-        """The configuration of a trial, checked as far as that goes without reading data.
+        """Return the configuration of a trial, checked as far as possible without reading data.
 
         Raises:
-            UserError: the values are impossible.
+            UserError: the values are invalid.
         """
         config = compose(self.stage, self.words(values))
         TASK_OF[self.stage](config)
@@ -75,7 +75,7 @@ class Plan:
 
 
 def make_plan(options: SweepOptions, words: Sequence[str]) -> Plan:
-    """Read what the trials are given, and decide what is not said.
+    """Read the words of the trials, and fill in the defaults.
 
     Raises:
         ConfigError: an unknown stage, no swept key, ranges in a grid, or no valid combination.
@@ -100,7 +100,7 @@ def make_plan(options: SweepOptions, words: Sequence[str]) -> Plan:
 
 
 def _stage_of(target: str) -> tuple[str, list[str]]:
-    """The stage, and the word of its task, of what stands behind `make`."""
+    """Return the stage of a `make` target, and the word of its task."""
     stage, dash, task = target.partition("-")
     if stage in TASK_OF and (task in groups()["task"] or not dash):
         return stage, [f"task={task}"] if task else []
@@ -109,12 +109,12 @@ def _stage_of(target: str) -> tuple[str, list[str]]:
     raise ConfigError(
         f"sweep.stage={target} cannot be swept",
         f"a stage that trains: {', '.join(known)}",
-        f"did you mean STAGE={close[0]}?" if close else "give STAGE=pretrain",
+        f"did you mean STAGE={close[0]}?" if close else "use STAGE=pretrain",
     )
 
 
 def _tasks(stage: str) -> list[str]:
-    """The tasks that a stage trains."""
+    """Return the tasks that a stage trains."""
     names = []
     for name in groups()["task"]:
         try:
@@ -126,10 +126,10 @@ def _tasks(stage: str) -> list[str]:
 
 
 def _example(plan: Plan) -> Config:
-    """The configuration of one trial that can be run.
+    """Return the configuration of a valid trial.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no combination is valid.
     """
     first: UserError | None = None
     for values in islice(examples(plan.swept), MAX_EXAMPLES):
@@ -138,19 +138,21 @@ def _example(plan: Plan) -> Config:
         except UserError as error:
             first = first or error
     if first is None:
-        raise ConfigError("nothing to sweep", "at least one combination", "give a key several values")
-    raise ConfigError(f"no trial can be run: {first.problem}", first.expected, first.remedy) from first
+        raise ConfigError(
+            "there is nothing to sweep", "at least one combination", "give a key several values"
+        )
+    raise ConfigError(f"no trial is valid: {first.problem}", first.expected, first.remedy) from first
 
 
 def _what_decides(options: SweepOptions, plan: Plan, config: Config) -> tuple[str, Direction]:
-    """The metric that is asked for, or that of the task's best weights, and its direction."""
+    """Return the requested metric, or the one that selects the task's best weights, and its direction."""
     if options.metric is not None:
         lower = lower_is_better(options.metric)
         return options.metric, options.direction or ("minimize" if lower else "maximize")
     keys = {key.key.lstrip("+~").split(".")[0] for key in plan.swept}
     if "task" in keys:
         raise ConfigError(
-            "task is swept, and the metrics of different tasks do not compare",
+            "task is swept, but the metrics of different tasks are not comparable",
             "a metric that all trials have",
             "give sweep.metric=NAME, or sweep one task at a time",
         )
@@ -163,7 +165,7 @@ def _what_decides(options: SweepOptions, plan: Plan, config: Config) -> tuple[st
 
 
 def identity(options: SweepOptions, plan: Plan) -> dict[str, Any]:
-    """What a sweep began with, and goes on with."""
+    """Return what must not change when a sweep is resumed."""
     return {
         **{key: getattr(options, key) for key in ("stage", "sampler", "seed")},
         "keys": {key.key: key.text for key in plan.swept},
@@ -174,5 +176,5 @@ def identity(options: SweepOptions, plan: Plan) -> dict[str, Any]:
 
 
 def _says_how(word: str) -> bool:
-    """Whether a word says where a run is kept, not what it is."""
+    """Whether a word says where a run is stored, not what it computes."""
     return word.lstrip("+~").split("=")[0].split(".")[0] in ("runs_dir", "cache_dir", "tracking")

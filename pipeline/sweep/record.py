@@ -1,4 +1,4 @@
-"""What a sweep records of itself in its folder, and the sweep that RESUME goes on with."""
+"""Record a sweep in its folder, and find the sweep that RESUME resumes."""
 
 import json
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ RECORD = "sweep.json"
 
 
 def write_record(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Record what a sweep begins with."""
+    """Record what must not change when the sweep is resumed."""
     write_whole(folder / RECORD, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
 
 
 def find_sweep(runs_dir: Path, resume: bool | str, identity: Mapping[str, Any]) -> RunFolder:
-    """The sweep of that name, or the newest unfinished one that began as this one does.
+    """Return the sweep of that name, or the newest unfinished one with the same identity.
 
-    A finished one is found too: it may get more trials.
+    A finished sweep is returned too: it may get more trials.
 
     Raises:
-        RunError: there is none, or it began with something else.
+        RunError: there is no such sweep, or it has another identity.
     """
     sweeps = [run for run in list_runs(runs_dir) if (run.path / RECORD).exists()]
     if isinstance(resume, str):
@@ -36,9 +36,9 @@ def find_sweep(runs_dir: Path, resume: bool | str, identity: Mapping[str, Any]) 
         what = f"called '{resume}'" if isinstance(resume, str) else "to resume"
         known = ", ".join(run.name for run in sweeps[:5]) or "none"
         raise RunError(
-            f"no sweep {what} in {runs_dir}",
-            f"one that was begun (there are: {known})",
-            "name one with RESUME=name, or begin one without RESUME",
+            f"there is no sweep {what} in {runs_dir}",
+            f"a sweep that was started before ({known})",
+            "name one with RESUME=NAME, or start one without RESUME",
         )
     _check_same(found[0], identity)
     return RunFolder(found[0].path, found[0].record, resumed=True)
@@ -50,14 +50,14 @@ def _check_same(run: RunFolder, identity: Mapping[str, Any]) -> None:
         key, (before, now) = next(iter(differences.items()))
         name = "" if key in ("keys", "words") else f"{key}="
         raise RunError(
-            f"{run.path} began with {name}{before}, not {now}",
-            "the same stage, keys, values and sampler as at its beginning",
-            f"give them as they were (see {run.path / RECORD}), or begin a new sweep without RESUME",
+            f"{run.path} was started with {name}{before}, not {now}",
+            "the stage, keys, values and sampler that it was started with",
+            f"use the recorded ones (see {run.path / RECORD}), or start a new sweep without RESUME",
         )
 
 
 def _differences(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Name -> what it began with and what is given now."""
+    """Return name -> (recorded value, value now)."""
     began = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
     return {
         key: (_told(began.get(key)), _told(now)) for key, now in identity.items() if began.get(key) != now
@@ -65,7 +65,7 @@ def _differences(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, tuple
 
 
 def _told(value: Any) -> str:
-    """As the user types it."""
+    """Format a value as the user types it."""
     if isinstance(value, Mapping):
         return " ".join(f"{key}={text}" for key, text in value.items())
     return " ".join(value) or "(none)" if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""The trials of a sweep as people read them: rows of a table, in the terminal, as CSV and in Markdown."""
+"""Format the trials of a sweep as a table: in the terminal, as CSV and in Markdown."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ _STATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A trial that has begun."""
+    """A trial that was started."""
 
     number: int
     values: dict[str, str]
@@ -37,12 +37,12 @@ class Result:
 
     @property
     def changed(self) -> str:
-        """What it changes, on one line."""
+        """The values of the trial, on one line."""
         return " ".join(f"{key}={value}" for key, value in self.shown.items())
 
 
 def result_of(trial: FrozenTrial, study: Study, plan: Plan) -> Result:
-    """A trial as it is shown."""
+    """Return a trial for display."""
     values = values_of(trial, plan)
     same_as = trial.user_attrs.get(TWIN)
     run = trial.user_attrs.get(RUN)
@@ -61,23 +61,23 @@ def result_of(trial: FrozenTrial, study: Study, plan: Plan) -> Result:
 
 
 def results(study: Study, plan: Plan) -> list[Result]:
-    """All trials that have begun, the best first."""
+    """Return all trials that were started, the best first."""
     begun = [trial for trial in study.trials if trial.state in _STATES]
     return [result_of(trial, study, plan) for trial in ranked(study, begun)]
 
 
 def best_of(found: Sequence[Result]) -> Result | None:
-    """The best finished trial of those in order."""
+    """Return the best finished trial of ranked ones."""
     return found[0] if found and found[0].state == "done" else None
 
 
 def command_of(result: Result, plan: Plan) -> str:
-    """What to type to run a trial again."""
+    """Return the command that runs a trial again."""
     return f"make {plan.target} {as_args(plan.typed(result.values))}"
 
 
 def as_csv(found: Sequence[Result], metric: str) -> str:
-    """A row a trial, with every value to the last digit."""
+    """Return one line per trial, with values to the last digit."""
     text = io.StringIO()
     writer = csv.writer(text)
     keys = list(found[0].values) if found else []
@@ -89,7 +89,7 @@ def as_csv(found: Sequence[Result], metric: str) -> str:
 
 
 def as_markdown(found: Sequence[Result], metric: str) -> str:
-    """The same as a table in Markdown."""
+    """Return the trials as a table in Markdown."""
     keys = list(found[0].shown) if found else []
     lines = [_row(["trial", metric, *keys, "state", "seconds", "run"]), "|" + "---|" * (len(keys) + 5)]
     for one in found:

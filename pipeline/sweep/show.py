@@ -1,4 +1,4 @@
-"""What a sweep says while it runs, on standard error, and its table at the end."""
+"""Report the progress of a sweep on standard error, and its table at the end."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,23 +23,23 @@ from pipeline.sweep.space import Swept
 from pipeline.sweep.study import FIRST_AT_RANDOM
 from pipeline.words import clock
 
-#: Trials of a grid that are listed in the plan.
+#: Number of trials of a grid that are listed in the plan.
 LISTED = 6
 COLOURS = {"done": "green", "pruned": "yellow", "failed": "red", "interrupted": "yellow"}
 
 
 def show_plan(plan: Plan, options: SweepOptions, folder: Path, *, n_done: int, tracked: bool) -> None:
-    """What is going to be done, before it begins."""
+    """Show the plan before the first trial."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    left = f", {n_done} of them done before" if n_done else ""
+    left = f", {n_done} of them already done" if n_done else ""
     table.add_row("trials", f"{plan.n_trials} of {plan.target}{left}, {_at_once(options)}")
     for key in plan.swept:
         table.add_row(f"  {key.key}", Text(_describe(key)))
     table.add_row("order", Text(_order(plan, options)))
     way = "lowest" if plan.direction == "minimize" else "highest"
-    table.add_row("best is", f"the {way} {plan.metric}")
+    table.add_row("best", f"the {way} {plan.metric}")
     table.add_row("pruning", _pruning(options, tracked=tracked))
     table.add_row("folder", Text(report.short(folder)))
     report.panel(f"Sweep {escape(folder.name)}", table)
@@ -65,7 +65,7 @@ def _describe(key: Swept) -> str:
 
 
 def _by_factor(log: bool) -> str:
-    return ", evenly by factor (log)" if log else ""
+    return ", on a logarithmic scale" if log else ""
 
 
 def _order(plan: Plan, options: SweepOptions) -> str:
@@ -86,15 +86,15 @@ def _words(values: dict[str, str]) -> str:
 
 def _pruning(options: SweepOptions, *, tracked: bool) -> str:
     if not options.prunes:
-        return "none: every trial runs to its end"
+        return "none: every trial runs to completion"
     if not tracked:
-        return "none: with tracking=off nobody sees a trial's validations"
+        return "none: with tracking=off a trial's validations are not recorded"
     ended = "1 has" if options.prune_after == 1 else f"{options.prune_after} have"
     return f"trials worse than the median at a validation are stopped, once {ended} ended"
 
 
 class Narrator:
-    """Says a line about each trial that ends; on a terminal, what runs stands below."""
+    """Print a line for each trial that ends; on a terminal, show running trials below."""
 
     def __init__(self, study: Study, plan: Plan, noted: Callable[[Result, Result | None], None]) -> None:
         self._study, self._plan, self._noted = study, plan, noted
@@ -106,7 +106,7 @@ class Narrator:
 
     @contextmanager
     def live(self) -> Iterator[Self]:
-        """Show the state of things on a terminal until the end of the block."""
+        """Show running trials on a terminal until the end of the block."""
         if not self._console.is_terminal:
             yield self
             return
@@ -115,15 +115,15 @@ class Narrator:
         self._status = None
 
     def began(self, trial: Trial, values: dict[str, str], *, resumed: bool) -> None:
-        """Remember it."""
+        """Note that a trial has started."""
         words = _words(values)
         self._width = max(self._width, len(words))
         self._begun[trial.number] = words, time.monotonic()
         if resumed:
-            self._console.print(f"trial {trial.number} goes on: {escape(words)}")
+            self._console.print(f"trial {trial.number} is resumed: {escape(words)}")
 
     def looked(self, running: int) -> None:
-        """Show what runs, for how long, and what is the best so far."""
+        """Show the running trials, their durations, and the best trial so far."""
         if self._status is None:
             return
         work = "; ".join(
@@ -141,7 +141,7 @@ class Narrator:
         self._status.update(escape(f"{work}{so_far}{about}"))
 
     def ended(self, trial: FrozenTrial) -> None:
-        """One line, and the best so far."""
+        """Print a line, with the best so far."""
         self._begun.pop(trial.number, None)
         result = result_of(trial, self._study, self._plan)
         best = best_of(results(self._study, self._plan))
@@ -167,12 +167,12 @@ class Narrator:
 
 
 def _note(one: Result, best: Result | None) -> str:
-    """What the table says of a trial beside its numbers: of a reason, its first part."""
+    """Return the note on a trial in the table: the first part of its reason."""
     return "best" if one is best else (one.reason or "").partition(";")[0]
 
 
 def result_table(found: Sequence[Result], plan: Plan) -> Table:
-    """All trials, the best first."""
+    """Return a table of all trials, the best first."""
     table = Table(box=None, pad_edge=False, title_justify="left")
     shorts = short_keys([key.key for key in plan.swept])
     table.add_column("trial", justify="right")

@@ -1,4 +1,4 @@
-"""The swept keys of a command line, read by Hydra's own grammar, as distributions of Optuna."""
+"""Parse the swept keys of a command line with Hydra's grammar into distributions of Optuna."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Swept:
     """A key with several values.
 
     Args:
-        key: as typed.
+        key: the key, as typed.
         text: its values, as typed.
-        distribution: what is drawn from.
-        values: all of them, as words, where they can be listed.
+        distribution: the distribution to draw from.
+        values: all values, as words, if they can be listed.
     """
 
     key: str
@@ -46,19 +46,19 @@ class Swept:
 
     @property
     def ends(self) -> list[str]:
-        """Values to try whether anything composes: all that can be listed, or the first and the last."""
+        """Values with which to check that something composes: all listed ones, or the first and the last."""
         if self.values is not None:
             return self.values
         if not isinstance(self.distribution, FloatDistribution | IntDistribution):
-            raise TypeError(f"{self.distribution} is no range")
+            raise TypeError(f"{self.distribution} is not a range")
         return [word_of(self.distribution.low), word_of(self.distribution.high)]
 
 
 def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[Swept]]:
-    """The words with one value, and the swept keys; `listed`: every value has to be known (a grid).
+    """Split words into those with one value and swept keys; `listed`: values must be listable (a grid).
 
     Raises:
-        ConfigError: nothing is swept, a key is swept twice, or a word is none, or its values cannot be listed
+        ConfigError: nothing is swept, a key is swept twice, a word is invalid, or its values cannot be listed
             or drawn.
     """
     fixed: list[str] = []
@@ -72,7 +72,7 @@ def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[S
             swept[override.get_key_element()] = _swept(override, listed=listed)
     if not swept:
         raise ConfigError(
-            "nothing to sweep: no key has more than one value",
+            "there is nothing to sweep: no key has more than one value",
             'at least one list or range, for example ARGS="optimizer.lr=1e-3,4e-3 size=nano,tiny"',
             "give a key several values",
         )
@@ -80,13 +80,13 @@ def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[S
 
 
 def combinations(swept: Sequence[Swept]) -> list[dict[str, str]]:
-    """Every combination of listed values, in the order typed: the last key changes first."""
+    """Return every combination of listed values, in the order typed: the last key varies fastest."""
     lists = [key.values or [] for key in swept]
     return [dict(zip([key.key for key in swept], values, strict=True)) for values in product(*lists)]
 
 
 def examples(swept: Sequence[Swept]) -> Iterator[dict[str, str]]:
-    """Combinations to try: first some in which each value of a list and each end of a range is there."""
+    """Yield combinations to check: first some that contain each listed value and each end of a range."""
     names, ends = [key.key for key in swept], [key.ends for key in swept]
     for i in range(max(map(len, ends))):
         yield dict(zip(names, [each[i % len(each)] for each in ends], strict=True))
@@ -95,12 +95,12 @@ def examples(swept: Sequence[Swept]) -> Iterator[dict[str, str]]:
 
 
 def words_of(params: Mapping[str, Any], swept: Sequence[Swept]) -> dict[str, str]:
-    """Drawn parameters as words, in the order typed."""
+    """Format drawn parameters as words, in the order typed."""
     return {key.key: word_of(params[key.key]) for key in swept}
 
 
 def word_of(value: Any) -> str:
-    """A value as it is typed, to the last digit."""
+    """Format a value as it is typed, to the last digit."""
     return value if isinstance(value, str) else repr(value)
 
 
@@ -109,10 +109,10 @@ def _swept(override: Override, *, listed: bool) -> Swept:
     _check_tags(key, getattr(value, "tags", set()))
     values = _values(override, value)
     if values is not None and not values:
-        raise ConfigError(f"{key}={text} holds no value", "at least one", f"correct {key}")
+        raise ConfigError(f"{key}={text} has no values", "at least one value", f"correct {key}")
     if listed and values is None:
         raise ConfigError(
-            f"{key}={text} has no end of values, and sweep.sampler=grid takes every one",
+            f"{key}={text} has infinitely many values, but sweep.sampler=grid tries each one",
             "a list such as 1e-4,3e-4 or a range such as range(1,5)",
             "give a list, or choose sweep.sampler=random or sweep.sampler=optuna",
         )
@@ -128,12 +128,12 @@ def _swept(override: Override, *, listed: bool) -> Swept:
 def _check_tags(key: str, tags: set[str]) -> None:
     if unknown := sorted(tags - {LOG}):
         raise ConfigError(
-            f"{key}: the tag {unknown[0]} means nothing here", "tag(log, ...)", f"leave out {unknown[0]}"
+            f"{key}: the tag {unknown[0]} is not supported", "tag(log, ...)", f"leave out {unknown[0]}"
         )
 
 
 def _values(override: Override, value: Any) -> list[str] | None:
-    """All values as words; None of an interval."""
+    """Return all values as words; None for an interval."""
     if isinstance(value, IntervalSweep):
         return None
     if isinstance(value, Glob):
@@ -148,10 +148,10 @@ def _rounded(value: Any) -> Any:
 
 
 def _distribution(value: Any, values: list[str] | None, *, listed: bool) -> BaseDistribution:
-    """A range is drawn from by its numbers; a list, and anything of a grid, by its words.
+    """Return the distribution of a range over numbers; of a list, and of anything in a grid, over words.
 
     Raises:
-        ValueError: of Optuna, for a range that is none.
+        ValueError: Optuna rejects the range.
     """
     if isinstance(value, IntervalSweep):
         low, high, log = value.start, value.end, LOG in value.tags
@@ -166,4 +166,4 @@ def _distribution(value: Any, values: list[str] | None, *, listed: bool) -> Base
         return FloatDistribution(float(values[0]), float(values[-1]), log=log, step=step)
     if isinstance(value, ChoiceSweep | Glob | RangeSweep) and values is not None:
         return CategoricalDistribution(values)
-    raise ValueError(f"{value} is no list and no range")
+    raise ValueError(f"{value} is neither a list nor a range")

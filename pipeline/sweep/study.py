@@ -1,6 +1,6 @@
-"""The record of a sweep's trials: Optuna's study, in a journal in the sweep's folder.
+"""Record a sweep's trials: Optuna's study, in a journal in the sweep's folder.
 
-All samplers share it. A grid is queued whole, in the order typed: so the plan is what happens, and what a
+All samplers share it. A grid is queued completely, in the order typed, so it runs as planned, and what a
 killed sweep has not run is what is still queued. (Optuna's GridSampler shuffles, and cannot be asked trial by
 trial: it stops the study from within the last one.)
 """
@@ -25,12 +25,12 @@ from pipeline.sweep.space import words_of
 
 JOURNAL = "study.jsonl"
 _NAME = "sweep"
-#: Trials that TPE draws at random before it knows enough to choose (Optuna's own number).
+#: Trials that TPE draws at random before it starts to choose (Optuna's default).
 FIRST_AT_RANDOM = 10
 
 
 def open_study(folder: Path, plan: Plan, options: SweepOptions) -> Study:
-    """The study in `folder`, made where there is none. The caller holds the folder's lock."""
+    """Open the study in `folder`, or create it. The caller holds the folder's lock."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = folder / JOURNAL
     is_new = not file.exists()
@@ -49,14 +49,14 @@ def open_study(folder: Path, plan: Plan, options: SweepOptions) -> Study:
 
 
 def _mend(file: Path) -> None:
-    """Take away what a killed process left: half a line at the end, and Optuna's lock."""
+    """Remove what a killed process left: an incomplete last line, and Optuna's lock."""
     file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
     if file.exists() and not (text := file.read_bytes()).endswith(b"\n"):
         write_whole(file, text[: text.rfind(b"\n") + 1])
 
 
 def next_trial(study: Study, plan: Plan, options: SweepOptions) -> Trial | None:
-    """The next trial of the plan; None when all have begun."""
+    """Return the next trial of the plan; None if all have been started."""
     n_begun = sum(trial.state != TrialState.WAITING for trial in study.trials)
     if n_begun >= plan.n_trials:
         return None
@@ -65,7 +65,7 @@ def next_trial(study: Study, plan: Plan, options: SweepOptions) -> Trial | None:
 
 
 def _sampler(options: SweepOptions, number: int) -> BaseSampler:
-    """One for each trial, seeded by its number: a resumed sweep draws what an undisturbed one would."""
+    """Create a sampler seeded by the trial's number, so that a resumed sweep draws the same values."""
     seed = int(np.random.SeedSequence([options.seed, number]).generate_state(1)[0])
     if options.sampler == "optuna":
         return TPESampler(n_startup_trials=FIRST_AT_RANDOM, seed=seed, constant_liar=options.n_parallel > 1)
@@ -73,7 +73,7 @@ def _sampler(options: SweepOptions, number: int) -> BaseSampler:
 
 
 def interrupted(study: Study) -> list[Trial]:
-    """Trials that had begun and had not ended when the sweep did."""
+    """Return the trials that were running when the sweep ended."""
     return [
         Trial(study, trial._trial_id)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -81,17 +81,17 @@ def interrupted(study: Study) -> list[Trial]:
 
 
 def n_ended(study: Study) -> int:
-    """Trials that need no more work."""
+    """Count the trials that have ended."""
     return sum(trial.state.is_finished() for trial in study.trials)
 
 
 def values_of(trial: Trial | FrozenTrial, plan: Plan) -> dict[str, str]:
-    """What the trial changes, as words."""
+    """Return the values of the trial, as words."""
     return words_of(trial.params, plan.swept)
 
 
 def twin(study: Study, trial: Trial) -> FrozenTrial | None:
-    """A finished trial with the same values: a run is a function of its configuration, so is its result."""
+    """Return a finished trial with the same values, as equal configurations give equal results."""
     return next(
         (
             other
@@ -103,7 +103,7 @@ def twin(study: Study, trial: Trial) -> FrozenTrial | None:
 
 
 def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The best first; then those that were stopped, failed or are not done."""
+    """Rank trials, the best first; then those that were pruned, failed or are not done."""
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
     order: Mapping[Any, int] = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
 

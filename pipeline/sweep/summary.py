@@ -1,4 +1,4 @@
-"""The run of MLflow that stands for a whole sweep: the best trial, the table, the picture, the addresses."""
+"""The MLflow run of a sweep: the best trial, the table, the picture and links."""
 
 import glob
 import os
@@ -24,7 +24,7 @@ TAG = "sweep_id"
 
 
 def begin_summary(config: Config, run: RunFolder, plan: Plan) -> Run:
-    """Begin the sweep's own run in MLflow, or go on with it."""
+    """Start or resume the sweep's own run in MLflow."""
     options = replace(construct(config.tracking, TrackingOptions), system_metrics=False)
     card = RunCard(
         stage=config.stage.name,
@@ -42,7 +42,7 @@ def begin_summary(config: Config, run: RunFolder, plan: Plan) -> Run:
 
 
 def trials_url(folder: Path) -> str | None:
-    """The trials in MLflow, side by side; None where no trial is known there (yet)."""
+    """Return the address of the trials in MLflow, side by side; None if MLflow has no trial (yet)."""
     for trial in sorted(folder.parent.glob(f"{glob.escape(folder.name)}-*/tracking")):
         progress = Progress.load(trial)
         if progress.uri and progress.experiment_id:
@@ -51,7 +51,7 @@ def trials_url(folder: Path) -> str | None:
 
 
 def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | None) -> None:
-    """A point for each trial: its value, and the best until then."""
+    """Log a point for each trial: its value, and the best so far."""
     values = {} if result.value is None or result.state != "done" else {"trial/value": result.value}
     if best is not None and best.value is not None:
         values["trial/best"] = best.value
@@ -60,7 +60,7 @@ def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | Non
 
 
 def write_results(folder: Path, found: Sequence[Result], plan: Plan) -> list[Path]:
-    """The table and the picture in the sweep's folder, as far as there is something to show."""
+    """Write the table and the picture to the sweep's folder, if there is something to show."""
     write_whole(folder / TABLE, as_csv(found, plan.metric))
     write_whole(folder / NOTE, _page(folder, found, plan))
     has_picture = draw(found, plan, folder / PICTURE)
@@ -68,17 +68,17 @@ def write_results(folder: Path, found: Sequence[Result], plan: Plan) -> list[Pat
 
 
 def mark_pruned(found: Sequence[Result], runs_dir: Path) -> None:
-    """Tell MLflow which trials were pruned: their runs say KILLED, as those of Ctrl-C do."""
+    """Tag pruned trials in MLflow: their runs are KILLED, like those stopped by Ctrl-C."""
     for one in found:
         if one.state != "pruned":
             continue
         problem = tag_run(runs_dir / str(one.run), {"sweep_state": "pruned"}, environ=os.environ)
         if problem:
-            report.say("Note", f"`make sync` tells MLflow later that {one.run} was pruned: {problem}")
+            report.say("Note", f"run `make sync` later to mark {one.run} as pruned in MLflow: {problem}")
 
 
 def end_summary(tracked: Run, folder: Path, found: Sequence[Result], plan: Plan) -> None:
-    """Record what came of the sweep: the best trial's values and metric, files, description."""
+    """Record the results: the best trial's values and metric, files, description."""
     best = best_of(found)
     mark_pruned(found, folder.parent)
     for file in write_results(folder, found, plan):
@@ -102,7 +102,7 @@ def end_summary(tracked: Run, folder: Path, found: Sequence[Result], plan: Plan)
 
 
 def _page(folder: Path, found: Sequence[Result], plan: Plan) -> str:
-    """The sweep in Markdown, for somebody who has seen nothing of it."""
+    """Describe the sweep in Markdown."""
     best = best_of(found)
     way = "lowest" if plan.direction == "minimize" else "highest"
     keys = ", ".join(f"`{key.key}={key.text}`" for key in plan.swept)

@@ -1,4 +1,4 @@
-"""What the run folder of a trial tells: its validations while it runs, and how it ended."""
+"""Read a trial's validations while it runs, and how it ended, from its run folder."""
 
 import json
 import signal
@@ -14,12 +14,12 @@ from pipeline.tracking.spool import POINTS, lane_file, read_records
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended.
+    """The outcome of a trial.
 
     Args:
         state: done, failed, or stopped by a signal.
-        metrics: of its best bundle, if it is done.
-        reason: why not, in a line.
+        metrics: the metrics of its best bundle, if it is done.
+        reason: why it is not done, on one line.
     """
 
     state: Literal["done", "failed", "stopped"]
@@ -28,14 +28,14 @@ class Outcome:
 
 
 class Validations:
-    """The validations of a run, read as its spool grows; there are none of a run that is not tracked."""
+    """The validations of a run, read as its spool grows; an untracked run has none."""
 
     def __init__(self, folder: Path) -> None:
         self._file = lane_file(folder / "tracking", POINTS)
         self._offset = 0
 
     def new(self) -> list[tuple[int, dict[str, float]]]:
-        """The step and the metrics of each one since the last look."""
+        """Return the step and the metrics of each validation since the last call."""
         found = []
         for record, offset in read_records(self._file, self._offset):
             self._offset = offset
@@ -47,24 +47,24 @@ class Validations:
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether the run has a checkpoint to go on from."""
+    """Whether the run has a checkpoint to resume from."""
     return (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def outcome(folder: Path, log: Path, exit_code: int | None) -> Outcome:
-    """How the run in `folder` ended; `exit_code` is None where nobody waited for its process."""
+    """Return how the run in `folder` ended; `exit_code` is None if no one waited for its process."""
     best = folder / "bundles" / "best"
-    status = mapping_in(folder / "run.json").get("status")  # None: it has not come so far
+    status = mapping_in(folder / "run.json").get("status")  # None: it did not get that far
     if status == "FINISHED" and is_finished(best):
         metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
         return Outcome(state="done", metrics=metrics)
     if status == "KILLED" or exit_code in [128 + number for number in SIGNALS]:
-        return Outcome(state="stopped", metrics={}, reason="stopped by a signal from outside")
+        return Outcome(state="stopped", metrics={}, reason="stopped by an external signal")
     return Outcome(state="failed", metrics={}, reason=_reason(log, exit_code))
 
 
 def _reason(log: Path, exit_code: int | None) -> str:
-    """The line that says why, as the process said it; else what became of the process."""
+    """Return the error line that the process printed, or else how the process ended."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -72,6 +72,6 @@ def _reason(log: Path, exit_code: int | None) -> str:
         return told[-1]
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        memory = ", which the system sends where memory runs out" if -exit_code == signal.SIGKILL else ""
+        memory = " (the system may have run out of memory)" if -exit_code == signal.SIGKILL else ""
         return f"killed by {name}{memory}"
     return lines[-1] if lines else "exited without output"

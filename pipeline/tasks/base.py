@@ -29,7 +29,7 @@ if (
 
     from modules.lit_module import Objective
 
-#: How a user writes a gap to be filled.
+#: The marker of a gap in a prompt.
 GAP = "<mask>"
 
 
@@ -79,7 +79,7 @@ class PretrainingTask(Protocol):
         texts: Sequence[str],
         options: SamplingOptions,
     ) -> list[Sample]:
-        """Show what the model does with `prompts`, or, where there are none, with `texts` or from nothing."""
+        """Generate samples from `prompts`, or else from `texts` or without a prompt."""
         ...
 
     def writing(
@@ -167,7 +167,7 @@ def check_gaps(text: str) -> None:
     """
     if GAP not in text:
         raise DataError(
-            f"the text has no {GAP}", "a text with gaps, which the model fills", f"write {GAP} in it"
+            f"the text has no {GAP}", "a text with gaps for the model to fill", f"write {GAP} in the text"
         )
 
 
@@ -180,5 +180,7 @@ def check_length(n_tokens: int, model: Model) -> None:
     most = model.backbone.max_seq_len
     if n_tokens > most:
         raise DataError(
-            f"the text has {n_tokens:,} tokens with its special ones", f"at most {most:,}", "shorten the text"
+            f"the text has {n_tokens:,} tokens, including special tokens",
+            f"at most {most:,}",
+            "shorten the text",
         )

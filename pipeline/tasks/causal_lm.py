@@ -19,7 +19,7 @@ from pipeline.tasks.showing import Showing
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
-#: Texts written from nothing when there are no prompts.
+#: Number of texts generated without a prompt if there are no prompts.
 N_SAMPLES = 3
 
 #: The first sentence of a text, or a part of it.
@@ -81,7 +81,7 @@ class CausalLM(PretrainingTask):
         texts: Sequence[str],
         options: SamplingOptions,
     ) -> list[Sample]:
-        """Go on from the prompts, or write from nothing."""
+        """Continue the prompts, or generate text without a prompt."""
         given = list(prompts) or [""] * N_SAMPLES
         ids = [self.prompt(prompt, tokenizer) for prompt in given]
         made = _go_on(model, tokenizer, ids, options)

@@ -1,4 +1,4 @@
-"""Dialogue: turns of a person and a model, one after another."""
+"""Dialogue: turns of a user and a model, one after another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -70,8 +70,8 @@ class SpanDenoising(PretrainingTask):
         """
         if not tokenizer.sentinel_ids:
             raise TokenizerError(
-                "the tokenizer has no tokens that stand for dropped spans",
-                "tokens <extra_id_0>, <extra_id_1>, ..., as T5 has them",
+                "the tokenizer has no sentinel tokens for dropped spans",
+                "tokens <extra_id_0>, <extra_id_1>, ..., like those of T5",
                 "choose another task, or a model whose tokenizer has them",
             )
         return partial(

@@ -1,4 +1,4 @@
-"""What a task tells of an answer, so that it can be explained: the numbers that decided it."""
+"""The scores that decided a prediction, from which it is explained."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

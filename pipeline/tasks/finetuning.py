@@ -54,7 +54,7 @@ Feature = dict[str, npt.NDArray[np.int64]]
 
 #: Why the generation of a text ended.
 FinishReason = Literal["stop", "length", "empty_source"]
-_REMARKS = {"length": "cut at the longest length", "empty_source": "nothing to answer"}
+_REMARKS = {"length": "cut at the maximum length", "empty_source": "empty input"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,8 +87,8 @@ def layout_of(backbone: Transformer) -> Layout:
         if isinstance(backbone, kind):
             return layout
     raise ConfigError(
-        f"{type(backbone).__name__} cannot write text",
-        "EncoderDecoder or Decoder",
+        f"{type(backbone).__name__} cannot generate text",
+        "an EncoderDecoder or a Decoder",
         "start from a bundle pretrained with denoise or causal_lm",
     )
 

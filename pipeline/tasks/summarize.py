@@ -1,4 +1,4 @@
-"""Summarisation: a text, told in a sentence or a few."""
+"""Summarisation: a text, summarised in one or a few sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

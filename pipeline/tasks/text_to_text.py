@@ -34,7 +34,7 @@ class TextToText(WritingTask):
         length_penalty: more prefers longer answers; 1 compares means over tokens.
         max_target_tokens: the longest target, its end included.
         separate_vocabularies: train a tokenizer for the sources and another for the targets, each with an
-            embedding of its own; only from nothing, and on an encoder-decoder.
+            embedding of its own; only when training from scratch, and on an encoder-decoder.
 
     Source: Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks"; Liu et al. 2018,
     "Generating Wikipedia by Summarizing Long Sequences", section 4.2.3 (decoder only).

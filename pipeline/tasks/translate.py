@@ -1,4 +1,4 @@
-"""Translation: a text in one language, written in another."""
+"""Translation: a text in one language, rewritten in another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -87,8 +87,8 @@ class Translation(TextToText):
             if (name is None) != (rows[0].get("target_language") is None):
                 raise DataError(
                     f"row {number_of(rows, number)} of {split}: target_language is {name!r}",
-                    f"a language in all rows or in none, as row 1 has {'none' if name else 'one'}",
-                    "add it, or leave the column out",
+                    f"a language in every row or in none (row 1 has {'none' if name else 'one'})",
+                    "add the language, or leave out the column",
                 )
 
     def check_languages(self, rows: Sequence[Row], place: Callable[[int], str]) -> None:
@@ -105,8 +105,8 @@ class Translation(TextToText):
                 continue
             raise DataError(
                 f"{place(number)}: target_language is {'missing' if name is None else repr(name)}",
-                f"a language of the training rows: {', '.join(map(repr, known)) or 'they name none'}",
-                "name one of these" if known else "leave target_language out",
+                f"a language of the training rows: {', '.join(map(repr, known)) or 'there are none'}",
+                "name one of these" if known else "leave out target_language",
             )
 
     def source(self, row: Row) -> str:

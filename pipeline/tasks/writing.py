@@ -84,7 +84,7 @@ class WritingTask(FinetuneTask):
         if not n_cut:
             return []
         limit = f"{self.length_option}={getattr(self, self.length_option)}"
-        return [f"{n_cut:,} of {len(predictions):,} texts were cut at {limit} or at what the backbone holds"]
+        return [f"{n_cut:,} of {len(predictions):,} texts were cut at {limit} or at the context length"]
 
     def collate(self, features: Sequence[Feature]) -> Batch:
         """Pad; labels are what is written, and its ends."""

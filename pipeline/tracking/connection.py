@@ -1,4 +1,4 @@
-"""Ask a store directly, outside of any run: what it refuses is answered in one line."""
+"""Query a store directly, outside a run: whatever it rejects becomes a one-line error."""
 
 import os
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def store_of(options: TrackingOptions) -> Store:
-    """The store that these options choose here.
+    """Return the store that these options choose.
 
     Raises:
-        TrackingError: tracking is off, or the address can never work.
+        TrackingError: tracking is off, or the address is invalid.
     """
     if not options.enabled:
         raise TrackingError("tracking is off", "an MLflow store", "leave out tracking=off")
@@ -36,7 +36,7 @@ def connect(store: Store) -> Iterator["MlflowClient"]:
     if store.sqlite_file is not None and not store.sqlite_file.exists():
         raise TrackingError(
             f"there is no MLflow store at {store.sqlite_file}",
-            "one that a run has written",
+            "a store that a run has written",
             "train a model first, or set tracking.uri",
         )
     quieten_mlflow()
@@ -47,5 +47,5 @@ def connect(store: Store) -> Iterator["MlflowClient"]:
         yield open_client(store)
     except (MlflowException, SQLAlchemyError) as error:
         problem = explain(error, store)
-        remedy = f"{problem.remedy or 'correct it'}, then try again"
+        remedy = f"{problem.remedy or 'fix the problem'}, then try again"
         raise TrackingError(problem.text, problem.expected, remedy) from error

@@ -1,11 +1,11 @@
-"""A run's description in Markdown and its last numbers, from its configuration and its results."""
+"""Build a run's description in Markdown and its final values, from its configuration and results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.tracking.redaction import flatten
 
-#: The settings a reader looks for first, by the last part of their key, in this order.
+#: The most important settings, by the last part of their key, in display order.
 _SETTINGS = (
     "n_layers", "d_model", "n_heads", "d_ff", "max_seq_len", "vocab_size", "dropout",
     "lr", "weight_decay", "batch_size", "accumulate", "max_steps", "max_epochs", "time_budget_s",
@@ -22,7 +22,7 @@ def describe(
     results: Mapping[str, float],
     provenance: Mapping[str, str],
 ) -> str:
-    """What this run was, with what and how well, for somebody who has seen nothing of it."""
+    """Describe the run: what it did, with which settings and results."""
     parts = [f"**{stage}**{_subject(config)}."]
     if results:
         parts.append(result_table(results))
@@ -41,7 +41,7 @@ def describe(
 
 
 def result_table(results: Mapping[str, float]) -> str:
-    """The numbers in Markdown, each with its interval where it has one."""
+    """Format results in Markdown, with intervals if there are any."""
     rows = "\n".join(f"| {key} | {_with_interval(key, results)} |" for key in without_ends(results))
     return f"| result | value |\n|---|---|\n{rows}"
 

@@ -1,4 +1,4 @@
-"""The learning curves of a run, drawn from its spool."""
+"""Plot the learning curves of a run from its spool."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 Curve = list[tuple[int, float]]
 Floats = npt.NDArray[np.float64]
 
-#: The picture's name among a run's artifacts.
+#: The name of the picture among a run's artifacts.
 LEARNING_CURVES = "plots/learning_curves.png"
-#: The metric without which there is nothing to draw.
+#: The metric without which nothing is plotted.
 TRAINED = "train/loss"
 _LOSS, _BITS = "loss (nats per token)", "bits per byte"
 #: Panel title -> curve label -> metric.

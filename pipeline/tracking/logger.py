@@ -1,4 +1,4 @@
-"""Lightning's `self.log` into a run."""
+"""Forward Lightning's `self.log` to a run."""
 
 from argparse import Namespace
 from typing import Any

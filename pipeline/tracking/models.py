@@ -1,4 +1,4 @@
-"""Bundles as MLflow's LoggedModels: made by one run, used by others."""
+"""Log bundles as MLflow LoggedModels: outputs of one run, inputs of others."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A store whose project was moved or copied: its files are looked for, and written, where it is now.
+"""Update the paths in a store whose project was moved or copied.
 
 MLflow records the place of each file whole, and has no call that changes it; so this is done in its database.
 """
@@ -39,7 +39,7 @@ def follow_project(store: Store) -> None:
                     _replace(database, table, column, before, root.as_uri())
         except sqlite3.DatabaseError as error:
             problem = explain(error, store)
-            remedy = f"{problem.remedy or 'correct it'}, then try again"
+            remedy = f"{problem.remedy or 'fix the problem'}, then try again"
             raise TrackingError(problem.text, problem.expected, remedy) from error
 
 

@@ -1,4 +1,4 @@
-"""What a user can set about tracking, and which MLflow store follows from it."""
+"""The options of tracking, and the MLflow store that they choose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class TrackingOptions:
             raise ConfigError(
                 f"tracking.end_wait_s is {self.end_wait_s}",
                 f"0 to {_MAX_END_WAIT_S:.0f} seconds",
-                "leave it out for 6",
+                "leave out tracking.end_wait_s for the default of 6",
             )
 
 
@@ -98,19 +98,19 @@ def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str
         raise TrackingError(
             f"the MLflow store {chosen!r} names no file",
             "sqlite:///FILE, for example sqlite:///mlflow.db",
-            "set tracking.uri, or leave it out",
+            "correct tracking.uri, or leave it out",
         )
     file = (project_folder / chosen.removeprefix("sqlite:///")).absolute()
     if any(letter in "?%" or "\ud800" <= letter <= "\udfff" for letter in str(file)):
         raise TrackingError(
-            f"the path of the MLflow store, {file}, cannot be part of an address",
-            "a path without ? and %, which have a meaning there, and of letters only",
+            f"the path of the MLflow store, {file}, contains characters with a meaning in an address",
+            "a path without ? and %, and in valid Unicode",
             "rename the folder, or set tracking.uri=sqlite:////OTHER/FOLDER/mlflow.db or tracking=off",
         )
     if not file.parent.is_dir():
         raise TrackingError(
             f"the folder of the MLflow store, {file.parent}, does not exist",
-            "a folder that can be written",
+            "a writable folder",
             f"create it (mkdir -p {file.parent}), or set tracking.uri to another file",
         )
     return Store(f"sqlite:///{file}", file.parent / "mlartifacts")
@@ -134,12 +134,12 @@ def _with_driver(uri: str) -> str:
         package = _PACKAGES.get(error.name or "", error.name)
         raise TrackingError(
             f"the MLflow store {shown} needs the driver {error.name}, which is not installed",
-            "a database's driver beside MLflow",
-            f"install it (pip install {package}), or set tracking.uri to another store",
+            "the driver of the database",
+            f"install it with `pip install {package}`, or set tracking.uri to another store",
         ) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise TrackingError(
-            f"the MLflow store {shown!r} is no address of a database ({without_credentials(str(error))})",
+            f"the MLflow store {shown!r} is not a database address ({without_credentials(str(error))})",
             "for example postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
             "correct tracking.uri or MLFLOW_TRACKING_URI",
         ) from None
@@ -150,9 +150,9 @@ def _not_a_store(uri: str, scheme: str) -> TrackingError:
     shown = without_credentials(uri)
     if scheme in {"", "file"} or len(scheme) == 1:
         return TrackingError(
-            f"the MLflow store {shown!r} is a plain folder, which this MLflow no longer serves",
+            f"the MLflow store {shown!r} is a plain folder, which MLflow no longer supports",
             "a database, for example sqlite:///mlflow.db, or a server, http://HOST:PORT",
-            "move old runs with `mlflow migrate-filestore`, or leave tracking.uri (MLFLOW_TRACKING_URI) out",
+            "migrate old runs with `mlflow migrate-filestore`, or unset tracking.uri (MLFLOW_TRACKING_URI)",
         )
     return TrackingError(
         f"the MLflow store {shown!r} is of an unknown kind, {scheme!r}",

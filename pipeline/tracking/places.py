@@ -1,4 +1,4 @@
-"""Where things lie, as a run's tracking folder keeps it: in a project that was moved they are found again.
+"""Record paths so that they are found again after the project was moved.
 
 The project is the working folder, of the stage, of its writer and of `make sync` alike.
 """

@@ -1,4 +1,4 @@
-"""What a store's refusal means to a person: a line that says what is wrong, and what to do."""
+"""Translate a store's error into one line that says what is wrong and what to do."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _MOST_CHARS, _MOST_SHOWN = 300, 160
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a store did not take something.
+    """Why a store rejected something.
 
     Args:
         text: what is wrong, with the store's name.
@@ -74,68 +74,70 @@ def _schema(text: str) -> list[tuple[str, _Meaning]]:
 _NEWER = _Meaning(
     "was written by a newer version of MLflow",
     "a store of the installed version",
-    "install that version of MLflow, or choose another store with tracking.uri",
+    "install the newer version of MLflow, or choose another store with tracking.uri",
     lasting=True,
 )
 _OLDER = _Meaning(
     "was written by an older version of MLflow",
     "a store of the installed version",
-    "copy it to a safe place and run `mlflow db upgrade`",
+    "make a backup copy of it and run `mlflow db upgrade`",
     lasting=True,
 )
 _SIGN_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
-#: What an error says -> what that means; the first that fits counts.
+#: Pattern in an error -> its meaning; the first match counts.
 _KNOWN = (
     (
         "error code 401|UNAUTHENTICATED",
-        _Meaning("does not accept this user and password", "ones that it knows", _SIGN_IN, lasting=True),
+        _Meaning(
+            "does not accept this user and password", "a known user and password", _SIGN_IN, lasting=True
+        ),
     ),
     (
         "error code 403|PERMISSION_DENIED",
-        _Meaning("does not let this user do that", "a user who may write", _SIGN_IN, lasting=True),
+        _Meaning("does not permit this user to do that", "a user with write access", _SIGN_IN, lasting=True),
     ),
     (
         "password authentication failed|no password supplied",
         _Meaning(
             "does not accept this user and password",
-            "ones that it knows",
-            "put the right ones into tracking.uri or MLFLOW_TRACKING_URI",
+            "a known user and password",
+            "correct them in tracking.uri or MLFLOW_TRACKING_URI",
             lasting=True,
         ),
     ),
     (
         r"error code 5|too many \d+ error responses",
-        _Meaning("answers with an error", "a server that is well", "look at the server's own log"),
+        _Meaning("answers with an error", "a server that works", "read the log of the server"),
     ),
     (
         "API request|connection to server|Connection refused|could not connect",
-        _Meaning("does not answer", "a server that runs", "start it"),
+        _Meaning("does not answer", "a running server", "start the server"),
     ),
     (
         "database is locked",
         _Meaning(
             "is locked by another process",
-            "a database that can be written",
-            "wait until that process has ended",
+            "a writable database",
+            "wait until that process ends",
         ),
     ),
     (
         "readonly database|attempt to write a readonly",
-        _Meaning("cannot be written", "a database that can be written", "correct its permissions"),
+        _Meaning("cannot be written", "a writable database", "correct its permissions"),
     ),
     (
         "unable to open database|Permission denied",
-        _Meaning("cannot be opened", "a file that can be read", "correct its permissions"),
+        _Meaning("cannot be opened", "a readable file", "correct its permissions"),
     ),
     (
         "database or disk is full|No space left|Disk quota",
-        _Meaning("is on a full disk", "free space", "make room"),
+        _Meaning("is on a full disk", "free space", "free some space"),
     ),
     (
         "not a database|malformed",
         _Meaning(
-            "is no database, or a damaged one",
+            "is not a database, or is damaged",
             "an MLflow store",
             "restore it from a copy, or move it away",
             lasting=True,

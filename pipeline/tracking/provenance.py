@@ -1,4 +1,4 @@
-"""Where a run came from: code, versions, machine, command."""
+"""The provenance of a run: code, versions, machine and command."""
 
 import hashlib
 import platform

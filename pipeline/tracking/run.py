@@ -1,4 +1,4 @@
-"""What a stage calls to have itself recorded, and the run that records nothing."""
+"""The interface by which a stage records itself, and the run that records nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCard:
-    """What a run says about itself at its start.
+    """The identity of a run at its start.
 
     Args:
         stage: The stage's word: pretrain, evaluate, ...

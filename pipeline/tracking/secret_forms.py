@@ -1,4 +1,4 @@
-"""What a secret looks like: by its key's name, by its own form, and by its place in an address or a text.
+"""Recognise secrets: by the name of their key, by their format, and by their place in a URL or a text.
 
 Hashes, paths and the field's own tokens are none; so there is no rule for whatever merely looks random.
 """

@@ -1,4 +1,4 @@
-"""The spool: what a run has to tell MLflow, as lines of JSON in the run's folder.
+"""The spool: a run's records for MLflow, as lines of JSON in the run's folder.
 
 Training only appends here. A process of its own (`writer`) reads the lines and sends them, so nothing that
 happens to the store can reach training. Three lanes, three files: a slow upload never holds back metrics.

@@ -1,4 +1,4 @@
-"""The run that is tracked: each call appends to its spool, and waits for nothing."""
+"""The tracked run: each call appends to its spool, and waits for nothing."""
 
 import json
 import logging
@@ -83,7 +83,7 @@ class SpooledRun(Run):
         if known is not None and known != chosen:
             raise TrackingError(
                 f"this run is tracked in {known}, not in {chosen}",
-                "the same store when a run goes on",
+                "the same store when a run is resumed",
                 f"set tracking.uri={known}, or start a new run",
             )
 
@@ -180,7 +180,7 @@ class SpooledRun(Run):
             staged = self._staged(artifact)
             write_whole(staged, self._redactor.text(text))
         except OSError as error:
-            logger.warning("tracking: %s cannot be kept (%s)", artifact, error)
+            logger.warning("tracking: %s cannot be saved (%s)", artifact, error)
             return
         self._files.append({"kind": "file", "artifact": artifact})
 
@@ -189,7 +189,7 @@ class SpooledRun(Run):
         try:
             shutil.copyfile(path, self._staged(artifact))
         except OSError as error:
-            logger.warning("tracking: %s cannot be kept (%s)", path, error)
+            logger.warning("tracking: %s cannot be saved (%s)", path, error)
             return
         self._files.append({"kind": "file", "artifact": artifact})
 

@@ -77,7 +77,7 @@ def sync(
         raise RunStillSent(
             f"the run in {run_folder} is still being sent by its own writer",
             "a run that has ended",
-            "wait for its end, then sync again",
+            "wait until it ends, then run `make sync` again",
         ) from None
 
 
@@ -137,8 +137,8 @@ def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
                 return Store(with_credentials.uri, recorded.artifact_root)
         return recorded
     raise TrackingError(
-        f"{folder.parent} holds no tracked run",
-        "the folder of a run with tracking/ in it",
+        f"{folder.parent} is not the folder of a tracked run",
+        "a run's folder that contains tracking/",
         "name another folder",
     )
 
@@ -155,7 +155,7 @@ def _open_session(folder: Path) -> str | None:
 
 
 def _end_for_the_dead(folder: Path) -> None:
-    """Nobody holds the lock, so nobody trains: a session without an end died, at its last sign of life."""
+    """No process holds the lock, so a session without an end died, at the time of its last record."""
     session = _open_session(folder)
     if session is None:
         return

@@ -59,7 +59,7 @@ def serve_ui(
         address = f"http://{HOST}:{port}"
         found = _experiment_id(address, options.experiment)
         _show(charts_url(address, found) if found else home_url(address), environ, say)
-        say("Ctrl-C ends it.")
+        say("Press Ctrl-C to stop it.")
         _wait_for_the_end(server)
 
 
@@ -114,7 +114,7 @@ def running_server(
 def _check_port(port: int) -> None:
     if not 0 < port <= _LAST_PORT:
         raise TrackingError(
-            f"port {port} does not exist", f"1 to {_LAST_PORT}", "choose another: make ui PORT=5001"
+            f"{port} is not a valid port", f"1 to {_LAST_PORT}", "choose another port: make ui PORT=5001"
         )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -124,7 +124,7 @@ def _check_port(port: int) -> None:
             raise TrackingError(
                 f"port {port} on {HOST} cannot be used ({error.strerror})",
                 "a free port",
-                f"end what uses it, or choose another: make ui PORT={port % _LAST_PORT + 1}",
+                f"free the port, or choose another: make ui PORT={port % _LAST_PORT + 1}",
             ) from None
 
 
@@ -148,7 +148,7 @@ def _did_not_start(talk: str, store: Store) -> TrackingError:
     return TrackingError(
         f"MLflow's server did not start: {lines[-1] if lines else 'no answer'}",
         f"an answer within {_START_LIMIT_S:.0f} s",
-        "run `mlflow server` by hand to see all that it says",
+        "run `mlflow server` to see its complete output",
     )
 
 

@@ -1,4 +1,4 @@
-"""The writer as seen from training: started, ended within a limit, and what it left unsent."""
+"""Control the writer from training: start it, end it within a limit, report what it left unsent."""
 
 import logging
 import os
@@ -45,13 +45,13 @@ class WriterProcess:
             logger.warning("tracking: the writer cannot start (%s); `make sync` sends the run later", error)
 
     def kill(self) -> None:
-        """End it at once; what it has not sent stays in the spool."""
+        """Kill the writer; what it has not sent stays in the spool."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def finish(self, wait_s: float) -> None:
-        """Tell it that the run has ended, give it `wait_s` to send the rest, and say what is left."""
+        """Tell the writer that the run has ended, wait `wait_s` for the rest, and report what is left."""
         if self._process is not None and self._process.stdin is not None:
             asked = time.time()
             try:
@@ -68,7 +68,7 @@ class WriterProcess:
         self._say_what_is_left()
 
     def _is_getting_on(self, since: float) -> bool:
-        """Whether the store took something since then: it is slow, not away."""
+        """Whether the store accepted something since then, so it is slow but reachable."""
         try:
             taken = (self._folder / "progress.json").stat().st_mtime > since
         except FileNotFoundError:
@@ -78,8 +78,8 @@ class WriterProcess:
     def _say_it_goes_on(self) -> None:
         if unsent := count_unsent(self._folder, Progress.load(self._folder)):
             logger.warning(
-                "tracking: MLflow is slow; %d records are still being sent in the background, for a minute; "
-                "what is left then, `make sync` sends",
+                "tracking: MLflow is slow; %d records are being sent in the background, for up to a minute; "
+                "send the rest later with `make sync`",
                 unsent,
             )
 
@@ -87,7 +87,7 @@ class WriterProcess:
         progress = Progress.load(self._folder)
         if unsent := count_unsent(self._folder, progress):
             logger.warning(
-                "tracking: %d records have not reached MLflow: %s; they are kept in %s; %s`make sync`",
+                "tracking: %d records were not sent to MLflow: %s; they are kept in %s; %s`make sync`",
                 unsent,
                 progress.problem or f"no answer in time, see {self._folder / 'writer.log'}",
                 self._folder,
@@ -95,7 +95,7 @@ class WriterProcess:
             )
         if progress.refused:
             logger.warning(
-                "tracking: MLflow refused %d records, the first because of: %s (all in %s)",
+                "tracking: MLflow rejected %d records, the first because of: %s (all of them in %s)",
                 len(progress.refused),
                 progress.refused[0],
                 self._folder / "progress.json",

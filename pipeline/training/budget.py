@@ -1,4 +1,4 @@
-"""How long a fine-tuning trains where nobody has said it: as the data ask for."""
+"""The default length of a fine-tuning, computed from the number of rows."""
 
 import math
 from dataclasses import replace
@@ -48,7 +48,7 @@ def with_budget(
 
 
 def describe_budget(options: TrainerOptions, n_rows: int) -> str:
-    """How long it will train at most, and how to say otherwise."""
+    """Describe the length of the training, and the options that change it."""
     epochs = options.n_steps * options.batch_size * options.accumulate * count_devices(options) / n_rows
     minutes = (options.time_budget_s or 0) / 60
     parts = [
@@ -56,5 +56,7 @@ def describe_budget(options: TrainerOptions, n_rows: int) -> str:
         f"and {minutes:.0f} minutes (trainer.time_budget_s=...)",
     ]
     if options.plateau is not None:
-        parts.append(f"less after {options.plateau} validations with no better metric (trainer.plateau=...)")
+        parts.append(
+            f"or fewer, after {options.plateau} validations without a better metric (trainer.plateau=...)"
+        )
     return ", ".join(parts)

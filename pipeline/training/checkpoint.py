@@ -1,4 +1,4 @@
-"""Which checkpoints are saved for resuming, and when: `last` and `best`."""
+"""Save the checkpoints `last` and `best`, for resuming."""
 
 import math
 from pathlib import Path

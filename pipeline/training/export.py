@@ -1,4 +1,4 @@
-"""The bundles that a training ends with."""
+"""Write the bundles at the end of a training."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Training: the callbacks, the Lightning Trainer, and what comes of it."""
+"""Train: set up callbacks and the Lightning Trainer, fit, and return the result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How a training's run is called where it is given no name."""
+"""The default name of a training run."""
 
 import re
 from pathlib import Path

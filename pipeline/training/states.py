@@ -1,4 +1,4 @@
-"""The states of a run: composed, started, prepared, trained. Each is made once, from the one before."""
+"""The states of a run: composed, started, prepared, trained. Each is built once, from the previous one."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

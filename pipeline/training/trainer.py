@@ -1,4 +1,4 @@
-"""The Lightning Trainer made from the options."""
+"""Build the Lightning Trainer from the options."""
 
 import logging
 import warnings

@@ -97,9 +97,9 @@ def test_a_corpus_of_the_hub_without_a_network_says_what_to_do_instead(
         (["size.max_seq_len=100000"], "max_seq_len is 100000; expected 4 to 65,534 tokens"),
         (["sampling.top_p=7.5"], "SamplingOptions: top_p is 7.5; expected more than 0 and at most 1"),
         (["tokenizer=bpe", "tokenizer.vocab_size=10"], "vocab_size 10 has no room"),
-        (["name=../x"], "name='../x' cannot be a run's name"),
-        (["name=.."], "name='..' cannot be a run's name"),
-        (["name=" + "x" * 300], "cannot be a run's name; expected at most 60"),
+        (["name=../x"], "name='../x' is not a valid name of a run"),
+        (["name=.."], "name='..' is not a valid name of a run"),
+        (["name=" + "x" * 300], "is not a valid name of a run; expected at most 60"),
         (["runs_dir=my.txt"], "cannot create a run folder in my.txt"),
         (["resume=true"], "no unfinished pretrain run with this configuration in runs"),
         (["resume=nowhere"], "no unfinished pretrain run called 'nowhere' in runs"),
@@ -156,7 +156,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_an_error_too(pretrain, tmp_pa
         refused = pretrain("name=mine")
     assert refused.code == 2
     assert refused.error.splitlines()[0].endswith("File too large")
-    assert "\nhint: make room" in refused.error
+    assert "\nhint: free some space" in refused.error
 
 
 def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
@@ -171,7 +171,7 @@ def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
     refused = pretrain()
     assert refused.code == 2
     assert "in the cache is damaged" in refused.error
-    assert refused.error.endswith("delete it and run again")
+    assert refused.error.endswith("delete the file and run the command again")
 
 
 def test_a_run_from_a_bundle_records_the_model_of_the_bundle(run, trained: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_run_is_not_resumed_with_another_model_or_other_data(
     else:
         refused = pretrain("resume=first", word)
     assert refused.code == 2
-    assert f"runs/first began with {key}=" in refused.error
+    assert f"runs/first was started with {key}=" in refused.error
     assert statuses(trained) == {"first": "FINISHED"}
 
 
@@ -259,4 +259,4 @@ def test_a_prompt_without_a_gap_is_refused_by_a_bundle_that_fills_gaps(run, tmp_
     assert run("pretrain", *words).code == 0
     refused = run("generate", "prompts=['no gap']")
     assert refused.code == 2
-    assert "fills gaps, and ['no gap'] has none; expected a text with <mask> in it" in refused.error
+    assert "fills gaps, but ['no gap'] has none; expected a text with <mask> in it" in refused.error

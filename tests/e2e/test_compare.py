@@ -66,7 +66,7 @@ def test_no_runs_named_an_unknown_one_and_a_page_that_cannot_be_written_are_refu
 ) -> None:
     refused = run("compare", "tracking=off")
     assert refused.code == 2
-    assert 'give RUNS="a b"' in refused.error
+    assert "name runs, for example RUNS=" in refused.error
     refused = run("compare", "runs=[nobody,last:2]", "tracking=off")
     assert refused.code == 2
     assert "no run 'nobody'" in refused.error

@@ -70,7 +70,7 @@ def test_rows_of_a_file_are_learnt_predicted_and_asked(
     done = run("finetune", "task=classify", *QUICK, "init_from=none", "tokenizer=bytes", *files(train))
     assert done.code == 0, done.err
     assert {key.partition("/")[0] for key in done.result["metrics"]} == {"val"}
-    assert "validation rows of files, which also chose the weights" in " ".join(
+    assert "validation rows of files, on which the weights were selected" in " ".join(
         done.err.replace("│", "").split()
     )
     rows = tmp_path / "rows.jsonl"
@@ -106,7 +106,7 @@ def test_two_vocabularies_are_kept_from_training_to_answers_and_further_training
     (tmp_path / "runs/further/bundles/best/target_tokenizer.json").unlink()
     refused = run("evaluate", "task=translate", "tracking=off", *FEW, "bundle=further")
     assert refused.code == 2
-    assert "target_tokenizer.json is not the file that was saved" in refused.error
+    assert "target_tokenizer.json has changed since it was saved" in refused.error
 
 
 def test_fine_tuning_needs_a_bundle_or_nothing(run: Call) -> None:

@@ -77,10 +77,10 @@ def test_an_architecture_that_is_not_supported_is_refused_from_nothing_too(run: 
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        ((), "has one vocabulary for both sides; expected a start from nothing\nhint: use INIT=none"),
+        ((), "has one vocabulary for both sides; expected a start from random weights\nhint: use INIT=none"),
         (
             (*NOTHING, "model.backbone._target_=modules.transformer.Decoder"),
-            "one embedding for all it reads and writes; expected model.backbone._target_=",
+            "one embedding for input and output; expected model.backbone._target_=",
         ),
     ],
 )
@@ -164,7 +164,7 @@ def test_predict_names_what_is_wrong_and_leaves_no_file(run: Call, tuned: Path) 
         "input=number.jsonl": "column 'text' holds a number; expected text in every row",
         "input=one.jsonl output=folder": "cannot write folder (Is a directory)",
         "input=one.jsonl output=nowhere/x.jsonl": "cannot write nowhere/x.jsonl (No such file or directory)",
-        "input=one.jsonl output=one.jsonl": "output=one.jsonl is the input",
+        "input=one.jsonl output=one.jsonl": "output=one.jsonl is the input file",
         "input=one.jsonl task.label_names=[a]": "a head with n_classes=1; expected n_classes=2, as runs/mine",
         "input=one.jsonl task.pooling=first": "a head with pooling=first; expected pooling=last",
         "input=one.jsonl bundle=base": "was trained for CausalLM; expected a bundle for TextClassification",

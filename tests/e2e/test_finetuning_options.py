@@ -66,7 +66,7 @@ def test_the_gain_over_nothing_is_told_once_the_command_for_it_was_run(tune: Tun
     """The bundle is a Decoder, and without one a classifier is an Encoder: these are not compared."""
     assert tune("init_from=none", "tokenizer=bytes", "trainer.max_steps=3", "name=encoder").code == 0
     first = tune("trainer.max_steps=3").err
-    assert "gain over nothing" not in first
+    assert "gain over training from scratch" not in first
     (line,) = [line for line in first.splitlines() if "INIT=none" in line]
     command = line.removeprefix("Baseline").partition("  trains the same")[0].strip()
     assert "model.backbone._target_=modules.transformer.Decoder" in command
@@ -77,7 +77,7 @@ def test_the_gain_over_nothing_is_told_once_the_command_for_it_was_run(tune: Tun
     before, after = (
         record(name, "bundles/best/metrics.json")["val/accuracy"] for name in ("nothing", "again")
     )
-    told = f"{after - before:+.4f} accuracy (from nothing {before:.4f}, nothing)"
+    told = f"{after - before:+.4f} accuracy (from scratch {before:.4f}, nothing)"
     assert told in " ".join(again.err.split())
 
 
@@ -283,7 +283,7 @@ def test_a_fine_tuning_that_ctrl_c_has_stopped_is_resumed_and_ends_as_if_it_had_
         patch.setattr(StepSeed, hook, interrupted(getattr(StepSeed, hook), at_call=7))
         stopped = tune(*words)
     assert stopped.code == 130
-    assert "stopped by Ctrl-C after step 7 of 20, now saved" in stopped.error
+    assert "stopped by Ctrl-C after step 7 of 20, which was saved" in stopped.error
     assert record("mine", "run.json")["status"] == "KILLED"
     assert not Path("runs/mine/bundles").exists()
 
@@ -300,7 +300,7 @@ def test_ctrl_c_before_training_leaves_no_run(tune: Tune, monkeypatch: pytest.Mo
     monkeypatch.setattr(TextClassification, "check", interrupted(TextClassification.check, at_call=1))
     stopped = tune()
     assert stopped.code == 130
-    assert stopped.error == "error: stopped by Ctrl-C; nothing is left half written"
+    assert stopped.error == "error: stopped by Ctrl-C; no incomplete files were left"
     assert [run.name for run in Path("runs").iterdir()] == ["base"]
 
 

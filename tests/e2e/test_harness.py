@@ -73,7 +73,7 @@ def test_without_the_library_it_says_how_to_install_it(
     ("words", "said"),
     [
         (["bundle=old-classify"], "a causal language model: a Decoder with an LMHead"),
-        (["harness.folder=nowhere"], "harness.folder=nowhere is no folder"),
+        (["harness.folder=nowhere"], "harness.folder=nowhere is not a folder"),
         (["harness.limit=0"], "limit is 0"),
     ],
 )

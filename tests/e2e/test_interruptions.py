@@ -70,7 +70,7 @@ def test_a_signal_before_training_ends_the_run_as_killed_and_leaves_nothing_half
     stopped = pretrain()
     assert stopped.code == code
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
-    assert stopped.error == f"error: stopped by {name}; nothing is left half written"
+    assert stopped.error == f"error: stopped by {name}; no incomplete files were left"
     assert status(tmp_path) == "KILLED"
     assert not half_written(tmp_path)
 
@@ -85,7 +85,7 @@ def test_a_run_that_is_stopped_in_training_and_resumed_ends_as_if_it_had_not_bee
         patch.setattr(StepSeed, hook, signalled(signal.SIGINT, getattr(StepSeed, hook), at_call=7))
         stopped = pretrain("trainer.precision=fp32")
     assert stopped.code == 130
-    assert "stopped by Ctrl-C after step 7 of 20, now saved" in stopped.error
+    assert "stopped by Ctrl-C after step 7 of 20, which was saved" in stopped.error
     assert "RESUME=1" in stopped.error
     assert status(tmp_path) == "KILLED"
     assert not (tmp_path / "runs/mine/bundles").exists()
@@ -105,7 +105,7 @@ def test_a_signal_in_a_validation_stops_the_run_after_it(
     monkeypatch.setattr(LitModule, hook, signalled(signal.SIGTERM, getattr(LitModule, hook)))
     stopped = pretrain()
     assert stopped.code == 143
-    assert "after step 10 of 20, now saved" in stopped.error
+    assert "after step 10 of 20, which was saved" in stopped.error
     assert status(tmp_path) == "KILLED"
 
 
@@ -119,7 +119,7 @@ def test_a_run_that_is_stopped_while_its_bundles_are_written_is_resumed_and_writ
     assert stopped.code == 143
     assert stopped.error == (
         "error: stopped by SIGTERM\n"
-        "hint: run the same command with RESUME=1 to go on from the last checkpoint"
+        "hint: run the same command with RESUME=1 to resume from the last checkpoint"
     )
     assert status(tmp_path) == "KILLED"
     assert not half_written(tmp_path)
@@ -141,7 +141,7 @@ def test_a_signal_in_an_evaluation_ends_it_with_the_code_of_the_signal(
     monkeypatch.setattr(RowLoss, "update", signalled(signal.SIGINT, RowLoss.update))
     stopped = run("evaluate", "data=files", "data.train=my.txt", "tracking=off", "name=measured")
     assert stopped.code == 130
-    assert stopped.error == "error: stopped by Ctrl-C; nothing is left half written"
+    assert stopped.error == "error: stopped by Ctrl-C; no incomplete files were left"
     assert json.loads((tmp_path / "runs/measured/run.json").read_text())["status"] == "KILLED"
 
 
@@ -198,7 +198,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
     command.read_until("hydra.core")
     command.process.send_signal(signal.SIGINT)
     assert command.end() == 130
-    assert command.lines[-1] == "error: stopped by Ctrl-C; nothing is left half written"
+    assert command.lines[-1] == "error: stopped by Ctrl-C; no incomplete files were left"
     assert not any("Traceback" in line for line in command.lines)
 
 
@@ -208,7 +208,7 @@ def test_ctrl_c_reaches_all_processes_and_is_told_once(tmp_path: Path) -> None:
     command.read_until("pretrain causal_lm: step")
     os.killpg(command.process.pid, signal.SIGINT)
     assert command.end() == 130
-    assert "now saved" in command.lines[-2]
+    assert "which was saved" in command.lines[-2]
     assert command.lines[-1].startswith("hint: run the same command with RESUME=1")
     assert sum("finishing the step" in line for line in command.lines) == 1
     assert not any("Traceback" in line for line in command.lines)

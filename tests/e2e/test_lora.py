@@ -102,10 +102,10 @@ def test_without_its_base_or_with_another_one_it_is_refused(trained: Path) -> No
     base = trained / "runs" / "old-pretrain" / "bundles" / "best"
     done = base / "DONE"
     done.write_text(done.read_text() + "\n")
-    with pytest.raises(BundleError, match="which is another one by now, and is nothing without it"):
+    with pytest.raises(BundleError, match="which has changed since, and cannot be used without it"):
         load_bundle("adapted")
     shutil.rmtree(base)
-    with pytest.raises(BundleError, match=r"(?s)which is gone, and is nothing.*make reproduce RUN=old-pre"):
+    with pytest.raises(BundleError, match=r"(?s)which does not exist, and cannot.*make reproduce RUN=old"):
         load_bundle("adapted")
 
 
@@ -114,12 +114,12 @@ def test_without_its_base_or_with_another_one_it_is_refused(trained: Path) -> No
     [
         (
             ["init_from=none", "peft=lora"],
-            "peft=lora freezes pretrained weights, and init_from=none has none",
+            "peft=lora freezes pretrained weights, but init_from=none has none",
         ),
         ([*LORA, "peft.targets=[query]"], "no linear layer is called query; expected names among q_proj,"),
         ([*LORA, "peft.rank=0"], "peft.rank is 0"),
         ([*LORA, "peft.dropout=1.5"], "peft.dropout is 1.5"),
-        ([*LORA, "freezing.frozen=embedding"], "peft=lora and freezing.frozen=embedding both say"),
+        ([*LORA, "freezing.frozen=embedding"], "peft=lora and freezing.frozen=embedding both determine"),
     ],
 )
 def test_a_mistake_is_answered_before_there_is_a_run(run, trained: Path, words: list[str], said: str) -> None:

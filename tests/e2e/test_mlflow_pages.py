@@ -255,7 +255,7 @@ def test_the_page_of_compare_needs_no_network_and_fits_a_screen_and_a_phone(
     address = (store.folder / "runs/positions/compare.html").as_uri()
     page.goto(address)
     expect(page.locator(".verdict")).to_contain_text("nats per token")
-    for title in ("Metrics", "Learning curves", "Cost", "What was set differently", "Samples"):
+    for title in ("Metrics", "Learning curves", "Cost", "Different settings", "Samples"):
         expect(page.get_by_role("heading", name=title)).to_be_visible()
     assert page.locator("svg path").count() > 10
     assert page.evaluate("document.documentElement.scrollWidth") == width

@@ -62,7 +62,7 @@ def test_only_what_is_not_there_runs_and_what_depends_on_it(run: Call) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     damaged = run("pipeline", *ONE_TASK)
     assert ran(damaged) == STEPS[1:]
-    assert "is not the file that was saved" in " ".join(damaged.err.split())
+    assert "has changed since it was saved" in " ".join(damaged.err.split())
     shutil.rmtree(Path("runs") / damaged.result["steps"][3]["run"])
     assert ran(run("pipeline", *ONE_TASK)) == STEPS[3:]
 
@@ -93,12 +93,12 @@ def test_ctrl_c_stops_the_step_after_a_checkpoint_and_the_next_call_goes_on(run:
         assert process.wait(timeout=LIMIT_S) == 128 + signal.SIGINT
     said = Path("stopped.log").read_text()
     assert "the pipeline was stopped by Ctrl-C in step 2/4 pretrain" in said.splitlines()[-2]
-    assert "goes on from its checkpoint" in said.splitlines()[-1]
+    assert "resumes from its checkpoint" in said.splitlines()[-1]
     (killed,) = [one for one in list_runs(Path("runs")) if one.is_of("pretrain")]
     assert killed.record.status == "KILLED"
     assert "goes on" in run("why", *long, "step=pretrain").out
     done = run("pipeline", *long)
-    assert [step["how"] for step in done.result["steps"]] == ["kept", "went on", "ran", "ran"]
+    assert [step["how"] for step in done.result["steps"]] == ["kept", "resumed", "ran", "ran"]
     assert done.result["steps"][1]["run"] == killed.name
 
 
@@ -138,7 +138,7 @@ def test_runs_of_a_pipeline_are_siblings_in_mlflow_and_registered_once(run: Call
     client._tracking_client.store._dispose_engine()
     gone = run("pipeline", *words, "evaluate.trainer.batch_size=5")
     assert ran(gone) == ["register-classify"]
-    assert "has no version of this bundle any more" in " ".join(gone.err.split())
+    assert "no longer has a version of this bundle" in " ".join(gone.err.split())
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
     away = ("tracking.uri=http://127.0.0.1:9", "tracking.system_metrics=false", "tracking.end_wait_s=0")
     outcome = run("pipeline", "tasks=[classify,qa]", *SMALL, *away)
     assert outcome.code == 2
-    last = "error: register-classify, register-qa failed, and all other steps are done"
+    last = "error: register-classify, register-qa failed; all other steps are done"
     assert outcome.err.splitlines()[-2].startswith(last)
     assert outcome.err.count("error: http://127.0.0.1:9 does not answer") == 2
     assert "6 of 8 steps ran" in outcome.err
@@ -158,8 +158,8 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["tasks=[classify,qq]"], "tasks has qq; expected some of chat, classify"),
-        (["tasks=[qa,qa]"], "tasks has one twice"),
+        (["tasks=[classify,qq]"], "tasks contains the unknown task qq; expected some of chat, classify"),
+        (["tasks=[qa,qa]"], "tasks contains a task twice"),
         (["tasks=[]"], "tasks is empty"),
         (["trainr.max_steps=3"], "did you mean trainer.max_steps?"),
         (["trainer.max_stpes=3"], "did you mean max_steps?"),
@@ -167,7 +167,7 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
         (["finetune-qa.packing=whole"], "finetune-qa takes no such key"),
         (["finetune-qa.size=small"], "finetune-qa: size is given, and init_from is not none"),
         (["finetune-qa.init_from=none"], "each step reads the bundle of the step before it"),
-        (["resume=true"], "an unfinished step goes on by itself"),
+        (["resume=true"], "an unfinished step is resumed automatically"),
         (["bundle=latest"], "each step reads the bundle of the step before it"),
         (["name=x"], "pipeline_id=NAME"),
         (["finetune.name=x"], "STEP.name=NAME"),
@@ -189,7 +189,7 @@ def test_why_answers_an_unknown_step_and_one_that_has_never_been_run(run: Call) 
     assert "step=finetune-qu: the pipeline has no such step" in run("why", "step=finetune-qu").error
     never = run("why", "step=finetune-qa", "tracking=off")
     assert never.code == 0
-    assert "pretrain: it has never been run to its end" in never.out
+    assert "pretrain: it has never finished" in never.out
     assert "finetune-qa: pretrain has to run first" in never.out
     assert json.loads(never.out.splitlines()[-1])["reasons"]["finetune-qa"] == "pretrain runs first"
     assert bundle.DONE not in os.listdir()

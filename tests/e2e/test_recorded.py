@@ -83,11 +83,11 @@ def test_a_run_tells_its_configuration_its_bundle_and_no_text(classified: Call) 
     assert done.code == 0, done.err
     page = Path("runs/judged/compare.html").read_text()
     assert "text number" in page
-    for row in ("FLOPs of training (products with weights)", "peak memory of the process"):
+    for row in ("FLOPs of training (matrix products with weights)", "peak memory of the process"):
         assert row in page
     of_all = in_mlflow("judged")["compare.html"].read_text()
     assert "text number" not in of_all
-    assert "Left out here: texts of plain, typed and measured" in of_all
+    assert "Not shown: the texts of plain, typed and measured" in of_all
     note = last_tags("judged")["mlflow.note.content"]
-    for text in ("plain", "typed", "cannot be told apart", "| finetune classify |", "accuracy"):
+    for text in ("plain", "typed", "do not differ significantly", "| finetune classify |", "accuracy"):
         assert text in note

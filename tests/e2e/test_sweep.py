@@ -86,7 +86,7 @@ def test_trials_that_fail_in_their_processes_end_the_sweep_with_the_first_reason
     files = ("data=files", "data.train=nowhere.txt,nobody.txt")
     failed = run("sweep", "debug=quick", *files, "name=mine", "tracking=off", "sweep.parallel=2")
     assert failed.code == 2
-    assert "none of 2 trials succeeded; the first: " in failed.error
+    assert "none of 2 trials succeeded (the first one: " in failed.error
     assert "nowhere.txt" in failed.error
     assert json.loads(Path("runs/mine/run.json").read_text())["status"] == "FAILED"
 
@@ -163,7 +163,7 @@ def test_without_slurm_the_hand_over_is_refused_before_anything_is_made(
     monkeypatch.chdir(tmp_path)
     refused = apart(("sweep", "seed=1,2", "sweep.launcher=slurm", "tracking=off"))
     assert refused.returncode == 2
-    assert "there is no Slurm here" in refused.stderr
+    assert "Slurm is not installed here" in refused.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -179,4 +179,4 @@ def test_resume_without_a_sweep_and_with_other_keys_is_refused(run: Call) -> Non
     (folder / "sweep.json").write_text(json.dumps({**began, "metric": "val/loss", "direction": "minimize"}))
     refused = run("sweep", "seed=1,2", "resume=true", "tracking=off")
     assert refused.code == 2
-    assert "runs/mine began with seed=1,3, not seed=1,2" in refused.error
+    assert "runs/mine was started with seed=1,3, not seed=1,2" in refused.error

@@ -100,14 +100,16 @@ def test_what_was_decided_in_reading_and_rows_of_two_splits_are_said(
     report.say_corpus(corpus, {})
     told = " ".join(capsys.readouterr().err.split())
     assert "Note a.csv is separated by [semicolons]" in told
-    assert "Warning 2 of 3 validation rows are also training rows: validation numbers are better than" in told
-    assert "Warning 1 of 4 test rows are also validation rows: test numbers are better than" in told
+    assert (
+        "Warning 2 of 3 validation rows are also training rows, so validation metrics are better than" in told
+    )
+    assert "Warning 1 of 4 test rows are also validation rows, so test metrics are better than" in told
 
 
 def test_a_vocabulary_that_is_smaller_than_asked_says_why() -> None:
     tokenizer = ByteLevelBPE(9000).train(["one two one two"])
     assert report.describe_tokenizer(tokenizer, 9000).endswith(
-        " (the text gives no more; 9,000 were asked for)"
+        " (the text yields no more; 9,000 were requested)"
     )
     for asked in (None, tokenizer.vocab_size):
         assert (

@@ -94,9 +94,7 @@ def labelled_rows(corpus: Corpus) -> dict[str, SplitRows]:
         DataError: the corpus is a stream.
     """
     if corpus.n_train_rows is None:
-        raise DataError(
-            f"{corpus.name} is streamed", "labelled rows that fit in memory", "set data.streaming=false"
-        )
+        raise DataError(f"{corpus.name} is streamed", "labelled rows in memory", "set data.streaming=false")
     splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     return {split: SplitRows(rows, numbers_of(rows)) for split, rows in splits.items() if rows is not None}
 
@@ -125,13 +123,15 @@ def _check_adapter(config: Config, start: Bundle | None) -> None:
     word = f"peft={config.choices.peft}"
     if start is None:
         raise ConfigError(
-            f"{word} freezes pretrained weights, and init_from=none has none",
+            f"{word} freezes pretrained weights, but init_from=none has none",
             "a bundle to start from",
-            "leave out INIT=none, or peft",
+            "leave out INIT=none or peft",
         )
     if (frozen := construct(config.freezing, Freezing).frozen) != "nothing":
         raise ConfigError(
-            f"{word} and freezing.frozen={frozen} both say what is trained", "one of them", "leave out one"
+            f"{word} and freezing.frozen={frozen} both determine what is trained",
+            "one of them",
+            "leave out one",
         )
     try:
         construct(peft, LoRA).layers(start.model.backbone)

@@ -31,7 +31,7 @@ def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str,
             other = make()
         except Exception as error:  # whatever it is, what was trained must be kept
             reason = str(error).partition("\n")[0]
-            report.say("Baseline", f"the {titles[name]} could not be made ({type(error).__name__}: {reason})")
+            report.say("Baseline", f"the {titles[name]} failed ({type(error).__name__}: {reason})")
             continue
         difference = paired_difference(scores, other)
         found[name] = Baseline(title=titles[name], score=float(other.mean()), difference=difference)

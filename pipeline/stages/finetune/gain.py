@@ -1,4 +1,4 @@
-"""What a start was worth: the gain over the same training from nothing, or the command that tells."""
+"""The gain of pretraining over the same training from scratch, or the command that measures it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ UNSAID = (
 
 
 def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation: Evaluation) -> str | None:
-    """The score beside that of the newest run that differs in its start alone, and began from nothing."""
+    """Compare the score with the newest run that differs only in starting from scratch."""
     for other in list_runs(run.path.parent):
         if other.name == run.name or not other.is_of(STAGE, config.choices.task):
             continue
@@ -36,12 +36,12 @@ def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation
             if before is None:
                 continue
             gain = bundle.metrics[name] - before
-            return f"{gain:+.4f} {evaluation.task.metric} (from nothing {before:.4f}, {other.name})"
+            return f"{gain:+.4f} {evaluation.task.metric} (from scratch {before:.4f}, {other.name})"
     return None
 
 
 def command_from_nothing(config: Config) -> str | None:
-    """What to type for a run that differs in its start alone; None where words cannot say it."""
+    """The command for a run that differs only in its start; None if it cannot be typed."""
     task, read = config.choices.task, set(keys_used(STAGE)) - {"task", "tracking", "peft"}
     begin = [f"task={task}", f"init_from={NOTHING}"]
     try:

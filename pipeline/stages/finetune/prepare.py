@@ -96,8 +96,8 @@ def _adapt(model: Model, options: LoRA) -> None:
     total = sum(each.numel() for each in model.parameters())
     report.say(
         "Adapter",
-        f"LoRA of rank {options.rank} beside {len(layers)} layers: {count(trained)} of "
-        f"{count(total)} parameters are trained ({trained / total:.1%}), the head's too",
+        f"LoRA of rank {options.rank} in {len(layers)} layers: {count(trained)} of "
+        f"{count(total)} parameters are trained ({trained / total:.1%}), including the head",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning ends with: scores, predictions beside targets, the gain over training from nothing."""
+"""The summary of a fine-tuning: scores, predictions and targets, the gain over training from scratch."""
 
 from collections.abc import Mapping
 
@@ -33,13 +33,13 @@ def summarise(
     cautions = evaluation.cautions
     if trained.checkpoints.is_tied:
         cautions.append(
-            f"{evaluation.task.metric} was the same at every validation, so the loss chose the weights"
+            f"{evaluation.task.metric} was the same at every validation, so the loss selected the weights"
         )
     if cautions:
         facts["caution"] = "; ".join(cautions)
     gain = None if from_nothing else gain_over_nothing(config, run, bundle, evaluation)
     if gain is not None:
-        facts["gain over nothing"] = gain
+        facts["gain over training from scratch"] = gain
     report.summary(
         f"{run.name}: done",
         metrics={},
@@ -47,9 +47,9 @@ def summarise(
         facts=facts,
         samples=evaluation.samples,
         next_commands={
-            f"make try-{task}": "ask this model yourself",
-            f"make predict-{task} INPUT=rows.jsonl": "answer a file of rows",
-            f"make evaluate-{task} DATA=...": "measure it on another corpus",
+            f"make try-{task}": "try this model yourself",
+            f"make predict-{task} INPUT=rows.jsonl": "predict a file of rows",
+            f"make evaluate-{task} DATA=...": "evaluate it on another corpus",
             **next_comparison(run),
             "make ui": "see all runs in MLflow",
         },
@@ -57,5 +57,7 @@ def summarise(
     )
     if gain is None and not from_nothing and (command := command_from_nothing(config)) is not None:
         report.say(
-            "Baseline", f"{command}  trains the same from nothing: what was this start worth?", wrap=False
+            "Baseline",
+            f"{command}  trains the same from scratch, to measure the gain of pretraining",
+            wrap=False,
         )

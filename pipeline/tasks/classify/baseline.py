@@ -1,4 +1,4 @@
-"""Baselines of a classifier: the commonest label, and a linear model of word counts.
+"""Baselines of a classifier: the majority label, and a linear model of word counts.
 
 Source: Wang and Manning 2012, "Baselines and Bigrams: Simple, Good Sentiment and Topic Classification".
 """
@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.tasks.scoring import Ints
 from pipeline.tasks.scripts import words_of
 
-#: Training rows that the linear model sees at most, evenly spread: it is trained in seconds.
+#: The most training rows of the linear model, evenly spaced, so that it is trained in seconds.
 MAX_ROWS = 50_000
 #: Passes over them; further ones change little.
 _PASSES = 20

@@ -1,4 +1,4 @@
-"""Plots of classifications: which classes are taken for which, and how far confidence can be trusted."""
+"""Plots of classifications: the confusion matrix and the calibration of confidence."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Up to so many classes each cell has its number written in it.
+#: Up to this number of classes, each cell shows its number.
 _NUMBERED_CLASSES = 20
 _LONGEST_NAME = 40
 #: Colours go with the square root of the share, so that rare confusions are seen beside a full diagonal.
@@ -45,9 +45,9 @@ def confusion_figure(target: Ints, predicted: Ints, names: Sequence[str]) -> "Fi
     figure = _figure(side + 2.6, side + 1.6)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(_GAMMA, vmin=0, vmax=1))
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.6)
+    figure.colorbar(image, ax=axes, label="share of the target class", shrink=0.6)
     _name_ticks(axes, names, size=6.5 if n_classes > _NUMBERED_CLASSES else 9)
-    axes.set(xlabel="prediction", ylabel="target", title=f"{np.trace(counts):,} of {counts.sum():,} right")
+    axes.set(xlabel="prediction", ylabel="target", title=f"{np.trace(counts):,} of {counts.sum():,} correct")
     if n_classes <= _NUMBERED_CLASSES:
         for (row, column), count in np.ndenumerate(counts):
             if count:

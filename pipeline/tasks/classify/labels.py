@@ -118,11 +118,11 @@ def _refuse_unknown(labels: Sequence[Any], table: LabelTable, split: str) -> Non
                 unknown.setdefault(label_text(one), row)
     if unknown:
         row = next(iter(unknown.values()))
-        verb = "is no label" if len(unknown) == 1 else "are no labels"
+        verb = "is not a label" if len(unknown) == 1 else "are not labels"
         raise DataError(
             f"{split}, row {number_of(labels, row)}: {listed(unknown)} {verb} of the training rows",
-            f"labels that training has: {listed(table.names)}",
-            f"give training rows of these too, or drop the rows from {split}",
+            f"a label of the training rows: {listed(table.names)}",
+            f"add training rows with these labels, or drop the rows from {split}",
         )
 
 

@@ -147,7 +147,7 @@ class TextClassification(FinetuneTask):
             raise DataError(
                 f"all {self.n_train_rows:,} training rows have one label: {listed(seen)}",
                 "rows of at least two classes",
-                "check the column of the labels, and that the rows are not sorted and cut off",
+                "check the label column, and that the rows are not a truncated sorted list",
             )
 
     def texts(self, row: Row) -> list[str]:
@@ -303,7 +303,9 @@ class TextClassification(FinetuneTask):
     @cached_property
     def _table(self) -> LabelTable:
         if self.label_names is None:
-            raise ValueError("label_names is None; expected names of the classes; use fit(), or give them")
+            raise ValueError(
+                "label_names is None; expected names of the classes; call fit(), or set label_names"
+            )
         return LabelTable(names=tuple(self.label_names), numbered=self.numbered_labels)
 
     def _targets(self, rows: Sequence[Row]) -> Ints:

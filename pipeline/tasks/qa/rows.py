@@ -69,26 +69,26 @@ def _answers(row: Row, where: str) -> list[tuple[str, int]]:
     answers = row.get("answers")
     if not isinstance(answers, Mapping):
         found = "missing" if answers is None else f"of type {type(answers).__name__}"
-        raise DataError(f"{where}: 'answers' is {found}", _FORM, "bring the answers into this form")
+        raise DataError(f"{where}: 'answers' is {found}", _FORM, "convert the answers to this form")
     texts, starts = answers.get("text"), answers.get("answer_start")
     if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
         raise DataError(
             f"{where}: 'answers' has no lists 'text' and 'answer_start'",
             _FORM,
-            "bring the answers into this form",
+            "convert the answers to this form",
         )
     if len(texts) != len(starts):
         raise DataError(
-            f"{where}: {len(texts)} answers and {len(starts)} of 'answer_start'",
+            f"{where}: there are {len(texts)} answers, but {len(starts)} values of 'answer_start'",
             "one start for each answer",
-            "give the place of each answer in the context, counted in characters from 0",
+            "give the position of each answer in the context, in characters from 0",
         )
     for text, start in zip(texts, starts, strict=True):
         if not isinstance(text, str) or not text or not isinstance(start, int):
             raise DataError(
                 f"{where}: the answer {text!r} with start {start!r}",
-                "a text that is not empty, and a whole number",
-                "drop the answer; a question that has none gets empty lists",
+                "a non-empty text, and an integer",
+                "drop the answer; use empty lists for a question without an answer",
             )
     return list(zip(texts, starts, strict=True))
 
@@ -101,16 +101,16 @@ def _refuse_offset(rows: Sequence[Row], wrong: Sequence[tuple[int, str, int]], s
     if places == 0:
         raise DataError(
             f"{split}, row {number}: the answer {_shown(text)} is not in its context{others}",
-            "a part of the context, character by character",
-            "drop the row, or write the answer as the context has it",
+            "an exact substring of the context",
+            "drop the row, or copy the answer exactly from the context",
         )
     there = context[max(start, 0) : max(start, 0) + len(text)]
-    really = f"it begins at {context.index(text)}" if places == 1 else f"it stands in {places} places"
+    really = f"it starts at {context.index(text)}" if places == 1 else f"it occurs in {places} places"
     raise DataError(
-        f"{split}, row {number}: the answer {_shown(text)} is said to begin at character {start}, "
-        f"where {_shown(there)} stands{others}",
-        f"its place in the context, counted in characters from 0: {really}",
-        "correct answer_start (bytes, or a cleaned context, give other numbers)",
+        f"{split}, row {number}: the answer {_shown(text)} does not start at character {start}, "
+        f"where the context has {_shown(there)}{others}",
+        f"its position in the context, in characters from 0: {really}",
+        "correct answer_start (positions in bytes or in a cleaned context differ)",
     )
 
 

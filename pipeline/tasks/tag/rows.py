@@ -13,7 +13,7 @@ from pipeline.tasks.finetuning import number_of
 Row = Mapping[str, Any]
 
 _TAG = re.compile(r"O|[BI]-\S.*")
-_COLUMN = "name the right column with data.columns.{}=..., or repair the row"
+_COLUMN = "name the right column with data.columns.{}=..., or correct the row"
 
 
 def text_and_spans(row: Row) -> tuple[str, list[tuple[int, int]]]:
@@ -45,7 +45,7 @@ def check_tokens(row: Row, where: str) -> None:
         raise DataError(f"{where}: tokens is empty", "at least one word", "leave out the row")
     for place, token in enumerate(tokens):
         if not isinstance(token, str) or not token.strip():
-            raise DataError(f"{where}: word {place + 1} is {token!r}", "text", "repair or leave out the row")
+            raise DataError(f"{where}: word {place + 1} is {token!r}", "text", "correct or leave out the row")
 
 
 def check_rows(rows: Sequence[Row], split: str, types: Sequence[str] | None) -> None:
@@ -65,9 +65,9 @@ def check_rows(rows: Sequence[Row], split: str, types: Sequence[str] | None) -> 
             raise DataError(f"{where}: tags is {found}", "a list of tags", _COLUMN.format("tags"))
         if len(tags) != len(tokens):
             raise DataError(
-                f"{where}: {len(tokens):,} words and {len(tags):,} tags",
+                f"{where}: there are {len(tokens):,} words, but {len(tags):,} tags",
                 "a tag for each word",
-                "repair the row",
+                "correct the row",
             )
         for token, tag in zip(tokens, tags, strict=True):
             _check_tag(tag, f"{where}: the tag of {token!r}", types)
@@ -75,13 +75,13 @@ def check_rows(rows: Sequence[Row], split: str, types: Sequence[str] | None) -> 
 
 def _check_tag(tag: Any, what: str, types: Sequence[str] | None) -> None:
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-        remedy = "bring the tags into the BIO scheme (in IOBES, S- is B- and E- is I-)"
+        remedy = "convert the tags to the BIO scheme (from IOBES, S- becomes B- and E- becomes I-)"
         if isinstance(tag, int):
             remedy = "write the names of the tags instead of their numbers"
         raise DataError(f"{what} is {tag!r}", "O, B-TYPE or I-TYPE", remedy)
     if types is not None and tag != "O" and tag[2:] not in types:
         raise DataError(
-            f"{what} is {tag!r}, and no training row has this type",
+            f"{what} is {tag!r}, but no training row has this type",
             f"one of the types {', '.join(types)}",
-            "give training rows of each type, or set task.entity_types",
+            "add training rows of each type, or set task.entity_types",
         )

@@ -74,7 +74,9 @@ class TokenClassification(FinetuneTask):
     )
     targets: ClassVar[tuple[str, ...]] = ("tags",)
     metric: ClassVar[str] = "f1"
-    baseline_titles: ClassVar[Mapping[str, str]] = {"words": "commonest tag of each word (mean of rows)"}
+    baseline_titles: ClassVar[Mapping[str, str]] = {
+        "words": "most frequent tag of each word (mean over rows)"
+    }
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
@@ -97,7 +99,7 @@ class TokenClassification(FinetuneTask):
         if self.entity_types == []:
             raise DataError(
                 "no training row has an entity: all tags are O",
-                "tags B-TYPE and I-TYPE too",
+                "some tags B-TYPE or I-TYPE",
                 "check the column of the tags with `make show-data`",
             )
 
@@ -212,7 +214,7 @@ class TokenClassification(FinetuneTask):
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
         """Return the definition of an entity that is right."""
-        return {"f1": "entities with all words and the type right, as seqeval in its default mode"}
+        return {"f1": "entities with exact span and type, as in seqeval's default mode"}
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Callable[[], Floats]]:
         """Return the commonest tag of each word in training, without its context."""

@@ -1,1 +1,1 @@
-"""What happens around training steps: seeds, guards, limits, signals, averages and measurements."""
+"""Callbacks around training steps: seeds, guards, limits, signals, averages and measurements."""

@@ -5,7 +5,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA(WeightAveraging):
-    """Keeps an exponential moving average of the weights, for validations and in a checkpoint's `state_dict`.
+    """Keep an exponential moving average of the weights, for validations and in a checkpoint's `state_dict`.
 
     Lightning's `EMAWeightAveraging` does the same one parameter at a time; this averages all of them in one
     call. The average starts from the weights after the first step; when training ends, the model takes it.

@@ -1,4 +1,4 @@
-"""The work of a training step, and the most that a device can do."""
+"""Count the FLOPs of a training step, and look up the peak of a device."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ Batch = Mapping[str, Tensor]
 
 
 def peak_flops_per_s(trainer: L.Trainer, device: torch.device) -> float | None:
-    """The peak of one `device` at the trainer's precision; None where it is not known, as on every CPU."""
+    """Return the peak of a `device` at the trainer's precision; None if unknown, as for every CPU."""
     if device.type != "cuda" or trainer.precision not in ("bf16-mixed", "16-mixed"):
         return None
     known = accelerator_called(torch.cuda.get_device_name(device))

@@ -1,4 +1,4 @@
-"""How long a training will take, said soon after it has begun."""
+"""Estimate how long a training will take, soon after its start."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ LONG_S, SHORT_S = 600.0, 200.0
 
 
 class Forecast(Callback):
-    """Says how long the rest of the training takes; where that is long, what would be done in three minutes.
+    """Report how long the rest of the training takes and, if that is long, what fits into three minutes.
 
     Args:
         smaller_sizes: gives name -> part of this cost, the largest first; nothing where the size is not free.
@@ -64,7 +64,7 @@ def describe_forecast(
     *,
     budget_s: float | None = None,
 ) -> str:
-    """The time that is left, and what would be done in three minutes where it is long."""
+    """Describe the time left and, if it is long, what fits into three minutes."""
     left_s = step_s * n_steps
     if budget_s is not None and budget_s < left_s:
         return f"about {clock(budget_s)}, the time budget; all {n_steps:,} steps would take {clock(left_s)}"

@@ -1,4 +1,4 @@
-"""Parts of the model that are not trained, or not from the first step on."""
+"""Freeze parts of the model, always or for the first steps."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from pipeline.machine.options import Count
 
 @dataclass(frozen=True, kw_only=True)
 class Freezing:
-    """What is not trained, and when it is trained after all.
+    """Which parts are frozen, and when they are unfrozen.
 
     Args:
         frozen: what is not trained when training starts: the embedding, or the whole backbone, or nothing.
@@ -31,7 +31,7 @@ class Freezing:
 
 
 class Unfreezing(Callback):
-    """Trains the parameters from a depth on, and gradually those below it too.
+    """Train the parameters above a depth, and gradually unfreeze those below it.
 
     Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning", section 3.3, with steps for epochs.
 
@@ -47,6 +47,6 @@ class Unfreezing(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Freeze as the step says: a function of the step alone, so that a resumed run goes on exactly."""
+        """Freeze as a function of the step alone, so that a resumed run continues exactly."""
         thawed = trainer.global_step // self._every if self._every else 0
         freeze(pl_module.model, max(0, self._depth - thawed))  # type: ignore[arg-type]

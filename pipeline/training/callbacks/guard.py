@@ -1,4 +1,4 @@
-"""No step that broke the model is saved, and none goes unnoticed."""
+"""Stop training at the first value that is not finite, before it is saved."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_st
 
 
 class NonFiniteGuard(Callback):
-    """Stops a run whose loss or weights are no longer finite, before that is saved.
+    """Stop a run whose loss or weights are no longer finite, before they are saved.
 
     It looks at logging steps, after validations, and before each checkpoint is written, not at each step, for
     looking makes the program wait for the device. Gradients that are not finite show in the weights, except
@@ -63,7 +63,7 @@ class NonFiniteGuard(Callback):
         precision = " or trainer.precision=bf16" if trainer.precision == "16-mixed" else ""
         raise RunError(
             f"the {what} not finite at step {step}",
-            "finite numbers",
-            "start a new run with a lower learning rate, a longer warm-up or harder clipping of gradients "
+            "a finite value",
+            "start a new run with a lower learning rate, a longer warm-up or stronger gradient clipping "
             f"(trainer.gradient_clip){precision}; the last good checkpoint is kept",
         )

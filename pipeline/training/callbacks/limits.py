@@ -1,4 +1,4 @@
-"""What ends a training before or at its last step, always with a validation."""
+"""End a training before or at its last step, always with a validation."""
 
 import time
 from typing import Any
@@ -12,14 +12,14 @@ from pipeline.training.callbacks.steps import any_process, ends_optimizer_step
 
 
 class TrainingClock:
-    """Seconds of training, counted on when a run is resumed."""
+    """Seconds of training, accumulated when a run is resumed."""
 
     def __init__(self) -> None:
         self._before_s = 0.0
         self._started: float | None = None
 
     def start(self) -> None:
-        """Go on counting from now."""
+        """Continue counting from now."""
         self._started = time.monotonic()
 
     @property
@@ -32,7 +32,7 @@ class TrainingClock:
         return {"elapsed_s": self.elapsed_s}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on from the saved seconds."""
+        """Continue from the saved seconds."""
         self._before_s = state_dict["elapsed_s"]
         self._started = None
 
@@ -43,7 +43,7 @@ class FinalValidation(Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse a last step that is gone by.
+        """Refuse a last step that is already past.
 
         Raises:
             RunError: which step the run has reached.
@@ -60,7 +60,7 @@ class FinalValidation(Callback):
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's; a run that it stopped stays stopped when it is resumed, unless it has more patience."""
+    """Early stopping; a stopped run stays stopped when it is resumed, unless its patience is larger."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Train no step more than the checkpoint of a run that had been stopped."""
@@ -68,12 +68,12 @@ class EarlyStopping(callbacks.EarlyStopping):
             trainer.should_stop = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the count, but not the patience: that is this run's."""
+        """Restore the count, but not the patience, which may have been changed."""
         super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class TimeBudget(Callback):
-    """Ends training, with a validation, when its seconds are spent; schedule and `max_steps` stay.
+    """End training, with a validation, when its time is spent; schedule and `max_steps` are unchanged.
 
     Args:
         budget_s: seconds of training with its validations and checkpoints, over all resumed parts of the run.
@@ -89,7 +89,7 @@ class TimeBudget(Callback):
         return self.budget_s - self._clock.elapsed_s
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock; a run that was resumed with nothing left trains no step more."""
+        """Start the clock; a run that is resumed without time left trains no further step."""
         if any_process(trainer, self.left_s <= 0):
             trainer.should_stop = True
         self._clock.start()
@@ -106,5 +106,5 @@ class TimeBudget(Callback):
         return self._clock.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from the seconds spent."""
+        """Continue counting from the seconds spent."""
         self._clock.load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""What ends a training whose metric no longer gets better, not before its learning rate has decayed."""
+"""End a training whose metric no longer improves, after its learning rate has decayed."""
 
 from typing import Any, Literal, Protocol
 
@@ -10,10 +10,10 @@ from modules.lit_module import LitModule
 
 
 class Ending(Protocol):
-    """A schedule that knows how a run ends early."""
+    """A schedule that supports an early end."""
 
     def end_from(self, step: int) -> int:
-        """The steps of a run whose learning rate begins to decay at `step`."""
+        """Return the number of steps of a run whose learning rate starts to decay at `step`."""
         ...
 
 
@@ -41,7 +41,7 @@ class Plateau(Callback):
         self._n_waited = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run ends where it was to end."""
+        """Let a resumed run end at the step that was decided."""
         self._shorten(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,10 +63,10 @@ class Plateau(Callback):
         trainer.should_stop |= trainer.global_step >= self.max_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, since when, and what was decided."""
+        """Return the best value so far, its step, and the decision."""
         return {"best": self._best, "n_waited": self._n_waited, "max_steps": self.max_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore them."""
         self._best, self._n_waited = state_dict["best"], state_dict["n_waited"]
         self.max_steps = state_dict["max_steps"]

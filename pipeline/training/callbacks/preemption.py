@@ -1,4 +1,4 @@
-"""A signal ends a run in order: the step is finished and saved, and the run can be resumed."""
+"""End a run at a signal: the step is finished and saved, and the run can be resumed."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from pipeline.training.checkpoint import Checkpoints
 
 
 class Preemption(Checkpoint):
-    """Answers Ctrl-C, SIGTERM and SIGHUP: finish the optimizer step (and a validation under way), save, stop.
+    """Handle Ctrl-C, SIGTERM and SIGHUP: finish the optimizer step (and a running validation), save, stop.
 
     A second request stops at once. This counts as a checkpoint callback so that Lightning calls it after all
     others, when each has seen the step that is saved; list it after `checkpoints`.
@@ -61,7 +61,7 @@ class Preemption(Checkpoint):
             self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A signal is never swallowed: one that came after the last step ends the run too."""
+        """Never swallow a signal: one that was received after the last step ends the run too."""
         self._restore()
         if any_process(trainer, self._requests.first is not None):
             self._raise(trainer)
@@ -69,11 +69,11 @@ class Preemption(Checkpoint):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self._restore()
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
@@ -85,8 +85,8 @@ class Preemption(Checkpoint):
         number = self._requests.first or signal.SIGTERM  # another process got it
         raise RunInterrupted(
             f"stopped by {name_of(number)} after step {trainer.global_step} of {trainer.max_steps}, "
-            "now saved",
-            "run the same command with RESUME=1 to go on from there",
+            "which was saved",
+            "run the same command with RESUME=1 to resume from there",
             number,
         )
 
@@ -115,10 +115,10 @@ class Preemption(Checkpoint):
             self._restore()
             raise RunInterrupted(
                 f"stopped at once by a second {name_of(number)}",
-                "run the same command with RESUME=1 to go on from the last checkpoint",
+                "run the same command with RESUME=1 to resume from the last checkpoint",
                 number,
             )
-        tell_at_once(f"\n{name_of(number)}: finishing the step and saving; again to stop at once\n")
+        tell_at_once(f"\n{name_of(number)}: finishing the step and saving; send it again to stop at once\n")
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

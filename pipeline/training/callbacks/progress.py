@@ -1,4 +1,4 @@
-"""The progress of a training on standard error: a bar on a terminal, a plain line now and then elsewhere."""
+"""Show the progress of a training on standard error: a bar on a terminal, else a line now and then."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class ProgressBar(Callback):
-    """Shows step, smoothed loss, validation loss, tokens per second and time left.
+    """Show step, smoothed loss, validation loss, tokens per second and time left.
 
     On a terminal it draws at most five times a second; elsewhere it writes a line every 10 seconds or tenth
     of the run. The loss is read only when something is drawn, and on a GPU without waiting for it.
@@ -54,7 +54,7 @@ class ProgressBar(Callback):
         self._line_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin at the step that the run begins at."""
+        """Start at the run's first step."""
         self._started = self._shown_at = time.monotonic()
         self._first_step = self._step = self._line_step = trainer.global_step
         self._max_steps = trainer.max_steps
@@ -111,7 +111,7 @@ class ProgressBar(Callback):
         self._validation_bar.update(batch_idx + 1 - self._validation_bar.n)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the validation loss, and keep the time out of the tokens per second."""
+        """Record the validation loss, and exclude the time from the tokens per second."""
         if self._validation_bar is not None:
             self._validation_bar.close()
             self._validation_bar = None

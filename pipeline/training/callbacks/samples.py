@@ -1,4 +1,4 @@
-"""What the model writes, at each validation."""
+"""Show samples of the model at each validation."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from pipeline.tasks.base import Sample
 
 
 class Samples(Callback):
-    """Makes samples at each validation and hands them on with their step.
+    """Generate samples at each validation and pass them on with their step.
 
     Args:
         make: makes the samples; the model is in eval mode.

@@ -1,4 +1,4 @@
-"""Random numbers that a resumed run repeats."""
+"""Seed random numbers so that a resumed run repeats them."""
 
 import hashlib
 from typing import Any
@@ -32,6 +32,6 @@ class StepSeed(Callback):
 
 
 def batch_seed(seed: int, rank: int, batch: int) -> int:
-    """A seed of 63 bits that has nothing in common with that of a neighbour."""
+    """Return a 63-bit seed that is independent of those of neighbouring batches."""
     digest = hashlib.blake2b(f"{seed},{rank},{batch}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

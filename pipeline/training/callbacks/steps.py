@@ -1,4 +1,4 @@
-"""Where a callback stands: between two optimizer steps, before a validation, one of several processes."""
+"""Tell a callback where it is: between optimizer steps, before a validation, in which process."""
 
 import lightning as L
 

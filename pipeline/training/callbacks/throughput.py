@@ -1,4 +1,4 @@
-"""How fast training goes, and how far it is, on the one x axis: the optimizer step."""
+"""Log speed and progress against the optimizer step."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_st
 
 
 class Throughput(Callback):
-    """Logs how far training is and how fast it goes, at logging steps.
+    """Log the progress and the speed of training, at logging steps.
 
     They are tokens_seen, training_flops, epoch, wall_s, tokens_per_second and mfu. A token is a
     position of `input_ids` or `decoder_input_ids` that is not padding. Validations and checkpoints do not
@@ -110,7 +110,7 @@ class Throughput(Callback):
         self._pause()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted so far, by all processes."""
+        """Return what was counted so far, over all processes."""
         self._count_fresh()
         return {
             "tokens_seen": self._tokens_seen,
@@ -120,7 +120,7 @@ class Throughput(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on."""
+        """Continue counting."""
         self._tokens_seen, self._rows_seen = state_dict["tokens_seen"], state_dict["rows_seen"]
         self._flops_spent = state_dict.get("flops_spent", math.nan)  # older checkpoints have not counted them
         self._interval_tokens_from = self._tokens_seen

@@ -1,4 +1,4 @@
-"""How the validation loss went over a training."""
+"""Track the validation loss over a training."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class LossTrend(Callback):
-    """Keeps the loss of each validation, over all resumed parts of the run.
+    """Keep the loss of each validation, over all parts of a resumed run.
 
     Attributes:
         losses: step -> loss in nats, in the order of the steps.

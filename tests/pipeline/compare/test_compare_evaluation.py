@@ -50,7 +50,7 @@ def test_scores_of_rows_are_kept_and_no_text(tmp_path: Path) -> None:
 def test_validation_rows_are_called_so_and_known_to_have_chosen_the_weights(tmp_path: Path) -> None:
     found = evaluation("validation", chose_weights=True)
     assert found.metrics["val/f1"] == pytest.approx(1 / 3)
-    assert found.on.in_words(3) == "3 validation rows of squad, which also chose the weights"
+    assert found.on.in_words(3) == "3 validation rows of squad, on which the weights were selected"
     assert evaluation().on.in_words(1) == "1 test row of squad"
     save_evaluation(tmp_path, found)
     measured = read_measurement(tmp_path)
@@ -77,7 +77,7 @@ def test_a_metric_that_is_0_on_all_rows_is_said_to_tell_nothing(tmp_path: Path) 
     assert found.cautions == []
     wrong = [Prediction(text="nobody")] * 3
     found = replace(found, predictions=wrong, scores=found.task.score(wrong, found.rows, intervals=True))
-    assert found.cautions == ["f1 is 0 on all rows, so it cannot tell models apart here"]
+    assert found.cautions == ["f1 is 0 on all rows, so it cannot distinguish models here"]
 
 
 def test_a_rows_digest_is_of_its_content_not_of_its_order() -> None:

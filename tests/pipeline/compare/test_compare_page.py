@@ -73,7 +73,7 @@ def test_the_page_needs_no_network_no_script_and_no_other_file(runs: Path) -> No
 def test_the_page_shows_verdict_metrics_curves_cost_and_settings(runs: Path) -> None:
     _, page = page_of(runs, "a", "b")
     for words in (
-        "a and b cannot be told apart on fewer than 30 rows",
+        "a and b do not differ significantly on fewer than 30 rows",
         "0.7500 [0.6500, 0.8500]",
         "p = ",
         "seed",
@@ -132,7 +132,7 @@ def test_the_page_for_all_has_no_samples_where_one_corpus_may_not_be_shown(runs:
     )
     assert "input: secret" in own
     assert "secret" not in of_all
-    assert "Left out here: texts of a stay in their run folders" in of_all
+    assert "Not shown: the texts of a stay in their run folders" in of_all
 
 
 def test_a_run_whose_corpus_may_be_shown_is_known_by_its_configuration(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_a_run_whose_corpus_may_be_shown_is_known_by_its_configuration(tmp_path:
 
 
 def test_the_page_says_whose_samples_are_missing(runs: Path) -> None:
-    assert "Of a and b no samples were kept." in page_of(runs, "a", "b")[1].text
+    assert "There are no samples of a and b." in page_of(runs, "a", "b")[1].text
     keep_samples(runs / "a", Sample(given="Who?", output="Anna", target="Ida"))
     _, page = page_of(runs, "a", "b")
-    assert "Of b no samples were kept." in page.text
+    assert "There are no samples of b." in page.text
     assert "Anna" in page.text
 
 

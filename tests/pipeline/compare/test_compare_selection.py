@@ -51,7 +51,7 @@ def test_last_takes_runs_of_one_task_where_there_are_enough_and_says_what_it_pas
 ) -> None:
     make_run(runs, "alone", task="qa", created="2026-01-04T00:00:00+00:00")
     assert names(["last:2"], runs) == ["new", "mid"]
-    assert "passed over: alone (qa), for runs of one task" in capsys.readouterr().err
+    assert "skipped alone (qa), to compare runs of one task" in capsys.readouterr().err
 
 
 def test_last_takes_the_newest_runs_of_several_tasks_where_no_task_has_enough(runs: Path) -> None:
@@ -93,7 +93,7 @@ def test_impossible_words_are_refused_in_one_line(runs: Path, spec: str) -> None
 
 
 def test_one_run_or_the_same_run_twice_is_nothing_to_compare(runs: Path) -> None:
-    assert refusal(["old", str(runs / "old"), "abcd1111"], runs).startswith("1 run to compare (old)")
+    assert refusal(["old", str(runs / "old"), "abcd1111"], runs).startswith("there is 1 run to compare (old)")
 
 
 def test_no_runs_at_all_say_what_to_do_first(tmp_path: Path) -> None:

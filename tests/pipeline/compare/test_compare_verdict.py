@@ -45,7 +45,7 @@ def test_a_difference_that_may_be_chance_is_not_called_better(tmp_path: Path) ->
     )
     make_run(tmp_path, "c", scores=[0, 1, 0, 1, 0])
     said = verdict(compared(tmp_path, "a", "b", "c"))
-    assert "a and c cannot be told apart on fewer than 30 rows: +0.200 accuracy" in said
+    assert "a and c do not differ significantly on fewer than 30 rows: +0.200 accuracy" in said
     assert "better than" not in said
 
 
@@ -57,7 +57,7 @@ def test_runs_measured_on_validation_rows_are_ranked_by_them_and_it_is_said(tmp_
     assert set(comparison.metrics) == {"val/accuracy"}
     assert [score and score.value for score in comparison.metrics["val/accuracy"]] == [0.7, 0.5]
     assert any(
-        note.startswith("The rows of a and old are validation rows, which also chose the weights")
+        note.startswith("The rows of a and old are validation rows, which selected the weights")
         for note in comparison.notes
     )
 
@@ -81,7 +81,7 @@ def test_runs_measured_on_different_rows_are_not_tested(tmp_path: Path) -> None:
     comparison = compared(tmp_path, "a", "b")
     said = verdict(comparison)
     assert "a has the highest accuracy, 0.7000; b has 0.5000." in said
-    assert "Not tested for significance: measured on different rows." in said
+    assert "Not tested for significance: they were measured on different rows." in said
     assert any("0 are common" in note for note in comparison.notes)
 
 
@@ -102,7 +102,7 @@ def test_a_metric_and_the_rows_that_disagree_are_both_told(tmp_path: Path) -> No
         record |= {"metric": "bleu", "row_metric": None, "metrics": {"bleu": {"value": bleu}}}
         file.write_text(json.dumps(record))
     said = verdict(compared(tmp_path, "a", "b"))
-    assert "a has the better bleu, but row by row b is significantly better: -0.200 score per row" in said
+    assert "a has the better bleu, but per row b is significantly better: -0.200 score per row" in said
 
 
 def test_runs_of_different_tasks_are_refused_with_what_each_is(tmp_path: Path) -> None:
@@ -204,4 +204,4 @@ def test_a_half_written_file_of_a_run_is_passed_over(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "b", scores=POOR)
     (folder / "evaluation.json").write_text('{"task": "Text')
     said = verdict(compared(tmp_path, "a", "b"))
-    assert "Not tested for significance: one of them has no scores row by row." in said
+    assert "Not tested for significance: one of them has no scores per row." in said

@@ -87,24 +87,24 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
     [
         (
             "trainer.max_steps=many",
-            "trainer.max_steps: 'many' does not fit; expected a valid integer",
+            "trainer.max_steps: 'many' is not a valid value; expected a valid integer",
         ),
         (
             "trainer.max_steps=0",
-            "trainer.max_steps: 0 does not fit; expected greater than or equal to 1",
+            "trainer.max_steps: 0 is not a valid value; expected greater than or equal to 1",
         ),
         (
             "trainer.precision=half",
-            "trainer.precision: 'half' does not fit; expected 'auto', 'fp32'",
+            "trainer.precision: 'half' is not a valid value; expected 'auto', 'fp32'",
         ),
-        ("trainer.compile=1", "trainer.compile: 1 does not fit; expected a valid boolean"),
-        ("size.d_model=64.5", "size.d_model: 64.5 does not fit; expected a valid integer"),
-        ("seed=x", "seed: 'x' does not fit; expected a valid integer"),
-        ("seed=-1", "seed: -1 does not fit"),
-        ("seed=99999999999999999999", "seed: 99999999999999999999 does not fit"),
-        ("tokenizer_text_bytes=0", "tokenizer_text_bytes: 0 does not fit"),
-        ("prompts=hello", "prompts: 'hello' does not fit; expected a valid"),
-        ("packing=loose", "packing: 'loose' does not fit; expected 'concat' or 'whole'"),
+        ("trainer.compile=1", "trainer.compile: 1 is not a valid value; expected a valid boolean"),
+        ("size.d_model=64.5", "size.d_model: 64.5 is not a valid value; expected a valid integer"),
+        ("seed=x", "seed: 'x' is not a valid value; expected a valid integer"),
+        ("seed=-1", "seed: -1 is not a valid value"),
+        ("seed=99999999999999999999", "seed: 99999999999999999999 is not a valid value"),
+        ("tokenizer_text_bytes=0", "tokenizer_text_bytes: 0 is not a valid value"),
+        ("prompts=hello", "prompts: 'hello' is not a valid value; expected a valid"),
+        ("packing=loose", "packing: 'loose' is not a valid value; expected 'concat' or 'whole'"),
     ],
 )
 def test_a_value_of_the_wrong_type_or_range_is_named_with_what_fits(override: str, start: str) -> None:
@@ -204,7 +204,7 @@ def test_a_model_beside_the_bundle_that_is_started_from_is_refused(
     task = ["task=classify"] if stage == "finetune" else []
     message = refusal(*task, word, *start, stage=stage)
     assert message.startswith(f"{word.split('=', maxsplit=1)[0]} is given, and ")
-    assert "expected model and tokenizer from the bundle, as they are" in message
+    assert "expected the model and the tokenizer of the bundle, unchanged" in message
     assert start or message.endswith("or give init_from=none")
     compose(stage, [*task, word, "init_from=none"] if task else [word])
 

@@ -90,7 +90,7 @@ def test_a_module_that_is_no_source_file_of_the_project_is_not_imported(
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "code.py").write_text("raise SystemExit('imported')\nclass Evil: pass\n")
     for target in ("runs.evil.code.Evil", "modules.evil.code.Evil", "code.Evil"):
-        with pytest.raises(ConfigError, match="no module of this project"):
+        with pytest.raises(ConfigError, match="not a module of this project"):
             construct({"_target_": target})
     assert not [name for name in sys.modules if name.startswith("runs")]
 

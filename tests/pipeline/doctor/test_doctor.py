@@ -83,7 +83,7 @@ def test_without_fix_everything_is_told_and_nothing_is_changed(
     for path in [*mess, project / "runs/dead", project / "runs/swapped/bundles/.best.old"]:
         assert path.name in told
     assert "8 findings" in err
-    assert 'ARGS="fix=true"  puts right the 8' in err
+    assert 'ARGS="fix=true"  fixes the 8' in err
     assert snapshot(project) == before
 
 
@@ -97,7 +97,7 @@ def test_with_fix_all_of_it_is_put_right_and_the_next_look_finds_nothing(
     assert (project / "runs/swapped/bundles/best/DONE").exists()
     assert json.loads((project / "runs/dead/run.json").read_text())["status"] == "KILLED"
     assert snapshot(project / "runs/whole/bundles/best") == kept
-    assert "none: everything is as it should be" in call(capsys)[1]
+    assert "none: no problems were found" in call(capsys)[1]
 
 
 def test_a_run_that_a_process_holds_is_left_alone_with_all_its_drafts(project: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_cache_folder_that_a_process_builds_is_left_alone(project: Path) -> No
     with FileLock(project / ".cache/rows/abc.lock"):
         assert not leftovers(project)
     assert [finding.what for finding in leftovers(project)] == [
-        f"{project / '.cache/rows/abc'} has no manifest.json: its making was interrupted"
+        f"{project / '.cache/rows/abc'} has no manifest.json: writing it was interrupted"
     ]
 
 
@@ -122,9 +122,9 @@ def test_what_came_to_be_used_between_look_and_fix_is_left_as_it_is(project: Pat
     folder = aged(project / ".cache/rows/abc")
     lock = aged(project / ".cache/rows/abc.lock", folder=False)
     (finding,) = leftovers(project)
-    assert finding.mend is not None
+    assert finding.fix is not None
     with FileLock(lock):
-        assert "in use again" in finding.mend()
+        assert "in use again" in finding.fix()
     assert folder.exists()
 
 
@@ -140,7 +140,7 @@ def test_a_folder_without_record_that_holds_files_is_told_and_never_deleted(proj
     aged(folder)
     (finding,) = leftovers(project)
     assert "notes.txt" in finding.what
-    assert finding.mend is None
+    assert finding.fix is None
 
 
 @pytest.mark.parametrize(("file", "deep"), [("metrics.json", False), ("model.safetensors", True)])
@@ -157,7 +157,7 @@ def test_a_damaged_bundle_is_found_and_its_weights_are_read_with_deep_alone(
 def test_weights_that_are_gone_are_missed_without_deep(project: Path) -> None:
     (make_bundle(project / "runs/a") / "model.safetensors").unlink()
     (finding,) = doctor.damaged_bundles(project / "runs", deep=False)
-    assert "is gone" in finding.what
+    assert "is missing" in finding.what
 
 
 def test_a_flipped_byte_of_token_rows_is_found_with_deep(project: Path) -> None:
@@ -187,13 +187,13 @@ def test_a_file_of_two_names_takes_its_room_once(project: Path) -> None:
 def test_a_nearly_full_disk_is_told_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUse(10**12, 10**12, 10**8))
     (finding,) = doctor.disk_problems(project / "runs", project / ".cache", project)
-    assert finding.what.startswith("0.1 GB are free")
+    assert finding.what.startswith("only 0.1 GB are free")
 
 
 def test_a_file_where_a_folder_belongs_is_told(project: Path) -> None:
     (project / "runs").touch()
     (finding,) = doctor.disk_problems(project / "runs")
-    assert finding.what.endswith("runs cannot be written")
+    assert finding.what.endswith("runs is not writable")
 
 
 def test_versions_are_held_against_what_the_project_asks_for(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_versions_are_held_against_what_the_project_asks_for(tmp_path: Path) -> 
     assert [name for name, fact in facts.items() if not fact.fits] == ["lightning"]
     assert (facts["torch"].tested, facts["lightning"].tested) == ("9.9", "0.0.1")
     (finding,) = doctor.version_problems(list(facts.values()))
-    assert "not <0.1" in finding.what
+    assert "requires <0.1" in finding.what
 
 
 def test_this_environment_is_one_that_the_project_works_with() -> None:
@@ -215,7 +215,7 @@ def test_this_environment_is_one_that_the_project_works_with() -> None:
 
 def test_an_empty_project_is_as_it_should_be(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = call(capsys)
-    assert "none: everything is as it should be" in err
+    assert "none: no problems were found" in err
     for word in ("torch", "memory", "bundles", "token rows"):
         assert word in out
     assert not list(project.iterdir())

@@ -90,4 +90,4 @@ def test_of_a_task_whose_answers_are_texts_only_numbers_are_told(tmp_path: Path)
 def test_without_mistakes_there_is_no_table(tmp_path: Path, show_text: bool) -> None:
     made = [Prediction(text="room")] * 3
     texts = logged(ExtractiveQA(), QUESTIONS, made, tmp_path, show_text=show_text)
-    assert texts[ERRORS] == "Every row was answered rightly.\n"
+    assert texts[ERRORS] == "Every row was answered correctly.\n"

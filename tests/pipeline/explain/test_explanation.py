@@ -227,5 +227,5 @@ def test_a_text_without_a_gap_is_refused_by_a_model_that_fills_gaps(task: object
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused() -> None:
-    with pytest.raises(DataError, match="65 tokens with its special ones; expected at most 64"):
+    with pytest.raises(DataError, match="65 tokens, including special tokens; expected at most 64"):
         explain_row(CausalLM(), small(Decoder, CausalLM()), TOKENIZER, {"text": "x" * 64})

@@ -61,7 +61,7 @@ def test_without_permission_no_text_of_a_row_is_recorded_but_names_of_classes() 
         assert "feather" not in text
     (record, *_) = json.loads(kept.texts[RECORDS])
     assert record["target"]
-    assert "numbers of tokens" in kept.texts[PAGE]
+    assert "token numbers" in kept.texts[PAGE]
 
 
 def test_when_the_time_is_over_the_page_says_how_many_rows_are_missing(
@@ -70,7 +70,7 @@ def test_when_the_time_is_over_the_page_says_how_many_rows_are_missing(
     monkeypatch.setattr(worst, "BUDGET_S", -1.0)
     kept = logged(8, show_text=True)
     assert len(json.loads(kept.texts[RECORDS])) == 1
-    assert "the time for explanations was over" in kept.texts[PAGE]
+    assert "the time limit for explanations was reached" in kept.texts[PAGE]
 
 
 def test_what_fails_is_said_and_ends_nothing() -> None:

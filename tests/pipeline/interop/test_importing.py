@@ -110,21 +110,27 @@ NORM = "model.layers.1.input_layernorm.weight"
         (edit_config(model_type="mamba"), "'mamba' are not supported; expected one of qwen3, llama"),
         (
             edit_config(auto_map={"AutoModel": "code.Model"}),
-            r"(?s)auto_map.*no code from elsewhere",
+            r"(?s)auto_map.*foreign code is never run",
         ),
         (edit_config(quantization_config={"bits": 4}), "weights are quantised"),
         (edit_config(hidden_act="tanh"), "hidden_act is 'tanh', which is not supported for llama"),
         (edit_config(hidden_act="relu"), "two tensors that should be equal differ"),
         (edit_config(num_attention_heads=5), "config.json cannot be used"),
-        (edit_config(num_key_value_heads=5), r"no model that can be built \(.*n_kv_heads 5; expected groups"),
-        (cut, "damaged or cut off"),
+        (
+            edit_config(num_key_value_heads=5),
+            r"a model that cannot be built \(.*n_kv_heads 5; expected groups",
+        ),
+        (cut, "damaged or truncated"),
         (without_a_shard, r"lacks model-00002-of-00006.safetensors; expected the 6 files"),
-        (pickled, r"(?s)weights in pytorch_model.bin alone, .*save_pretrained\('converted'\)"),
-        (lambda folder: save_tokenizer(folder, n_more=5), "has 265 tokens, and the embedding 260 rows"),
+        (pickled, r"(?s)weights only in pytorch_model.bin, .*save_pretrained\('converted'\)"),
+        (lambda folder: save_tokenizer(folder, n_more=5), "has 265 tokens, but the embedding has 260 rows"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json holds no object"),
+        (
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "config.json does not contain a JSON object",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_clear_error(
@@ -138,7 +144,7 @@ def test_what_is_wrong_is_one_clear_error(
 
 def test_a_name_without_a_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InteropError, match=r"(?s)org/model is no folder here, .*make import FROM=folder"):
+    with pytest.raises(InteropError, match=r"(?s)org/model is not a folder here, .*make import FROM=FOLDER"):
         find_model("org/model")
     with pytest.raises(InteropError, match=r"there is no folder \./nothing"):
         find_model("./nothing")

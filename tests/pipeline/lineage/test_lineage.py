@@ -104,9 +104,9 @@ def test_evaluations_stand_beside_the_bundle_that_they_measured_and_no_other(cha
     ("recorded", "state", "note"),
     [
         ({"git_dirty": "true"}, State.CHANGED, "with changes that were not committed"),
-        ({"git_untracked_code": "2"}, State.CHANGED, "with 2 files of code that git does not track"),
+        ({"git_untracked_code": "2"}, State.CHANGED, "with 2 files of code not tracked by git"),
         ({"git_untracked_code": "0"}, State.OK, "nothing uncommitted"),
-        ({"git_dirty": "unknown"}, State.UNCHECKED, "git did not say whether all was committed"),
+        ({"git_dirty": "unknown"}, State.UNCHECKED, "git did not report whether everything was committed"),
     ],
 )
 def test_code_that_the_commit_does_not_hold_is_told_apart(
@@ -156,7 +156,7 @@ def test_the_command_writes_picture_and_record_without_any_store(
     assert main(["lineage", "bundle=third"]) == 0
     printed = capsys.readouterr()
     assert "story.txt" in printed.out
-    assert "not asked: there is no MLflow store" in printed.err
+    assert "not checked: there is no MLflow store" in printed.err
     record = json.loads((chain.parents[1] / "lineage.json").read_text())
     assert record["kind"] == "run"
     assert (chain.parents[1] / "lineage.svg").read_text().startswith("<svg")

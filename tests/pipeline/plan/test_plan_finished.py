@@ -61,9 +61,9 @@ def test_a_run_is_whole_until_a_byte_of_what_it_made_is_another_or_gone(tmp_path
     run.keep(file)
     assert damage(run) is None
     file.write_text("[]")
-    assert damage(run) == f"{file} is not the file that was made"
+    assert damage(run) == f"{file} has changed since it was written"
     file.unlink()
-    assert damage(run) == f"{file} was deleted or is not whole"
+    assert damage(run) == f"{file} was deleted or is incomplete"
 
 
 def test_registrations_of_another_model_are_no_runs_of_the_step(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_loss_that_is_lower_row_by_row_wins_however_much_rows_differ(
 
 def test_intervals_without_rows_are_not_judged(tmp_path: Path) -> None:
     champion = version(tmp_path, "champion", 4.0, rows=False)
-    with pytest.raises(RunError, match="no scores row by row of lm version champion; expected an evaluation"):
+    with pytest.raises(RunError, match="no scores per row of lm version champion; expected evaluations"):
         judge(version(tmp_path, "new", 2.0), champion, tmp_path)
 
 
@@ -103,7 +103,7 @@ def test_a_classifier_wins_by_the_paired_test_and_not_by_its_interval_alone(
     verdict = judge(found[0], found[1], tmp_path)
     assert verdict.is_better == better
     assert "p = 0.0" in verdict.numbers
-    assert verdict.numbers.endswith("; these are validation rows, which also chose weights")
+    assert verdict.numbers.endswith("; these are validation rows, on which weights were selected")
 
 
 def test_rows_that_chose_no_weights_are_judged_before_those_that_did(tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ def test_a_text_goes_on_as_with_the_command_of_the_same_options(writer: Bundle) 
         (lambda c, w: c.predict(ROW), DataError, "put brackets around it"),
         (lambda c, w: c.predict(["x"]), DataError, "row 1 is str, no mapping"),
         (lambda c, w: w.predict([ROW]), BundleError, "call bundle.generate"),
-        (lambda c, w: c.generate("x"), BundleError, "ask this one with bundle.predict"),
+        (lambda c, w: c.generate("x"), BundleError, "use this one with bundle.predict"),
         (lambda c, w: w.generate("x", tempature=1), ConfigError, "did you mean temperature"),
         (lambda c, w: w.generate("x", temperature=-1.0), ConfigError, "use 0 for greedy decoding"),
-        (lambda c, w: w.generate(3), ConfigError, "the prompt 3 is no text"),
+        (lambda c, w: w.generate(3), ConfigError, "the prompt 3 is not a string"),
         (lambda c, w: load_bundle("old", runs_dir=FIXTURES), BundleError, "old-classify"),
     ],
 )

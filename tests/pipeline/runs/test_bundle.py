@@ -231,10 +231,10 @@ def test_a_changed_file_and_a_missing_one_are_named(config: dict[str, Any], tmp_
         data = bytearray((tmp_path / name / name).read_bytes())
         data[-2] ^= 1
         (tmp_path / name / name).write_bytes(data)
-        with pytest.raises(BundleError, match=f"{name} is not the file that was saved"):
+        with pytest.raises(BundleError, match=f"{name} has changed since it was saved"):
             load_bundle(tmp_path / name)
         (tmp_path / name / name).unlink()
-        with pytest.raises(BundleError, match=f"{name} is not the file that was saved"):
+        with pytest.raises(BundleError, match=f"{name} has changed since it was saved"):
             load_bundle(tmp_path / name)
 
 
@@ -246,7 +246,7 @@ def test_another_tokenizer_than_the_weights_were_trained_with_is_refused_with_bo
     load_bundle(tmp_path / "own")
     trained_with = hashlib.sha256(b"another").hexdigest()
     save(tmp_path / "b", config, provenance={**provenance, "tokenizer": trained_with})
-    with pytest.raises(BundleError, match=r"tokenizer.json is another tokenizer") as caught:
+    with pytest.raises(BundleError, match=r"tokenizer.json is a different tokenizer") as caught:
         load_bundle(tmp_path / "b")
     assert TOKENIZER.digest in str(caught.value)
     assert trained_with in str(caught.value)

@@ -286,7 +286,7 @@ def test_a_link_in_a_bundle_is_no_file_of_it(write: Write, tmp_path: Path) -> No
     outside = tmp_path / "outside.json"
     (folder / "metrics.json").rename(outside)
     os.symlink(outside, folder / "metrics.json")
-    assert "metrics.json is a link" in refusal(folder)
+    assert "metrics.json is a symbolic link" in refusal(folder)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -78,7 +78,7 @@ def test_a_run_of_another_configuration_is_not_resumed(config: Config) -> None:
         pass
     config = changed(config, resume=run.name)
     with (
-        pytest.raises(RunError, match=r"(?s)began with seed=1, not 2; .* start a new run"),
+        pytest.raises(RunError, match=r"(?s)was started with seed=1, not 2; .* start a new run"),
         open_run(config, label="x"),
     ):
         pass
@@ -120,7 +120,7 @@ def test_a_bundle_is_found_by_name_by_run_folder_and_by_its_own_folder(config: C
 
 def test_an_unfinished_bundle_and_an_unknown_one_are_told_apart(config: Config) -> None:
     run = die_with_a_checkpoint(config)
-    with pytest.raises(BundleError, match=r"(?s)is not a finished bundle; .* let it finish with RESUME=1"):
+    with pytest.raises(BundleError, match=r"(?s)is not a finished bundle; .* finish its run with RESUME=1"):
         find_bundle(run.name, Path(config.runs_dir))
     with pytest.raises(BundleError, match="no bundle 'nowhere'"):
         find_bundle("nowhere", Path(config.runs_dir))
@@ -132,11 +132,11 @@ def test_a_finished_run_is_not_to_be_resumed_for_its_bundle(config: Config) -> N
         folder = finish(trained.bundles / "best")
         trained.keep(folder / bundle.DONE)
     (folder / bundle.DONE).unlink()
-    again = f"(?s)gone or not whole; .*hint: make it again with `make reproduce RUN={trained.name}`"
+    again = f"(?s)deleted or is incomplete; .*hint: make it again with `make reproduce RUN={trained.name}`"
     for spec in (trained.name, str(trained.path), str(folder)):
         with pytest.raises(BundleError, match=again):
             find_bundle(spec, Path(config.runs_dir))
     with open_run(config, label="other") as other:
         pass
-    with pytest.raises(BundleError, match=r"(?s)a run of pretrain makes none; .*hint: name another"):
+    with pytest.raises(BundleError, match=r"(?s)pretrain does not write one; .*hint: name another"):
         find_bundle(other.name, Path(config.runs_dir))

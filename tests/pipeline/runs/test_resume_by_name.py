@@ -84,7 +84,7 @@ def test_what_its_weights_depend_on_is_refused_and_nothing_is_touched(word: str,
     run = begin()
     with pytest.raises(RunError) as refused:
         resumed(word)
-    assert f"runs/mine began with {told}" in str(refused.value)
+    assert f"runs/mine was started with {told}" in str(refused.value)
     assert "start a new run without RESUME" in str(refused.value)
     (now,) = list_runs(Path("runs"))
     assert now.record == run.record
@@ -115,7 +115,8 @@ def test_a_finished_run_goes_on_only_if_it_is_to_be_longer_as_it_says() -> None:
 def test_an_end_before_the_present_step_is_refused_and_the_end_that_it_advises_is_accepted() -> None:
     begin(step=120)
     with pytest.raises(
-        RunError, match=r"(?s)is at step 120, and .* 4; .* give trainer\.max_steps=120 to end it there"
+        RunError,
+        match=r"(?s)is already at step 120, but .* 4; .* give trainer\.max_steps=120 to end it there",
     ):
         resumed("trainer.max_steps=4")
     assert resumed("trainer.max_steps=120").trainer.max_steps == 120

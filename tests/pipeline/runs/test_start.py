@@ -91,7 +91,7 @@ def test_the_best_kind_comes_before_the_newest_and_what_is_newer_is_named(
     both = pretrained("denoise", "both")
     pretrained("causal_lm", "newer")
     assert find_start(None, runs, WRITERS) == both
-    assert "passed over: newer (a Decoder)" in capsys.readouterr().err
+    assert "skipped: newer (a Decoder)" in capsys.readouterr().err
 
 
 def test_a_trial_of_a_sweep_is_taken_only_where_there_is_nothing_else_of_its_kind(
@@ -105,7 +105,7 @@ def test_a_trial_of_a_sweep_is_taken_only_where_there_is_nothing_else_of_its_kin
     assert find_start(None, runs, WRITERS) == good
     assert find_bundle("latest", runs) == good
     shown = " ".join(capsys.readouterr().err.split())
-    assert "passed over: t4 (a trial of sweep s2), t3 (a trial of sweep s2), " in shown
+    assert "skipped: t4 (a trial of sweep s2), t3 (a trial of sweep s2), " in shown
     assert "and 2 more" in shown
 
 
@@ -274,4 +274,4 @@ def test_it_is_said_what_is_started_from_and_why(pretrained: Pretrained) -> None
     start = load_start(compose("finetune", ["task=classify"]), pretrained("masked_lm", "base"))
     assert "the newest pretraining bundle that fits: an Encoder" in describe_start(start, None)
     assert "named by INIT" in describe_start(start, "base")
-    assert describe_start(None, "none") == "from nothing (INIT=none)"
+    assert describe_start(None, "none") == "from scratch (INIT=none)"

@@ -99,7 +99,7 @@ def test_a_malformed_request_is_answered_400_with_the_name_of_the_field(
 @pytest.mark.parametrize(
     "body",
     [b'{"text": "\xff"}', b'{"text": "\\ud800"}', b'{"text": ', b"[" * 4000, b'{"text": NaN}', b""],
-    ids=["no UTF-8", "half a character", "half of JSON", "deep", "NaN", "nothing"],
+    ids=["no UTF-8", "unpaired surrogate", "half of JSON", "deep", "NaN", "nothing"],
 )
 def test_bytes_that_are_no_text_are_refused_too(running: Running, body: bytes) -> None:
     done = requests.post(

@@ -257,5 +257,5 @@ def test_make_serve_says_a_line_that_works_and_ends_in_order(tmp_path: Path) -> 
         done = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["predictions"][0]["text"] in LABELS
         process.send_signal(signal.SIGTERM)
-        assert "all that was asked has been answered" in process.stderr.read()
+        assert "all requests were answered" in process.stderr.read()
     assert process.returncode == 0

@@ -81,7 +81,7 @@ def test_a_baseline_that_cannot_be_made_is_told_of_and_harms_nothing(capfd: Any)
     whole = evaluation(right=40)
     found = compare_baselines(replace(whole, task=Failing().fit(ROWS)), ROWS)
     assert found.keys() == {"majority"}
-    assert "could not be made (ValueError: empty vocabulary)" in " ".join(capfd.readouterr().err.split())
+    assert "failed (ValueError: empty vocabulary)" in " ".join(capfd.readouterr().err.split())
 
 
 def test_epochs_and_whether_the_loss_still_fell_are_told() -> None:

@@ -54,7 +54,7 @@ def test_an_impossible_value_fails_without_a_process_and_the_sweep_goes_on() -> 
     assert [value_of(work, "seed") for work in swept.launcher.started] == ["1", "2"]
     failed = swept.by_number()[1]
     assert failed.state == "failed"
-    assert "seed: -1 does not fit" in str(failed.reason)
+    assert "seed: -1 is not a valid value" in str(failed.reason)
     assert swept.listener.states == ["COMPLETE", "FAIL", "COMPLETE"]
 
 
@@ -78,7 +78,7 @@ def test_a_metric_that_is_no_number_is_a_failure() -> None:
 @pytest.mark.parametrize("metric", ["val/los", "test/los"])
 def test_an_unknown_metric_is_told_by_the_first_trial_with_those_that_there_are(metric: str) -> None:
     launcher = ScriptedLauncher(lambda work: Script(metrics={"test/loss": 1.0}))
-    with pytest.raises(ConfigError, match="the trials have no such metric") as caught:
+    with pytest.raises(ConfigError, match="is not a metric of the trials") as caught:
         run_sweep(by_seed, "seed=1,2", launcher=launcher, metric=metric)
     assert f"did you mean {metric}s?" in str(caught.value)
     assert len(launcher.started) == 1

@@ -65,7 +65,7 @@ def test_numbers_are_places_in_names_that_were_given_but_not_in_names_that_were_
     given = fitted(numbered, label_names=["zero", "an one"])
     given.check(numbered, "train")
     assert given.label_counts == [1, 1]
-    with pytest.raises(DataError, match="'1', '0' are no labels of the training rows"):
+    with pytest.raises(DataError, match="'1', '0' are not labels of the training rows"):
         fitted([{"text": "", "label": "b"}, {"text": "", "label": "a"}]).check(numbered, "test")
 
 
@@ -75,7 +75,7 @@ def test_numbers_of_classes_may_be_written_as_text_as_csv_has_them() -> None:
     given.check([*written, {"text": "", "label": "0"}], "train")
     given.check([{"text": "", "label": 1}], "test")
     assert given.label_counts == [1, 1]
-    with pytest.raises(DataError, match="'2', '01' are no labels"):
+    with pytest.raises(DataError, match="'2', '01' are not labels"):
         given.check([{"text": "", "label": "2"}, {"text": "", "label": "01"}], "test")
     names = [{"text": "", "label": "2"}, {"text": "", "label": "a"}]
     assert fitted(names, label_names=["a", "b", "2"]).label_counts == [1, 0, 1]
@@ -95,7 +95,7 @@ def test_a_class_is_the_same_in_every_kind_of_file() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "a", "label": "q"}], "validation, row 1: 'q' is no label of the training rows"),
+        ([{"text": "a", "label": "q"}], "validation, row 1: 'q' is not a label of the training rows"),
         ([ROWS[0], {"text": "a", "label": None}], r"validation, row 2: the label is missing \(1 such rows\)"),
         ([ROWS[0], {"text": "a"}], "validation, row 2: the label is missing"),
         ([ROWS[0], {"text": "a", "label": float("nan")}], "the label is missing"),
@@ -116,7 +116,7 @@ def test_rows_that_cannot_be_scored_are_refused_by_number(rows: list[dict[str, A
 
 def test_labels_that_training_lacks_are_named_and_many_of_them_counted() -> None:
     rows = [{"text": "", "label": f"new{i}"} for i in range(9)]
-    with pytest.raises(DataError, match="'new0', 'new1', 'new2', 'new3', 'new4' and 4 more are no labels"):
+    with pytest.raises(DataError, match="'new0', 'new1', 'new2', 'new3', 'new4' and 4 more are not labels"):
         fitted(ROWS).check(rows, "test")
 
 

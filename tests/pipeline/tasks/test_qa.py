@@ -270,18 +270,21 @@ MOVED = {"text": ["key"], "answer_start": [31]}
         ({"answers": None}, "row 2: 'answers' is missing"),
         ({"answers": ["key"]}, "row 2: 'answers' is of type list"),
         ({"answers": {"text": "key", "answer_start": 3}}, "has no lists 'text' and 'answer_start'"),
-        ({"answers": {"text": ["key"], "answer_start": []}}, "1 answers and 0 of 'answer_start'"),
+        (
+            {"answers": {"text": ["key"], "answer_start": []}},
+            "there are 1 answers, but 0 values of 'answer_start'",
+        ),
         ({"answers": {"text": [""], "answer_start": [0]}}, "the answer '' with start 0"),
         ({"answers": {"text": ["sofa"], "answer_start": [0]}}, "the answer 'sofa' is not in its context;"),
         (
             {"answers": MOVED},
-            r"the answer 'key' is said to begin at character 31, where 'ey.' stands; .* it begins at 30",
+            r"the answer 'key' does not start at character 31, where the context has 'ey.'; .* starts at 30",
         ),
         (
             {"answers": {"text": ["has"], "answer_start": [3]}},
-            "where ' ha' stands; .* it stands in 2 places",
+            "where the context has ' ha'; .* it occurs in 2 places",
         ),
-        ({"answers": {"text": ["Ann"], "answer_start": [-34]}}, "said to begin at character -34"),
+        ({"answers": {"text": ["Ann"], "answer_start": [-34]}}, "does not start at character -34"),
     ],
 )
 def test_rows_that_cannot_be_scored_are_refused_by_number(change: dict[str, Any], message: str) -> None:

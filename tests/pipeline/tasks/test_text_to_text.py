@@ -185,7 +185,8 @@ def test_labels_are_smoothed_in_training_and_not_when_measured() -> None:
 def test_an_encoder_alone_cannot_write() -> None:
     encoder = Encoder(50, n_layers=1, max_seq_len=16, layer=LayerSpec(8, n_heads=1), position=Rotary())
     with pytest.raises(
-        ConfigError, match="Encoder cannot write text; expected EncoderDecoder or Decoder\nhint: start"
+        ConfigError,
+        match="Encoder cannot generate text; expected an EncoderDecoder or a Decoder\nhint: start",
     ):
         layout_of(encoder)
 
@@ -201,7 +202,7 @@ def test_an_encoder_alone_cannot_write() -> None:
         (
             Translation(),
             {"source": "x", "target": "y", "target_language": "de"},
-            "row 2 of train: target_language is 'de'; expected a language in all rows or in none",
+            "row 2 of train: target_language is 'de'; expected a language in every row or in none",
         ),
         (Summarisation(), {"text": "x", "summary": []}, "row 2 of train: summary is of type list"),
         (Summarisation(), {"text": "x", "summary": ["y", ""]}, "row 2 of train: summary is empty"),
@@ -232,7 +233,7 @@ def test_a_text_that_was_cut_is_marked_and_counted(kind: Any) -> None:
     task = replace(TRANSLATION, max_target_tokens=14, beams=1)
     cut = task.predict(model, TOKENIZER, ROWS, batch_size=3)
     assert [one.details["finish_reason"] for one in cut] == ["stop", "length", "length"]
-    assert task.sample(ROWS[2], cut[2]).output == f"{cut[2].text} [cut at the longest length]"
+    assert task.sample(ROWS[2], cut[2]).output == f"{cut[2].text} [cut at the maximum length]"
     (caution,) = task.cautions(cut)
     assert caution.startswith("2 of 3 texts were cut at max_target_tokens=14")
 
@@ -287,7 +288,7 @@ def test_the_only_language_need_not_be_named_and_none_is_named_to_a_model_withou
     assert (one.questions, none.questions) == (("text",), ("text",))
     assert TRANSLATION.questions == ("text", "target language")  # a bundle that does not know
     assert none.source({"source": "a hat"}) == "a hat"
-    with pytest.raises(DataError, match="expected a language of the training rows: they name none"):
+    with pytest.raises(DataError, match="expected a language of the training rows: there are none"):
         none.check([{"source": "a", "target": "b", "target_language": "de"}], "test")
 
 

@@ -42,10 +42,10 @@ def found(project: Path) -> list[Finding]:
     return list(doctor.open_in_mlflow(TrackingOptions(), project / "runs"))
 
 
-def mend(findings: list[Finding]) -> None:
+def fix(findings: list[Finding]) -> None:
     for finding in findings:
-        assert finding.mend is not None
-        finding.mend()
+        assert finding.fix is not None
+        finding.fix()
 
 
 def test_a_run_whose_folder_is_gone_is_closed_when_it_has_been_silent_for_an_hour(
@@ -54,7 +54,7 @@ def test_a_run_whose_folder_is_gone_is_closed_when_it_has_been_silent_for_an_hou
     recent, silent = (running(client, store, hours_ago=hours) for hours in (0.5, 2))
     heard_of = running(client, store, hours_ago=2)
     client.log_metric(heard_of, "system/cpu", 1.0, timestamp=int(time.time() * 1000))
-    mend(found(project))
+    fix(found(project))
     states = [client.get_run(run).info.status for run in (recent, silent, heard_of)]
     assert states == ["RUNNING", "KILLED", "RUNNING"]
     assert not found(project)
@@ -69,7 +69,7 @@ def test_a_run_whose_folder_has_ended_is_closed_and_one_that_is_held_is_not(
     (folder / "tracking/local_id").write_text("mine")
     with FileLock(folder / ".lock"):
         assert not found(project)
-    mend(found(project))
+    fix(found(project))
     assert client.get_run(run_id).info.status == "KILLED"
 
 
@@ -81,7 +81,7 @@ def test_a_dead_run_is_closed_as_killed_here_and_in_mlflow(
     assert run.wait_until_known(600)
     run._writer.kill()
     assert main(["doctor", "fix=true"]) == 0
-    assert "closed as KILLED; MLflow knows it" in capsys.readouterr().err
+    assert "is now KILLED, also in MLflow" in capsys.readouterr().err
     assert '"KILLED"' in (folder / "run.json").read_text()
     assert client.get_run(run.run_id).info.status == "KILLED"
 
@@ -107,7 +107,7 @@ def test_a_locked_database_is_told_in_a_line_and_the_rest_is_looked_at(
         assert main(["doctor"]) == 0
     told = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert "is locked by" in told
-    assert "runs/dead says RUNNING" in told
+    assert "runs/dead has the status RUNNING" in told
 
 
 def test_without_a_store_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_a_locked_database_is_told_and_takes_all_when_it_is_free(
         run.end("FINISHED")  # while it is locked
     (note,) = caplog.messages
     assert f"{store.sqlite_file} is locked by another process" in note
-    assert "wait until that process has ended, then `make sync`" in note
+    assert "wait until that process ends, then `make sync`" in note
     wait_until_sent(tmp_path / "run")
     assert_all_there(client, tmp_path / "run")
 
@@ -145,7 +145,7 @@ def test_a_full_disk_under_the_store_is_told_and_the_exit_code_is_right(
     assert training.returncode == 0, training.stderr
     (note,) = training.stderr.splitlines()
     assert "mlflow.db is on a full disk" in note
-    assert "make room, then `make sync`" in note
+    assert "free some space, then `make sync`" in note
 
 
 def test_sync_of_a_store_that_takes_nothing_ends_with_its_remedy(
@@ -163,7 +163,7 @@ def test_sync_of_a_store_that_takes_nothing_ends_with_its_remedy(
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error.startswith("error: ")
     assert hint.startswith("hint: ")
-    assert "install that version of MLflow" in hint
+    assert "install the newer version of MLflow" in hint
     assert "`make sync` again" in hint
 
 
@@ -172,7 +172,7 @@ def test_sync_of_a_store_that_takes_nothing_ends_with_its_remedy(
     [
         ("API request to endpoint /x failed with error code 401 != 200. Response: 'a'", "password", True),
         ("API request to endpoint /x failed with error code 403 != 200: 'Permission denied'",
-         "does not let this user", True),
+         "does not permit this user", True),
         ("API request to endpoint /x failed with error code 503 != 200. Response: ''", "an error", False),
         ("API request to http://h failed with exception HTTPConnectionPool", "does not answer", False),
         ("API request to http://h failed with exception (too many 500 error responses)", "an error", False),

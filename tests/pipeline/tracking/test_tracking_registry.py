@@ -92,7 +92,7 @@ def test_a_damaged_bundle_is_not_registered(
     (trained("a") / "model.safetensors").write_bytes(b"flipped")
     code, _, error = call(capsys, "register", "bundle=a")
     assert code == 2
-    assert "is not the file that was saved" in error
+    assert "has changed since it was saved" in error
     assert not client.search_registered_models()
 
 
@@ -120,7 +120,7 @@ def test_an_impossible_alias_is_refused_before_anything_is_made(
 ) -> None:
     trained("a")
     code, _, error = call(capsys, "register", "bundle=a", f"alias='{alias}'")
-    assert (code, f"alias={alias} cannot be an alias" in error) == (2, True)
+    assert (code, f"alias={alias} is not a valid alias" in error) == (2, True)
     assert not client.search_registered_models()
 
 
@@ -199,9 +199,9 @@ def test_the_first_challenger_becomes_champion_and_stays_it(
     trained("a")
     assert promoted(capsys, "a") == (
         True,
-        "Registry prelude-classify version 1 is champion now: there was none",
+        "Registry prelude-classify version 1 is now champion: there was none before",
     )
-    assert promoted(capsys, "a") == (True, "Registry prelude-classify version 1 is the champion already")
+    assert promoted(capsys, "a") == (True, "Registry prelude-classify version 1 is already the champion")
     version = client.get_model_version_by_alias("prelude-classify", "champion")
     assert list(version.aliases) == ["champion"]
 
@@ -213,7 +213,7 @@ def test_intervals_alone_make_no_champion(trained: Trained, capsys: pytest.Captu
     champion(capsys)
     done, line = promoted(capsys, "b")
     assert not done
-    assert "no scores row by row of prelude-classify version 2 and prelude-classify version 1" in line
+    assert "no scores per row of prelude-classify version 2 and prelude-classify version 1" in line
 
 
 def test_models_measured_on_different_rows_are_not_judged(
@@ -259,7 +259,7 @@ def missing(store: Store) -> None:
     ("fault", "says"),
     [
         ("newer", "was written by a newer version of MLflow"),
-        ("no_database", "is no database"),
+        ("no_database", "is not a database"),
         ("missing", "there is no MLflow store"),
     ],
 )

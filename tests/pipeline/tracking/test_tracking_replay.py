@@ -383,6 +383,6 @@ def test_sync_sends_what_is_left_and_ends_a_run_that_died_unseen(
 
 
 def test_syncing_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="holds no tracked run"):
+    with pytest.raises(TrackingError, match="is not the folder of a tracked run"):
         sync(tmp_path, uri="sqlite:///mlflow.db", environ={})
     assert list(tmp_path.iterdir()) == []

@@ -89,7 +89,7 @@ def tracked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_every_point_is_there_once_at_its_own_step_and_time(tracked: Tracked) -> None:
-    assert "have not reached MLflow" not in tracked.talk
+    assert "were not sent to MLflow" not in tracked.talk
     for name in ("first", "second"):
         folder = tracked.folder / "runs" / name
         assert_all_there(tracked.client, folder)

@@ -37,7 +37,7 @@ def test_a_taken_port_is_answered_with_another(tmp_path: Path) -> None:
 
 
 def test_an_impossible_port_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="port 70000 does not exist"):
+    with pytest.raises(TrackingError, match="70000 is not a valid port"):
         serve_ui(TrackingOptions(), project_folder=tmp_path, port=70000, environ={})
 
 

@@ -41,7 +41,7 @@ def test_a_writer_that_has_sent_everything_ends_in_silence(
     taken.write_text("{}")
     os.utime(taken, (time.time() + 3600,) * 2)  # the store has taken something since the end
     busy_writer.finish(0.1)
-    assert [f"{n_unsent} records are still being sent" in line for line in caplog.messages] == (
+    assert [f"{n_unsent} records are being sent" in line for line in caplog.messages] == (
         [True] if n_unsent else []
     )
 

@@ -172,7 +172,9 @@ def test_a_signal_ends_the_run_after_the_optimizer_step_with_its_exit_code(
 ) -> None:
     send = AtBatch(6, lambda module: os.kill(os.getpid(), number))  # the first of two passes of step 4
     training = ToyTraining(folder=tmp_path, accumulate=2, save_every_steps=99, extra=(send,))
-    with pytest.raises(RunInterrupted, match=r"after step 4 of 12, now saved\nhint: .*RESUME=1") as stopped:
+    with pytest.raises(
+        RunInterrupted, match=r"after step 4 of 12, which was saved\nhint: .*RESUME=1"
+    ) as stopped:
         training.fit()
     assert stopped.value.exit_code == code
     assert checkpoint(tmp_path)["global_step"] == 4
@@ -214,7 +216,7 @@ def test_an_echo_of_a_signal_does_not_keep_the_step_from_being_saved(
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), echo)
 
-    with pytest.raises(RunInterrupted, match=r"SIGHUP after step 4 of 12, now saved") as stopped:
+    with pytest.raises(RunInterrupted, match=r"SIGHUP after step 4 of 12, which was saved") as stopped:
         ToyTraining(folder=tmp_path, save_every_steps=99, extra=(AtBatch(3, twice),)).fit()
     assert stopped.value.exit_code == 129
     assert checkpoint(tmp_path)["global_step"] == 4

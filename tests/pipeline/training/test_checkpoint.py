@@ -80,7 +80,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     io = AtomicCheckpointIO()
     io.save_checkpoint({"x": Harmful()}, tmp_path / "x.ckpt")
-    with pytest.raises(CheckpointError, match="not a checkpoint of this program"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
         io.load_checkpoint(tmp_path / "x.ckpt", weights_only=False)
     assert not (tmp_path / "harm-was-done").exists()
 

@@ -31,14 +31,15 @@ def test_auto_takes_bf16_exactly_where_the_cpu_was_measured_to_be_much_faster_in
 
 def test_fp16_is_refused_on_a_cpu() -> None:
     with pytest.raises(
-        ConfigError, match=r"fp16: not on a CPU; expected fp32 or bf16\nhint: use trainer.precision="
+        ConfigError,
+        match=r"fp16 is not supported on a CPU; expected fp32 or bf16\nhint: use trainer.precision=",
     ):
         choose_precision(TrainerOptions(accelerator="cpu", precision="fp16"))
 
 
 @on_cpu_only
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trainer.accelerator=gpu: no GPU that PyTorch can use"):
+    with pytest.raises(ConfigError, match=r"trainer.accelerator=gpu, but PyTorch finds no usable GPU"):
         describe_device(TrainerOptions(accelerator="gpu"))
 
 
