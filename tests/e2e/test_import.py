@@ -64,7 +64,7 @@ def test_a_model_without_a_head_is_fine_tuned_at_its_own_rates_and_asked_for_not
     for command in ("serve", "evaluate-lm", "evaluate", "generate"):
         tracking = [] if command == "generate" else ["tracking=off"]
         assert main([command, "bundle=a", *tracking]) == 2
-        assert "has no head: the files that it was imported from have none" in capsys.readouterr().err
+        assert "has no head, as the files that it was imported from have none" in capsys.readouterr().err
     words = ("task=classify", "tracking=off", "trainer.max_steps=2", "trainer.val_every_steps=2")
     data = files(labelled(tmp_path / "rows.jsonl").name)
     assert main(["finetune", *words, *data, "init_from=a", "name=b"]) == 0
