@@ -43,8 +43,9 @@ def test_175_billion_parameters_take_the_34_days_that_were_measured() -> None:
     assert seconds / 86400 == pytest.approx(34, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_too_large_is_cut_into_passes_with_the_same_rows_a_step() -> None:
-    words = ["size=nano", "gpus=t4", "trainer.batch_size=400000"]
+    words = ["size=medium", "gpus=t4", "trainer.batch_size=1024"]
     planned = estimate(*words)
     assert not planned.fits
     assert "16.0 GB" in verdict(planned)
