@@ -43,7 +43,7 @@ def test_a_model_is_trained_recorded_and_read_in_a_locale_without_its_letters(tm
 def test_a_name_that_the_locale_cannot_write_is_an_error_with_a_hint(tmp_path: Path) -> None:
     done = call(tmp_path, "doctor", "runs_dir=Läufe")
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 2), done.stderr.decode()
-    assert b"has letters that the encoding of the locale, ascii, has not" in done.stderr
+    assert b"has characters that the locale's encoding, ascii, cannot represent" in done.stderr
 
 
 def test_an_argument_that_is_text_in_no_encoding_is_refused(tmp_path: Path) -> None:
@@ -51,4 +51,4 @@ def test_an_argument_that_is_text_in_no_encoding_is_refused(tmp_path: Path) -> N
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, check=False)
     assert done.returncode == 2
-    assert b"is no text in utf-8" in done.stderr
+    assert b"is not valid text in utf-8" in done.stderr
