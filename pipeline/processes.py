@@ -8,7 +8,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import RunError
@@ -80,9 +81,14 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def share_run(folder: Path) -> None:
-    """Tell processes that are started from now on which run they belong to."""
+@contextmanager
+def sharing_run(folder: Path) -> Iterator[None]:
+    """Tell processes that are started meanwhile which run they belong to."""
     os.environ[SHARED_RUN] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(SHARED_RUN, None)
 
 
 def shared_run() -> Path | None:

@@ -91,8 +91,8 @@ def open_run(
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
                 sweep_id=_sweep_of(config),
             )
-            _share(run)
-            yield run
+            with _sharing(run):
+                yield run
             run.write(status="FINISHED")
         except BaseException as error:
             if isinstance(error, Stopped) and run.last_checkpoint.exists():
@@ -140,12 +140,15 @@ def _meet(config: Config, inputs: Mapping[str, str]) -> Path | None:
     return rendezvous().join({**dict(leaves(to_plain(config))), **inputs})
 
 
-def _share(run: RunFolder) -> None:
+@contextmanager
+def _sharing(run: RunFolder) -> Iterator[None]:
     """Tell the further processes which run is theirs."""
     if processes.count_launched() > 1:
         rendezvous().share(run.path)
+        yield
     else:
-        processes.share_run(run.path)
+        with processes.sharing_run(run.path):
+            yield
 
 
 def _join(folder: Path) -> RunFolder:

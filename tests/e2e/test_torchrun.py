@@ -75,7 +75,8 @@ def trained_a_while(folder: Path, process: "subprocess.Popen[str]") -> list[psut
     """The processes below this one, once there is a checkpoint."""
     until = time.monotonic() + LIMIT_S
     while not list(folder.glob("runs/*/checkpoints/last.ckpt")):
-        assert process.poll() is None, process.communicate()
+        if process.poll() is not None:
+            pytest.fail(f"it exited with code {process.returncode}: {process.communicate()[1]}")
         assert time.monotonic() < until
         time.sleep(0.05)
     return psutil.Process(process.pid).children(recursive=True)

@@ -114,7 +114,7 @@ def test_a_continuation_longer_than_the_model_reads_counts_each_token_once_as_a_
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda lm: lm.generate_until([asked("a", {"max_gen_toks": 64})]), "asks for 64 tokens"),
+        (lambda lm: lm.generate_until([asked("a", {"max_gen_toks": 64})]), "asks to generate 64 tokens"),
         (lambda lm: lm.generate_until([asked("a", {"num_beams": 2, "max_gen_toks": 4})]), "num_beams=2"),
     ],
 )
