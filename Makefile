@@ -104,7 +104,7 @@ serve: $(VENV)/.installed ## Answer over HTTP: BUNDLE=run or MODEL=NAME@champion
 	@$(PIPELINE) serve
 
 .PHONY: demo
-demo: $(VENV)/.installed ## Try models in the browser, with why: BUNDLE=run, else the newest of each task
+demo: $(VENV)/.installed ## Try models in the browser: BUNDLE=run, or the newest of each task
 	@$(PIPELINE) demo
 
 .PHONY: explain

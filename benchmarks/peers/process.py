@@ -19,7 +19,7 @@ class LitgptLoop:
         script = Path(__file__).with_name("litgpt_loop.py")
         self._process = subprocess.Popen(
             [LITGPT, script, json.dumps(asdict(shape)), precision],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
         )  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -15,7 +15,7 @@ from pipeline.tracking import Run
 #: Artifacts of a run.
 PAGE, RECORDS = "explanations/worst.html", "explanations/worst.json"
 #: The metric: the largest gap of the sums of attributions.
-GAP = "explain/completeness_gap"
+GAP = "worst/completeness_gap"  # MLflow sorts groups by name, and the losses come first
 N_WORST = 20
 #: No further row is begun after this time, and none takes many more steps than most rows need.
 BUDGET_S = 20.0

@@ -316,7 +316,7 @@ def test_a_run_is_not_resumed_from_another_bundle_that_became_the_newest(
     assert run(*again, "trainer.max_steps=1").code == 0
     refused = tune("resume=mine", "init_from=newer")
     assert refused.code == 2
-    assert 'runs/mine began with init_from="runs/base/bundles/best", not "runs/newer' in refused.error
+    assert 'runs/mine was started with init_from="runs/base/bundles/best", not "runs/newer' in refused.error
     resumed = run("finetune", "resume=mine")
     assert resumed.code == 0, resumed.err
     assert BEGAN_WITH not in record("mine", "run.json")["inputs"]

@@ -58,7 +58,7 @@ def test_a_batch_that_is_too_large_is_cut_into_passes_with_the_same_rows_a_step(
 def test_several_named_devices_work_together_as_the_trainer_does() -> None:
     options = TrainerOptions(devices=4)
     assert devices_of("h100", options).count == devices_of("4xh100", TrainerOptions()).count == 4
-    with pytest.raises(ConfigError, match=r"gpus=8xh100 and trainer.devices=4"):
+    with pytest.raises(ConfigError, match=r"gpus=8xh100 contradicts trainer.devices=4"):
         devices_of("8xh100", options)
 
 

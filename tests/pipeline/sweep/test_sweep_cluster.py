@@ -42,7 +42,8 @@ def test_slurms_warning_does_not_end_the_trial_which_saves_when_it_is_asked_to(
     job = threading.Thread(target=lambda: codes.append(TrialCommand(work)()))
     job.start()
     wait_until(lambda: work.log.exists() and "began" in work.log.read_text(), "the trial has begun")
-    (process,) = (child for child in psutil.Process().children() if TRIAL in child.cmdline())
+    alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+    (process,) = (child for child in alive if TRIAL in child.cmdline())
     os.kill(process.pid, signal.SIGUSR2)
     time.sleep(0.2)
     assert job.is_alive()

@@ -127,7 +127,7 @@ def test_only_first_tokens_are_labelled() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "row 2 of train: 2 words and 1 tags"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "row 2 of train: there are 2 words, but 1 tags"),
         (
             {"tokens": ["a"], "tags": ["E-PER"]},
             "row 2 of train: the tag of 'a' is 'E-PER'; expected O, B-TYPE",
@@ -205,4 +205,4 @@ def test_the_plots_show_each_type() -> None:
     assert found.keys() == {"entity_types", "confusion_matrix"}
     labels = [label.get_text() for label in found["entity_types"].axes[0].get_yticklabels()]
     assert labels == ["LOC (1)", "PER (2)"]
-    assert found["confusion_matrix"].axes[0].get_title() == "11 of 11 right"
+    assert found["confusion_matrix"].axes[0].get_title() == "11 of 11 correct"
