@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+from filelock import FileLock
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
@@ -115,11 +116,11 @@ def _read() -> dict[str, Signature]:
 
 
 def _keep(known: Mapping[str, Signature]) -> None:
-    # Another process may have added some meanwhile.
-    classes = {target: _to_json(one) for target, one in (_read() | dict(known)).items()}
     with suppress(OSError):  # a cache that cannot be written costs time, nothing else
         CACHE.parent.mkdir(exist_ok=True)
-        write_whole(CACHE, json.dumps({"sources": _digest(), "classes": classes}))
+        with FileLock(CACHE.with_suffix(".lock")):  # another process may add some meanwhile
+            classes = {target: _to_json(one) for target, one in (_read() | dict(known)).items()}
+            write_whole(CACHE, json.dumps({"sources": _digest(), "classes": classes}))
 
 
 @cache
