@@ -74,8 +74,11 @@ def as_line(row: "Row") -> str:
     """A row of the table: medians, and the ratio with its lowest and highest turn."""
     found = row.ratio
     spread = f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-    ours, theirs = row.ours["median"], row.theirs["median"]
-    return f"{row.what:<20} {ours:>9,.4g} {theirs:>9,.4g} {row.unit:<9} {spread:<22} {row.peer}"
+    ours, theirs = (
+        f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        for rate in (row.ours["median"], row.theirs["median"])
+    )
+    return f"{row.what:<20} {ours:>9} {theirs:>9} {row.unit:<9} {spread:<22} {row.peer}"
 
 
 def _parser() -> argparse.ArgumentParser:
