@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from pipeline.runs.folders import list_runs
 from pipeline.tracking.spool import POINTS, lane_file, records_of
 from tests.e2e.conftest import Outcome
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (
@@ -66,19 +65,15 @@ def losses(folder: Path) -> list[float]:
 def is_over(process: "subprocess.Popen[str]", others: list[psutil.Process]) -> tuple[int, str]:
     """Exit code and standard error of a command of which a process was killed; all others are gone then."""
     _, said = process.communicate(timeout=LIMIT_S)
-    _, alive = psutil.wait_procs(others, timeout=30)
+    _, alive = psutil.wait_procs(others, timeout=LIMIT_S)
     assert not alive
     return process.returncode, said
 
 
 def trained_a_while(folder: Path, process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """The processes below this one, once there is a checkpoint."""
-    until = time.monotonic() + LIMIT_S
-    while not list(folder.glob("runs/*/checkpoints/last.ckpt")):
-        if process.poll() is not None:
-            pytest.fail(f"it exited with code {process.returncode}: {process.communicate()[1]}")
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    saved = lambda: list(folder.glob("runs/*/checkpoints/last.ckpt"))  # noqa: E731
+    wait_until(saved, "the run has saved a checkpoint", process=process)
     return psutil.Process(process.pid).children(recursive=True)
 
 
