@@ -23,7 +23,7 @@ MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 #: The packages that loading a bundle and predicting with it import; a test checks that they suffice.
 REQUIREMENTS = (
     *("mlflow", "torch", "numpy", "tokenizers", "safetensors", "pydantic", "PyYAML", "pyarrow", "regex"),
-    *("jaxtyping", "pandas", "typing_extensions"),
+    *("filelock", "jaxtyping", "pandas", "typing_extensions"),
 )
 
 #: What a request to a pretrained model may set, with the defaults.
