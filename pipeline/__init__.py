@@ -1,4 +1,4 @@
-"""Prelude: from raw text to a trained, tracked, comparable transformer. In Python: `load_bundle`."""
+"""Prelude: from raw text to a trained, tracked, comparable transformer. In Python, use `load_bundle`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +10,15 @@ __all__ = ["load_bundle"]
 
 
 def load_bundle(name: str | Path, *, runs_dir: str | Path = "runs") -> "Bundle":
-    """Load a trained model with all that is needed to use it, onto the GPU where there is one.
+    """Load a trained model and everything needed to use it, onto the GPU if there is one.
 
     Args:
-        name: of a run, a run's folder, a bundle's folder, or `latest`, the newest finished bundle.
-        runs_dir: where runs are.
+        name: the name of a run, the folder of a run or of a bundle, or `latest` for the newest finished
+            bundle.
+        runs_dir: the folder that contains the runs.
 
     Raises:
-        BundleError: there is no such bundle, or it is unfinished or damaged.
+        BundleError: if there is no such bundle, or it is unfinished or damaged.
     """
     from pipeline.machine.devices import device_of
     from pipeline.machine.options import TrainerOptions

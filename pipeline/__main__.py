@@ -1,8 +1,8 @@
 """`python -m pipeline STAGE [key=value ...]`: what every Make target calls.
 
-Standard output carries results only (with `--json` one JSON object as its last line); progress and talk go to
-standard error. Exit codes: 0 done, 2 something the user gave is wrong, 129, 130 and 143 stopped by a signal,
-141 nobody has read the results.
+Standard output carries results only (with `--json`, one JSON object as its last line); progress and messages
+go to standard error. Exit codes: 0 success; 2 an error of the user; 129, 130 and 143 stopped by a signal; 141
+the reader of standard output was gone before the results were written.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams, show_logs_as_notes
 from pipeline.threads import wait_briefly
 
-#: What a disk or its permissions refuse; any other OSError is a defect of ours, and shown with its trace.
+#: Errors caused by a disk or its permissions; any other OSError is a bug, and is shown with its traceback.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one stage or command; returns the exit code."""
+    """Run one stage or command, and return its exit code."""
     with safe_streams() as results:
         show_logs_as_notes()
         wait_briefly()
@@ -59,13 +59,13 @@ def _run(arguments: Sequence[str] | None) -> int:
             if error.errno not in DISK_ERRORS:
                 raise
             error = _disk_problem(error)
-        if _speaks(error):
+        if _prints(error):
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, (Stopped, RunInterrupted)) else 2
 
 
-def _speaks(error: UserError | Stopped) -> bool:
-    """Whether this process is the one to print why the run ends."""
+def _prints(error: UserError | Stopped) -> bool:
+    """Return whether this process is the one that prints why the run ends."""
     if processes.count_launched() == 1:
         return True
     if isinstance(error, (Stopped, RunInterrupted)):
@@ -77,7 +77,7 @@ def _speaks(error: UserError | Stopped) -> bool:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let each signal raise `Stopped`, from the first import to the last line of the summary."""
+    """Make each signal raise `Stopped`, from the first import to the last line of the summary."""
     pid, requests = os.getpid(), Requests()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -89,10 +89,10 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _as_text(word: str) -> str:
-    """An argument whose bytes the locale cannot read; they may be UTF-8 all the same.
+    """Decode an argument that is not valid in the encoding of the locale but may still be UTF-8.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: if it is not valid UTF-8 either.
     """
     if word.isprintable() or not any("\udc80" <= letter <= "\udcff" for letter in word):
         return word
@@ -108,7 +108,7 @@ def _as_text(word: str) -> str:
 
 
 def _unknown_letters(error: UnicodeEncodeError) -> ConfigError:
-    """A name or a path that this locale cannot hand to the system."""
+    """Return the error for a name or a path that the locale's encoding cannot represent."""
     return ConfigError(
         f"{error.object!r} has characters that the locale's encoding, {error.encoding}, cannot represent",
         "names of files and folders in that encoding",
@@ -125,7 +125,7 @@ def _disk_problem(error: OSError, file: str | None = None) -> PipelineError:
 
 
 def _typed(arguments: Sequence[str]) -> list[str]:
-    """The whole command line, with what make hands over beside it: it is recorded, and run again by ranks."""
+    """Return the whole command line, including make's variables, to record it and for further processes."""
     from pipeline.config.variables import with_variables
 
     return with_variables(arguments, os.environ)
@@ -165,7 +165,7 @@ def _dispatch(stage: str, overrides: Sequence[str], *, as_json: bool) -> int:
 
 
 def _show_config(overrides: Sequence[str]) -> int:
-    """Print the configuration of a stage, defaults too: `stage=NAME`, or pretrain."""
+    """Print the configuration of a stage (`stage=NAME`, by default pretrain), including defaults."""
     from pipeline.config.compose import compose
     from pipeline.config.recorded import with_defaults
     from pipeline.files import to_yaml
@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         "example: python -m pipeline pretrain task=masked_lm size=small trainer.max_steps=500",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", help="what to do, see below")
+    parser.add_argument("stage", help="what to do (see below)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of output"

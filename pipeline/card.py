@@ -1,6 +1,6 @@
-"""The card of a model, in Markdown with a YAML head as hubs read it: for bundles, exports and MLflow.
+"""Model cards of bundles, exports and MLflow models: Markdown with the YAML header that model hubs read.
 
-What comes from files, such as names of corpora and labels, is escaped; no text of a corpus stands in it.
+Text that comes from files, such as names of corpora and labels, is escaped. A card contains no corpus text.
 """
 
 import re
@@ -16,22 +16,22 @@ from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking.describe import without_ends
 
-#: MLflow keeps this many characters of a description.
+#: The longest description that MLflow stores, in characters.
 MLFLOW_CHARACTERS = 5000
 _VERSIONS = ("torch", "lightning", "tokenizers")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
-#: Metrics that are told apart from those of the task.
+#: Prefixes of metrics that are listed apart from those of the task.
 _SAFETY = ("privacy/", "safety/")
-#: Sources that are listed; of more their number is said.
+#: The most sources that are listed; for the rest, only their number is given.
 _MOST_SOURCES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card is made from: the parts of a bundle, as plain values.
+    """The facts that a card is made from: the parts of a bundle, as plain values.
 
     Args:
-        provenance, metrics, config, task, model: the files of a bundle.
+        provenance, metrics, config, task, model: the contents of the bundle's files.
         made_for: the task as an object; its example row and its name on model hubs are shown.
     """
 
@@ -44,35 +44,35 @@ class CardFacts:
 
     @property
     def name(self) -> str:
-        """That of the run."""
+        """Name of the run."""
         return str(self.provenance.get("run", "a model"))
 
     @property
     def hub_task(self) -> str | None:
-        """The task by the word of model hubs, such as `text-classification`."""
+        """Name of the task on model hubs, such as `text-classification`."""
         return self.made_for.hub_task
 
     @property
     def has_head(self) -> bool:
-        """Whether it can answer or write; models are imported without a head, too."""
+        """Whether the model has a head; an imported model without one cannot predict or generate."""
         return _class(self.model, "head._target_") != "NoHead"
 
     @property
     def imported(self) -> Mapping[str, Any] | None:
-        """Where it was imported from."""
+        """Facts about the model that it was imported from."""
         return self.provenance.get("imported")
 
     @property
     def word(self) -> str:
-        """The task, as a user types it."""
+        """Name of the task, as a user types it."""
         return str(select(self.config, "choices.task") or "")
 
 
 def folder_facts(folder: Path) -> CardFacts:
-    """What the files of a bundle tell.
+    """Read the facts from the files of a bundle.
 
     Raises:
-        BundleError: one of them cannot be read.
+        BundleError: if one of them cannot be read.
     """
     parts = {name: read_part(folder, f"{name}.json") for name in ("provenance", "metrics", "task")}
     with refused(folder / "model.json"):
@@ -83,13 +83,13 @@ def folder_facts(folder: Path) -> CardFacts:
 
 
 def model_card(facts: CardFacts, *, use: str | None = None, about: str = "", library: str = "prelude") -> str:
-    """The whole card.
+    """Return the whole card, with its header.
 
     Args:
-        facts: of the bundle.
-        use: how to use what the card lies beside, in Markdown; None: how to use the bundle.
-        about: a sentence on what it is, beside what the facts say.
-        library: that loads it, for the head.
+        facts: the facts of the bundle.
+        use: the section on how to use the model, in Markdown; None: how to use the bundle.
+        about: a sentence to add to the description.
+        library: the name of the library that loads the model, for the header.
     """
     from huggingface_hub import ModelCard
 
@@ -97,7 +97,7 @@ def model_card(facts: CardFacts, *, use: str | None = None, about: str = "", lib
 
 
 def card_body(facts: CardFacts, *, use: str | None = None, about: str = "", most: int | None = None) -> str:
-    """The card without its head; with `most` characters at most, by leaving out its last sections."""
+    """Return the card without its header; last sections are left out to keep it within `most` characters."""
     sections = {
         "Use": _use(facts) if use is None else use,
         "Metrics": _metrics(facts),
@@ -116,7 +116,7 @@ def card_body(facts: CardFacts, *, use: str | None = None, about: str = "", most
 
 
 def escaped(text: object) -> str:
-    """Text of a file as Markdown that shows it as it is, on one line."""
+    """Escape text so that Markdown shows it literally, on one line."""
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", line)
 
@@ -161,13 +161,13 @@ def _what(facts: CardFacts) -> str:
     classes = f" Its {len(labels):,} classes: {', '.join(map(escaped, labels[:30]))}." if labels else ""
     if facts.imported is None:
         return f"A transformer ({kind}), made with Prelude for `{_class(facts.task)}`.{classes}"
-    head = "" if facts.has_head else " It has no head: it has to be fine-tuned before it can answer."
+    head = "" if facts.has_head else " It has no head and must be fine-tuned before it can make predictions."
     source, architecture = (escaped(facts.imported.get(key, "unknown")) for key in ("from", "model_type"))
     return f"A transformer ({kind}), imported from {source} ({architecture}).{head}"
 
 
 def _use(facts: CardFacts) -> str:
-    """Commands and Python that work as they are; a bundle is named by its run."""
+    """Return commands and Python code that work when pasted; the bundle is named by its run."""
     name, task = re.sub(r"[^\w.@-]", "_", facts.name), facts.made_for
     start = f'from pipeline import load_bundle\n\nbundle = load_bundle("{name}")'
     serve = f"make serve BUNDLE={name}\ncurl http://127.0.0.1:8000/v1/"
@@ -181,7 +181,7 @@ def _use(facts: CardFacts) -> str:
         commands = f"make predict-{facts.word} BUNDLE={name} INPUT=rows.jsonl\n"
         commands += f"make explain BUNDLE={name} INPUT=rows.jsonl\n{serve}models"
         python = f"row = {dict(task.example_row)!r}\nprint(bundle.predict([row])[0].text)"
-        note = "\n\nThe last command names the model's address, and a row that it answers."
+        note = "\n\nThe last command prints the model's URL, and an example of a row for it."
     else:
         prompt = f"The {GAP} is in the garden." if task.fills_gaps else "One sunny morning"
         commands, python = (
@@ -197,7 +197,7 @@ def _use(facts: CardFacts) -> str:
 def _metrics(facts: CardFacts) -> str:
     own = {name: value for name, value in facts.metrics.items() if not name.startswith(_SAFETY)}
     if not own:
-        return "None were measured."
+        return "No metrics were measured."
     on, notes = facts.provenance.get("measured_on") or {}, facts.provenance.get("notes") or {}
     lines = []
     for name, value in sorted(without_ends(own).items()):
@@ -206,7 +206,7 @@ def _metrics(facts: CardFacts) -> str:
     table = "\n".join(["| metric | value | 95 % interval | note |", "|---|---|---|---|", *lines])
     if not on:
         return table
-    chose = ", which also chose the weights" if on.get("chose_weights") else ""
+    chose = ", which were also used to select the weights" if on.get("chose_weights") else ""
     rows = f"{on.get('rows', 0):,} {escaped(on.get('split'))} rows of {escaped(on.get('corpus'))}"
     return f"{table}\n\nMeasured on {rows}{chose}."
 
@@ -224,25 +224,27 @@ def _safety(facts: CardFacts) -> str:
 def _limits(facts: CardFacts) -> str:
     lines = [f"It reads at most {select(facts.model, 'backbone.max_seq_len')} tokens at once."]
     if (facts.provenance.get("measured_on") or {}).get("chose_weights"):
-        lines.append("The rows that it was measured on chose its weights too, so its numbers are too good.")
+        lines.append(
+            "Its weights were selected on the rows it was measured on, so its metrics are optimistic."
+        )
     for pair, number in (select(facts.provenance, "corpus.repeated") or {}).items():
         lines.append(
-            f"{number:,} rows are in two splits ({escaped(pair)}): numbers are better than on new rows."
+            f"{number:,} rows are in two splits ({escaped(pair)}), so metrics are better than on new rows."
         )
     lines += [escaped(one) for one in facts.provenance.get("cautions") or []]
     if not any(name.startswith("safety/") for name in facts.metrics):
-        lines.append("What it answers was not examined for bias or harm.")
+        lines.append("Its outputs have not been examined for bias or harm.")
     if not any(name.startswith("privacy/") for name in facts.metrics):
-        lines.append("Whether it gives away texts that it was trained on was not measured.")
+        lines.append("Memorization of its training texts has not been measured.")
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _data(facts: CardFacts) -> str:
     if facts.imported is not None:
         licence = facts.imported.get("licence")
-        said = f"{escaped(licence)}, as its README.md says" if licence else "not stated in the files"
+        said = f"{escaped(licence)}, according to its README.md" if licence else "not stated in the files"
         commit = f" Commit {escaped(facts.imported['commit'])}." if "commit" in facts.imported else ""
-        told = f"What it was trained on is known to its makers alone.{commit} Licence of the source: {said}."
+        told = f"Its training data is known only to its authors.{commit} Licence of the source: {said}."
         return "\n".join([told, "", *_sources(facts.imported.get("sources") or [])]).rstrip()
     corpus = facts.provenance.get("corpus") or {}
     name, digest = escaped(corpus.get("name", "unknown")), escaped(corpus.get("fingerprint", "unknown"))
@@ -251,20 +253,20 @@ def _data(facts: CardFacts) -> str:
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table of files, and how many are left out."""
+    """Return a table of files, and the number of those left out, as lines of Markdown."""
     lines = [
         f"| {escaped(one.get('split', ''))} | {escaped(one.get('uri', ''))} "
         f"| {escaped(one.get('sha256', ''))[:16]} | {one.get('n_bytes', 0):,} |"
         for one in sources[:_MOST_SOURCES]
     ]
     table = ["| split | source | sha256 | bytes |", "|---|---|---|---|", *lines] if lines else []
-    more = [f"\n{len(sources) - _MOST_SOURCES:,} more."] if len(sources) > _MOST_SOURCES else []
+    more = [f"\nAnd {len(sources) - _MOST_SOURCES:,} more."] if len(sources) > _MOST_SOURCES else []
     return [*table, *more]
 
 
 def _training(facts: CardFacts) -> str:
     if facts.imported is not None:
-        return "It was imported, and not trained here."
+        return "It was imported, not trained with Prelude."
     cost, code = facts.provenance.get("cost") or {}, facts.provenance.get("code") or {}
     versions = ", ".join(f"{name} {code[name]}" for name in _VERSIONS if name in code)
     told = {
@@ -289,4 +291,4 @@ def _lineage(facts: CardFacts) -> str:
         "sha256 of what it started from": str(parent.get("digest") or "")[:16] or None,
     }
     lines = "\n".join(f"- {name}: {escaped(fact)}" for name, fact in told.items() if fact is not None)
-    return f"{lines}\n\n`make lineage` follows each of these back to its bytes."
+    return f"{lines}\n\n`make lineage` traces each of these back to its files."

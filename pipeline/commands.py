@@ -1,4 +1,4 @@
-"""The commands: which function runs each, by the word that the user types, and what it gives back."""
+"""The table of commands: the function that runs each, by the word that the user types, and its result."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,9 @@ class StageResult:
     """The outcome of a stage, printed as one JSON object with `--json`.
 
     Args:
-        output: what standard output gets without `--json`.
-        is_said: whether standard error has said `output` already: a terminal, which shows both, gets it once.
+        output: what is printed on standard output without `--json`.
+        is_said: whether `output` was already printed on standard error; a terminal, which shows both streams,
+            then gets it only once.
     """
 
     stage: str
@@ -26,12 +27,12 @@ class StageResult:
     is_said: bool = False
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the result as JSON on one line."""
         facts = {key: value for key, value in asdict(self).items() if key != "is_said"}
         return json.dumps({key: value for key, value in facts.items() if key != "output" or value})
 
 
-#: Word -> module and function; a module is imported when its stage runs, since some are heavy.
+#: Command -> module and function. A module is imported when its stage runs, since some are slow to import.
 STAGES = {
     "tokenizer": "pipeline.stages.tokenizer:train_tokenizer",
     "pretrain": "pipeline.stages.pretrain.stage:pretrain",
@@ -59,7 +60,7 @@ STAGES = {
     "ui": "pipeline.stages.mlflow:serve",
 }
 
-#: Those that are given what the user typed as it is: they pass it on to other stages, each its own part.
+#: Commands that run other stages; they receive the user's overrides and pass each stage its part.
 ORCHESTRATORS = {
     "pipeline": "pipeline.plan.run:run_pipeline",
     "why": "pipeline.plan.why:explain",
@@ -68,12 +69,12 @@ ORCHESTRATORS = {
 
 
 def find_stage(word: str) -> Callable[[Config], StageResult]:
-    """The function of a stage."""
+    """Return the function of a stage."""
     return _load(STAGES[word])  # type: ignore[no-any-return]
 
 
 def find_orchestrator(word: str) -> Callable[[Sequence[str]], StageResult]:
-    """The function of a stage that passes the user's words on to other stages."""
+    """Return the function of a command that runs other stages."""
     return _load(ORCHESTRATORS[word])  # type: ignore[no-any-return]
 
 

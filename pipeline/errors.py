@@ -1,17 +1,17 @@
-"""The errors of the pipeline: a tree under `UserError`, which is printed as two lines, `error:` and `hint:`.
+"""Errors of the pipeline: a hierarchy below `UserError`, which is printed as two lines, `error:` and `hint:`.
 
 UserError                 (datamodules.errors)
 ├── DataError, TokenizerError, CacheError
 └── PipelineError
     ├── ConfigError       a key, a type or a value of the configuration
-    ├── RunError          a run cannot start, go on or finish
+    ├── RunError          a run cannot start, continue or finish
     │   ├── CheckpointError
-    │   └── RunInterrupted  a signal ended training in order
-    ├── BundleError       a trained thing is missing, unfinished or does not fit
+    │   └── RunInterrupted  a signal ended training cleanly
+    ├── BundleError       a bundle is missing, unfinished or unsuitable
     ├── InteropError      a model of another library cannot be read or written
     └── TrackingError     the MLflow store cannot be used at all
 
-Stopped                   a signal outside training: no error, and nobody's to catch but `main`'s
+Stopped                   a signal arrived outside training; not an error, and caught only by `main`
 """
 
 from datamodules.errors import CacheError, DataError, TokenizerError, UserError
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class PipelineError(UserError):
-    """A stage cannot do what it was asked to do."""
+    """A stage cannot do what was requested."""
 
 
 class ConfigError(PipelineError):
@@ -43,11 +43,11 @@ class ConfigError(PipelineError):
 
 
 class RunError(PipelineError):
-    """A run cannot start, go on or finish."""
+    """A run cannot start, continue or finish."""
 
 
-class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
-    """A signal ended the run; nothing is broken, and it can be resumed."""
+class RunInterrupted(RunError):  # noqa: N818 - an interruption is not an error
+    """A signal ended the run; nothing is damaged, and the run can be resumed."""
 
     def __init__(self, problem: str, remedy: str, signal_number: int) -> None:
         super().__init__(problem, "", remedy)
@@ -56,7 +56,7 @@ class RunInterrupted(RunError):  # noqa: N818 - to be told to stop is no error
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that ended by this signal."""
+        """Exit code that shells expect from a process ended by this signal."""
         return 128 + self.signal_number
 
 
@@ -65,11 +65,11 @@ class CheckpointError(RunError):
 
 
 class BundleError(PipelineError):
-    """A trained thing is missing, unfinished, or does not fit its use."""
+    """A bundle is missing, unfinished, or unsuitable for its use."""
 
 
 class InteropError(PipelineError):
-    """A model of another library cannot be read, or ours cannot be written in its form."""
+    """A model of another library cannot be read, or a model cannot be written in that library's format."""
 
 
 class TrackingError(PipelineError):
@@ -77,7 +77,7 @@ class TrackingError(PipelineError):
 
 
 class Stopped(BaseException):
-    """A signal came. Not a KeyboardInterrupt, which Lightning turns into exit code 1.
+    """A signal arrived. Not a KeyboardInterrupt, which Lightning turns into exit code 1.
 
     Args:
         signal_number: one of `pipeline.signals.SIGNALS`.
@@ -85,10 +85,10 @@ class Stopped(BaseException):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
-        #: What to do, where there is anything to do.
+        #: What the user can do, if anything.
         self.hint: str | None = None
         self.by = name_of(signal_number)
-        #: What a shell expects of a process that ended by this signal.
+        #: Exit code that shells expect from a process ended by this signal.
         self.exit_code = 128 + signal_number
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Files of a run or a bundle: written whole, and read as data, for they may come from anywhere."""
+"""Read and write the files of runs and bundles: written atomically, and read as untrusted data."""
 
 import json
 import math
@@ -33,7 +33,7 @@ __all__ = [
     "write_whole",
 ]
 
-#: What a file of ours never reaches: how deep it is nested, and how many values it holds.
+#: Limits on the nesting depth and the number of values of a file; no file that Prelude writes reaches them.
 MAX_DEPTH, MAX_VALUES = 200, 1_000_000
 
 
@@ -41,23 +41,23 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Each value where it stands, though it may stand twice."""
+    """A dumper that writes a repeated value in full each time, not as an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
-    """Plain values as YAML that every reader understands alike."""
+    """Format plain values as YAML without anchors or aliases."""
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(file: Path) -> Any:
-    """The plain values in a file; texts are not resolved.
+    """Read the plain values in a YAML file; strings are not interpolated.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no YAML, or nothing that this project writes.
+        OSError: if it cannot be read.
+        ValueError: if it is not valid YAML, or exceeds the limits on depth and size.
     """
     text = file.read_text(encoding="utf-8")
     try:
@@ -68,11 +68,11 @@ def read_yaml(file: Path) -> Any:
 
 
 def read_json(file: Path, *, finite: bool = False) -> Any:
-    """The plain values in a file; `finite`: NaN and infinities are refused.
+    """Read the plain values in a JSON file; with `finite`, NaN and infinities are rejected.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or nothing that this project writes.
+        OSError: if it cannot be read.
+        ValueError: if it is not valid JSON, or exceeds the limits on depth and size.
     """
     text = file.read_text(encoding="utf-8")
     try:
@@ -82,7 +82,7 @@ def read_json(file: Path, *, finite: bool = False) -> Any:
 
 
 def mapping_in(file: Path) -> dict[str, Any]:
-    """The mapping in a file of JSON or YAML; empty where there is no such file, or half of one."""
+    """Read the mapping in a JSON or YAML file; return an empty one if the file is missing or invalid."""
     read = read_yaml if file.suffix == ".yaml" else read_json
     try:
         return dict(read(file) or {})
@@ -94,13 +94,13 @@ def write_json(file: Path, value: Any) -> None:
     """Write plain values as JSON, sorted and indented.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: if the file cannot be written.
     """
     write_whole(file, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _check_depth(events: Iterable[yaml.Event]) -> None:
-    """The library in C goes down as deep as the text does, and ends the process where its stack ends."""
+    """Reject deep nesting before parsing: libyaml recurses, and a stack overflow would end the process."""
     depth = 0
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -109,7 +109,7 @@ def _check_depth(events: Iterable[yaml.Event]) -> None:
 
 
 def _checked(root: Any, *, finite: bool = False) -> Any:
-    """The values, if one can go through them: an alias in YAML can make a file of a line hold billions."""
+    """Return the values if they are within the limits; YAML aliases can expand one line to billions."""
     waiting, n_values = [(root, 0)], 0
     while waiting:
         node, depth = waiting.pop()

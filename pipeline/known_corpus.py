@@ -1,4 +1,4 @@
-"""What a pretraining says of its corpus, in the cache: where its token rows are there too, no row is read."""
+"""Facts about a pretraining corpus, kept in the cache, so that a run with cached token rows reads no text."""
 
 import json
 from contextlib import suppress
@@ -16,7 +16,7 @@ from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.prepare import code_version, load_corpus, optimum_bits_per_byte
 
-#: Validation texts that masked and denoising models show their work on.
+#: Number of validation texts on which masked and denoising models show sample outputs.
 N_TEXTS = 3
 
 _SPLITS = ("train", "validation", "test")
@@ -25,13 +25,13 @@ _FACTS = ("name", "fingerprint", "sources", "notes", "repeated")
 
 @dataclass(frozen=True, kw_only=True)
 class KnownCorpus:
-    """A cleaned corpus, whose rows are read when somebody asks for them.
+    """A cleaned corpus whose rows are read lazily.
 
     Args:
         corpus: the rows.
-        cleaned: the counts of what cleaning did.
+        cleaned: how often cleaning changed or dropped something, by kind.
         texts: the first validation texts.
-        optimum_bits_per_byte: the entropy of the validation rows, where it is known.
+        optimum_bits_per_byte: the exact entropy of the validation rows, if known.
     """
 
     corpus: Corpus
@@ -41,9 +41,10 @@ class KnownCorpus:
 
 
 def known_corpus(config: Config) -> KnownCorpus:
-    """The corpus of a configuration, from the cache where its source knows its fingerprint without reading.
+    """Return the corpus of a configuration, with its facts from the cache if they are there.
 
-    So does a corpus that is made. Files are read and checked each time.
+    Only sources that know their fingerprint without reading rows, such as generated corpora, are cached.
+    Files are read and checked each time.
     """
     fingerprint = getattr(construct(config.data, Source), "fingerprint", None)
     if fingerprint is None:
@@ -55,7 +56,7 @@ def known_corpus(config: Config) -> KnownCorpus:
         "code": code_version("datamodules"),
     }
     file = Path(config.cache_dir) / "corpora" / f"{cache_key(**parts)}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: made now
+    with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: computed below
         return _from_facts(json.loads(file.read_text(encoding="utf-8")), config)
     known = _read(config)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Importing torchmetrics without the packages that it takes along where they are installed."""
+"""Import torchmetrics without the optional packages that it imports when they are installed."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,23 +11,23 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-#: For metrics of sound and of embeddings, and for plots, which Prelude does not use. Together they take twice
-#: as long to import as Lightning, which imports all of torchmetrics to ask for its version.
+#: Packages for audio metrics, embedding metrics and plots, which Prelude does not use. Together they take
+#: twice as long to import as Lightning, which imports all of torchmetrics only to read its version.
 OPTIONAL = frozenset({"matplotlib", "scipy", "transformers"})
 
 
 def import_torchmetrics_alone() -> None:
-    """Let torchmetrics, when it is imported first, find none of the `OPTIONAL` packages.
+    """Make the first import of torchmetrics find none of the `OPTIONAL` packages.
 
-    Everybody else can import them as ever. For the rest of the process torchmetrics lacks the metrics that
-    need them, such as `BERTScore`.
+    Other code can still import them. For the rest of the process, torchmetrics lacks the metrics that need
+    them, such as `BERTScore`.
     """
     if "torchmetrics" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds torchmetrics, once, and gives it a loader that hides the packages while it loads."""
+    """An import hook that finds torchmetrics once, with a loader that hides the optional packages."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -50,7 +50,7 @@ class _Finder(MetaPathFinder):
 
 @contextmanager
 def _hidden() -> Iterator[None]:
-    """Let `lightning_utilities`, which torchmetrics asks what is installed, answer that these are not."""
+    """Make `lightning_utilities`, with which torchmetrics detects packages, report them as not installed."""
     imports: Any = import_module("lightning_utilities.core.imports")
     find, version = imports.find_spec, imports._version
 

@@ -1,4 +1,4 @@
-"""Files that a user asked for: writable before the work begins, and written whole."""
+"""Output files that a user requests: checked before the work begins, and written atomically."""
 
 import errno
 import os
@@ -9,10 +9,10 @@ from pipeline.errors import RunError
 
 
 def check_writable(target: Path) -> None:
-    """Prove that `target` can be written.
+    """Check that `target` can be written, leaving nothing behind.
 
     Raises:
-        RunError: it cannot; nothing is left behind.
+        RunError: if it cannot.
     """
     try:
         if target.is_dir():
@@ -24,10 +24,10 @@ def check_writable(target: Path) -> None:
 
 
 def write_whole(target: Path, text: str) -> None:
-    """Put `text` in the place of what `target` holds.
+    """Replace the content of `target` with `text`.
 
     Raises:
-        RunError: it cannot be written; the old file is whole.
+        RunError: if it cannot be written; the old file is then unchanged.
     """
     try:
         files.write_whole(target, text)

@@ -1,4 +1,4 @@
-"""What a run reads before it trains: its corpus, tokenizer and token rows, from the cache or made now."""
+"""Prepare the inputs of a run: its corpus, tokenizer and token rows, from the cache if possible."""
 
 import hashlib
 import inspect
@@ -31,16 +31,16 @@ from pipeline.tasks.base import PretrainingTask
 
 T = TypeVar("T")
 
-#: Seeds the corruption of validation rows: the same in every run, so that numbers compare; not training's.
+#: Seed for the corruption of validation rows: the same in every run, so that metrics are comparable.
 VALIDATION_SEED = 2**31 - 1
 
 
-#: Documents that are tokenized at once; the library spreads them over the cores.
+#: Documents tokenized per batch; the library distributes them over the cores.
 ENCODE_DOCUMENTS = 1024
 
 
 def load_corpus(config: Config, columns: Columns = TEXT_ONLY) -> tuple[Corpus, dict[str, int]]:
-    """Read and clean the corpus; also the counts of what cleaning did."""
+    """Read and clean the corpus; return it with counts of what cleaning changed or dropped."""
     corpus: Corpus = construct(config.data, Source).load(columns)
     cleaner = construct(config.cleaning, Cleaner)
     train, counts = cleaner.clean(corpus.train)
@@ -55,7 +55,7 @@ def load_corpus(config: Config, columns: Columns = TEXT_ONLY) -> tuple[Corpus, d
 
 
 def optimum_bits_per_byte(corpus: Corpus) -> float | None:
-    """The exact entropy of the validation rows, where the corpus knows the probability of its texts."""
+    """Return the exact entropy of the validation rows, or None if the probability of texts is not known."""
     bits = n_bytes = 0.0
     for row in corpus.validation:
         if "bits" not in row:
@@ -66,7 +66,7 @@ def optimum_bits_per_byte(corpus: Corpus) -> float | None:
 
 
 def asked_vocab_size(config: Config) -> int | None:
-    """The size that a trained vocabulary is to have; None where the tokenizer has a size of its own."""
+    """Return the requested size of a trained vocabulary, or None if the tokenizer's size is fixed."""
     size: int | None = config.tokenizer.get("vocab_size")
     return size
 
@@ -74,9 +74,9 @@ def asked_vocab_size(config: Config) -> int | None:
 def build_tokenizer(
     config: Config, corpus: Corpus, text: Iterable[str] | None = None, *, columns: Sequence[str] = (TEXT,)
 ) -> Tokenizer:
-    """The tokenizer trained on the corpus: from the cache where these inputs have been seen, or now.
+    """Return a tokenizer trained on the corpus, from the cache if it was trained on the same inputs before.
 
-    `text` is what it is trained on, if not the column `text`; it is a function of the corpus and `columns`.
+    `text` replaces the column `text` as training text; it must be a function of the corpus and `columns`.
     """
     trainer = construct(config.tokenizer, TokenizerTrainer)
     parts = {
@@ -111,9 +111,9 @@ def build_rows(
     *,
     max_seq_len: int,
 ) -> tuple[cache.TokenRows, cache.TokenRows]:
-    """Training and validation rows of tokens, from the cache where these inputs have been seen.
+    """Return the token rows for training and validation, from the cache if they were made before.
 
-    Of a stream only as many rows are read as the run needs; more steps need another cache.
+    A stream is read only as far as the run needs; a run with more steps needs another cache entry.
     """
     needed = None
     if corpus.n_train_rows is None:
@@ -131,15 +131,15 @@ def build_validation_rows(
     *,
     max_seq_len: int,
 ) -> cache.TokenRows:
-    """Validation rows of tokens, at most `trainer.val_rows`."""
+    """Return the token rows for validation, at most `trainer.val_rows`."""
     return _rows(config, corpus, "validation", tokenizer, task, max_seq_len, options.val_rows)
 
 
 def interruptibly(work: Callable[[], T]) -> T:
-    """Do long work of foreign code so that a signal is answered at once.
+    """Run long native code in another thread, so that signals are handled at once.
 
-    Python hears signals in its main thread only, and only between instructions of its own: that thread waits,
-    and another works.
+    Python handles signals only in the main thread, between bytecode instructions. The main thread therefore
+    waits for the result.
     """
     outcome: Future[T] = Future()
 
@@ -154,7 +154,7 @@ def interruptibly(work: Callable[[], T]) -> T:
 
 
 def code_version(*packages: str) -> str:
-    """Hash of the source of modules: what was made by other code is made again."""
+    """Return a hash of the source code of modules, so that caches made by other code are not used."""
     digest = hashlib.sha256()
     for package in packages:
         module = sys.modules[package]
@@ -214,7 +214,7 @@ def _rows(
 def _encoded(
     rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
 ) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
-    """Each document as ids with its beginning and end, and its length in bytes of UTF-8."""
+    """Yield each document as ids, from <bos> to <eos>, and its length in bytes of UTF-8."""
     documents = texts(rows)
     while batch := list(islice(documents, ENCODE_DOCUMENTS)):
         encoded = interruptibly(partial(tokenizer.encode_batch, batch))

@@ -1,7 +1,7 @@
-"""One run on several devices is several processes; the first makes the run, the others join it.
+"""The processes of a run on several devices: the first creates the run, and the others join it.
 
-This program starts the further processes itself (`trainer.devices=N`, through Lightning), or all are started
-by torchrun or srun, which number them in the environment.
+Either the first process starts the others (`trainer.devices=N`, through Lightning), or torchrun or srun
+starts all of them and gives each its rank in the environment.
 """
 
 import os
@@ -14,17 +14,18 @@ from pathlib import Path
 
 from pipeline.errors import RunError
 
-#: Tells the further processes, which Lightning starts with the same command, which run is theirs.
+#: Environment variable with the folder of the run, for the processes that Lightning starts with the same
+#: command.
 SHARED_RUN = "PRELUDE_RUN"
 
-#: How often a further process looks whether the first one is still there.
+#: Seconds between checks that the first process is still alive.
 LOOK_EVERY_S = 2.0
 
 
 def adopt_slurm(environ: MutableMapping[str, str]) -> None:
-    """Number the processes of an `srun` with several tasks as torchrun does, so that the rest knows one form.
+    """Set torchrun's variables in the tasks of an `srun`, so that all other code knows only these.
 
-    The first task serves the store that torchrun's agent would.
+    The first task serves the key-value store that torchrun's agent would otherwise serve.
     """
     n_ranks = int(environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if n_ranks == 1 or "TORCHELASTIC_RUN_ID" in environ:
@@ -33,7 +34,7 @@ def adopt_slurm(environ: MutableMapping[str, str]) -> None:
     if n_ranks % n_nodes:
         raise RunError(
             f"srun has started {n_ranks} tasks on {n_nodes} nodes",
-            "as many tasks on each node",
+            "the same number of tasks on each node",
             "give --nodes and --ntasks-per-node",
         )
     job = environ["SLURM_JOB_ID"]
@@ -54,22 +55,22 @@ def adopt_slurm(environ: MutableMapping[str, str]) -> None:
 
 
 def first_node(nodes: str) -> str:
-    """The first name of a list in Slurm's form: `gpu[03-05,07],big1` is `gpu03`."""
+    """Return the first name of a node list in Slurm's format: `gpu03` for `gpu[03-05,07],big1`."""
     return re.sub(r"^([^,\[]*)(?:\[([^\],-]*)[^\]]*\])?([^,]*).*$", r"\1\2\3", nodes)
 
 
 def count_launched(environ: Mapping[str, str] = os.environ) -> int:
-    """How many processes torchrun or srun has started for this run; 1: this program starts further ones."""
+    """Return how many processes torchrun or srun has started for this run, or 1 without them."""
     return int(environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in environ else 1
 
 
 def count_launched_here(environ: Mapping[str, str] = os.environ) -> int:
-    """How many of these run on this machine."""
+    """Return how many processes torchrun or srun has started on this machine, or 1 without them."""
     return int(environ["LOCAL_WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in environ else 1
 
 
 def rank(environ: Mapping[str, str] = os.environ) -> int:
-    """The number of this process in its run."""
+    """Return the rank of this process in its run."""
     if SHARED_RUN in environ:
         return int(environ.get("LOCAL_RANK", "0"))
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -77,13 +78,13 @@ def rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process speaks, tracks and writes bundles for all."""
+    """Return whether this is the first process, which alone prints, tracks and writes bundles."""
     return rank() == 0
 
 
 @contextmanager
 def sharing_run(folder: Path) -> Iterator[None]:
-    """Tell processes that are started meanwhile which run they belong to."""
+    """Tell processes that are started within the block which run they belong to."""
     os.environ[SHARED_RUN] = str(folder)
     try:
         yield
@@ -92,10 +93,10 @@ def sharing_run(folder: Path) -> Iterator[None]:
 
 
 def shared_run() -> Path | None:
-    """The run to join, where this program has started the process; None in the first process.
+    """Return the folder of the run to join if Prelude has started this process, or None in the first process.
 
     Raises:
-        RunError: the environment says that this is a further process, and nothing has started it as such.
+        RunError: if the environment contains a rank above 0, but neither Prelude, torchrun nor srun set it.
     """
     if not is_first() and SHARED_RUN in os.environ:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -106,36 +107,36 @@ def shared_run() -> Path | None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the first one is gone: on a GPU it would wait for it."""
+    """End this process when the first one is gone: on a GPU it would wait for it forever."""
     while os.getppid() == parent:
         time.sleep(LOOK_EVERY_S)
     os._exit(1)
 
 
 def _refuse_stray_rank() -> None:
-    """Refuse a rank that says that this process is not the first, where nothing has started it as such.
+    """Reject a rank above 0 that was left in the environment by something else.
 
     Raises:
-        RunError: the environment has such a rank.
+        RunError: if the environment has such a rank.
     """
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "0") != "0":
             raise RunError(
-                f"{name}={os.environ[name]} in the environment says that this is a further process of a run",
+                f"{name}={os.environ[name]} in the environment marks this process as one of several",
                 "a single process, or all processes of a torchrun or an srun",
-                f"leave out {name} (env -u {name})",
+                f"unset {name} (env -u {name})",
             )
 
 
 def refuse_several(stage: str) -> None:
-    """Refuse further processes for a stage that has no use for them.
+    """Reject several processes for a stage that runs in one.
 
     Raises:
-        RunError: torchrun or srun has started several.
+        RunError: if torchrun or srun has started several.
     """
     if count_launched() > 1:
         raise RunError(
             f"{count_launched()} processes were started for {stage}",
             "several processes for pretrain and finetune only",
-            "run it without torchrun, and with one task of srun",
+            "run it without torchrun, or with a single srun task",
         )

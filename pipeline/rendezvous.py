@@ -1,8 +1,9 @@
-"""Where the processes that torchrun or srun has started for one run agree on it, before there is a run.
+"""Rendezvous of the processes that torchrun or srun has started for one run, before the run's folder exists.
 
-Each further process tells the first one what it is to train, and with which code; the first compares, makes
-the run's folder, and tells where it is. They talk through the key-value store of torch.distributed that
-torchrun's agent serves (under srun the first process), which the training then uses too.
+Each other process tells the first one what it is about to train, and with which code. The first process
+compares these facts with its own, creates the run's folder and announces it. They communicate through the
+key-value store of torch.distributed, served by torchrun's agent or, under srun, by the first process;
+training uses it too.
 """
 
 import json
@@ -21,30 +22,31 @@ from pipeline.words import shorten
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-#: How long the first process waits for the others, and these for the first, which may have to wait itself.
+#: How long the first process waits for the others, and they for it; the first may have to wait for all of
+#: them.
 FIRST_WAITS_S, OTHERS_WAIT_S = 300.0, 600.0
 
-#: How long a process whose fault may also be that of the first one lets that one speak.
-LET_SPEAK_S = 15.0
+#: How long a failing process waits for the first one to report an error that they may share.
+LET_REPORT_S = 15.0
 
-#: How often the store is asked. A blocking wait would not answer to a signal.
-ASK_EVERY_S = 0.1
+#: Interval between queries of the store; a blocking wait could not be interrupted by a signal.
+POLL_EVERY_S = 0.1
 
-#: So many differences are shown, and so much of each value.
+#: The most differences that are shown, and the most characters of each value.
 MOST_SHOWN, MAX_CHARS = 5, 60
 
 
 class RendezvousError(RunError):
-    """The store through which the processes talk cannot be reached."""
+    """The store through which the processes communicate cannot be reached."""
 
 
 class Rendezvous:
-    """The meeting of `n_ranks` processes of one run.
+    """Agreement of `n_ranks` processes on one run.
 
     Args:
-        store: what they talk through.
-        rank: the number of this process.
-        n_ranks: how many there are.
+        store: the key-value store through which they communicate.
+        rank: the rank of this process.
+        n_ranks: the number of processes.
     """
 
     def __init__(self, store: "Store", *, rank: int, n_ranks: int) -> None:
@@ -52,11 +54,11 @@ class Rendezvous:
         self.is_over = False
 
     def join(self, facts: Mapping[str, Any]) -> Path | None:
-        """The folder of the run, in a further process; None in the first, once all have come with its facts.
+        """Wait for the other processes; return the run's folder, or None in the first one, which creates it.
 
         Raises:
-            RunError: a process does not come, has other facts, or has failed.
-            SystemExit: the first process has failed, and said why.
+            RunError: if a process does not join, has different facts, or has failed.
+            SystemExit: if the first process has failed and printed why.
         """
         if self._rank == 0:
             self._compare(facts)
@@ -65,9 +67,9 @@ class Rendezvous:
         told = self._get("run", OTHERS_WAIT_S)
         if told is None:
             raise RunError(
-                f"process 0 has not made the run within {OTHERS_WAIT_S:.0f} s",
-                "a first process that does",
-                "see what it waits for: it prints where it is",
+                f"process 0 has not created the run within {OTHERS_WAIT_S:.0f} s",
+                "a first process that creates it",
+                "check the output of process 0, which shows what it is waiting for",
             )
         self.is_over = True
         if "folder" not in told:
@@ -75,34 +77,34 @@ class Rendezvous:
         return self._seen(Path(told["folder"]))
 
     def share(self, folder: Path) -> None:
-        """Tell the others, which are waiting in `join`, where the run is."""
+        """Announce the run's folder to the other processes, which wait in `join`."""
         self.is_over = True
         self._put("run", {"folder": str(folder.absolute())})
 
     def fail(self, error: UserError) -> bool:
-        """Tell the first process, or all the others, why this one fails; gives whether it has to print that.
+        """Tell the first process, or all others, why this one fails; return whether this one reports it.
 
-        A process that fails after it has joined waits a little for the launcher to end it: what broke first,
-        or process 0, is what a person is to read.
+        A process that fails after it has joined first gives the launcher time to end it, so that the user
+        reads the error of process 0 or of the process that failed first.
         """
         told = {"error": error.sentence, "remedy": error.remedy}
         if self._rank == 0:
             self._put("run", told)
             return True
         if self.is_over:
-            time.sleep(LET_SPEAK_S)
+            time.sleep(LET_REPORT_S)
             return True
         self._put(f"rank {self._rank}", told)
-        return self._get("run", LET_SPEAK_S) is None
+        return self._get("run", LET_REPORT_S) is None
 
     def _compare(self, facts: Mapping[str, Any]) -> None:
         for number in range(1, self._n_ranks):
             told = self._get(f"rank {number}", FIRST_WAITS_S)
             if told is None:
                 raise RunError(
-                    f"process {number} of {self._n_ranks} has not come within {FIRST_WAITS_S:.0f} s",
+                    f"process {number} of {self._n_ranks} has not joined within {FIRST_WAITS_S:.0f} s",
                     "all processes of the run",
-                    "see that it was started, and that its machine reaches "
+                    "check that it was started, and that its machine reaches "
                     f"{os.environ.get('MASTER_ADDR')}, port {os.environ.get('MASTER_PORT')}",
                 )
             if "error" in told:
@@ -111,45 +113,45 @@ class Rendezvous:
                 )
             if differences := differing(facts, told["facts"]):
                 raise RunError(
-                    f"process {number} of {self._n_ranks} is not as process 0, whose values come first: "
+                    f"process {number} of {self._n_ranks} differs from process 0, whose values come first: "
                     + "; ".join(differences),
-                    "one run",
+                    "the same run in all processes",
                     "start the same command, with the same code and files, on all machines",
                 )
 
     def _seen(self, folder: Path) -> Path:
-        """The folder, as soon as this machine sees it: network file systems take a moment."""
-        until = time.monotonic() + LET_SPEAK_S
+        """Return the folder as soon as it is visible on this machine: network file systems take a moment."""
+        until = time.monotonic() + LET_REPORT_S
         while not (folder / "run.json").exists():
             if time.monotonic() > until:
                 raise RunError(
-                    f"{folder}, which process 0 has made, is not on this machine",
+                    f"{folder}, which process 0 has created, is not on this machine",
                     "a folder that all machines of the run share",
                     "choose one on a shared file system with runs_dir=PATH",
                 )
-            time.sleep(ASK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
         return folder
 
     def _put(self, key: str, value: Mapping[str, Any]) -> None:
         self._store.set(key, json.dumps(value))
 
     def _get(self, key: str, limit_s: float) -> dict[str, Any] | None:
-        """What is told under `key`; None: nothing in time."""
+        """Return the value of `key`, or None if it is not set in time."""
         until = time.monotonic() + limit_s
         while not self._store.check([key]):
             if time.monotonic() > until:
                 return None
-            time.sleep(ASK_EVERY_S)
+            time.sleep(POLL_EVERY_S)
         told: dict[str, Any] = json.loads(self._store.get(key))
         return told
 
 
 @cache
 def rendezvous() -> Rendezvous:
-    """The meeting of the processes of this run, which torchrun or srun has started.
+    """Return the rendezvous of this run's processes, which torchrun or srun has started.
 
     Raises:
-        RendezvousError: there is no such store.
+        RendezvousError: if the store cannot be reached.
     """
     from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -176,7 +178,7 @@ def rendezvous() -> Rendezvous:
 
 
 def differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Where the facts of a further process are not those of the first, for people."""
+    """Describe where the facts of another process differ from those of the first."""
     keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
     shown = [f"{key} is {_brief(first, key)}, not {_brief(other, key)}" for key in keys[:MOST_SHOWN]]
     return shown + ([f"and {len(keys) - MOST_SHOWN} more"] if len(keys) > MOST_SHOWN else [])

@@ -1,4 +1,4 @@
-"""What a stage says on standard error: what it works with, what came of it, and what to do next."""
+"""Messages of a stage on standard error: its inputs, its results, and the commands to run next."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import Score
 from pipeline.words import clock, count
 
-#: Metrics in the order in which people read them, with their titles.
+#: Titles of metrics, in the order in which they are shown.
 TITLES = {
     "train/loss": "training loss (nats per token)",
     "val/loss": "validation loss (nats per token)",
@@ -35,13 +35,13 @@ TITLES = {
 
 
 def console() -> Console:
-    """Standard error, 100 columns wide where it is not a terminal."""
+    """Return a console on standard error, 100 columns wide if that is not a terminal."""
     width = None if sys.stderr.isatty() else 100
     return Console(stderr=True, width=width, highlight=False, quiet=not processes.is_first())
 
 
 def say(topic: str, text: str, *, wrap: bool = True) -> None:
-    """One line about one thing; without wrapping where a part of it is copied, such as an address."""
+    """Print one line about a topic; `wrap=False` keeps text that users copy, such as a URL, on one line."""
     if not wrap:
         console().print(Text.assemble((f"{topic:<10}", "bold"), " ", text), soft_wrap=True)
         return
@@ -53,12 +53,12 @@ def say(topic: str, text: str, *, wrap: bool = True) -> None:
 
 
 def panel(title: str, content: RenderableType) -> None:
-    """A framed block with a title."""
+    """Print a framed block with a title."""
     console().print(Panel(content, title=f"[bold]{title}[/bold]", title_align="left"))
 
 
 def page(content: RenderableType) -> None:
-    """Print something on standard output: it is what was asked for."""
+    """Print the requested result on standard output."""
     Console(width=None if sys.stdout.isatty() else 100, highlight=False).print(content)
 
 
@@ -72,7 +72,7 @@ def summary(
     scores: Mapping[str, Score] | None = None,
     address: str | None = None,
 ) -> None:
-    """What a stage ends with; `scores` are a fine-tuned model's own metrics, `address` is the run's page."""
+    """Print the summary of a stage; `scores` are a fine-tuned model's metrics, `address` its MLflow URL."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, score in (scores or {}).items():
         table.add_row(name.replace("_", " "), show_score(score))
@@ -94,12 +94,12 @@ def summary(
 
 
 def show_address(what: str, address: str) -> None:
-    """A page of MLflow, whole on a line: a frame, or a line's end within it, would cut it."""
+    """Print the URL of a page of MLflow on a line of its own: a frame or a line break would cut it."""
     console().print(f"{what} in MLflow (make ui): {address}", soft_wrap=True, markup=False)
 
 
 def show_score(score: Score) -> str:
-    """A metric with its interval and the number of rows."""
+    """Format a metric with its confidence interval and the number of rows."""
     words = []
     if score.low is not None:
         words.append(f"95 %: {score.low:.4f} to {score.high:.4f}")
@@ -109,7 +109,7 @@ def show_score(score: Score) -> str:
 
 
 def show_samples(samples: Sequence[Sample]) -> RenderableType:
-    """Samples one below the other; what was given in bold where the output goes on from it."""
+    """Render samples one below the other; a prompt that the output continues is in bold."""
     parts: list[RenderableType] = []
     for number, sample in enumerate(samples, 1):
         if sample.goes_on:
@@ -121,7 +121,7 @@ def show_samples(samples: Sequence[Sample]) -> RenderableType:
 
 
 def _beside_target(number: int, sample: Sample) -> Table:
-    """Columns, so that a text without spaces is wrapped beside its title and not below it."""
+    """Render a sample in columns, so that long text is wrapped next to its title and not below it."""
     rows = {"input": sample.given, "prediction": sample.output}
     if sample.target is not None:
         rows["target"] = sample.target
@@ -133,7 +133,7 @@ def _beside_target(number: int, sample: Sample) -> Table:
 
 
 def samples_markdown(samples: Sequence[Sample]) -> str:
-    """Samples as a text for the tracking store."""
+    """Format samples as Markdown for the tracking store."""
     blocks = []
     for number, sample in enumerate(samples, 1):
         lines = [f"## {number}", ""]
@@ -147,7 +147,7 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
 
 
 def say_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> None:
-    """What is learnt from and measured on, and what a user should know of it."""
+    """Print the corpus of the run, its notes, and a warning if splits share rows."""
     say("Corpus", describe_corpus(corpus, cleaned))
     for note in corpus.notes:
         say("Note", note)
@@ -163,7 +163,7 @@ def say_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> None:
 
 
 def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
-    """Name, rows and fingerprint of a corpus, and what cleaning changed."""
+    """Describe a corpus: its name, rows and fingerprint, and what cleaning changed."""
     train, validation = (
         "a stream" if rows is None else f"{rows:,} {'row' if rows == 1 else 'rows'}"
         for rows in (corpus.n_train_rows, corpus.n_validation_rows)
@@ -175,7 +175,7 @@ def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
 
 
 def describe_rows(train: TokenRows, validation: TokenRows) -> str:
-    """How many tokens there are, in which rows."""
+    """Describe token rows: the number of tokens, rows and padding."""
     counts = train.manifest["counts"]
     padding = counts["padding"] / (len(train) * train.row_tokens)
     return (
@@ -185,7 +185,7 @@ def describe_rows(train: TokenRows, validation: TokenRows) -> str:
 
 
 def describe_features(train: Features, validation: Features) -> str:
-    """How many examples there are, and how long."""
+    """Describe examples: their number and their length."""
     lengths = train.lengths_of("input_ids")
     mean, longest = lengths.mean(), lengths.max()
     return (
@@ -195,7 +195,7 @@ def describe_features(train: Features, validation: Features) -> str:
 
 
 def describe_model(model: Model) -> str:
-    """The architecture and its size."""
+    """Describe a model: its architecture and its size."""
     backbone = model.backbone
     embedding = sum(table.weight.numel() for table in {backbone.embedding, backbone.output_embedding})
     total = sum(weight.numel() for weight in model.parameters())
@@ -204,9 +204,9 @@ def describe_model(model: Model) -> str:
 
 
 def describe_tokenizer(tokenizer: Tokenizer, asked: int | None = None) -> str:
-    """How many tokens there are, of each side where there are two, and which ones.
+    """Describe a tokenizer: the size of its vocabulary, or of both, and its hash.
 
-    `asked` is the size of vocabulary that a trained one was to have, which a small text cannot give.
+    `asked` is the requested size, which a small training text may not reach.
     """
     sizes = f"{tokenizer.vocab_size:,} tokens"
     if tokenizer.has_own_target:
@@ -218,13 +218,13 @@ def describe_tokenizer(tokenizer: Tokenizer, asked: int | None = None) -> str:
 
 
 def describe_pace(seconds: float, tokens: int) -> str:
-    """How long a training took, and how fast it was."""
+    """Describe the duration and the speed of training."""
     speed = f", {count(tokens / seconds)} tokens per second" if seconds > 0 and tokens else ""
     return f"{clock(seconds)} with validations{speed}"
 
 
 def short(path: Path) -> str:
-    """The path as a person would type it: relative to the working folder where it lies inside."""
+    """Return the path as a user would type it: relative to the working folder if it is inside that."""
     return (
         str(path.relative_to(Path.cwd()))
         if path.is_absolute() and path.is_relative_to(Path.cwd())

@@ -1,4 +1,4 @@
-"""The signals that ask a process to end: Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed."""
+"""The signals that ask a process to end: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal."""
 
 import signal
 import threading
@@ -8,36 +8,36 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-Answer = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], Any]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: A closed terminal, `timeout` and other wrappers send the same request twice, one right after the other.
+#: A closed terminal, `timeout` and other wrappers send the same signal twice within this time.
 SAME_REQUEST_S = 0.5
 
 
-def listen(answer: Answer) -> dict[int, Any]:
-    """Let `answer` be called by each signal; gives what `give_back` puts back.
+def listen(handler: Handler) -> dict[int, Any]:
+    """Install `handler` for each signal, and return the previous handlers for `give_back`.
 
-    Under `nohup` a terminal that is closed ends nothing: SIGHUP stays ignored.
+    Under `nohup`, SIGHUP stays ignored, so that closing the terminal does not end the process.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}  # Python delivers signals to the main thread only
     is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     heard = [number for number in SIGNALS if not (is_nohup and number == signal.SIGHUP)]
-    return {number: signal.signal(number, answer) for number in heard}
+    return {number: signal.signal(number, handler) for number in heard}
 
 
 def give_back(previous: dict[int, Any]) -> None:
-    """Put back the answers that were there before `listen`."""
-    for number, answer in previous.items():
-        signal.signal(number, answer)
+    """Restore the handlers that were installed before `listen`."""
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
-def listening(answer: Answer) -> Iterator[None]:
-    """Let `answer` be called by each signal until the end of the block."""
-    previous = listen(answer)
+def listening(handler: Handler) -> Iterator[None]:
+    """Install `handler` for each signal until the end of the block."""
+    previous = listen(handler)
     try:
         yield
     finally:
@@ -45,17 +45,17 @@ def listening(answer: Answer) -> Iterator[None]:
 
 
 class Requests:
-    """Tells a second request to end from an echo of the first."""
+    """The requests to end that this process received; tells a second one from an echo of the first."""
 
     def __init__(self) -> None:
-        #: The first signal that came.
+        #: The first signal received.
         self.first: int | None = None
         self._came_at = 0.0
 
     def is_new(self, number: int) -> bool:
-        """Whether this signal asks for more than those before it.
+        """Return whether this signal is a new request.
 
-        A closed terminal sends SIGHUP as often as it likes: nobody is there to be impatient.
+        A repeated SIGHUP never is: it comes from a closed terminal, not from an impatient user.
         """
         if self.first is None:
             self.first, self._came_at = number, time.monotonic()
@@ -64,5 +64,5 @@ class Requests:
 
 
 def name_of(number: int) -> str:
-    """What a person calls a signal."""
+    """Return the name of a signal that users know."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

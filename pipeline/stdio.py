@@ -1,7 +1,7 @@
-"""Standard streams that never decide about a stage: what cannot be written is dropped.
+"""Standard streams whose failures never end a stage: output that cannot be written is dropped.
 
-A terminal may be closed, `tee` may die first, a log's disk may be full, and an encoding may lack a letter.
-None of that may end a training, or keep it from being saved.
+A terminal may be closed, `tee` may die first, the disk of a log may be full, and an encoding may lack a
+character. None of that may end training or prevent a model from being saved.
 """
 
 import errno
@@ -15,24 +15,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-#: What writing to a pipe without a reader, or to a terminal that is gone, is answered with.
+#: Errors of writing to a pipe without a reader, or to a terminal that is gone.
 GONE = (errno.EPIPE, errno.EIO)
 
 
 class Note(logging.Formatter):
-    """What other libraries log, as a note that names the library; what this project logs stays as it is."""
+    """Formats log records of other libraries as notes that name the library; Prelude's are left unchanged."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, and the trace if there is one."""
+        """Return the message, with its traceback if there is one."""
         text = super().format(record)
         return text if record.name.startswith("pipeline.") else f"note: {text} ({record.name})"
 
 
 def show_logs_as_notes() -> None:
-    """Show warnings that are logged in one form, and keep libraries from showing them in theirs.
+    """Show logged warnings in one format, and keep libraries from installing theirs.
 
-    The handler is the one that Python falls back to. It writes to what is standard error at the time, and a
-    root logger that has it is configured: `logging.warning` and `logging.basicConfig` add no other.
+    The handler is Python's last resort. It writes to the current standard error, and a root logger that has
+    it counts as configured: `logging.warning` and `logging.basicConfig` then add no other handler.
     """
     assert logging.lastResort is not None
     logging.lastResort.setFormatter(Note())
@@ -40,24 +40,24 @@ def show_logs_as_notes() -> None:
 
 
 class SafeStream:
-    """A text stream whose writing never fails; what is not defined here is the stream's own."""
+    """A text stream on which writing never fails; other attributes are those of the wrapped stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        #: Why something could not be written, the first time.
+        #: The first error of writing.
         self.problem: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write, as far as that is possible."""
+        """Write text, as far as possible."""
         with self._guarded():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what is held back."""
+        """Write what is buffered."""
         with self._guarded():
             self._stream.flush()
 
@@ -71,9 +71,10 @@ class SafeStream:
                 self.discard()
 
     def discard(self) -> None:
-        """Send what is held back, and all that follows, to the null device.
+        """Redirect what is buffered, and everything that follows, to the null device.
 
-        Python would try again at its end, and exit with 120; and so would whatever writes past this object.
+        Otherwise Python would try to flush again at exit, fail, and return 120; code that bypasses this
+        object would fail too.
         """
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -83,7 +84,7 @@ class SafeStream:
 
 @contextmanager
 def safe_streams() -> Iterator[SafeStream]:
-    """Guard the standard streams until the end of the block; gives the one of the results."""
+    """Guard the standard streams until the end of the block; yield standard output."""
     _open_closed()
     previous = sys.stdout, sys.stderr
     for stream, errors in ((sys.stdin, "replace"), *((each, "backslashreplace") for each in previous)):
@@ -102,9 +103,9 @@ def safe_streams() -> Iterator[SafeStream]:
 
 
 def tell_at_once(text: str) -> None:
-    """Say something on standard error from within the answer to a signal.
+    """Print on standard error from within a signal handler.
 
-    Not through `sys.stderr`, which may be in the middle of a write; and only where nobody has to wait for it.
+    This bypasses `sys.stderr`, which may be in the middle of a write, and prints only if it would not block.
     """
     with suppress(OSError, ValueError):
         _, writable, _ = select.select([], [2], [], 0)
@@ -113,7 +114,7 @@ def tell_at_once(text: str) -> None:
 
 
 def _open_closed() -> None:
-    """Put the null device where a standard stream was closed, lest a file of ours gets its number."""
+    """Open the null device for each closed standard stream, so that no other file gets its number."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""How threads of a tensor operation wait for each other."""
+"""Setting for how the threads of a tensor operation wait for each other."""
 
 import os
 
@@ -7,11 +7,12 @@ SPIN_COUNT = "1000"
 
 
 def wait_briefly() -> None:
-    """Let OpenMP's threads sleep soon where they wait, unless the user has set it; before torch is imported.
+    """Make waiting OpenMP threads sleep soon, unless configured otherwise; call it before importing torch.
 
-    The threads meet after each operation, and spin until the last one is there. Where another program has the
-    core of the last one, the others spin for a whole slice of the scheduler, thousands of times in a step:
-    training on two cores beside a busy program ran at a fraction of the speed of a single thread.
+    The threads synchronize after each operation, and spin until the last one arrives. If another program
+    occupies the core of the last one, the others spin for a whole time slice of the scheduler, thousands of
+    times per step: training on two cores next to a busy program ran at a fraction of the speed of a single
+    thread.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

@@ -1,13 +1,13 @@
-"""Numbers and texts as people read them."""
+"""Format numbers and texts for people to read."""
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text, cut to `limit` characters with an ellipsis for the last, where it is longer."""
+    """Cut text that is longer than `limit` characters; its last character is then an ellipsis."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def count(number: float) -> str:
-    """950; 12.3 k; 4.7 M; 3.1 G; 2.0 T; 3.10e+18."""
+    """Format a count with a unit: 950; 12.3 k; 4.7 M; 3.1 G; 2.0 T; 3.10e+18."""
     for limit, size, unit in ((1e12, 1e12, " T"), (1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k")):
         if abs(number) >= 1e15:
             return f"{number:.2e}"
@@ -17,7 +17,7 @@ def count(number: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as a clock shows it: 0:07, 12:30, 3:05:00."""
+    """Format a duration as a clock shows it: 0:07, 12:30, 3:05:00."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

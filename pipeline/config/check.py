@@ -62,7 +62,7 @@ def _check_keys(
     required = {name: must for name, must in owner.required.items() if prefix + name not in LATE_PARAMETERS}
     for key, value in node.items():
         if key == "_target_" or (value is None and prefix + key in LATE_PARAMETERS):
-            continue  # a recorded model has its late parameters at their defaults
+            continue  # in a recorded model, late parameters are at their defaults
         if key not in required:
             problem = f"{prefix}{key}: {_title(owner)} takes no such key"
             expected = f"one of {', '.join(required)}" if required else "none"
@@ -87,7 +87,7 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
 
 
 def _holds_nodes(value: Any) -> bool:
-    """Whether the value is a node, or contains nodes: each is checked against its own class."""
+    """Return whether the value is a node, or contains nodes: each is checked against its own class."""
     if isinstance(value, Mapping):
         return "_target_" in value or any(map(_holds_nodes, value.values()))
     return isinstance(value, list) and any(map(_holds_nodes, value))

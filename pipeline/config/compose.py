@@ -1,4 +1,4 @@
-"""Compose the configuration with Hydra; `show-config`, `--help` and stages all read it here."""
+"""Compose the configuration of a stage with Hydra, and drop what the stage does not read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def compose(stage: str, overrides: Sequence[str]) -> Config:
 
 
 def compose_unchecked(stage: str, overrides: Sequence[str]) -> Config:
-    """Like `compose`, but without the check against signatures, which imports every class (seconds).
+    """Compose without the check against signatures, which may have to import every class (seconds).
 
     Raises:
         ConfigError: for an unknown group, option or top-level key.
@@ -45,7 +45,7 @@ def composed(stage: str, overrides: Sequence[Override]) -> Config:
     """Compose overrides with Hydra, and drop what the stage does not read.
 
     Raises:
-        ConfigError: the overrides do not compose.
+        ConfigError: if Hydra cannot compose the overrides.
     """
     forced = [_forced(override) for override in overrides]
     try:
@@ -67,13 +67,13 @@ def composed(stage: str, overrides: Sequence[Override]) -> Config:
 
 
 def keys_used(stage: str) -> list[str]:
-    """The groups and keys that a stage reads."""
+    """Return the groups and keys that a stage reads."""
     node = OmegaConf.load(CONFIGS / "stage" / f"{stage}.yaml")
     return list(OmegaConf.select(node, "stage", default=node).uses)
 
 
 def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
-    """Refuse overrides of groups, options and keys that do not exist or that the stage does not read."""
+    """Reject overrides of groups, options and keys that do not exist or that the stage does not read."""
     options = groups()
     stages = options["stage"]
     if stage not in stages:
@@ -95,9 +95,9 @@ def check_overrides(stage: str, overrides: Sequence[Override]) -> None:
 
 
 def _check_start(stage: str, overrides: Sequence[Override]) -> None:
-    """Refuse a model or a tokenizer next to a bundle, which has both; only a tokenizer file may be named.
+    """Reject options of the model or the tokenizer if these come from a bundle; a tokenizer file is allowed.
 
-    `finetune` starts from a bundle unless `init_from=none`, `pretrain` only where `init_from` is given.
+    `finetune` starts from a bundle unless `init_from=none`, `pretrain` only if `init_from` is given.
     """
     given = {override.key_or_group: override.value() for override in overrides}
     start = given.get("init_from")
@@ -106,10 +106,10 @@ def _check_start(stage: str, overrides: Sequence[Override]) -> None:
     from_file = given.get("tokenizer") == "file"  # its digest is compared when the bundle is read
     for key in given:
         if key.split(".")[0] in BUNDLE_KEYS and not (from_file and key.split(".")[0] == "tokenizer"):
-            beside = "init_from is not none" if start is None else f"so is init_from={start}"
+            other = "init_from is not none" if start is None else f"so is init_from={start}"
             remedy = "give init_from=none" if start is None else "leave out init_from"
             raise ConfigError(
-                f"{key} is given, and {beside}",
+                f"{key} is given, and {other}",
                 "the model and the tokenizer of the bundle, unchanged",
                 f"leave out {key}, or {remedy}",
             )
@@ -123,7 +123,7 @@ def keys_of_stage(stage: str, overrides: Sequence[Override] = ()) -> Iterator[st
 
 
 def _check_top(config: Mapping[str, Any]) -> None:
-    """Refuse a top-level key that is neither a group nor a scalar, such as one misspelt in a yaml file."""
+    """Reject a top-level key that is neither a group nor a scalar, such as one misspelt in a yaml file."""
     known = [
         *groups(),
         "choices",
@@ -141,7 +141,7 @@ def _check_top(config: Mapping[str, Any]) -> None:
 
 
 def _forced(override: Override) -> str:
-    """Let the override set a key that no yaml has: the checker, not Hydra, judges keys."""
+    """Allow the override to set keys that no yaml has: they are checked against signatures, not by Hydra."""
     line = without_interpolation(override)
     is_group = override.key_or_group in groups()
     return line if is_group or line[0] in "+~" else f"++{line}"

@@ -1,8 +1,8 @@
 """Build objects from plain values: the only place where a `_target_` becomes an object.
 
-A node may come from anywhere: a configuration, a bundle, the record of a run. Nothing is imported before
-it is known to be a source file of this project. The class has to be of the kind that is expected at its
-place, and the nodes in it of the kinds that its constructor declares. Everything else is data.
+A node may come from anywhere: a configuration, a bundle, the record of a run. Only source files of this
+project are ever imported. The class must be of the kind that is expected in its place, and the nodes in it of
+the kinds that its constructor declares. Everything else is data.
 """
 
 import typing
@@ -26,11 +26,11 @@ def construct(node: Any, *kinds: type, **late: Any) -> Any:
 
     Args:
         node: a mapping with a `_target_`, and the arguments of that class.
-        kinds: classes, one of which the result must be an instance of; none: any class of this project.
-        late: further arguments.
+        kinds: the result must be an instance of one of these classes; empty: any class of this project.
+        late: arguments that are not in the node.
 
     Raises:
-        ConfigError: the node names another class, or the class refuses a value.
+        ConfigError: if the node names another class, or the class rejects a value.
     """
     return _build(to_plain(node), kinds, late, path="")
 
@@ -39,7 +39,7 @@ def class_of(node: Any, *kinds: type, path: str = "node") -> type:
     """Return the class that a node names, which is one of `kinds` or a subclass.
 
     Raises:
-        ConfigError: the node names no class, or one of another kind.
+        ConfigError: if the node names no class, or one of another kind.
     """
     name = node.get("_target_") if isinstance(node, Mapping) else None
     if not isinstance(name, str):
@@ -90,7 +90,7 @@ def _value(value: Any, kinds: tuple[type, ...], path: str) -> Any:
 
 
 def _classes(hint: Any) -> Iterator[type]:
-    """The classes of this project in a type hint."""
+    """Yield the classes of this project in a type hint."""
     if isinstance(hint, type) and hint.__module__.partition(".")[0] in OWN_PACKAGES:
         yield hint
     for part in typing.get_args(hint):

@@ -1,4 +1,4 @@
-"""Read what the user typed with Hydra's own grammar, which knows only ASCII letters outside quotes."""
+"""Parse overrides with Hydra's grammar, and quote what it cannot read, such as non-ASCII letters."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from hydra.errors import HydraException
 
 from pipeline.errors import ConfigError
 
-#: What Hydra's grammar reads as itself after a backslash.
+#: Characters that Hydra's grammar reads literally after a backslash.
 _ESCAPED = r"\\([\\()\[\]{}:=,\s])"
 
-#: A text that needs no quotes, and those of this form that mean something else without them.
+#: Text that needs no quotes, and the words of this form that would mean something else without them.
 _PLAIN = re.compile(r"[A-Za-z_/][\w./\-]*", re.ASCII)
 _CONSTANTS = ("null", "true", "false", "inf", "nan")
 
@@ -24,7 +24,7 @@ def read_overrides(words: Sequence[str], *, expected: str = "key=value") -> list
     """Parse words as overrides.
 
     Raises:
-        ConfigError: a word is not an override.
+        ConfigError: if a word is not an override.
     """
     return [_read(word, expected) for word in words]
 
@@ -35,7 +35,7 @@ def quoted(text: str) -> str:
 
 
 def without_interpolation(override: Override) -> str:
-    """Return the override as a word for Hydra in which `${...}` is text: only our own yaml interpolates."""
+    """Return the override for Hydra with `${...}` escaped: only the project's yaml files interpolate."""
     word = str(override.input_line)
     if "${" not in word:
         return word
@@ -83,7 +83,7 @@ def _read(word: str, expected: str) -> Override:
 
 
 def _with_quotes(word: str) -> str:
-    """The word with quotes around the pieces of its value that Hydra reads with them only: 数据.csv,b.csv."""
+    """Quote the pieces of a value that Hydra cannot read without quotes, as in `数据.csv,b.csv`."""
     key, _, value = word.partition("=")
     if value.isascii() or any(sign in value for sign in ("'", '"', "${")):
         return word

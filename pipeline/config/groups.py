@@ -6,13 +6,13 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def groups() -> dict[str, list[str]]:
-    """The configuration's groups and the options of each, by name."""
+    """Return the configuration's groups and the options of each, by name."""
     folders = sorted(folder for folder in CONFIGS.iterdir() if folder.is_dir())
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
 
 
 def stage_titles() -> dict[str, str]:
-    """Each stage with the first comment of its yaml, which says what it does."""
+    """Return a description of each stage: the first comment of its yaml."""
     files = sorted((CONFIGS / "stage").glob("*.yaml"))
     return {file.stem: _title_of(file) for file in files}
 

@@ -70,11 +70,11 @@ def build_backbone(node: Mapping[str, Any], tokenizer: Tokenizer) -> Transformer
 def build_head(node: Mapping[str, Any], backbone: Transformer) -> torch.nn.Module:
     """Build the head that `node` describes, with what it needs from the backbone."""
     known = {"embedding": backbone.output_embedding, "d_model": backbone.d_model}
-    wanted = inspect.signature(class_of(node, torch.nn.Module, path="model.head")).parameters
-    return construct(node, torch.nn.Module, **{name: known[name] for name in known if name in wanted})
+    accepted = inspect.signature(class_of(node, torch.nn.Module, path="model.head")).parameters
+    return construct(node, torch.nn.Module, **{name: known[name] for name in known if name in accepted})
 
 
 def head_node(head: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's head with those options of the `present` one that it takes too, such as a soft cap."""
+    """Return the task's head, with the options of the `present` head that it accepts, such as a soft cap."""
     taken = inspect.signature(class_of(head, torch.nn.Module, path="model.head")).parameters
     return {**{key: value for key, value in present.items() if key in taken}, **head}

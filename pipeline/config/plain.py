@@ -1,4 +1,4 @@
-"""A configuration as plain values: nothing in it refers to anything else, whatever its texts look like."""
+"""A configuration as plain, read-only values: its strings are never interpolated."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class Config(Mapping[str, Any]):
-    """A tree of plain values, read by key or as attributes; it is read-only.
+    """A read-only tree of plain values, accessed by key or as attributes.
 
-    Hydra composes and resolves, once. From there on, text is text: `${name}` in a prompt or a path is never
-    looked up.
+    Hydra composes and resolves a configuration once. After that, strings are literal: `${name}` in a prompt
+    or a path is never interpolated.
 
     Args:
-        values: of the tree.
-        words: those that were typed, where it was composed of words and was not read from a file.
+        values: the tree, as a mapping.
+        words: the overrides that the user typed; None if the configuration was read from a file.
     """
 
     __slots__ = ("_values", "words")
@@ -54,14 +54,14 @@ class Config(Mapping[str, Any]):
 
 
 def to_plain(node: Any) -> Any:
-    """The node as dicts, lists and scalars of its own."""
+    """Copy a node to plain dicts, lists and scalars."""
     if isinstance(node, Mapping):
         return {key: to_plain(value) for key, value in node.items()}
     return [to_plain(value) for value in node] if isinstance(node, list | tuple) else node
 
 
 def select(node: Any, key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
+    """Return the value at a dotted key, or None if there is none."""
     for name in key.split("."):
         node = node.get(name) if isinstance(node, Mapping) else None
     return node

@@ -1,4 +1,4 @@
-"""The configuration as it is recorded: with the defaults of the classes, which yaml never repeats."""
+"""The configuration as it is recorded: with the defaults of the classes, which yaml files do not repeat."""
 
 import hashlib
 import json
@@ -8,19 +8,19 @@ from typing import Any
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.signatures import signature_of
 
-#: The trainer options that are read by stages that do not train.
+#: The trainer options that stages without training read.
 READ_WITHOUT_TRAINING = ("_target_", "batch_size", "precision", "accelerator", "val_rows")
 
 
 def with_defaults(config: Config) -> dict[str, Any]:
-    """Return the complete configuration as plain containers, with a default for whatever is left out.
+    """Return the complete configuration as plain containers, with a default for each option that is left out.
 
-    It is the same whether a default is typed or not, and does not change when a default in the code does.
-    A stage that reads a bundle has the task's options from there, and only those typed change them: to its
-    task nothing is added.
+    It is the same whether or not a default is typed, and does not change when a default in the code does.
+    A stage that reads a bundle takes the task's options from there, and only typed options override them, so
+    no defaults are added to its task.
 
     Raises:
-        ConfigError: a class cannot be imported.
+        ConfigError: if a class cannot be imported.
     """
     plain: dict[str, Any] = to_plain(config)
     from_bundle = ("task",) if "bundle" in plain else ()
@@ -28,13 +28,13 @@ def with_defaults(config: Config) -> dict[str, Any]:
 
 
 def config_hash(config: Config, *, without: Iterable[str] = ()) -> str:
-    """Sha256 of the configuration with its defaults as canonical JSON, less the keys in `without`."""
+    """Return the sha256 of the configuration with its defaults, as canonical JSON, without the given keys."""
     kept = {key: value for key, value in with_defaults(config).items() if key not in set(without)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def filled(node: Any, path: str) -> Any:
-    """Fill a node and all nodes below it with the defaults of their classes; `path` is for messages."""
+    """Add the defaults of its class to a node and to all nodes below it; `path` is for error messages."""
     if not isinstance(node, Mapping):
         return node
     given = {key: filled(value, f"{path}.{key}") for key, value in node.items()}

@@ -1,11 +1,11 @@
-"""The keys of the configuration that are not constructor parameters of some class, and their uses."""
+"""The keys of the configuration that are not parameters of some constructor."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-#: Groups and keys that describe what a bundle holds.
+#: Groups and keys that describe the contents of a bundle.
 BUNDLE_KEYS = ("size", "model", "position", "tokenizer", "tokenizer_text_bytes")
 
 #: `init_from` of a fine-tuning that starts from random weights.

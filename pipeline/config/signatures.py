@@ -40,7 +40,7 @@ class Signature:
         target: the full name of the class.
         title: its own name, for messages.
         required: for each parameter, whether it must be given.
-        hints: the parameters' type hints; those that name a class are missing, for they need its import.
+        hints: the parameters' type hints, except those that name a class, which would have to be imported.
         defaults: the plain defaults of parameters.
     """
 
@@ -51,17 +51,17 @@ class Signature:
     defaults: dict[str, Any]
 
     def hint(self, name: str) -> Any:
-        """The type hint of a parameter."""
+        """Return the type hint of a parameter."""
         if name in self.hints:
             return self.hints[name]
         return parameters_of(target_of(self.target, self.title))[name][0]
 
 
 def signature_of(target: str, path: str) -> Signature:
-    """Return the signature of the class named `target`, from the cache or else by importing it.
+    """Return the signature of the class named `target`, from the cache or by importing it.
 
     Raises:
-        ConfigError: it names no class of this project.
+        ConfigError: if it names no class of this project.
     """
     known = _kept()
     if target not in known:
@@ -72,7 +72,7 @@ def signature_of(target: str, path: str) -> Signature:
 
 @cache
 def signature(owner: type, target: str = "") -> Signature:
-    """What a class takes that is imported already."""
+    """Return the signature of a class that has already been imported."""
     parameters = parameters_of(owner)
     return Signature(
         target=target,
@@ -84,7 +84,7 @@ def signature(owner: type, target: str = "") -> Signature:
 
 
 def _defaults(owner: type) -> dict[str, Any]:
-    """Name -> default of each parameter that has a plain one."""
+    """Return name -> default, for each parameter with a plain default."""
     found = {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
     for item in fields(owner) if is_dataclass(owner) else ():
         if item.default_factory is not MISSING:
@@ -102,12 +102,12 @@ def _is_plain(value: Any) -> bool:
 
 @cache
 def _kept() -> dict[str, Signature]:
-    """The signatures that this process knows."""
+    """Return the signatures known to this process, by the full name of the class."""
     return _read()
 
 
 def _read() -> dict[str, Signature]:
-    """The signatures that the cache holds of these sources; none where it cannot be read."""
+    """Return the cached signatures of these sources; empty if the cache cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         kept = json.loads(CACHE.read_text(encoding="utf-8"))
         if kept["sources"] == _digest():
@@ -116,16 +116,16 @@ def _read() -> dict[str, Signature]:
 
 
 def _keep(known: Mapping[str, Signature]) -> None:
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+    with suppress(OSError):  # a cache that cannot be written only costs time
         CACHE.parent.mkdir(exist_ok=True)
-        with FileLock(CACHE.with_suffix(".lock")):  # another process may add some meanwhile
+        with FileLock(CACHE.with_suffix(".lock")):  # another process may have added some
             classes = {target: _to_json(one) for target, one in (_read() | dict(known)).items()}
             write_whole(CACHE, json.dumps({"sources": _digest(), "classes": classes}))
 
 
 @cache
 def _digest() -> str:
-    """The sources of all classes, and the versions of what reads them."""
+    """Return a hash of the sources of all classes, and of the versions of Python and pydantic."""
     digest = hashlib.sha256(f"{sys.version} {pydantic.VERSION}".encode())
     for package in OWN_PACKAGES:
         for file in sorted(Path(PROJECT, package).rglob("*.py")):
@@ -151,7 +151,7 @@ def _from_json(target: str, facts: Mapping[str, Any]) -> Signature:
     )
 
 
-class _NotPlain(Exception):  # noqa: N818 - no error: such a hint is read from its class
+class _NotPlain(Exception):  # noqa: N818 - not an error: such a hint is read from its class
     """A type hint names a class."""
 
 

@@ -1,4 +1,4 @@
-"""What a training step costs at each of the sizes in `configs/size/`."""
+"""The cost of a training step at each of the sizes in `configs/size/`."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from pipeline.config.plain import to_plain
 
 
 def cost(size: Mapping[str, int], vocab_size: int) -> float:
-    """Multiplications of a row, forward: the matrices, the head, and the products of attention.
+    """Return the multiplications of a forward pass over one row: matrices, head and attention products.
 
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1.
     """
@@ -18,7 +18,7 @@ def cost(size: Mapping[str, int], vocab_size: int) -> float:
 
 
 def smaller_sizes(size: Mapping[str, int], vocab_size: int) -> dict[str, float]:
-    """Name -> cost as a part of that of `size`, for each smaller one, the largest first."""
+    """Return name -> cost as a fraction of the cost of `size`, for each smaller size, largest first."""
     given = cost(size, vocab_size)
     named = {name: to_plain(OmegaConf.load(CONFIGS / "size" / f"{name}.yaml")) for name in groups()["size"]}
     parts = {name: cost(other, vocab_size) / given for name, other in named.items()}

@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[2]
 #: The packages whose classes a configuration, a bundle or a run may name.
 OWN_PACKAGES = ("datamodules", "modules", "pipeline")
 
-#: Former full names of classes, as older bundles and runs contain them -> their names today.
+#: Former full names of classes, found in older bundles and runs -> their current names.
 MOVED = {
     "pipeline.callbacks.freezing.Freezing": "pipeline.training.callbacks.freezing.Freezing",
     "pipeline.trainer.TrainerOptions": "pipeline.machine.options.TrainerOptions",
@@ -24,7 +24,7 @@ def target_of(name: str, path: str) -> type:
     """Return the class that a `_target_` names. Only source files of this project are imported.
 
     Raises:
-        ConfigError: the name is not that of a class of this project.
+        ConfigError: if the name is not that of a class of this project.
     """
     module, _, attribute = MOVED.get(name, name).rpartition(".")
     try:
@@ -43,7 +43,7 @@ def target_of(name: str, path: str) -> type:
 
 
 def _is_own(module: str) -> bool:
-    """Whether a module is a source file of this project, without importing it.
+    """Return whether a module is a source file of this project, without importing it.
 
     A folder without `__init__.py` is not a package, so nothing in `runs/` is ever imported.
     """

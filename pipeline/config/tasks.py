@@ -1,4 +1,4 @@
-"""The task that a configuration names, and the node that names a task."""
+"""Build the task that a configuration names, and the configuration node of a task."""
 
 from dataclasses import fields
 from functools import cache
@@ -18,7 +18,7 @@ from pipeline.tasks.finetuning import FinetuneTask
 
 @cache
 def finetuning_tasks() -> dict[str, type[FinetuneTask]]:
-    """Return the classes of the tasks that learn from labelled rows, by the names of their yaml files."""
+    """Return the classes of the fine-tuning tasks, by the names of their yaml files."""
     found = {name: _class_of(CONFIGS / "task" / f"{name}.yaml") for name in groups()["task"]}
     return {name: kind for name, kind in found.items() if issubclass(kind, FinetuneTask)}
 
@@ -28,10 +28,10 @@ def _class_of(file: Path) -> type:
 
 
 def pretraining_task(config: Config) -> PretrainingTask:
-    """The task of a stage that reads raw text.
+    """Return the task of a stage that reads raw text.
 
     Raises:
-        ConfigError: the task learns from labelled rows.
+        ConfigError: if the task learns from labelled rows.
     """
     task = construct(config.task, PretrainingTask, FinetuneTask)
     if isinstance(task, FinetuneTask):
@@ -44,10 +44,10 @@ def pretraining_task(config: Config) -> PretrainingTask:
 
 
 def finetuning_task(config: Config) -> FinetuneTask:
-    """The task of a stage that reads labelled rows.
+    """Return the task of a stage that reads labelled rows.
 
     Raises:
-        ConfigError: the task learns from raw text.
+        ConfigError: if the task learns from raw text.
     """
     task = construct(config.task, FinetuneTask, PretrainingTask)
     if not isinstance(task, FinetuneTask):
@@ -60,7 +60,7 @@ def finetuning_task(config: Config) -> FinetuneTask:
 
 
 def to_node(thing: Any) -> dict[str, Any]:
-    """The configuration node that a dataclass is built from; what is left at its default is left out."""
+    """Return the configuration node of a dataclass instance; fields at their defaults are left out."""
     kind = type(thing)
     values = {item.name: (getattr(thing, item.name), item.default) for item in fields(thing)}
     given = {name: value for name, (value, default) in values.items() if value != default}

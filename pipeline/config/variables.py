@@ -1,7 +1,7 @@
-"""Turn what the user typed after `make TARGET` (variables, keys, ARGS) into words of the command line.
+"""Convert what the user typed after `make TARGET` (variables, keys, ARGS) to arguments of the command line.
 
 The Makefile passes each variable through the environment, verbatim: neither make nor a shell expands
-anything in it. `python -m pipeline --typed STAGE ...` reads them, and nothing else does.
+anything in it. Only `python -m pipeline --typed STAGE ...` reads them.
 """
 
 import shlex
@@ -22,16 +22,16 @@ FLAG = "--typed"
 #: What the Makefile puts before a variable's name in the environment.
 PREFIX = "TYPED_"
 
-#: Names of everything on make's command line, which was meant for this command. Whatever is not one of the
-#: variables below is passed by number, as `TYPED_1` and so on: a name in the environment has no dots.
+#: Names of all variables on make's command line, which were meant for this command. Those that are not listed
+#: below are passed by number, as `TYPED_1` and so on, since names in the environment cannot contain dots.
 ON_COMMAND_LINE = "TYPED"
 
-#: What make and Python themselves read.
+#: Variables that make and Python themselves read.
 NO_KEYS = ("PYTHON", "VENV", "DEBUG", "PIPELINE")
 
 
 def _switch(text: str) -> str:
-    """True, false, or a name."""
+    """Convert a switch to true or false, and leave any other text, such as a name, as it is."""
     return {"1": "true", "true": "true", "0": "false", "false": "false"}.get(text.lower(), typed(text))
 
 
@@ -66,7 +66,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "HOST": ("host", typed),
 }
 
-#: The key that a variable sets in one stage only.
+#: Keys that a variable sets in one stage only.
 OTHERWISE = {("sweep", "STAGE"): "sweep.stage"}
 
 #: Stages that pass their words on to other stages, which check them.
@@ -74,10 +74,10 @@ PASSED_ON = ("pipeline", "why", "sweep")
 
 
 def with_variables(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Return the command line with the variables before its words and ARGS after them, if make calls.
+    """Add the variables before the words of the command line, and ARGS after them, if make is the caller.
 
     Raises:
-        ConfigError: there is no such variable, or ARGS has an unmatched quotation mark.
+        ConfigError: if there is no such variable, or ARGS has an unmatched quotation mark.
     """
     if arguments[:1] != [FLAG] or len(arguments) < 2:
         return list(arguments)
@@ -86,7 +86,7 @@ def with_variables(arguments: Sequence[str], environ: Mapping[str, str]) -> list
 
 
 def _overrides(stage: str, environ: Mapping[str, str]) -> list[str]:
-    """Overrides from variables; those of the environment that this stage does not read are ignored."""
+    """Return the overrides from variables; environment variables that the stage does not read are ignored."""
     meant = environ.get(ON_COMMAND_LINE, "").split()
     found = []
     for name, (usual, value) in VARIABLES.items():
@@ -98,10 +98,10 @@ def _overrides(stage: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def _keys(stage: str, environ: Mapping[str, str]) -> list[str]:
-    """Return what was typed as `key=value`.
+    """Return the arguments that were typed as `key=value`.
 
     Raises:
-        ConfigError: a name looks like a variable but is not one.
+        ConfigError: if a name looks like a variable but is not one.
     """
     names = [name for name in environ.get(ON_COMMAND_LINE, "").split() if name not in (*VARIABLES, "ARGS")]
     typed_as = {name: environ.get(f"{PREFIX}{number}", "") for number, name in enumerate(names, 1)}
@@ -113,7 +113,7 @@ def _keys(stage: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def _value(stage: str, text: str) -> str:
-    """Read a typed value: numbers and lists as such, several values only in a sweep, all else as text."""
+    """Interpret a typed value: numbers and lists as such, several values only in a sweep, others as text."""
     try:
         (read,) = read_overrides([f"key={text}"])
     except ConfigError:

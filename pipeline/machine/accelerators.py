@@ -19,11 +19,11 @@ class Accelerator:
     Args:
         name: the name that a user types.
         device: a substring of the name that its driver reports.
-        memory_gb: decimal GB of the data sheet.
-        tflops: dense products in bf16, 10^12 FLOP/s.
-        power_w: largest power of the board.
+        memory_gb: memory according to the data sheet, in decimal GB.
+        tflops: peak rate of dense bf16 matrix products, in 10^12 FLOP/s.
+        power_w: maximum power of the board, in watts.
         usd_per_hour: a list price; None: not known.
-        price_source: the page and the day it was read.
+        price_source: the page, and the day on which it was read.
     """
 
     name: str
@@ -77,7 +77,7 @@ def read_gpus(text: str) -> tuple[int | None, Accelerator]:
     """Parse `8xh100` as 8 and that accelerator; in `h100` the number is None.
 
     Raises:
-        ConfigError: the text has another form, or the accelerator is not in the table.
+        ConfigError: if the text has another form, or the accelerator is not in the table.
     """
     form = re.fullmatch(r"(?:(\d+)x)?([\w-]+)", text.strip().lower())
     names = list(accelerators())

@@ -1,6 +1,7 @@
-"""Options left to the machine (`auto`): chosen by measuring it when a run begins, recorded, and kept.
+"""Resolve options that are set to `auto` by measuring the machine when a run begins.
 
-A run that is resumed or reproduced, even on another machine, computes as it did at first.
+The choices are recorded, so that a run that is resumed or reproduced, even on another machine, computes as
+before.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ PRECISION, DEVICES, NEWTON_SCHULZ = "trainer.precision", "trainer.devices", "opt
 
 
 def choose_for_machine(config: Config) -> dict[str, Any]:
-    """Return dotted key -> value on this machine, for each `auto` key of a stage that computes."""
+    """Return dotted key -> value for this machine, for each `auto` key of a stage that computes."""
     if "trainer" not in config:
         return {}
     options = construct(config.trainer, TrainerOptions)
@@ -43,7 +44,7 @@ def with_chosen(config: Config, chosen: Mapping[str, Any] | None) -> Config:
 
 
 def as_asked(config: Config, chosen: Mapping[str, Any] | None) -> Config:
-    """Return the configuration with `auto` again for chosen values: a run is found by what was requested."""
+    """Set chosen values back to `auto`: a run is found by what the user requested."""
     asked = {key: AUTO for key, value in (chosen or {}).items() if select(config, key) == value}
     return _with(config, asked)
 
@@ -57,7 +58,7 @@ def _with(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
-    """Describe the device, the number types that it computes in, and why these were chosen."""
+    """Describe the device, the precisions that it computes in, and why these were chosen."""
     options = construct(config.trainer, TrainerOptions)
     told = describe_device(options)
     newton_schulz = select(config, NEWTON_SCHULZ)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def uses_gpu(options: TrainerOptions) -> bool:
-    """Whether training runs on a GPU.
+    """Return whether training runs on a GPU.
 
     Raises:
-        ConfigError: a GPU is requested but not available.
+        ConfigError: if a GPU is requested but not available.
     """
     import torch
 
@@ -31,10 +31,10 @@ def uses_gpu(options: TrainerOptions) -> bool:
 
 
 def check_device(options: TrainerOptions) -> None:
-    """Refuse devices that this machine does not have, before anything is read.
+    """Reject devices that this machine does not have, before any data is read.
 
     Raises:
-        ConfigError: there is no GPU, there are too few, or fp16 is requested without one.
+        ConfigError: if there is no GPU, there are too few, or fp16 is requested without one.
     """
     import torch
 
@@ -42,9 +42,9 @@ def check_device(options: TrainerOptions) -> None:
     devices, _ = devices_and_nodes(options)
     if uses_gpu(options) and devices > torch.cuda.device_count():
         raise ConfigError(
-            f"{devices} processes for {torch.cuda.device_count()} GPUs of this machine",
-            "as many devices as there are",
-            "use trainer.devices=auto in a new run without torchrun, or go on where there are as many",
+            f"{devices} devices are requested, but this machine has {torch.cuda.device_count()} GPUs",
+            f"at most {torch.cuda.device_count()} devices on this machine",
+            "use trainer.devices=auto in a new run without torchrun, or resume on a machine with enough GPUs",
         )
 
 
@@ -52,7 +52,7 @@ def device_of(options: TrainerOptions) -> "torch.device":
     """Return the device on which all stages compute.
 
     Raises:
-        ConfigError: a GPU is requested but not available.
+        ConfigError: if a GPU is requested but not available.
     """
     import torch
 
@@ -60,19 +60,21 @@ def device_of(options: TrainerOptions) -> "torch.device":
 
 
 def count_devices(options: TrainerOptions) -> int:
-    """How many devices train: those that torchrun or srun has started a process for, or else those asked for,
-    or all GPUs, or one CPU process.
+    """Return the number of devices to train on.
+
+    That is the number of processes started by torchrun or srun, or else the requested number, or else all
+    GPUs, or one CPU process.
 
     Raises:
-        ConfigError: other ones are asked for than there are processes.
+        ConfigError: if the requested number differs from the number of processes.
     """
     import torch
 
     if (launched := processes.count_launched()) > 1:
         if options.devices not in ("auto", launched):
             raise ConfigError(
-                f"trainer.devices={options.devices}, and {launched} processes were started",
-                "a process for each device",
+                f"trainer.devices={options.devices}, but {launched} processes were started",
+                "one process for each device",
                 f"leave out trainer.devices, or start {options.devices} processes",
             )
         return launched
@@ -82,10 +84,10 @@ def count_devices(options: TrainerOptions) -> int:
 
 
 def devices_and_nodes(options: TrainerOptions) -> tuple[int, int]:
-    """How many devices of each machine train, and how many machines.
+    """Return the number of devices per machine, and the number of machines.
 
     Raises:
-        ConfigError: the machines have no equal share.
+        ConfigError: if the machines have different numbers of devices.
     """
     n_devices, here = count_devices(options), processes.count_launched_here()
     if processes.count_launched() == 1:
@@ -93,7 +95,7 @@ def devices_and_nodes(options: TrainerOptions) -> tuple[int, int]:
     if n_devices % here:
         raise ConfigError(
             f"{here} of {n_devices} processes run on this machine",
-            "as many on each machine",
+            "the same number on each machine",
             "give each machine the same --nproc-per-node",
         )
     return here, n_devices // here
@@ -103,7 +105,7 @@ def choose_precision(options: TrainerOptions) -> Precision:
     """Return the precision to compute in.
 
     Raises:
-        ConfigError: fp16 is requested without a GPU; its loss scaling needs CUDA.
+        ConfigError: if fp16 is requested without a GPU; its loss scaling needs CUDA.
     """
     from modules.hardware import multiplies_bf16_fast
 
@@ -131,7 +133,7 @@ def describe_device(options: TrainerOptions) -> str:
 
 
 def for_rows(options: TrainerOptions, n_rows: int) -> TrainerOptions:
-    """Return the options with `max_steps` computed from `max_epochs` over `n_rows`, if that is given."""
+    """Compute `max_steps` from `max_epochs` and the number of rows, if `max_epochs` is given."""
     if options.max_epochs is None:
         return options
     rows_per_step = options.batch_size * options.accumulate * count_devices(options)

@@ -18,12 +18,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """How long, on which devices, and how to train; one step is one update of the weights.
+    """How long, on which devices and how to train; one step is one update of the weights.
 
     Args:
-        max_steps: updates of the weights; with size=tiny, the defaults take minutes on two CPU cores.
-            null: in fine-tuning, computed from the number of rows (`pipeline.training.budget`).
-        max_epochs: how often to see each row; if given, it determines max_steps.
+        max_steps: number of updates of the weights; with size=tiny, the defaults take minutes on two CPU
+            cores. null: in fine-tuning, computed from the number of rows (`pipeline.training.budget`).
+        max_epochs: number of passes over the rows; if given, it determines max_steps.
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes per step; 4 passes of 4 rows have the gradient of one pass of 16.
         precision: auto takes bf16 where the machine is much faster in it, else fp32.
@@ -35,14 +35,16 @@ class TrainerOptions:
         time_budget_s: seconds of training, summed over all parts of a resumed run.
         val_every_steps: steps between validations; null: five validations per run.
         val_rows: number of rows to validate on, from the first; null: all.
-        score_rows: number of rows that a fine-tuned model answers at a validation; null: all.
-        curriculum: share of the steps in which fine-tuning goes from the shortest rows to all.
+        score_rows: number of rows that a fine-tuned model predicts at each validation; null: all.
+        curriculum: fraction of the steps during which fine-tuning progresses from the shortest rows to all
+            rows.
         checkpoint_every_steps: steps between checkpoints; null: one at each validation.
         devices: number of devices; auto: all GPUs, or one CPU process.
         strategy: how several devices work together; auto takes ddp, data-parallel training.
-        activation_checkpointing: what of a layer is computed again in the backward pass to save memory:
-            nothing; all but matrix products and attention (selective); all (full), for a third more work.
-        num_workers: processes that prepare batches; 0: the training process does.
+        activation_checkpointing: which activations of a layer are recomputed in the backward pass to save
+            memory: none; all but matrix products and attention (selective); all (full), for a third more
+            work.
+        num_workers: number of processes that prepare batches; 0: the training process prepares them.
     """
 
     max_steps: Count | None = None
@@ -73,7 +75,7 @@ class TrainerOptions:
         """`max_steps`, where it is known.
 
         Raises:
-            ConfigError: no option says how long to train.
+            ConfigError: if no option says how long to train.
         """
         if self.max_steps is None:
             raise ConfigError(
@@ -85,7 +87,7 @@ class TrainerOptions:
 
     @property
     def answer_batch_size(self) -> int:
-        """Rows answered at a time: without gradients, four times as many as in training fit into memory."""
+        """Rows per batch of predictions: four times as many as in training, since there are no gradients."""
         return 4 * self.batch_size
 
     @property

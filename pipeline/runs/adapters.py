@@ -1,8 +1,8 @@
-"""Bundles that hold an adapter: the trained tensors, and a reference to the base bundle.
+"""Bundles of adapters: they contain only the trained tensors, and a reference to the base bundle.
 
-`model.safetensors` has the trained tensors alone, `model.json` says under `adapter` how they stand beside the
-others, and `provenance.json` names the base, its parent, with its digest. To read it is to read its
-base and to add what was learnt: what comes of it is a model like any other.
+`model.safetensors` contains only the trained tensors, `model.json` describes the adapter under `adapter`, and
+`provenance.json` names the base bundle (the parent) and its digest. Loading such a bundle loads its base,
+adds the adapter and merges it, so that the result is a model like any other.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ ADAPTER = "adapter"
 
 
 def save_trained(model: Model, file: Path) -> None:
-    """Write the trained weights, each once."""
+    """Write the trained weights only, each once."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     save_file({name: each.detach().contiguous() for name, each in trained.items()}, file)
 
@@ -33,20 +33,20 @@ def base_of(folder: Path, digest_of: Callable[[Path], str]) -> Path:
     """Find the base bundle of an adapter: at its recorded path, or next to the adapter's run.
 
     Raises:
-        BundleError: the base does not exist, or has changed.
+        BundleError: if the base does not exist, or has changed.
     """
     parent = read_part(folder, "provenance.json").get("parent") or {}
-    recorded, wanted = Path(str(parent.get("bundle"))), parent.get("digest")
-    beside = folder.absolute().parent.parent.parent / str(parent.get("run")) / "bundles" / recorded.name
-    there = [place for place in (recorded, beside) if (place / "DONE").is_file()]
-    for place in there:
-        if digest_of(place) == wanted:
+    recorded, expected = Path(str(parent.get("bundle"))), parent.get("digest")
+    sibling = folder.absolute().parent.parent.parent / str(parent.get("run")) / "bundles" / recorded.name
+    found = [place for place in (recorded, sibling) if (place / "DONE").is_file()]
+    for place in found:
+        if digest_of(place) == expected:
             return place
-    what = f"{there[0]}, which has changed since," if there else f"{recorded}, which does not exist,"
+    what = f"{found[0]}, which has changed since," if found else f"{recorded}, which does not exist,"
     raise BundleError(
-        f"{folder} holds an adapter of {what} and cannot be used without it",
-        f"the bundle of digest {str(wanted)[:12]}…",
-        f"restore the base from a copy, or make it again with `make reproduce RUN={parent.get('run')}`",
+        f"{folder} is an adapter for {what} and cannot be used without it",
+        f"the bundle with digest {str(expected)[:12]}…",
+        f"restore the base from a copy, or recreate it with `make reproduce RUN={parent.get('run')}`",
     )
 
 
@@ -60,7 +60,7 @@ def load_adapted(folder: Path, node: Mapping[str, Any], make: Callable[[], Model
         base: the model of the base bundle.
 
     Raises:
-        BundleError: the tensors are not those of this adapter, or are not finite.
+        BundleError: if the tensors are not those of this adapter, or are not finite.
     """
     file = folder / "model.safetensors"
     with refused(folder / "model.json"):
@@ -84,7 +84,7 @@ def load_adapted(folder: Path, node: Mapping[str, Any], make: Callable[[], Model
                     f"{name} has the shape {tuple(each.shape)}, the model {tuple(planned[name].shape)}"
                 )
             if not torch.isfinite(each).all():
-                raise ValueError(f"{name} is not finite: it holds NaN or infinity")
+                raise ValueError(f"{name} contains NaN or infinity")
         model.load_state_dict(given)
     merge_adapter(model.backbone)
     return model

@@ -21,8 +21,8 @@ def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Pre
     """Predict rows with a fine-tuned model; columns that the task does not read are ignored.
 
     Raises:
-        BundleError: the model was not fine-tuned.
-        DataError: a row lacks a column, or a column has the wrong type.
+        BundleError: if the model was not fine-tuned.
+        DataError: if a row lacks a column, or a column has the wrong type.
     """
     if not isinstance(bundle.task, FinetuneTask):
         raise BundleError(
@@ -35,11 +35,11 @@ def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Pre
 
 
 def generate(bundle: Bundle, prompts: Sequence[str], options: SamplingOptions) -> list[str]:
-    """Continue the prompts, or fill the gaps in them, with a pretrained model; returns the complete texts.
+    """Continue the prompts, or fill the gaps in them, with a pretrained model; return the complete texts.
 
     Raises:
-        BundleError: the model was fine-tuned, or was imported without a head.
-        ConfigError: the model fills gaps, but no prompt has one.
+        BundleError: if the model was fine-tuned, or was imported without a head.
+        ConfigError: if the model fills gaps, but no prompt has one.
     """
     task = bundle.task
     if isinstance(task, FinetuneTask):
@@ -65,10 +65,10 @@ def generate(bundle: Bundle, prompts: Sequence[str], options: SamplingOptions) -
 
 
 def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:
-    """Return the sampling options of `make generate`, with the given ones.
+    """Return the default sampling options of `make generate`, overridden by the given ones.
 
     Raises:
-        ConfigError: there is no such option, or its value is invalid.
+        ConfigError: if there is no such option, or its value is invalid.
     """
     node = {**read_yaml(CONFIGS / "sampling" / "default.yaml"), **given}
     check_nodes(node, "sampling")

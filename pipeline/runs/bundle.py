@@ -1,4 +1,4 @@
-"""Bundles: a trained model as a folder, written atomically with `DONE` last; none is read without it.
+"""Bundles: a trained model as a folder, written atomically with `DONE` last, and never read without it.
 
 model.safetensors   weights (tied tensors once)
 model.json          how to build the backbone and its head
@@ -6,9 +6,9 @@ tokenizer.json      the tokenizer, as the `tokenizers` library reads it
 target_tokenizer.json  the tokenizer of generated text, only if it is a different one
 task.json           the task and its options
 config.yaml         the complete configuration of the run
-provenance.json     where it came from: hashes, code, parent, seed
+provenance.json     what it was made from: hashes, code, parent, seed
 metrics.json        its metrics when it was saved
-README.md           the model card, for people; bundles of earlier versions have none
+README.md           the model card; bundles of earlier versions have none
 DONE                sha256 of every file above
 """
 
@@ -47,7 +47,7 @@ FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A trained model with everything that is needed to use it."""
+    """A trained model with everything needed to use it."""
 
     folder: Path
     model: Model
@@ -63,21 +63,21 @@ class Bundle:
         """Predict rows, in order, with a fine-tuned model: `text` and, if known, `confidence`.
 
         Raises:
-            BundleError: the model was not fine-tuned.
-            DataError: a row lacks a column, or a column has the wrong type.
+            BundleError: if the model was not fine-tuned.
+            DataError: if a row lacks a column, or a column has the wrong type.
         """
         from pipeline.runs import asking
 
         return asking.predict(self, rows, batch_size=batch_size)
 
     def generate(self, prompt: str, **options: Any) -> str:
-        """Continue a text, or fill its gaps, with a pretrained model; returns the complete text.
+        """Continue a text, or fill its gaps, with a pretrained model; return the complete text.
 
         `options` are those of `modules.generation.SamplingOptions`, such as `max_new_tokens` and `seed`.
 
         Raises:
-            BundleError: the model was fine-tuned.
-            ConfigError: the model fills gaps, but the text has none; or an option is invalid.
+            BundleError: if the model was fine-tuned.
+            ConfigError: if the model fills gaps, but the text has none; or an option is invalid.
         """
         from pipeline.runs import asking
 
@@ -96,7 +96,7 @@ def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
     metrics: Mapping[str, float],
     card: str | None = None,
 ) -> None:
-    """Write a bundle under a temporary name, then rename it: a killed save leaves the old one intact.
+    """Write a bundle under a temporary name, then rename it, so that a killed save leaves the old one intact.
 
     Raises:
         BundleError: if the disk is full or the folder cannot be written; nothing is left behind.
@@ -139,11 +139,11 @@ def save_bundle(  # noqa: PLR0913 - one for each file of a bundle
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a finished bundle and check every file against its hash; weights are on the CPU, in eval mode.
+    """Load a finished bundle and check every file against its hash; the model is on the CPU, in eval mode.
 
     Raises:
-        BundleError: if the folder is missing, unfinished, damaged, names code outside this project, or has
-            another tokenizer than its weights were trained with.
+        BundleError: if the folder is missing, unfinished or damaged, names code outside this project, or has
+            a different tokenizer than the one its weights were trained with.
     """
     check_files(folder)
     parts = {name: read_part(folder, f"{name}.json") for name in ("model", "task", "provenance", "metrics")}
@@ -175,7 +175,7 @@ def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
     """Compare the files of a finished bundle with their hashes, except those in `without`.
 
     Raises:
-        BundleError: the folder is missing or unfinished, or a file is missing or has changed.
+        BundleError: if the folder is missing or unfinished, or a file is missing or has changed.
     """
     hashes = read_done(folder)
     if linked := next((path for path in folder.rglob("*") if path.is_symlink()), None):
@@ -195,7 +195,7 @@ def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
 
 
 def parent_of(start: Bundle | None) -> dict[str, Any] | None:
-    """Return what a bundle records about its parent, including its origin in case the parent is deleted."""
+    """Return the record of a bundle's parent, including the parent's own provenance in case it is deleted."""
     if start is None:
         return None
     return {
@@ -207,12 +207,12 @@ def parent_of(start: Bundle | None) -> dict[str, Any] | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the run that wrote the bundle."""
+    """Read the configuration of the run that wrote the bundle."""
     return read_part(folder, "config.yaml")
 
 
 def read_done(folder: Path) -> dict[str, str]:
-    """Return file name -> sha256 of a finished bundle.
+    """Read file name -> sha256 for a finished bundle.
 
     Raises:
         BundleError: if there is no folder, or no `DONE` in it.
@@ -242,7 +242,7 @@ def read_done(folder: Path) -> dict[str, str]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether `folder` holds a complete bundle."""
+    """Return whether `folder` contains a complete bundle."""
     _restore_old(folder)
     return (folder / DONE).is_file()
 
@@ -253,7 +253,7 @@ def digest(folder: Path) -> str:
 
 
 def _check_tokenizer(tokenizer: Tokenizer, provenance: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a tokenizer other than the one that the weights were trained with."""
+    """Reject a tokenizer other than the one that the weights were trained with."""
     trained_with = provenance.get("tokenizer")
     if trained_with not in (None, tokenizer.digest):
         raise BundleError(

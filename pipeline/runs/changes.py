@@ -1,4 +1,4 @@
-"""What may be changed when a run is resumed: its length, and what its weights do not depend on."""
+"""The changes allowed when a run is resumed: its length, and options that do not affect its weights."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ LONGER = (
     "trainer.plateau",
 )
 
-#: Options of what is shown, saved and logged, and of the device.
+#: Options that determine what is shown, saved and logged, and the device.
 FREE = (
     "trainer.accelerator",
     "trainer.num_workers",
@@ -29,38 +29,38 @@ FREE = (
     *("prompts", "sampling", "log_corpus_text"),
 )
 
-#: Keys of the command itself, which do not count as changes of a run.
+#: Keys of the command itself, which do not count as changes to a run.
 OF_THE_COMMAND = ("resume", "name", "runs_dir", "cache_dir", "tracking", "pipeline_id", "choices", "stage")
 
-#: Characters of the longest value in a message.
+#: The most characters of a value in a message.
 MAX_CHARS = 60
 
 Changes = dict[str, tuple[Any, Any]]
 
 
 def recorded(run: RunFolder) -> dict[str, Any]:
-    """Return the configuration that the run wrote, with all defaults.
+    """Read the configuration that the run recorded, with all defaults.
 
     Raises:
-        RunError: the configuration cannot be read.
+        RunError: if the configuration cannot be read.
     """
     file = run.path / "config.yaml"
     try:
         return with_defaults(Config(read_yaml(file)))
     except (OSError, ValueError, TypeError) as error:
         raise RunError(
-            f"{file} cannot be read ({error})", "the configuration that the run wrote", "start a new run"
+            f"{file} cannot be read ({error})", "the configuration that the run recorded", "start a new run"
         ) from error
 
 
 def check_changes(run: RunFolder, config: Config) -> Changes:
-    """Return dotted key -> (before, now) of what `config` changes in the run.
+    """Return dotted key -> (before, now) for each change that `config` makes to the run.
 
     Raises:
-        RunError: a change is not allowed, or has no effect.
+        RunError: if a change is not allowed, or has no effect.
     """
-    began, asked = (to_plain(tree) for tree in (recorded(run), with_defaults(config)))
-    before, now = dict(leaves(began)), dict(leaves(asked))
+    original, requested = (to_plain(tree) for tree in (recorded(run), with_defaults(config)))
+    before, now = dict(leaves(original)), dict(leaves(requested))
     changes = {
         key: (before.get(key), now.get(key))
         for key in {**before, **now}
@@ -68,13 +68,13 @@ def check_changes(run: RunFolder, config: Config) -> Changes:
     }
     for key, (old, new) in changes.items():
         if key not in LONGER and key not in FREE and key.partition(".")[0] not in FREE:
-            raise not_as_it_began(run, key, old, new)
+            raise forbidden_change(run, key, old, new)
     if changes.keys() & set(LONGER[:2]):
-        _check_length(run, asked, changes)
+        _check_length(run, requested, changes)
     return changes
 
 
-def not_as_it_began(run: RunFolder, key: str, before: Any, now: Any) -> RunError:
+def forbidden_change(run: RunFolder, key: str, before: Any, now: Any) -> RunError:
     """Return the error for a change that is not allowed."""
     return RunError(
         f"{run.path} was started with {key}={brief(before)}, not {brief(now)}",
@@ -83,13 +83,13 @@ def not_as_it_began(run: RunFolder, key: str, before: Any, now: Any) -> RunError
     )
 
 
-def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) -> None:
-    """Refuse another length if it would alter steps already done, or have no effect."""
-    trainer = asked["trainer"]
+def _check_length(run: RunFolder, requested: Mapping[str, Any], changes: Changes) -> None:
+    """Reject a different length if it would alter steps already done, or have no effect."""
+    trainer = requested["trainer"]
     if trainer["curriculum"] > 0:
         raise RunError(
-            f"{run.path} has trainer.curriculum={trainer['curriculum']}, a share of its steps",
-            "as many steps as at first: with others, its rows would come in another order",
+            f"{run.path} has trainer.curriculum={trainer['curriculum']}, which is a fraction of its steps",
+            "the original number of steps, since another number would change the order of rows",
             "start a new run without RESUME",
         )
     if "trainer.max_steps" not in changes:
@@ -102,7 +102,7 @@ def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) ->
         )
     from pipeline.runs.checkpoint_files import AtomicCheckpointIO  # Lightning takes seconds to import
 
-    # Its tensors are not read.
+    # On the meta device, no tensor data is read.
     saved = AtomicCheckpointIO().load_checkpoint(run.last_checkpoint, map_location="meta")
     before, now = changes["trainer.max_steps"]
     if now is not None and now < saved["global_step"]:
@@ -112,7 +112,7 @@ def _check_length(run: RunFolder, asked: Mapping[str, Any], changes: Changes) ->
 
 
 def _check_not_ended(run: RunFolder, trainer: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Refuse more steps for a run that was stopped by its validations."""
+    """Reject more steps for a run that was stopped because its validations did not improve."""
     for name, state in states.items():
         if name.startswith("Plateau") and state["max_steps"] is not None:
             raise RunError(
@@ -124,13 +124,13 @@ def _check_not_ended(run: RunFolder, trainer: Mapping[str, Any], states: Mapping
         if name.startswith("EarlyStopping") and patience is not None and state["wait_count"] >= patience:
             raise RunError(
                 f"{run.path} was stopped after {state['wait_count']} validations without a better result",
-                "a larger trainer.patience too",
-                "add trainer.patience=null, or a larger number",
+                "a larger trainer.patience",
+                "add trainer.patience=null, or give a larger number",
             )
 
 
 def ends_before(step: int, max_steps: int) -> RunError:
-    """Return the error for a run that is to end before the step that it has reached."""
+    """Return the error for a run that would end before the step it has already reached."""
     return RunError(
         f"the run is already at step {step:,}, but trainer.max_steps is {max_steps:,}",
         f"{step:,} steps or more",
@@ -148,17 +148,17 @@ def brief(value: Any) -> str:
     return shorten(json.dumps(value, ensure_ascii=False), MAX_CHARS)
 
 
-def overlaid(recorded: Any, asked: Any, without: Any) -> Any:
-    """`recorded` with what `asked` has otherwise than `without`: the tree that the words left out give."""
-    if not all(isinstance(node, Mapping) for node in (recorded, asked, without)):
-        return asked
-    made = {key: value for key, value in recorded.items() if key in asked or key not in without}
-    for key, value in asked.items():
-        if key not in without:
-            made[key] = value
-        elif value != without[key]:
-            made[key] = overlaid(made.get(key), value, without[key])
-    return made
+def overlaid(recorded: Any, requested: Any, defaults: Any) -> Any:
+    """Return `recorded` with the changes from `defaults`, the tree without overrides, to `requested`."""
+    if not all(isinstance(node, Mapping) for node in (recorded, requested, defaults)):
+        return requested
+    merged = {key: value for key, value in recorded.items() if key in requested or key not in defaults}
+    for key, value in requested.items():
+        if key not in defaults:
+            merged[key] = value
+        elif value != defaults[key]:
+            merged[key] = overlaid(merged.get(key), value, defaults[key])
+    return merged
 
 
 def with_key(plain: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -170,11 +170,11 @@ def with_key(plain: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def _same(before: Any, now: Any) -> bool:
-    return bool(before == now or repr(before) == repr(now))  # NaN is itself
+    return bool(before == now or repr(before) == repr(now))  # NaN counts as equal to NaN
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each leaf of a tree."""
+    """Yield the dotted key and the value of each leaf of a tree."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")

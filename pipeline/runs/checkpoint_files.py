@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, and verified when they are read."""
+"""Checkpoint files, written atomically and verified when they are read."""
 
 import hashlib
 import pickle
@@ -16,7 +16,7 @@ def check_writable(folder: Path) -> None:
     """Create `folder` and check that it is writable.
 
     Raises:
-        CheckpointError: it is not writable.
+        CheckpointError: if it is not writable.
     """
     probe = folder / ".probe"
     try:
@@ -30,9 +30,9 @@ def check_writable(folder: Path) -> None:
 class AtomicCheckpointIO(CheckpointIO):
     """Write a checkpoint next to the old one, make it durable, and only then replace the old one.
 
-    The SHA-256 of the bytes lies in a file beside it (`last.ckpt.sha256`, as `sha256sum` writes it) and is
-    checked when the checkpoint is read. While a checkpoint is being replaced, that file holds the new sum and
-    the old one, so that a crash at any moment leaves a matching pair.
+    The SHA-256 of the bytes is stored in a file next to it (`last.ckpt.sha256`, in the format of `sha256sum`)
+    and checked when the checkpoint is read. While a checkpoint is being replaced, that file contains both the
+    new and the old checksum, so that a crash at any moment leaves a matching pair.
     """
 
     def save_checkpoint(
@@ -41,12 +41,12 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write `checkpoint` to `path`.
 
         Raises:
-            CheckpointError: the file cannot be written; the old one is intact.
+            CheckpointError: if the file cannot be written; the old one is intact.
         """
         target = Path(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            for left in target.parent.glob(f".{target.name}.*draft"):  # by a save that was killed
+            for left in target.parent.glob(f".{target.name}.*draft"):  # left by a killed save
                 left.unlink(missing_ok=True)
             with draft_of(target) as draft:
                 digest = _save_hashed(checkpoint, draft)
@@ -62,7 +62,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Load the checkpoint at `path`, by default on the CPU, without running code from the file.
 
         Raises:
-            CheckpointError: the file is missing, damaged, or holds more than tensors and plain values.
+            CheckpointError: if the file is missing or damaged, or contains more than tensors and plain
+                values.
         """
         target = Path(path)
         self._verify(target)
@@ -99,7 +100,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class _HashingFile:
-    """A file that hashes what is written to it, and keeps the error that torch would hide."""
+    """A file that hashes what is written to it, and keeps the OSError that torch would hide."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -1,7 +1,7 @@
 """Hash the code of a stage: the source files that it and the classes in its configuration import.
 
-Comments, docstrings and layout do not count: a file is hashed by what Python reads of it. Neither do tests,
-pages, and the modules that only talk, plan or record.
+Files are hashed by their syntax tree, so comments, docstrings and formatting do not count. Neither do tests,
+HTML pages, and modules that only report, plan or record.
 """
 
 import ast
@@ -16,8 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 ROOMS = ("datamodules", "modules", "pipeline")
 
-#: Modules and packages that change nothing of what is made: they say, plan or record it, or compose the
-#: configuration, which counts as it comes out.
+#: Modules and packages that do not affect the results: they report, plan or record, or compose the
+#: configuration, which is an input itself.
 WITHOUT_EFFECT = (
     "datamodules.errors",
     "modules.interpret",
@@ -105,7 +105,7 @@ def _packages_of(module: str) -> list[str]:
 
 
 def _file_of(module: str, root: Path) -> Path | None:
-    """Return the source file of a module of the project; None for other names."""
+    """Return the source file of a module of the project, or None for other names."""
     if module.partition(".")[0] not in ROOMS:
         return None
     path = root.joinpath(*module.split("."))
@@ -122,7 +122,7 @@ def _read(file: Path, changed_ns: int) -> tuple[str, tuple[str, ...]]:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Yield modules, and names that may be modules: a name without a file is skipped later."""
+    """Yield imported modules, and names that may be modules; those without a file are skipped later."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

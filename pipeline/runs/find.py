@@ -1,4 +1,4 @@
-"""Find the bundle that a command names, or the newest of the best kind that is not a trial of a sweep."""
+"""Find the bundle that a command names, or the newest suitable one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from pipeline.errors import BundleError
 from pipeline.runs import bundle
 from pipeline.runs.folders import RunFolder, list_runs, made_bundle
 
-#: The word for the newest bundle.
+#: The name that stands for the newest bundle.
 LATEST = "latest"
 
-#: The most skipped runs that are named; of others only the number is reported.
+#: The most skipped runs that are named; for the rest, only their number is reported.
 MOST_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How well a run's bundle fits.
+    """How suitable a run's bundle is.
 
     Args:
-        rank: 0 is the best; None: it does not fit.
-        title: what it is, to explain why it was skipped.
+        rank: 0 is the best; None: unsuitable.
+        title: a description, to explain why the run was skipped.
     """
 
     rank: int | None
@@ -30,7 +30,7 @@ class Kind:
 
 
 def any_kind(run: RunFolder) -> Kind:
-    """The kind of every run if all bundles fit equally well."""
+    """Rate all bundles as equally suitable."""
     return Kind(rank=0, title="")
 
 
@@ -42,8 +42,10 @@ def find_bundle(
     task: str | None = None,
     kind: Callable[[RunFolder], Kind] = any_kind,
 ) -> Path:
-    """Find the bundle that `spec` names: a run's name, a run's folder, a bundle's folder, or `latest`, which
-    is the newest one of the best kind of `stage` and, if it is given, of `task`.
+    """Find a bundle by the name or folder of its run, by its own folder, or by `latest`.
+
+    `latest` is the newest bundle of the best kind, made by `stage` and, if given, for `task`; trials of
+    sweeps come last.
 
     Raises:
         BundleError: if there is no such bundle, or it is not finished.
@@ -80,24 +82,24 @@ def newest_bundle(
     task: str | None = None,
     kind: Callable[[RunFolder], Kind] = any_kind,
 ) -> Path | None:
-    """Choose a bundle of a stage and a task; reports which newer ones were skipped, and why."""
+    """Choose a bundle of a stage and a task, and report which newer ones were skipped, and why."""
     runs = [
         (run, _kind_of(run, kind))
         for run in list_runs(runs_dir)
         if (stage is None or run.is_of(stage, task)) and bundle.is_finished(run.bundles / "best")
     ]
-    able = [(run, found) for run, found in runs if found.rank is not None]
-    if not able:
+    suitable = [(run, found) for run, found in runs if found.rank is not None]
+    if not suitable:
         return None
-    taken, best = min(able, key=lambda pair: (pair[1].rank, pair[0].record.sweep_id is not None))
-    newer = runs[: [run for run, _ in runs].index(taken)]
+    chosen, best = min(suitable, key=lambda pair: (pair[1].rank, pair[0].record.sweep_id is not None))
+    newer = runs[: [run for run, _ in runs].index(chosen)]
     if newer:
         report.say("Note", f"skipped: {_list([_why(run, each, best) for run, each in newer])}")
-    return taken.bundles / "best"
+    return chosen.bundles / "best"
 
 
 def _kind_of(run: RunFolder, kind: Callable[[RunFolder], Kind]) -> Kind:
-    """Return the kind of a run; a damaged or foreign bundle does not fit."""
+    """Return the kind of a run; a damaged or foreign bundle is unsuitable."""
     try:
         return kind(run)
     except BundleError:
@@ -128,5 +130,5 @@ def _no_finished(folder: Path, expected: str) -> BundleError:
     return BundleError(
         f"{problem}: its run is finished, but the bundle was deleted or is incomplete",
         expected,
-        f"make it again with `make reproduce RUN={run.name}`, or name another bundle",
+        f"recreate it with `make reproduce RUN={run.name}`, or name another bundle",
     )

@@ -20,15 +20,15 @@ from pipeline.runs.stored import task_class
 from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
 
-#: Stages that need a fine-tuned model.
+#: Stages that always need a fine-tuned model.
 ANSWERING = ("predict", "try")
 
 
 def load_asked(config: Config) -> Bundle:
-    """Load the bundle that the command names, by default the newest that fits, on the command's device.
+    """Load the bundle that the command names, by default the newest suitable one, on the command's device.
 
     Raises:
-        BundleError: there is no such bundle, or it was trained for another task.
+        BundleError: if there is no such bundle, or it was trained for another task.
     """
     wanted = construct(config.task, PretrainingTask, FinetuneTask) if config.get("task") is not None else None
     answers = config.stage.name in ANSWERING or isinstance(wanted, FinetuneTask)
@@ -54,7 +54,7 @@ def load_asked(config: Config) -> Bundle:
 
 
 def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:
-    """Return the columns, with the names of the files that the bundle was trained on."""
+    """Add to the columns the names that they have in the files the bundle was trained on."""
     names: dict[str, list[str]] = {}
     for column, name in _names(bundle.config.get("data")):
         if name != column and name not in names.setdefault(column, []):
@@ -63,7 +63,7 @@ def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:
 
 
 def _names(data: Any) -> Iterator[tuple[str, str]]:
-    """Yield the mapped columns in the recorded configuration of a corpus, or of the corpora of a mixture."""
+    """Yield (column, name in the files) from the recorded configuration of a corpus or a mixture."""
     if not isinstance(data, Mapping):
         return
     local = data.get("mirror_columns") if data.get("mirror") else None
@@ -76,7 +76,7 @@ def _names(data: Any) -> Iterator[tuple[str, str]]:
 
 
 def _kind_for(prompts: Sequence[str], run: RunFolder) -> Kind:
-    """Rank a bundle by whether it does what the prompts need: fill gaps, or continue text."""
+    """Rank a bundle by whether it can do what the prompts require: fill gaps or continue text."""
     trained = task_class(run.bundles / "best")
     fills = not issubclass(trained, FinetuneTask) and trained.fills_gaps
     wanted = any(GAP in prompt for prompt in prompts)
@@ -87,8 +87,8 @@ def asked_task(config: Config, bundle: Bundle) -> FinetuneTask:
     """Return the bundle's task, with the options of the command.
 
     Raises:
-        BundleError: the model was not fine-tuned.
-        ConfigError: the options need another head.
+        BundleError: if the model was not fine-tuned.
+        ConfigError: if the options require a different head.
     """
     given = {key: value for key, value in to_plain(config.get("task") or {}).items() if key != "_target_"}
     task = construct({**bundle.task_config, **given}, FinetuneTask, PretrainingTask)
@@ -101,12 +101,12 @@ def asked_task(config: Config, bundle: Bundle) -> FinetuneTask:
 
 
 def _check_head(task: FinetuneTask, bundle: Bundle) -> None:
-    """Refuse options that need another head than the trained one."""
+    """Reject options that require a different head than the trained one."""
     present = bundle.model_config["head"]
     for key, value in task.head(bundle.model.backbone).items():
         if present.get(key) != value:
             raise ConfigError(
-                f"the task's options need a head with {key}={value}",
+                f"the task's options require a head with {key}={value}",
                 f"{key}={present.get(key)}, as {bundle.folder} was trained",
                 "leave out the option, or fine-tune with it",
             )

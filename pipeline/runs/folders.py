@@ -2,7 +2,7 @@
 
 runs/NAME/
   config.yaml      the resolved configuration, with all defaults and what was chosen for the machine
-  run.json         stage, status, hash of the configuration, options chosen, inputs, hashes of what it made
+  run.json         stage, status, hash of the configuration, chosen options, inputs, hashes of its outputs
   checkpoints/     last.ckpt and best.ckpt, for resuming only
   bundles/         best and last, for use
   tracking/        the local spool of what is logged
@@ -27,7 +27,7 @@ from pipeline.machine.choice import as_asked, choose_for_machine, with_chosen
 from pipeline.rendezvous import rendezvous
 from pipeline.runs import bundle
 from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe, leaves
-from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_its_beginning
+from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_original
 from pipeline.tracking.options import resolve_store
 
 __all__ = [
@@ -42,13 +42,13 @@ __all__ = [
     "open_run",
 ]
 
-#: Keys that say how to run, not what: a run may be resumed with others.
+#: Keys that do not affect the results; a run may be resumed with other values.
 NOT_IDENTITY = (
     *("resume", "name", "runs_dir", "cache_dir", "tracking", "bundle", "choices"),
     "pipeline_id",
 )
 
-#: File systems allow 255 bytes, and a stage adds to it.
+#: The longest name of a run, in characters. File systems allow 255 bytes, and stages append to the name.
 MAX_NAME_LENGTH = 60
 
 
@@ -64,15 +64,15 @@ def open_run(
 
     Args:
         config: the resolved configuration.
-        label: the prefix of the name of a run without a name.
+        label: the prefix of the default name of a run.
         inputs: the recorded inputs of the run.
         found: the run to resume, for a stage that finds its unfinished runs itself.
 
     Raises:
         RunError: if the folder cannot be written, is in use, or there is nothing to resume.
-        TrackingError: if the address of the store is invalid.
+        TrackingError: if the URI of the store is invalid.
     """
-    if (folder := processes.shared_run() or _meet(config, inputs or {})) is not None:
+    if (folder := processes.shared_run() or _rendezvous(config, inputs or {})) is not None:
         yield _join(folder)
         return
     _check_store(config)
@@ -86,7 +86,7 @@ def open_run(
                 status="RUNNING",
                 chosen=chosen,
                 config_hash=config_hash(as_asked(config, chosen), without=NOT_IDENTITY),
-                inputs=with_its_beginning(run, inputs, _as_inputs(changes)),
+                inputs=with_original(run, inputs, _as_inputs(changes)),
                 changes=[*(run.record.changes or []), *_dated(changes)] or None,
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
                 sweep_id=_sweep_of(config),
@@ -121,20 +121,20 @@ def _dated(changes: Changes) -> list[str]:
 
 
 def _sweep_of(config: Config) -> str | None:
-    """Return the sweep that the run is a trial of, from its tags."""
+    """Return the id of the sweep that the run is a trial of, or None."""
     tags: Mapping[str, str] = select(config, "tracking.tags") or {}
     return tags.get(SWEEP_TAG)
 
 
 def _check_store(config: Config) -> None:
-    """Refuse a store with an invalid address before the run's folder is created."""
+    """Reject a store with an invalid URI before the run's folder is created."""
     tracking = config.get("tracking")
     if tracking and tracking.get("enabled", True):
         resolve_store(tracking.get("uri"), project_folder=Path.cwd(), environ=os.environ)
 
 
-def _meet(config: Config, inputs: Mapping[str, str]) -> Path | None:
-    """The run that the first process of a torchrun or srun has made; None in that one, and without these."""
+def _rendezvous(config: Config, inputs: Mapping[str, str]) -> Path | None:
+    """Return the run that the first process of a torchrun or srun created; None in that process."""
     if processes.count_launched() == 1:
         return None
     return rendezvous().join({**dict(leaves(to_plain(config))), **inputs})
@@ -142,7 +142,7 @@ def _meet(config: Config, inputs: Mapping[str, str]) -> Path | None:
 
 @contextmanager
 def _sharing(run: RunFolder) -> Iterator[None]:
-    """Tell the further processes which run is theirs."""
+    """Tell the other processes of the run its folder."""
     if processes.count_launched() > 1:
         rendezvous().share(run.path)
         yield
@@ -152,7 +152,7 @@ def _sharing(run: RunFolder) -> Iterator[None]:
 
 
 def _join(folder: Path) -> RunFolder:
-    """Return the first process's run, for another process, which does not write to it."""
+    """Open the first process's run in another process, which does not write to it."""
     record = RunRecord(**json.loads((folder / "run.json").read_text(encoding="utf-8")))
     run = RunFolder(folder, record)
     run.resumed = run.last_checkpoint.exists()
@@ -171,7 +171,7 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
 
 
 def made_bundle(run: RunFolder) -> bool:
-    """Whether the run wrote a bundle, even if it was moved or deleted."""
+    """Return whether the run wrote a bundle, even if it was moved or deleted."""
     return f"bundles/best/{bundle.DONE}" in (run.record.made or {})
 
 
@@ -198,7 +198,7 @@ def _create(config: Config, runs_dir: Path, label: str) -> RunFolder:
 
 
 def _checked(name: str) -> str:
-    """Check that a run's name is a valid folder name that can be typed."""
+    """Check that the name of a run is a valid folder name and easy to type."""
     if "/" in name or name[0] in ".-" or len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise ConfigError(
             f"name={name[:MAX_NAME_LENGTH]!r} is not a valid name of a run",
@@ -210,7 +210,7 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _locked(run: RunFolder) -> Iterator[None]:
-    """Lock the run; the system releases the lock if the process dies."""
+    """Lock the run; the operating system releases the lock if the process dies."""
     lock = FileLock(run.path / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -227,7 +227,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
 
 
 def _unused(runs_dir: Path, name: str) -> Path:
-    """Create a folder with an unused name; `mkdir` decides between two processes."""
+    """Create a folder with an unused name; `mkdir` is atomic, so two processes never get the same one."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
         path = runs_dir / (name if attempt == 1 else f"{name}-{attempt}")
@@ -243,7 +243,7 @@ def named_run(config: Config) -> RunFolder:
     """Return the run of the stage that `resume` names.
 
     Raises:
-        RunError: there is no such run, or it cannot be resumed.
+        RunError: if there is no such run, or it cannot be resumed.
     """
     runs_dir = Path(config.runs_dir)
     runs = _runs_with_checkpoint(config, runs_dir)
@@ -255,10 +255,10 @@ def named_run(config: Config) -> RunFolder:
 
 def _newest_unfinished(config: Config) -> RunFolder:
     """Return the newest unfinished run of this configuration."""
-    wanted = config_hash(config, without=NOT_IDENTITY)
+    expected = config_hash(config, without=NOT_IDENTITY)
     runs = _runs_with_checkpoint(config, Path(config.runs_dir))
     for run in runs:
-        if run.record.status != "FINISHED" and run.record.config_hash == wanted:
+        if run.record.status != "FINISHED" and run.record.config_hash == expected:
             return RunFolder(run.path, run.record, resumed=True)
     raise _none_unfinished(config, runs, "with this configuration")
 
@@ -278,10 +278,10 @@ def _none_unfinished(config: Config, runs: Sequence[RunFolder], what: str) -> Ru
 
 
 def changes_of(run: RunFolder, config: Config) -> Changes:
-    """Return what is changed in a resumed run.
+    """Return the changes to a resumed run.
 
     Raises:
-        RunError: the run is finished and would not train longer, or a change is not allowed.
+        RunError: if the run is finished and would not train longer, or a change is not allowed.
     """
     if not run.resumed:
         return {}

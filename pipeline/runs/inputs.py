@@ -1,13 +1,12 @@
-"""The inputs of a run, as plain texts by name: the same inputs give the same results.
+"""The inputs of a run, as text by name: the same inputs give the same results.
 
-Every stage that writes files records them in `run.json`. `make pipeline` looks for a finished run with the
-inputs of each step; `make why` compares them with those of the newest one. They are
+Every stage that writes files records its inputs in `run.json`. For each step, `make pipeline` looks for a
+finished run with the same inputs, and `make why` compares the inputs with those of the newest run. They are:
 
-    KEY.KEY         the resolved configuration, without options of how to run and what comes from the bundle
-    rows            the identity of the corpus
-    bundle          the digest of the bundle that the stage reads
-    code FILE       each source file that the stage runs (`pipeline.runs.code`)
-    version NAME    the libraries
+    KEY.KEY         the resolved configuration, without keys that do not affect results or come from the
+    bundle rows            the identity of the corpus bundle          the digest of the bundle that the stage
+    reads code FILE       each source file that the stage runs (`pipeline.runs.code`) version NAME    the
+    version of each library that affects results
 """
 
 from collections.abc import Mapping
@@ -27,26 +26,26 @@ from pipeline.tracking.redaction import flatten
 
 ROWS, BUNDLE, MODEL = "rows", "bundle", "registered model"
 
-#: Keys that name a bundle, whose content counts instead; and the stage, which is recorded separately.
+#: The key that names a bundle, whose digest counts instead, and the stage, which is recorded separately.
 _NAMES = ("init_from", "stage")
 
 
 def inputs_of(config: Config, *, used: Path | None = None) -> dict[str, str]:
-    """Return the inputs of the stage that `config` was composed for.
+    """Return the inputs of a run of the stage that `config` was composed for.
 
     Args:
         config: the composed configuration, before anything from a bundle is added.
         used: the bundle that the stage reads.
 
     Raises:
-        DataError: there is no such corpus.
-        BundleError: the bundle is not finished.
+        DataError: if there is no such corpus.
+        BundleError: if the bundle is not finished.
     """
     return {**cheap_inputs(config, used=used), **_rows(config)}
 
 
 def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
-    """Return the inputs without the identity of the corpus, for which files are read."""
+    """Return the inputs that are fast to compute: all but the identity of the corpus, which reads files."""
     plain = to_plain(config)
     roots = [STAGES[config.stage.name].partition(":")[0], *targets_in(plain)]
     without = {*NOT_IDENTITY, *_NAMES}
@@ -61,22 +60,22 @@ def cheap_inputs(config: Config, *, used: Path | None = None) -> dict[str, str]:
 
 
 def inputs_of_registration(used: Path, *, model: str, alias: str, store: str) -> dict[str, str]:
-    """Return the inputs of a registration: it runs no code on the bundle, and depends on the store.
+    """Return the inputs of a registration, which runs no code on the bundle but depends on the store.
 
     Raises:
-        BundleError: the bundle is not finished.
+        BundleError: if the bundle is not finished.
     """
     bundle.read_done(used)
     return {MODEL: model, "alias": alias, "store": store, BUNDLE: bundle.digest(used)}
 
 
 def key_of(inputs: Mapping[str, str] | None) -> str:
-    """Return one hash of all inputs."""
+    """Return a single hash of all inputs."""
     return cache_key(inputs=dict(inputs or {}))
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return name -> (old value, new value) of each input that differs; a dash if it is absent."""
+    """Return name -> (old value, new value) for each input that differs; a dash stands for a missing one."""
     pairs = {
         name: (before.get(name, "-"), now.get(name, "-")) for name in sorted({*before, *now}, key=_place)
     }
@@ -84,7 +83,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, 
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Sort key: what a user changed comes before what follows from it."""
+    """Return a sort key that puts the user's changes before their consequences."""
     kinds = ("code ", "version ")
     last = next((number for number, kind in enumerate(kinds, 2) if name.startswith(kind)), 0)
     return (1 if name in (ROWS, BUNDLE) else last), name

@@ -1,7 +1,7 @@
-"""The optimizer of a training that starts from imported weights, where nobody has chosen another.
+"""The default optimizer for fine-tuning imported weights.
 
-The rates of `optimizer=muon` and `optimizer=finetune` are those of small models that were pretrained here;
-they would undo within a few steps what a model from elsewhere has learnt.
+The learning rates of `optimizer=muon` and `optimizer=finetune` suit small models pretrained with Prelude.
+Within a few steps, they would undo what an imported model has learned.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ GROUP = "optimizer"
 
 
 def is_imported(provenance: Mapping[str, Any] | None) -> bool:
-    """Whether the lineage of a bundle begins with weights from elsewhere."""
+    """Return whether the lineage of a bundle begins with imported weights."""
     while provenance:
         if provenance.get("imported"):
             return True
@@ -25,10 +25,10 @@ def is_imported(provenance: Mapping[str, Any] | None) -> bool:
 
 
 def with_fitting_rates(config: Config, provenance: Mapping[str, Any] | None) -> Config:
-    """The configuration with the optimizer that fits a bundle to start from; rates that were typed stay.
+    """Select the optimizer for imported weights, if the user has chosen none; typed options of it are kept.
 
-    A configuration that was recorded stays as it is, and so does one in which an optimizer was chosen, by
-    name or by an experiment.
+    A recorded configuration is left unchanged, and so is one in which an optimizer was chosen, by name or by
+    an experiment.
     """
     if config.words is None or not is_imported(provenance):
         return config
@@ -46,7 +46,7 @@ def with_fitting_rates(config: Config, provenance: Mapping[str, Any] | None) -> 
     made = compose_unchecked(config.stage.name, words)[GROUP]
     report.say(
         "Rates",
-        f"AdamW, lr {made.lr:g} (optimizer={choice}), for the weights were imported; choose others with "
+        f"AdamW, lr {made.lr:g} (optimizer={choice}), since the weights were imported; change this with "
         "optimizer.lr=... or optimizer=...",
     )
     choices = {**to_plain(config.choices), GROUP: choice}

@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline.files import sha256_of, write_whole
 
-#: The input of a run that was resumed with other inputs than at first.
+#: The name of the input that marks a run which was resumed with different inputs.
 BEGAN_WITH = "began with other inputs"
 
-#: Inputs that are not keys of the configuration; nor are code and versions, whose names have a space.
+#: Inputs that are not keys of the configuration; the others are code and versions, whose names have a space.
 READ = ("rows", "bundle")
 
 #: The tag that names the sweep of a trial.
@@ -28,10 +28,10 @@ class RunRecord:
         stage: the stage that was run.
         config_hash: the hash of the configuration without `NOT_IDENTITY`.
         created: time of creation in ISO 8601.
-        status: RUNNING, FINISHED, FAILED or KILLED; RUNNING also if the process died unnoticed.
+        status: RUNNING, FINISHED, FAILED or KILLED; still RUNNING if the process was killed by SIGKILL.
         choices: the chosen option of each group.
         inputs: its inputs by name (`pipeline.runs.inputs`); None if they were not recorded.
-        made: file in the folder -> sha256, for files that others read.
+        made: file in the folder -> sha256, for output files that later runs read.
         pipeline_id: the pipeline that it is a step of.
         sweep_id: the sweep that it is a trial of.
         chosen: values of `auto` options, by dotted key of the configuration (`pipeline.machine.choice`).
@@ -81,7 +81,7 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     def is_of(self, stage: str, task: str | None = None) -> bool:
-        """Whether this is a run of the stage and, if one is given, of the task."""
+        """Return whether this is a run of the stage and, if one is given, of the task."""
         choices = self.record.choices or {}
         return self.record.stage == stage and task in (None, choices.get("task"))
 
@@ -97,16 +97,16 @@ class RunFolder:
         write_whole(self.path / "run.json", json.dumps(asdict(self.record), indent=2) + "\n")
 
 
-def with_its_beginning(
+def with_original(
     run: RunFolder, inputs: Mapping[str, str] | None, changed: Mapping[str, str] | None = None
 ) -> dict[str, str] | None:
-    """Return the inputs, and `BEGAN_WITH` if a resumed run has other inputs than at first.
+    """Return the inputs of a run, marked with `BEGAN_WITH` if it was resumed with different inputs.
 
     Args:
-        run: the run; if it is resumed, with its first inputs.
-        inputs: the inputs now.
-        changed: the keys of the configuration that are changed, and their values; of a run that goes on the
-            others are those that it began with, in whatever words it is resumed.
+        run: the run; if it is resumed, its record has the original inputs.
+        inputs: the current inputs.
+        changed: the changed keys of the configuration and their values; a resumed run keeps the original
+            values of all other keys, however the command was typed.
     """
     before = run.record.inputs
     if inputs is None or not run.resumed or before is None:
@@ -115,10 +115,10 @@ def with_its_beginning(
     now = {**before, **read, **(changed or {})}
     if now == before:
         return now
-    began = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:12]
-    return {**now, BEGAN_WITH: before.get(BEGAN_WITH, began)}
+    original = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:12]
+    return {**now, BEGAN_WITH: before.get(BEGAN_WITH, original)}
 
 
 def _is_read(name: str) -> bool:
-    """Whether an input is read by the run, not a key of its configuration."""
+    """Return whether an input is something that the run reads, and not a key of its configuration."""
     return name in READ or " " in name

@@ -1,4 +1,4 @@
-"""The configuration of a run that is resumed by name: its recorded one, with the command's changes."""
+"""The configuration of a run that is resumed by name: the recorded one, with the changes of the command."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,25 +10,25 @@ from pipeline.config.grammar import read_overrides
 from pipeline.config.groups import groups
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.schema import NOTHING
-from pipeline.runs.changes import not_as_it_began, overlaid, recorded, with_key
+from pipeline.runs.changes import forbidden_change, overlaid, recorded, with_key
 from pipeline.runs.find import LATEST, find_bundle
 from pipeline.runs.folders import changes_of, named_run
 from pipeline.runs.record import RunFolder
 
-#: Groups that may be changed: they determine where a run is recorded, and how text is shown.
+#: Groups that may be changed: where a run is tracked, and how sample texts are generated.
 FREE_GROUPS = ("tracking", "sampling")
 
 
 def with_recorded(config: Config, words: Sequence[str]) -> Config:
-    """Return the configuration recorded by the run that `resume` names, changed by these words.
+    """Return the configuration recorded by the run that `resume` names, with the typed changes.
 
     Args:
-        config: the composed words, unchecked: their keys may belong to the run's own groups.
-        words: the words as typed.
+        config: the composed overrides, unchecked, since their keys may belong to groups chosen by the run.
+        words: the overrides as typed.
 
     Raises:
-        RunError: there is no such run, it is finished, or it cannot be resumed with these changes.
-        ConfigError: a key or a value is not valid for the run.
+        RunError: if there is no such run, it is finished, or it cannot be resumed with these changes.
+        ConfigError: if a key or a value is not valid for the run.
     """
     run = named_run(config)
     made = Config(_changed(run, config, words))
@@ -42,25 +42,25 @@ def _changed(run: RunFolder, config: Config, words: Sequence[str]) -> dict[str, 
     typed = read_overrides(words)
     chosen = [override for override in typed if override.key_or_group in groups()]
     keys = [each.key_or_group for each in typed if each not in chosen and not each.is_delete()]
-    began, asked = to_plain(recorded(run)), to_plain(config)
-    without = to_plain(composed(config.stage.name, chosen)) if keys else asked
-    plain: dict[str, Any] = overlaid(began, asked, without)
+    original, requested = to_plain(recorded(run)), to_plain(config)
+    defaults = to_plain(composed(config.stage.name, chosen)) if keys else requested
+    plain: dict[str, Any] = overlaid(original, requested, defaults)
     for key in keys:  # even if the typed value is the default
-        plain = with_key(plain, key, select(asked, key))
+        plain = with_key(plain, key, select(requested, key))
     for group in (override.key_or_group for override in chosen):
-        before, now = began["choices"].get(group), asked["choices"].get(group)
+        before, now = original["choices"].get(group), requested["choices"].get(group)
         if before != now and group not in FREE_GROUPS:
-            raise not_as_it_began(run, group, before, now)
+            raise forbidden_change(run, group, before, now)
         if before != now:
-            plain[group] = asked[group]
+            plain[group] = requested[group]
     if "init_from" in keys:
-        plain["init_from"] = _same_start(began.get("init_from"), asked.get("init_from"), config)
-    kept = {"name": began["name"], "stage": asked["stage"]}
+        plain["init_from"] = _same_start(original.get("init_from"), requested.get("init_from"), config)
+    kept = {"name": original["name"], "stage": requested["stage"]}
     return {**plain, "resume": config.resume, "runs_dir": config.runs_dir, **kept}
 
 
 def _same_start(before: str | None, now: str | None, config: Config) -> str | None:
-    """Return the bundle that the run started from, if it is the one named; `latest` may have changed."""
+    """Return the recorded start if `now` names the same bundle, and else `now`; `latest` may have changed."""
     if before is None or now is None or now in (before, NOTHING):
         return now
     if now == LATEST:

@@ -1,4 +1,4 @@
-"""Find the bundle that a training starts from, and complete the configuration with its model."""
+"""Find the bundle that training starts from, and complete the configuration with its model."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,11 +28,12 @@ from pipeline.tasks.finetuning import FinetuneTask
 
 
 def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
-    """Find the bundle to fine-tune: the one named, or the newest pretraining bundle of the first backbone
-    that there is; None for `none`.
+    """Find the bundle to fine-tune, or return None if `spec` is `none`.
+
+    The default is the newest pretraining bundle with the first of the `backbones` for which there is one.
 
     Raises:
-        BundleError: there is no such bundle, it is not finished, or its architecture is not supported.
+        BundleError: if there is no such bundle, it is unfinished, or its architecture is not supported.
     """
     if spec == NOTHING:
         return None
@@ -51,7 +52,7 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
     if (kind := backbone_class(folder)) not in backbones:
         able = newest_bundle(runs_dir, stage="pretrain", kind=fits)
         raise BundleError(
-            f"{folder} holds {_article(kind.__name__)}, which this task does not support",
+            f"{folder} is {_article(kind.__name__)}, which this task does not support",
             f"{_article(names)}",
             f"use INIT={able.parent.parent.name}" if able else "pretrain one first, or use INIT=none",
         )
@@ -67,10 +68,10 @@ def _kind(
 
 
 def load_start(config: Config, folder: Path) -> Bundle:
-    """Load the bundle to start from, with the dropout of the configuration, if it sets one.
+    """Load the bundle to start from, with the dropout of the configuration if it sets one.
 
     Raises:
-        BundleError: `tokenizer=file` names another tokenizer than the bundle's.
+        BundleError: if `tokenizer=file` names a different tokenizer than the bundle's.
     """
     start = load_bundle(folder)
     if config.choices.tokenizer == "file":
@@ -79,7 +80,7 @@ def load_start(config: Config, folder: Path) -> Bundle:
             raise BundleError(
                 f"tokenizer.path={config.tokenizer.path} is not the tokenizer of {folder} (sha256 {given})",
                 f"the tokenizer that its weights were trained with (sha256 {start.tokenizer.digest})",
-                "leave out tokenizer, which comes from the bundle",
+                "leave out tokenizer, since it comes from the bundle",
             )
     if config.get("dropout") is None:
         return start
@@ -87,10 +88,10 @@ def load_start(config: Config, folder: Path) -> Bundle:
 
 
 def check_new_backbone(config: Config, task: FinetuneTask) -> None:
-    """Refuse an architecture that the task does not support, if training starts from random weights.
+    """Reject an architecture that the task does not support when training from scratch.
 
     Raises:
-        ConfigError: the architecture is not supported.
+        ConfigError: if the architecture is not supported.
     """
     kind = target_of(config.model.backbone._target_, "model.backbone")
     if kind not in task.backbones:
@@ -109,21 +110,21 @@ def check_new_backbone(config: Config, task: FinetuneTask) -> None:
 
 
 def check_vocabularies(task: FinetuneTask, start: Bundle) -> None:
-    """Refuse two vocabularies if the bundle has one.
+    """Reject separate vocabularies if the bundle has only one.
 
     Raises:
-        ConfigError: the bundle has one vocabulary.
+        ConfigError: if the bundle has one vocabulary.
     """
     if len(task.vocabularies) > 1 and not start.tokenizer.has_own_target:
         raise ConfigError(
             f"task.separate_vocabularies=true, but {start.folder} has one vocabulary for both sides",
-            "a start from random weights",
+            "training from scratch",
             "use INIT=none, or leave out task.separate_vocabularies",
         )
 
 
 def with_architecture(start: Bundle, kind: type[Transformer], options: Mapping[str, Any]) -> Bundle:
-    """Return the bundle with the same weights in another architecture, with changed options."""
+    """Return the bundle with the same weights in the given architecture, with changed options."""
     present = start.model_config["backbone"]
     backbone = {**present, "_target_": f"{kind.__module__}.{kind.__qualname__}", **options}
     if backbone == present:
@@ -134,8 +135,8 @@ def with_architecture(start: Bundle, kind: type[Transformer], options: Mapping[s
 def _rebuilt(start: Bundle, model_config: dict[str, Any]) -> Bundle:
     """Return the bundle with its weights in a model of another configuration.
 
-    Missing token-type embeddings are drawn at the scale of its embeddings, or they would be too small: after
-    pretraining these are many times as large as at first.
+    Missing token-type embeddings are initialized at the scale of the trained token embeddings, which after
+    pretraining are many times larger than at initialization.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -162,16 +163,16 @@ def completed(
     model: Mapping[str, Any],
     trainer: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
-    """Return the configuration of a training run, as it is recorded.
+    """Return the complete configuration of a training run, as it is recorded.
 
-    It contains the bundle's tokenizer and folder, so a run is resumed from its own bundle, whatever is the
-    newest.
+    It contains the bundle's tokenizer and folder, so that a resumed run uses the same bundle even if there is
+    a newer one.
 
     Args:
         config: the configuration as typed.
         start: the bundle that the training starts from.
         model: the node of the model to train.
-        trainer: computed options of the trainer, recorded as if they had been typed.
+        trainer: computed trainer options, which are recorded as if they had been typed.
     """
     plain = to_plain(config)
     if start is not None:
@@ -184,14 +185,14 @@ def completed(
 
 
 def new_model(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model node for a start from random weights, with the options, and `dropout` if given."""
+    """Return the node of a model to train from scratch, with the options, and `dropout` if given."""
     model = to_plain(config.model)
     model["backbone"] |= options
     return model if config.dropout is None else _dropped(model, config.dropout)
 
 
 def describe_start(start: Bundle | None, spec: str | None) -> str:
-    """Describe what a fine-tuning starts from, and why."""
+    """Describe what fine-tuning starts from, and why."""
     if start is None:
         return "from scratch (INIT=none)"
     kind = type(start.model.backbone).__name__
@@ -204,7 +205,7 @@ def load_same_architecture(config: Config) -> Bundle:
     """Load the bundle that continued pretraining starts from.
 
     Raises:
-        BundleError: its architecture is not the one that the task trains.
+        BundleError: if its architecture is not the one that the task trains.
     """
     trained = target_of(config.model.backbone._target_, "model.backbone")
     same = partial(_kind, backbones=(trained,), rank_of_others=1)
@@ -215,7 +216,7 @@ def load_same_architecture(config: Config) -> Bundle:
     )
     if has != needs:
         raise BundleError(
-            f"{start.folder} holds {_article(has)}, but task={config.choices.task} trains {_article(needs)}",
+            f"{start.folder} is {_article(has)}, but task={config.choices.task} trains {_article(needs)}",
             "a bundle of the same architecture",
             "name another bundle, or the task that this one was trained with",
         )
@@ -224,14 +225,14 @@ def load_same_architecture(config: Config) -> Bundle:
 
 
 def check_has_head(bundle: Bundle) -> None:
-    """Refuse a bundle that was imported without a head.
+    """Reject a bundle that was imported without a head.
 
     Raises:
-        BundleError: the bundle has no head.
+        BundleError: if the bundle has no head.
     """
     if isinstance(bundle.model.head, NoHead):
         raise BundleError(
-            f"{bundle.folder} has no head, as the files that it was imported from have none",
+            f"{bundle.folder} has no head, because the files it was imported from have none",
             "a bundle with a head",
             "fine-tune it first, for example with `make finetune-classify INIT=...`",
         )

@@ -46,7 +46,7 @@ class ConfigForm(TypedDict):
 
 
 class CorpusForm(TypedDict, total=False):
-    """What a bundle records about its corpus."""
+    """The record of a bundle's corpus."""
 
     name: str
     fingerprint: str
@@ -54,7 +54,7 @@ class CorpusForm(TypedDict, total=False):
 
 
 class ParentForm(TypedDict, total=False):
-    """What a bundle records about its parent."""
+    """The record of a bundle's parent."""
 
     run: Required[str]
     bundle: Required[str]
@@ -86,7 +86,7 @@ _FORMS: dict[str, TypeAdapter[Any]] = {
     "provenance.json": TypeAdapter(ProvenanceForm),
 }
 
-#: Numbers above this are refused unless the model has at least as many weights.
+#: Numbers above this are rejected unless the model has at least as many weights.
 SMALL = 2**16
 
 #: The types in which weights are stored.
@@ -97,7 +97,7 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
     """Read the object in a JSON file of a bundle, or the mapping in its YAML file.
 
     Raises:
-        BundleError: the file is missing, or has other contents.
+        BundleError: if the file is missing, or has other contents.
     """
     file = folder / name
     with refused(file):
@@ -115,7 +115,7 @@ def backbone_class(folder: Path) -> type[Transformer]:
     """Return the class of a bundle's backbone, without building it.
 
     Raises:
-        BundleError: it is not a class of this project.
+        BundleError: if it is not a class of this project.
     """
     node = read_part(folder, "model.json")["backbone"]
     with refused(folder / "model.json"):
@@ -126,7 +126,7 @@ def task_class(folder: Path) -> type[Task]:
     """Return the class of a bundle's task, without building it.
 
     Raises:
-        BundleError: it is not a class of this project.
+        BundleError: if it is not a class of this project.
     """
     node = read_part(folder, "task.json")
     with refused(folder / "task.json"):
@@ -137,7 +137,7 @@ def read_task(folder: Path) -> Task:
     """Build a bundle's task.
 
     Raises:
-        BundleError: it is not of this project, or has options that its class does not take.
+        BundleError: if its class is not of this project, or does not accept its options.
     """
     node = read_part(folder, "task.json")
     with refused(folder / "task.json"):
@@ -147,10 +147,10 @@ def read_task(folder: Path) -> Task:
 
 
 def check_model_config(config: Mapping[str, Any], file: Path) -> None:
-    """Refuse the description of a model that this project does not build, before anything is built.
+    """Reject the description of a model that this project cannot build, before anything is built.
 
     Raises:
-        BundleError: it names other classes, or options that they do not take.
+        BundleError: if it names classes outside this project, or options that they do not accept.
     """
     with refused(file):
         class_of(config["backbone"], Transformer, path="model.backbone")
@@ -160,10 +160,10 @@ def check_model_config(config: Mapping[str, Any], file: Path) -> None:
 
 
 def load_weights(file: Path, config: Mapping[str, Any], make: Callable[[], Model]) -> Model:
-    """Load weights into a model, after comparing names and shapes before memory is allocated.
+    """Load weights into a new model; names and shapes are compared before memory is allocated.
 
     Raises:
-        BundleError: the weights are not those of this model, or are not finite.
+        BundleError: if the weights do not belong to this model, or are not finite.
     """
     with refused(file):
         stored = shapes_in(file)
@@ -181,16 +181,16 @@ def load_weights(file: Path, config: Mapping[str, Any], make: Callable[[], Model
         load_model(model, str(file))
         for name, weight in model.state_dict().items():
             if not torch.isfinite(weight).all():
-                raise ValueError(f"{name} is not finite: it holds NaN or infinity")
+                raise ValueError(f"{name} contains NaN or infinity")
     return model
 
 
 @contextmanager
 def refused(file: Path) -> Iterator[None]:
-    """Turn any error in a bundle's file into a one-line error that names it.
+    """Convert any exception to a `BundleError` that names the file.
 
     Raises:
-        BundleError: for any other exception: the libraries below may raise anything for a bad file.
+        BundleError: for any exception, since the libraries may raise anything for a bad file.
     """
     try:
         yield
@@ -213,7 +213,7 @@ def _not_ours(file: Path, reason: str) -> BundleError:
 
 
 def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of each tensor in a file, reading only its header."""
+    """Read name -> shape for each tensor in a file, from its header only."""
     with safe_open(str(file), framework="pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
         if not slices:
@@ -225,7 +225,7 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_sizes(node: Any, *, at_most: int) -> None:
-    """Refuse numbers larger than the number of weights: they would exhaust memory or time."""
+    """Reject numbers larger than `at_most`, which could exhaust memory or time."""
     for value in node.values() if isinstance(node, Mapping) else node:
         if isinstance(value, Mapping | list):
             check_sizes(value, at_most=at_most)
@@ -234,7 +234,7 @@ def check_sizes(node: Any, *, at_most: int) -> None:
 
 
 def _compare(stored: Mapping[str, tuple[int, ...]], planned: Model) -> None:
-    """Refuse weights whose names or shapes differ from the model's; a tied tensor is stored once."""
+    """Reject weights whose names or shapes differ from the model's; a tied tensor is stored once."""
     expected: dict[str, Tensor] = planned.state_dict(keep_vars=True)
     by_tensor: dict[int, list[str]] = {}
     for name, tensor in expected.items():

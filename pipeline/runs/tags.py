@@ -1,4 +1,4 @@
-"""Tag the steps of a pipeline: the runs that it made, and those that it kept."""
+"""Tag the runs that are steps of a pipeline, including finished runs that it reuses."""
 
 import os
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def pipeline_tag(config: Config) -> dict[str, str]:
 
 
 def tag_steps(runs: Iterable[RunFolder], pipeline_id: str) -> None:
-    """Tag finished runs as steps of a pipeline; the newest pipeline that keeps a run replaces the tag."""
+    """Tag finished runs as steps of a pipeline; the newest pipeline that reuses a run replaces the tag."""
     for run in runs:
         if run.record.pipeline_id == pipeline_id:
             continue

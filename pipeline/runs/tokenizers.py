@@ -12,7 +12,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 def maker_of(tokenizer: Tokenizer, runs_dir: Path) -> RunFolder | None:
-    """Return the newest finished run that trained this tokenizer; None if another stage trained it."""
+    """Return the newest finished run of `tokenizer` that trained this tokenizer, or None."""
     for run in list_runs(runs_dir):
         if run.is_of("tokenizer") and run.record.status == "FINISHED" and _made(run, tokenizer.digest):
             return run
@@ -20,7 +20,7 @@ def maker_of(tokenizer: Tokenizer, runs_dir: Path) -> RunFolder | None:
 
 
 def tokenizer_tags(run: RunFolder) -> dict[str, str]:
-    """Return the tags that link to the tokenizer's run: its name, and its id if the store knows it."""
+    """Return the lineage tags of the tokenizer's run: its name, and its id in the store if it has one."""
     run_id = Progress.load(run.path / "tracking").run_id
     return {"tokenizer_run": run.name, **({"tokenizer_run_id": run_id} if run_id else {})}
 

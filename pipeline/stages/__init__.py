@@ -1,1 +1,1 @@
-"""What each command does, from start to end; `pipeline/commands.py` lists them."""
+"""The stages: one module or package for each command, listed in `pipeline/commands.py`."""

@@ -1,4 +1,4 @@
-"""Try a fine-tuned bundle at the terminal."""
+"""Try a fine-tuned model at the terminal."""
 
 import sys
 
@@ -30,7 +30,7 @@ def ask(config: Config) -> StageResult:
 
 
 def _read(task: FinetuneTask, history: list[tuple[Row, Prediction]]) -> list[str] | None:
-    """What is typed for each question; None at the end."""
+    """Read an answer to each question; return None at the end of the input."""
     typed = []
     for question in task.questions:
         print(f"{question}> ", end="", file=sys.stderr, flush=True)

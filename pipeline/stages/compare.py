@@ -30,8 +30,8 @@ def compare(config: Config) -> StageResult:
     """Compare the named runs, show them side by side, and write the page.
 
     Raises:
-        ConfigError: no runs are named.
-        RunError: a name is unknown or ambiguous, the runs are of different tasks, or the page cannot be
+        ConfigError: if no runs are named.
+        RunError: if a name is unknown or ambiguous, the runs are of different tasks, or the page cannot be
             written.
     """
     if not config.runs:
@@ -42,7 +42,7 @@ def compare(config: Config) -> StageResult:
     report.page(show(comparison))
     address = mlflow_url(comparison.runs)
     with open_run(config, label="compare") as run:
-        from pipeline.compare.page import render_page  # charts take a second to import; the answer stands
+        from pipeline.compare.page import render_page  # charts take a second to import
 
         page = Path(config.output) if config.output else run.path / PAGE
         render = partial(render_page, comparison, mlflow_url=address, at=datetime.now().astimezone())
@@ -59,7 +59,7 @@ def compare(config: Config) -> StageResult:
 
 
 def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) -> tuple[Run, dict[str, float]]:
-    """Record the page as a small run of its own, with tags that name the runs that it compares."""
+    """Record the page as a run of its own, with tags that name the compared runs."""
     card = RunCard(
         stage=config.stage.name,
         name=run.name,
@@ -78,10 +78,10 @@ def _track(config: Config, run: RunFolder, comparison: Comparison, page: str) ->
 
 
 def _say_address(runs: Sequence[RunFacts], address: str | None) -> None:
-    """Print the address on a line of its own, without wrapping."""
+    """Print the URL on a line of its own, without wrapping."""
     n_together = len(_tracked_together(runs))
     if address is None:
-        report.say("MLflow", "fewer than two of these runs are in one store")
+        report.say("MLflow", "fewer than two of these runs are in the same store")
         return
     some = "these runs" if n_together == len(runs) else f"{n_together} of these {len(runs)} runs"
     report.say("MLflow", f"{some} side by side (make ui):")
@@ -89,7 +89,7 @@ def _say_address(runs: Sequence[RunFacts], address: str | None) -> None:
 
 
 def mlflow_url(runs: Sequence[RunFacts]) -> str | None:
-    """MLflow's own page for the runs that it knows; None for fewer than two."""
+    """Return the URL of MLflow's comparison of the runs that it knows; None for fewer than two."""
     same = _tracked_together(runs)
     if len(same) < 2:
         return None
@@ -98,13 +98,13 @@ def mlflow_url(runs: Sequence[RunFacts]) -> str | None:
 
 
 def _tracked_together(runs: Sequence[RunFacts]) -> list[Progress]:
-    """The runs in the same store as the first tracked one."""
+    """Return the runs in the same store as the first tracked one."""
     known = [run.tracked for run in runs if run.tracked.run_id and run.tracked.uri]
     return [one for one in known if one.uri == known[0].uri]
 
 
 def _lineage_tags(comparison: Comparison) -> dict[str, str]:
-    """The tags that name the compared runs in MLflow."""
+    """Return the tags that name the compared runs in MLflow."""
     return {
         "compared_runs": ", ".join(run.name for run in comparison.runs),
         "compared_run_ids": ",".join(run.tracked.run_id or "" for run in comparison.runs),
@@ -114,9 +114,9 @@ def _lineage_tags(comparison: Comparison) -> dict[str, str]:
 
 
 def _about(comparison: Comparison) -> str:
-    """The verdict and the runs, the best first, in Markdown."""
+    """Return the verdict and the runs, best first, in Markdown."""
     metric = comparison.metric
-    lines = [f"{verdict(comparison)}\n", f"| run | what it is | {metric_words(metric) if metric else ''} |"]
+    lines = [f"{verdict(comparison)}\n", f"| run | description | {metric_words(metric) if metric else ''} |"]
     lines.append("|---|---|---|")
     for place in comparison.order:
         run = comparison.runs[place]
@@ -126,7 +126,7 @@ def _about(comparison: Comparison) -> str:
 
 
 def _results(comparison: Comparison) -> dict[str, float]:
-    """The difference between the best run and the next one."""
+    """Return the difference between the best two runs as metrics."""
     first = comparison.pairs[0].difference
     if first is None:
         return {}

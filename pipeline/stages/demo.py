@@ -1,4 +1,4 @@
-"""Try models in the browser: the server of `make serve`, and a page."""
+"""Try models in the browser: the server of `make serve` with an HTML page."""
 
 import os
 from pathlib import Path
@@ -15,10 +15,10 @@ from pipeline.stages.serve import TOKEN, answer_requests, specs_of
 
 
 def demo(config: Config) -> StageResult:
-    """Answer the page's requests until Ctrl-C or SIGTERM.
+    """Serve the page and its requests until Ctrl-C or SIGTERM.
 
     Raises:
-        ConfigError: a token is set, which a page that is opened by its address cannot send.
+        ConfigError: if a token is set, which a page opened by its URL cannot send.
     """
     if os.environ.get(TOKEN):
         raise ConfigError(f"{TOKEN} is set", "no token: a browser does not send one", f"unset {TOKEN}")

@@ -1,4 +1,4 @@
-"""Find problems of this machine and this project, and fix them on request."""
+"""Find problems with this machine and this project, and fix them on request."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Say what a pretraining would need before it runs."""
+"""Estimate what pretraining would need, before it runs."""
 
 from pipeline import report
 from pipeline.commands import StageResult
@@ -6,10 +6,10 @@ from pipeline.config.plain import Config
 
 
 def estimate(config: Config) -> StageResult:
-    """Print the verdict, and the numbers that it rests on.
+    """Print the verdict, and the numbers that it is based on.
 
     Raises:
-        ConfigError: the task learns from labelled rows, or the devices are not known.
+        ConfigError: if the task learns from labelled rows, or the devices are not known.
     """
     from pipeline.estimate.estimation import estimate_of
     from pipeline.estimate.show import show

@@ -1,4 +1,4 @@
-"""Measure a bundle on the held-out rows of a corpus."""
+"""Evaluate a bundle on the held-out rows of a corpus."""
 
 from typing import Literal
 
@@ -30,7 +30,7 @@ from pipeline.tasks.finetuning import FinetuneTask
 from pipeline.tracking import DatasetRecord, Run
 from pipeline.training.states import Composed, Started, start
 
-#: The entropy of the corpus, a lower bound, if it is known.
+#: The metric for the entropy of the corpus, a lower bound on bits per byte, if it is known.
 OPTIMUM = "optimum_bits_per_byte"
 
 
@@ -72,7 +72,7 @@ def evaluate(config: Config) -> StageResult:
 
 
 def _compose(config: Config, bundle: Bundle) -> Composed:
-    """The run of an evaluation records the folder of the bundle: `latest` is another one later."""
+    """Return the run of the evaluation; it records the bundle's folder, since `latest` changes with time."""
     return Composed(
         config=Config({**config, "bundle": str(bundle.folder)}),
         label=f"evaluate-{bundle.provenance['run']}-on-{config.choices.data}",
@@ -90,7 +90,7 @@ def _about(bundle: Bundle, rows: str) -> str:
 
 
 def _evaluate_task(started: Started, bundle: Bundle) -> Evaluation:
-    """Predict the test rows, or else the validation rows, and score the predictions."""
+    """Predict the test rows, or the validation rows if there are none, and score the predictions."""
     config, tracked = started.config, started.tracked
     task = asked_task(config, bundle)
     corpus = construct(config.data, Source).load(with_trained_names(task.scored_columns, bundle))
@@ -108,7 +108,7 @@ def _evaluate_task(started: Started, bundle: Bundle) -> Evaluation:
 
 
 def _evaluate_language_model(started: Started, bundle: Bundle) -> tuple[LanguageEvaluation, dict[str, float]]:
-    """Loss, perplexity, accuracy and bits per byte on the validation rows, and the least that can be."""
+    """Evaluate on the validation rows; also return the entropy of the corpus as a metric, if known."""
     config, options, tokenizer = started.config, started.options, bundle.tokenizer
     corpus, cleaned = load_corpus(config, with_trained_names(TEXT_ONLY, bundle))
     report.say_corpus(corpus, cleaned)
@@ -126,7 +126,7 @@ def _evaluate_language_model(started: Started, bundle: Bundle) -> tuple[Language
 def _held_out(
     config: Config, bundle: Bundle, corpus: Corpus, split: Literal["validation", "test"]
 ) -> HeldOut:
-    """Describe the rows; the bundle's weights were selected on its corpus's validation rows."""
+    """Describe the held-out rows, including whether the bundle's weights were selected on them."""
     is_own = corpus.fingerprint == (bundle.provenance.get("corpus") or {}).get("fingerprint")
     return HeldOut(corpus=config.choices.data, split=split, chose_weights=split == "validation" and is_own)
 

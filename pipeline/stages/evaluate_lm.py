@@ -1,4 +1,4 @@
-"""Measure a causal language model on tasks of EleutherAI's lm-evaluation-harness."""
+"""Evaluate a causal language model on tasks of EleutherAI's lm-evaluation-harness."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,9 @@ from pipeline.training.states import Composed, start
 
 
 def evaluate_language_model(config: Config) -> StageResult:
-    """Run the harness's tasks, by default all of ours, and record each metric with its standard error."""
+    """Run harness tasks, by default all of Prelude's, and record each metric with its standard error."""
     check_installed()
-    from pipeline.harness.model import BundleLM  # it imports the library
+    from pipeline.harness.model import BundleLM  # imports the library
 
     options = _in_full_precision(construct(config.trainer, TrainerOptions))
     asked = construct(config.harness, HarnessOptions)
@@ -59,10 +59,10 @@ def evaluate_language_model(config: Config) -> StageResult:
 
 
 def _in_full_precision(options: TrainerOptions) -> TrainerOptions:
-    """Small differences of log-likelihoods decide, so they are computed in the precision of the weights.
+    """Set the precision to that of the weights, since results depend on small differences of log-likelihoods.
 
     Raises:
-        ConfigError: another one is asked for.
+        ConfigError: if another precision is requested.
     """
     if options.precision not in ("auto", "fp32"):
         raise ConfigError(
@@ -74,7 +74,7 @@ def _in_full_precision(options: TrainerOptions) -> TrainerOptions:
 
 
 def _compose(config: Config, bundle: Bundle) -> Composed:
-    """The run records the folder of the bundle: `latest` is another one later."""
+    """Return the run of the evaluation; it records the bundle's folder, since `latest` changes with time."""
     trainer = {**config.trainer, "precision": "fp32"}
     return Composed(
         config=Config({**config, "bundle": str(bundle.folder), "trainer": trainer}),
@@ -86,6 +86,6 @@ def _compose(config: Config, bundle: Bundle) -> Composed:
 
 
 def _kind(run: RunFolder) -> Kind:
-    """The newest decoder is taken; what else is newer is said."""
+    """Rate a decoder as suitable; newer bundles that are skipped are reported."""
     kind = backbone_class(run.bundles / "best")
     return Kind(rank=0 if kind is Decoder else None, title=f"its backbone is {kind.__name__}")

@@ -1,4 +1,4 @@
-"""Explain a bundle's answers to a file of rows."""
+"""Explain a model's predictions for a file of rows."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,19 +26,19 @@ from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.finetuned import with_trained_names
 from pipeline.tasks.finetuning import FinetuneTask, Row
 
-#: Added to the name of the input where no output is named.
+#: Appended to the name of the input to form the default output.
 SUFFIX = ".explained"
-#: Words that the summary names of a row, and rows that it names.
+#: The number of words per row, and of rows, in the summary.
 _N_WORDS, _N_ROWS = 5, 5
 
 
 def explain(config: Config) -> StageResult:
-    """Answer each row and say why: pictures, JSON and a page in a folder.
+    """Predict each row and explain the prediction, as pictures, JSON and an HTML page in a folder.
 
     Raises:
-        ConfigError: there is no input.
-        RunError: the folder exists, or cannot be written.
-        DataError: a row cannot be read.
+        ConfigError: if there is no input.
+        RunError: if the folder exists or cannot be written.
+        DataError: if a row cannot be read.
     """
     if config.input is None:
         raise ConfigError(
@@ -92,7 +92,7 @@ def _explained(bundle: Bundle, number: int, row: Row, sampling: SamplingOptions)
 
 
 def _say(explained: Sequence[ExplainedRow], folder: Path, gap: float | None) -> None:
-    """The first answers with their strongest words, the largest gap, and where everything is."""
+    """Print the first predictions with their most important words, the largest gap, and the output files."""
     lines = Text()
     for row in explained[:_N_ROWS]:
         lines.append(f"{row.number}  ", "dim").append(row.explanation.answer or "no answer", "bold")
@@ -106,8 +106,8 @@ def _say(explained: Sequence[ExplainedRow], folder: Path, gap: float | None) -> 
     lines.rstrip()
     report.panel("Explained", lines)
     if gap is not None:
-        n_wanting = sum(not one.is_complete for row in explained for one in row.explanation.decisions)
-        verdict = f"below {COMPLETE:g} everywhere" if not n_wanting else f"{n_wanting:,} above {COMPLETE:g}"
+        n_incomplete = sum(not one.is_complete for row in explained for one in row.explanation.decisions)
+        verdict = f"{n_incomplete:,} above {COMPLETE:g}" if n_incomplete else f"all below {COMPLETE:g}"
         report.say("Complete", f"largest completeness gap of the attributions: {gap:.1e} ({verdict})")
     report.say("Written", f"{folder} (a picture and a JSON file per row)")
     report.say("Page", report.short((folder / PAGE).absolute()))

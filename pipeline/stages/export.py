@@ -1,4 +1,4 @@
-"""Write a bundle as a folder that Hugging Face's `transformers` loads without code of ours."""
+"""Write a bundle as a folder that Hugging Face's `transformers` loads without further code."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from pipeline.interop.export import export_bundle
 from pipeline.registry import versions as registry
 from pipeline.runs.bundle import load_bundle
 
-#: Where exports go that are given no folder.
+#: The default folder of exports.
 EXPORTS = Path("exports")
 
-#: The format of an adapter beside its base; the others are families of models.
+#: The format of an adapter; the other formats are families of models.
 PEFT = "peft"
 
 
 def export(config: Config) -> StageResult:
-    """Export the bundle that is named, and say how it was proved equal.
+    """Export a bundle, and report how the result was verified.
 
     Raises:
-        BundleError: there is no such bundle, or it is damaged.
-        InteropError: no class can express it, the folder exists, or what was loaded differs.
+        BundleError: if there is no such bundle, or it is damaged.
+        InteropError: if no class can express it, the folder exists, or the loaded model differs.
     """
     source = registry.find_trained(config.bundle, Path(config.runs_dir))
     bundle = load_bundle(source)
@@ -34,7 +34,7 @@ def export(config: Config) -> StageResult:
         exported = export_bundle(bundle, folder, config.format)
     report.say(
         "Export",
-        f"{report.short(folder)}: {exported.architecture}, loaded in a fresh process: the same tokens, and "
+        f"{report.short(folder)}: {exported.architecture}, loaded in a new process: the same tokens, and "
         f"equal logits (relative error {exported.error:.0e})",
     )
     return StageResult(stage="export", bundle=str(source), output=[str(folder)])

@@ -1,4 +1,4 @@
-"""What a training proposes to do next."""
+"""The next commands that a stage suggests at its end."""
 
 from modules.transformer import Decoder, Transformer
 from pipeline.compare.select import has_results
@@ -8,11 +8,11 @@ from pipeline.tasks.base import GAP, PretrainingTask
 
 
 def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Transformer]) -> dict[str, str]:
-    """Command -> what it is for; those that would take another bundle by themselves name this one."""
+    """Return command -> purpose; a command names this run if its default would be another bundle."""
     prompt = f"The {GAP} is in the garden." if task.fills_gaps else "One sunny morning"
     able = {name: kind.backbones for name, kind in finetuning_tasks().items() if backbone in kind.backbones}
     best = [name for name, backbones in able.items() if backbones[0] is backbone]
-    best.sort(key=lambda name: len(able[name]), reverse=True)  # what most models can do first
+    best.sort(key=lambda name: len(able[name]), reverse=True)  # those of most architectures first
     commands = {f'make generate PROMPT="{prompt}"': "generate text with this model"}
     if able:
         first, *others = best or able
@@ -28,7 +28,7 @@ def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Tran
 
 
 def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool) -> dict[str, str]:
-    """Command -> what it is for, of a bundle that was imported."""
+    """Return command -> purpose, for an imported model."""
     able = [name for name, kind in finetuning_tasks().items() if backbone in kind.backbones]
     commands = {f"make finetune-{name} INIT={run.name}": "fine-tune it for a task" for name in able}
     if has_head and backbone is Decoder:
@@ -39,7 +39,7 @@ def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool)
 
 
 def next_comparison(run: RunFolder) -> dict[str, str]:
-    """The command that compares the run with the one before it, where there is one of its task."""
+    """Return the command that compares the run with the previous one of its task, if there is one."""
     task = (run.record.choices or {}).get("task")
     others = [
         other

@@ -1,4 +1,4 @@
-"""Write text with a bundle."""
+"""Generate text with a pretrained model."""
 
 from modules.generation import SamplingOptions
 from pipeline.commands import StageResult
@@ -9,7 +9,7 @@ from pipeline.runs.finetuned import load_asked
 
 
 def generate_text(config: Config) -> StageResult:
-    """Go on from the prompts, or fill their gaps, and print what was written on standard output."""
+    """Continue the prompts, or fill their gaps, and print the texts on standard output."""
     bundle = load_asked(config)
     options = construct(config.sampling, SamplingOptions, seed=config.seed)
     texts = generate(bundle, config.prompts or [], options)

@@ -1,4 +1,4 @@
-"""Make a bundle of a model of Hugging Face: its weights, its tokenizer, and where they came from."""
+"""Import a Hugging Face model as a bundle, with its weights, its tokenizer and their provenance."""
 
 import os
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ from pipeline.tracking.redaction import Redactor
 from pipeline.training.export import origin_of
 from pipeline.training.states import record
 
-#: What stands for the groups of which nothing here was chosen.
+#: The recorded choice of groups for an imported model.
 IMPORTED = "imported"
 
 
 def import_weights(config: Config) -> StageResult:
-    """Read a folder, a GGUF file or a model of the hub, prove it the same model, and write its bundle.
+    """Read a folder, a GGUF file or a model on the hub, verify the import, and write its bundle.
 
-    Nothing is written before all of it has been read and compared.
+    Nothing is written before everything has been read and compared.
 
     Raises:
-        ConfigError: no model is named, or the run exists.
-        InteropError: it cannot be read or expressed, or differs.
+        ConfigError: if no model is named.
+        InteropError: if the run exists, or the model cannot be read or expressed, or its outputs differ.
     """
     if not config.source:
         raise ConfigError(
@@ -47,7 +47,9 @@ def import_weights(config: Config) -> StageResult:
         )
     if config.name and (Path(config.runs_dir) / config.name).exists():
         raise InteropError(
-            f"the run {config.name} exists", "an unused name", "choose another NAME=..., or leave it out"
+            f"the run {config.name} already exists",
+            "an unused name",
+            "choose another NAME=..., or leave it out",
         )
     place, origin = find_model(config.source)
     report.say("Source", f"{report.short(place)}{' (from the hub)' if origin else ''}")
@@ -140,7 +142,7 @@ def _save(
 
 
 def _with_model(config: Config, checkpoint: Checkpoint, imported: Imported) -> Config:
-    """The configuration with the model in it, as trainings that start from the bundle record it."""
+    """Add the model to the configuration, as runs that start from the bundle will record it."""
     backbone = imported.model_config["backbone"]
     size = {name: backbone["layer"][name] for name in ("d_model", "n_heads")}
     size |= {name: backbone[name] for name in ("n_layers", "max_seq_len")}

@@ -1,4 +1,4 @@
-"""Follow a model back to the bytes, the code and the seed that it was made from."""
+"""Trace a model back to the files, the code and the seed that it was made from."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,11 @@ from pipeline.tracking.connection import connect, store_of
 
 
 def lineage(config: Config) -> StageResult:
-    """Print the tree of a bundle or a registered model, and write it as a picture and as JSON.
+    """Print the lineage of a bundle or a registered model, and write it as a picture and as JSON.
 
     Raises:
-        BundleError, TrackingError: there is no such bundle or registered model.
-        RunError: the picture cannot be written.
+        BundleError, TrackingError: if there is no such bundle or registered model.
+        RunError: if the picture cannot be written.
     """
     folder = _find(config)
     node = trace(
@@ -32,7 +32,7 @@ def lineage(config: Config) -> StageResult:
         registrations=_registrations(config, folder),
     )
     report.page(as_tree(node))
-    _say_what_differs(node)
+    _say_differences(node)
     target = Path(config.output) if config.output else _home_of(folder)
     _write(node, target)
     report.say("Picture", report.short(target / "lineage.svg"))
@@ -50,7 +50,7 @@ def _find(config: Config) -> Path:
 
 
 def _registrations(config: Config, folder: Path) -> list[Version]:
-    """What MLflow's registry knows of the bundle; without a store that answers, this is said and left out."""
+    """Return the bundle's versions in MLflow's registry; if the store is unreachable, report that instead."""
     options = construct(config.tracking, TrackingOptions)
     if not options.enabled:
         return []
@@ -62,12 +62,12 @@ def _registrations(config: Config, folder: Path) -> list[Version]:
 
 
 def _home_of(folder: Path) -> Path:
-    """The run's folder, for a bundle that lies in one."""
+    """Return the folder of the bundle's run, or the working folder for a bundle without one."""
     run = folder.parent.parent
     return run if (run / "run.json").exists() else Path()
 
 
-def _say_what_differs(node: Node) -> None:
+def _say_differences(node: Node) -> None:
     wrong = [part for part in node.walk() if part.state in (State.CHANGED, State.GONE) and part.note]
     for line in dict.fromkeys(f"{part.kind} {part.title}: {part.note}" for part in wrong):
         report.say("Differs", line)
@@ -83,7 +83,7 @@ def _write(node: Node, target: Path) -> None:
         write_whole(target / "lineage.json", text + "\n")
     except OSError as error:
         raise RunError(
-            f"cannot write into {target} ({error.strerror})",
+            f"cannot write to {target} ({error.strerror})",
             "a writable folder",
             "give OUTPUT=FOLDER",
         ) from error

@@ -1,4 +1,4 @@
-"""MLflow's pages, and what its server has missed."""
+"""The stages `ui`, which serves MLflow's pages, and `sync`, which sends missed records to its store."""
 
 import os
 from pathlib import Path
@@ -26,10 +26,10 @@ def serve(config: Config) -> StageResult:
 
 
 def send_missed(config: Config) -> StageResult:
-    """Send every run's spool that the store has not had to its end.
+    """Send the records of all runs that the store has not received.
 
     Raises:
-        TrackingError: the store did not take all of it.
+        TrackingError: if the store did not accept all of them.
     """
     options = construct(config.tracking, TrackingOptions)
     folders = unsynced_runs(Path(config.runs_dir))

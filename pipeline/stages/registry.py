@@ -1,4 +1,4 @@
-"""Registered models: a bundle becomes a version, and the better version the champion."""
+"""The stages `register` and `promote`: make a bundle a version, and the better version the champion."""
 
 import json
 from pathlib import Path
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def register(config: Config) -> StageResult:
-    """Make a bundle a version of a registered model, under an alias.
+    """Register a bundle as a version of a registered model, with an alias.
 
     Raises:
-        BundleError: there is no such bundle, or it is damaged.
-        TrackingError: MLflow does not have it, or does not answer.
+        BundleError: if there is no such bundle, or it is damaged.
+        TrackingError: if the store does not have the bundle, or does not respond.
     """
     registry.check_alias(config.alias)
     options = construct(config.tracking, TrackingOptions)
@@ -44,7 +44,7 @@ def register(config: Config) -> StageResult:
         record = run.path / REGISTRATION
         write_whole(record, json.dumps({"model": version.name, "version": version.number}))
         run.keep(record)
-    what = "is new" if is_new else "is already this bundle"
+    what = "is new" if is_new else "already is this bundle"
     report.say("Registry", f"{version.title} {what}, {_called(version)}: {report.short(folder)}")
     report.say("Use", registry.USE)
     _say_next(version)
@@ -53,11 +53,11 @@ def register(config: Config) -> StageResult:
 
 
 def promote(config: Config) -> StageResult:
-    """Make the challenger champion, if there is none, or if it is significantly better.
+    """Make the challenger champion if there is no champion yet, or if it is significantly better.
 
     Raises:
-        RunError: it is not better, or cannot be judged.
-        TrackingError: there is no challenger, or MLflow does not answer.
+        RunError: if it is not better, or the two cannot be compared.
+        TrackingError: if there is no challenger, or MLflow does not respond.
     """
     options = construct(config.tracking, TrackingOptions)
     store = store_of(options)
@@ -78,7 +78,7 @@ def promote(config: Config) -> StageResult:
 
 
 def _challenger(config: Config, client: "MlflowClient", options: TrackingOptions) -> Version:
-    """The version that is named, or that of the bundle that is named, registered if it is not yet."""
+    """Return the requested version, or that of the requested bundle, which is registered if necessary."""
     if registry.looks_registered(config.bundle):
         return registry.find_version(client, config.bundle)
     if config.bundle == "latest" and config.model_name:
@@ -102,7 +102,7 @@ def _challenger(config: Config, client: "MlflowClient", options: TrackingOptions
 
 def _why_better(challenger: Version, champion: Version | None, runs_dir: Path) -> str:
     if champion is None:
-        return "there was none before"
+        return "there was no champion before"
     verdict = judge(challenger, champion, runs_dir)
     if not verdict.is_better:
         raise RunError(

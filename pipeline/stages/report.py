@@ -1,4 +1,4 @@
-"""Write one page over everything in the folder of runs."""
+"""Write an HTML page about all runs."""
 
 from datetime import datetime
 from pathlib import Path
@@ -9,15 +9,15 @@ from pipeline.config.plain import Config
 from pipeline.output import check_writable, write_whole
 from pipeline.overview.store import read_store
 
-#: Where the page goes that is given no place.
+#: The default output file.
 PAGE = Path("report.html")
 
 
 def report(config: Config) -> StageResult:
-    """Read all runs, damaged ones too, and write the page.
+    """Read all runs, including damaged ones, and write the page.
 
     Raises:
-        RunError: the page cannot be written.
+        RunError: if the page cannot be written.
     """
     page = Path(config.output) if config.output else PAGE
     check_writable(page)

@@ -1,4 +1,4 @@
-"""Run a run again from what is recorded, and say whether it comes out the same."""
+"""Repeat a run from its record, and report whether the results are the same."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +22,13 @@ from pipeline.runs.folders import RunFolder, list_runs
 
 
 def reproduce(config: Config) -> StageResult:
-    """Make the run again, under another name, and compare every metric to the last digit.
+    """Repeat the run under another name, and compare every metric to the last digit.
 
     Raises:
-        ConfigError: no run is named.
-        RunError: it is not there, not finished, or left nothing to compare.
+        ConfigError: if no run is named.
+        RunError: if it does not exist, is unfinished, or left nothing to compare.
     """
-    from pipeline.commands import find_stage  # which knows this module by name
+    from pipeline.commands import find_stage  # which names this module
 
     if not config.run:
         raise ConfigError("there is no run to reproduce", "a finished run", "give RUN=NAME")
@@ -50,7 +50,7 @@ def reproduce(config: Config) -> StageResult:
 
 
 def _newest(run: RunFolder, name: str) -> RunFolder:
-    """The run that has just been made: its name may have got a number."""
+    """Return the run that was just made, whose name may have a number appended."""
     return next(other for other in list_runs(run.path.parent) if other.name.startswith(name))
 
 
@@ -63,8 +63,8 @@ def _say(
 ) -> None:
     if not before.metrics:
         report.say(
-            "Made again",
-            f"{again.name}; the metrics of {run.name} no longer exist, so there is nothing to compare",
+            "Repeated",
+            f"as {again.name}; the metrics of {run.name} no longer exist, so there is nothing to compare",
         )
         return
     if not changed:
@@ -85,5 +85,6 @@ def _say(
         report.panel("Possible causes", causes)
     else:
         report.say(
-            "Why", "code, versions, machine and data are the same, but threads and GPUs may add in any order"
+            "Why",
+            "code, versions, machine and data are equal, but threads and GPUs may add in a different order",
         )

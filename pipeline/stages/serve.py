@@ -22,18 +22,18 @@ from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tracking.connection import connect
 from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 
-#: In the environment, and not in the configuration: a secret has no place on a command line or in a file.
+#: The environment variable of the token: a secret does not belong on a command line or in a file.
 TOKEN = "PRELUDE_TOKEN"
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-#: Says where to ask: the server, its address, and whether it asks for a token.
+#: Prints how to use the server, given the server, its URL, and whether it requires a token.
 Introduce = Callable[[Server, str, bool], None]
 
 
 def serve(config: Config) -> StageResult:
-    """Answer requests until Ctrl-C or SIGTERM."""
+    """Serve models until Ctrl-C or SIGTERM."""
     return answer_requests(config, lambda: specs_of(config.bundle), introduce=_introduce)
 
 
@@ -44,16 +44,16 @@ def answer_requests(
     introduce: Introduce,
     extend: Callable[[Server], None] = lambda server: None,
 ) -> StageResult:
-    """Answer requests with some models until Ctrl-C or SIGTERM.
+    """Serve some models until Ctrl-C or SIGTERM.
 
     Args:
-        config: of the stage.
-        find: the models, as a user names them; called once the port is known to be free.
-        introduce: called when requests are answered.
-        extend: adds addresses to the server before it starts.
+        config: the configuration of the stage.
+        find: returns the models, as a user names them; called once the port is known to be free.
+        introduce: called when the server is ready.
+        extend: adds endpoints to the server before it starts.
     """
     options = construct(config.serving, ServingOptions)
-    with bind(config.host, config.port) as listener:  # first: a port that is taken costs no loading
+    with bind(config.host, config.port) as listener:  # before models are loaded
         port = int(listener.getsockname()[1])
         specs = find()
         store = _store(config, specs)
@@ -79,7 +79,7 @@ def answer_requests(
 
 
 def specs_of(typed: str) -> Sequence[str]:
-    """One, or several with blanks between them; a folder may have blanks in its name."""
+    """Split several models separated by spaces; a folder may have spaces in its name."""
     return [typed] if Path(typed).exists() else shlex.split(typed)
 
 
@@ -128,7 +128,7 @@ def _introduce(server: Server, where: str, has_token: bool) -> None:
 
 
 def _curl(model: ServedModel, where: str, *, has_token: bool) -> str:
-    """A line that works when it is pasted."""
+    """Return a curl command that works when pasted."""
     if isinstance(model.task, CausalLM):
         path, body = "completions", {"prompt": "One sunny morning", "max_tokens": 40}
     else:

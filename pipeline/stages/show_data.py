@@ -13,7 +13,7 @@ from pipeline.prepare import build_rows, build_tokenizer, load_corpus
 
 
 def show_data(config: Config) -> StageResult:
-    """Print the first row that training would see."""
+    """Print the first row of the first batch that training would read."""
     task = pretraining_task(config)
     corpus, cleaned = load_corpus(config)
     report.say_corpus(corpus, cleaned)

@@ -1,4 +1,4 @@
-"""Train a tokenizer, or find it in the cache, and say how well it fits its corpus."""
+"""Train a tokenizer, or find it in the cache, and measure how well it compresses its corpus."""
 
 import json
 from itertools import islice
@@ -20,7 +20,7 @@ from pipeline.runs.inputs import inputs_of
 from pipeline.runs.tags import pipeline_tag
 from pipeline.tracking import DatasetRecord, RunCard, TrackingOptions, start_run
 
-#: Validation rows that the tokenizer is measured on.
+#: Number of validation rows that the tokenizer is measured on.
 N_ROWS = 1000
 
 

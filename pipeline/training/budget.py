@@ -1,4 +1,4 @@
-"""The default length of a fine-tuning, computed from the number of rows."""
+"""The default length of fine-tuning, computed from the number of rows."""
 
 import math
 from dataclasses import replace
@@ -6,38 +6,40 @@ from dataclasses import replace
 from pipeline.machine.devices import count_devices
 from pipeline.machine.options import TrainerOptions
 
-#: How often each row is seen, unless that would be fewer or more steps than these.
+#: The number of epochs, and bounds on the number of steps.
 EPOCHS = 10
-IMPORTED_EPOCHS = 3  # of weights that were pretrained at length (Devlin et al. 2019, appendix A.3)
+IMPORTED_EPOCHS = (
+    3  # for imported weights, which were pretrained at length (Devlin et al. 2019, appendix A.3)
+)
 STEPS_PER_CLASS = 10
 MOST_STEPS = 6000
 
-#: How often is validated, but not more often than after so many steps; and after how many validations without
-#: a better metric the learning rate decays and training ends.
+#: The number of validations, the fewest steps between two of them, and the number of validations without a
+#: better metric after which the learning rate decays and training ends.
 VALIDATIONS = 20
 LEAST_BETWEEN = 100
 PLATEAU = 3
 
-#: The longest training that nobody has asked for.
+#: The default time budget.
 MAX_MINUTES = 30
 
 
 def is_open(options: TrainerOptions) -> bool:
-    """Whether neither steps nor epochs are given."""
+    """Return whether neither steps nor epochs are given."""
     return options.max_steps is None and options.max_epochs is None
 
 
 def with_budget(
     options: TrainerOptions, *, n_rows: int, n_classes: int, least_steps: int, epochs: int = EPOCHS
 ) -> TrainerOptions:
-    """The options with the steps that so many training rows of so many classes ask for.
+    """Set the number of steps from the number of training rows and classes; given options are kept.
 
-    It depends on nothing else but `epochs`: the same command on the same rows trains as long on any machine,
-    short of the time limit. What is given stays.
+    The result depends on nothing else but `epochs`, so the same command on the same rows trains for the same
+    number of steps on any machine, up to the time limit.
     """
     rows_a_step = options.batch_size * options.accumulate * count_devices(options)
-    wanted = max(math.ceil(epochs * n_rows / rows_a_step), STEPS_PER_CLASS * n_classes, least_steps)
-    steps = min(wanted, MOST_STEPS)
+    steps = max(math.ceil(epochs * n_rows / rows_a_step), STEPS_PER_CLASS * n_classes, least_steps)
+    steps = min(steps, MOST_STEPS)
     return replace(
         options,
         max_steps=steps,
@@ -48,7 +50,7 @@ def with_budget(
 
 
 def describe_budget(options: TrainerOptions, n_rows: int) -> str:
-    """Describe the length of the training, and the options that change it."""
+    """Describe the length of training, and the options that change it."""
     epochs = options.n_steps * options.batch_size * options.accumulate * count_devices(options) / n_rows
     minutes = (options.time_budget_s or 0) / 60
     parts = [

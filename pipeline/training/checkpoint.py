@@ -1,4 +1,4 @@
-"""Save the checkpoints `last` and `best`, for resuming."""
+"""Save the checkpoints `last` and `best` during training."""
 
 import math
 from pathlib import Path
@@ -13,19 +13,19 @@ from pipeline.training.callbacks.steps import ends_optimizer_step, validation_fo
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `last.ckpt`, each so many optimizer steps and at the end, and `best.ckpt`, the best validation.
+    """Keeps `last.ckpt`, saved periodically and at the end, and `best.ckpt`, saved at the best validation.
 
-    At a step that is validated, both are saved after the validation: a resumed run has its result too. Of two
-    validations that are equally good by the metric, that of the lower loss is the better one.
+    At a step with a validation, both are saved after it, so that a resumed run has its result too. If two
+    validations are equally good by the metric, the one with the lower loss is better.
 
     Args:
-        folder: where both lie; it is tried before training starts.
-        every_n_steps: optimizer steps between two `last.ckpt`.
+        folder: the folder of both; it is checked before training starts.
+        every_n_steps: optimizer steps between two saves of `last.ckpt`.
         monitor: the validation metric that decides about `best.ckpt`.
         mode: whether a smaller or a larger value of it is better.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: if the folder cannot be written.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class Checkpoints(Checkpoint):
         return self.folder / "best.ckpt"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Notice an unwritable folder before training starts."""
+        """Check that the folder is writable before training starts."""
         if stage == "fit" and trainer.is_global_zero:
             check_writable(self.folder)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What a run was resumed from need not be saved again."""
+        """Mark the checkpoint that the run was resumed from as saved."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save `last`, if it is due and no validation comes first."""
+        """Save `last` if it is due and no validation follows."""
         if not ends_optimizer_step(trainer, batch_idx):
             return
         step = trainer.global_step
@@ -79,7 +79,7 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save `best`, if it is the best, and `last`, if it is due or training ends here."""
+        """Save `best` if this validation is the best, and `last` if it is due or training ends here."""
         if trainer.state.fn is not TrainerFn.FITTING or trainer.sanity_checking:
             return
         self.last_metrics = {
@@ -93,7 +93,7 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
 
     def _is_better(self, value: float) -> bool:
-        """Whether the last validation is the best so far; `is_tied` tells whether all were equally good."""
+        """Return whether the last validation is the best so far; also update `is_tied` (all were equal)."""
         if not math.isfinite(value) or self.best_value is None:
             return math.isfinite(value)
         is_equal = value == self.best_value
@@ -103,18 +103,18 @@ class Checkpoints(Checkpoint):
         return self._sign * (value - self.best_value) < 0
 
     def save_last(self, trainer: L.Trainer) -> None:
-        """Save `last` now, if this step is not saved yet; only to be called between two optimizer steps."""
+        """Save `last` now, unless this step is already saved; call this only between two optimizer steps."""
         self._due = False
         if self._last_step != trainer.global_step:
             trainer.save_checkpoint(self.last_path, weights_only=False)
             self._last_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """The best and the last validation so far."""
+        """Return the best and the last validation so far."""
         names = ("best_value", "best_step", "best_metrics", "last_metrics", "is_tied")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best and the last validation so far."""
+        """Restore the best and the last validation so far."""
         for name, value in state_dict.items():
             setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""Write the bundles at the end of a training."""
+"""Write the bundles at the end of training."""
 
 import os
 import sys
@@ -33,13 +33,13 @@ def export(
 ) -> Bundle:
     """Write the bundles `last` and `best` from their checkpoints, record them, and read the best one back.
 
-    Bundles go to MLflow and to other people: no secret of the configuration goes with them.
+    Bundles go to MLflow and to other people, so secrets in the configuration are redacted.
 
     Args:
-        trained: what was trained.
-        task_config: the node of the task, with what it has learnt.
-        provenance: what it was made from, beside what every training records.
-        metrics: measured on the best weights after training.
+        trained: the trained run.
+        task_config: the node of the task, with what it has learned from the rows.
+        provenance: further facts for `provenance.json`.
+        metrics: metrics measured with the best weights after training.
     """
     prepared, checkpoints = trained.prepared, trained.checkpoints
     config, run, tracked = prepared.config, prepared.run, prepared.tracked
@@ -88,14 +88,14 @@ def export(
 
 
 def _model_node(config: Config) -> dict[str, Any]:
-    """The model's node, and the adapter's where there is one."""
+    """Return the model's node, including the adapter's if there is one."""
     model = filled(to_plain(config.model), "model")
     peft = to_plain(config.get("peft") or {})
     return {**model, ADAPTER: filled(peft, "peft")} if peft else model
 
 
 def load_weights(model: Model, checkpoint: Path) -> int:
-    """Put the weights of a checkpoint into `model`; gives the step that they are of."""
+    """Load the weights of a checkpoint into `model`, and return the step of the checkpoint."""
     state = AtomicCheckpointIO().load_checkpoint(checkpoint)
     prefix = "model."
     weights = {
@@ -108,16 +108,15 @@ def load_weights(model: Model, checkpoint: Path) -> int:
 
 
 def corpus_record(corpus: Corpus) -> dict[str, Any]:
-    """What a bundle tells of the corpus that it was made from."""
+    """Return the record of a corpus for a bundle's provenance."""
     record = {"name": corpus.name, "fingerprint": corpus.fingerprint, "sources": corpus.sources}
     return {**record, "repeated": corpus.repeated} if corpus.repeated else record
 
 
 def _without_secrets(task: Mapping[str, Any], config: Config, redactor: Redactor) -> dict[str, Any]:
-    """The task's node; only what was configured is redacted.
+    """Redact secrets in the options of the task, but not in what it has learned from the rows.
 
-    What the task has learnt of the rows, such as its labels, is data: a label that looks like a secret is
-    still the label that the model gives.
+    Labels are data: a label that looks like a secret is still the label that the model predicts.
     """
     asked = to_plain(config.task)
     return {
@@ -126,8 +125,8 @@ def _without_secrets(task: Mapping[str, Any], config: Config, redactor: Redactor
 
 
 def origin_of(config: Config, run: RunFolder, tracked: Run) -> dict[str, Any]:
-    """Which run made a bundle, and of what: enough to make it again."""
-    code = dict(tracked.provenance) or collect_provenance(  # also where nothing is tracked
+    """Return the facts about the run that are needed to reproduce a bundle."""
+    code = dict(tracked.provenance) or collect_provenance(  # also without tracking
         Path.cwd(), argv=sys.argv, seed=config.seed, redactor=Redactor(os.environ)
     )
     return {

@@ -39,16 +39,16 @@ from pipeline.training.trainer import build_trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a prepared run is trained, and what is looked at on the way.
+    """How a prepared run is trained.
 
     Args:
-        objective: what is minimised.
-        data: its batches.
-        samples: shows what the model does, at each validation.
-        show: gets the step and these samples.
-        monitor: the validation metric that decides which weights are the best.
+        objective: the loss to minimize.
+        data: the batches.
+        samples: generates sample outputs at each validation.
+        show: called with the step and these samples.
+        monitor: the validation metric that selects the best weights.
         mode: whether a smaller or a larger value of it is better.
-        callbacks: what else happens; those that log validation metrics come before what reads them.
+        callbacks: further callbacks; they run first, so that later ones can read the metrics that they log.
     """
 
     objective: Objective
@@ -61,10 +61,10 @@ class Training:
 
 
 def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
-    """Fit, and put the best weights into the model. Of several processes the first one goes on.
+    """Train, and load the best weights into the model. Only the first process returns; others exit.
 
     Raises:
-        RunInterrupted: a signal stopped it, after a checkpoint.
+        RunInterrupted: if a signal stopped training, after saving a checkpoint.
     """
     config, options, run = prepared.config, prepared.options, prepared.run
     checkpoints = Checkpoints(
@@ -120,12 +120,12 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
 def _callbacks(
     prepared: Prepared, training: Training, throughput: Throughput, schedule: Schedule
 ) -> list[Callback]:
-    """What happens during training, in this order."""
+    """Return the callbacks, in the order in which they are called."""
     config, options = prepared.config, prepared.options
     monitor, mode = training.monitor, training.mode
     budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
     callbacks: list[Callback] = [StepSeed(config.seed)]
-    callbacks += training.callbacks  # before EMA, whose averaged weights are gone when a validation ends
+    callbacks += training.callbacks  # before EMA, which swaps its averaged weights out when a validation ends
     if options.ema_decay is not None:
         callbacks.append(EMA(options.ema_decay))
     sizes = partial(smaller_sizes, to_plain(config.size), prepared.tokenizer.vocab_size)

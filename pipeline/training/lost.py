@@ -1,4 +1,4 @@
-"""What is told when another process of the run has died: the others meet a broken connection."""
+"""The error for a run in which another process has died, which breaks the connection between them."""
 
 import subprocess
 import time
@@ -10,32 +10,33 @@ import torch
 from pipeline import processes
 from pipeline.errors import RunError
 
-#: A launcher takes a moment to see which process has died, and then ends the others.
-LAUNCHER_SEES_S = 5.0
+#: Seconds until a launcher has noticed which process has died and ends the others.
+LAUNCHER_NOTICES_S = 5.0
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
-    """Whether the error comes from the connection to another process: gloo has no class of its own for it."""
+    """Return whether the connection to another process was lost; gloo has no exception class for that."""
     return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def lost_process(trainer: L.Trainer) -> RunError:
-    """The error that names the process, as far as this one knows it.
+    """Return an error that names the dead process, if known.
 
-    A process of torchrun or srun waits to be ended: what ends first is what the launcher names as the cause.
+    Under torchrun or srun, this process first waits to be ended by the launcher, which reports the process
+    that ended first as the cause.
     """
     if processes.count_launched() > 1:
-        time.sleep(LAUNCHER_SEES_S)
+        time.sleep(LAUNCHER_NOTICES_S)
     ended = _ended(trainer)
     return RunError(
-        "another process of the run has ended, and so does this one" if ended is None else ended,
-        "",
-        "run the same command with RESUME=1 to go on from the last checkpoint",
+        "another process of the run has ended" if ended is None else ended,
+        "all processes of the run",
+        "run the same command with RESUME=1 to resume from the last checkpoint",
     )
 
 
 def _ended(trainer: L.Trainer) -> str | None:
-    """Which process that this one has started is gone."""
+    """Describe a child process that has ended, or return None."""
     started: Sequence[subprocess.Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", ())
     until = time.monotonic() + 1
     while started and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The states of a run: composed, started, prepared, trained. Each is built once, from the previous one."""
+"""The states of a run: composed, started, prepared, trained; each is built once, from the previous one."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,14 +25,14 @@ from pipeline.training.checkpoint import Checkpoints
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
-    """What a run is to be, before it has a folder.
+    """A run that is fully configured but has no folder yet.
 
     Args:
-        config: all of the run's configuration, but for what is left to the machine (`auto`).
-        label: begins the name of a run that is given none.
-        inputs: what the run is made from.
-        bundle: the bundle that it reads; None: none.
-        is_report: whether the run measures something and trains nothing.
+        config: the complete configuration, in which options may still be `auto`.
+        label: the prefix of the default name of the run.
+        inputs: the inputs of the run.
+        bundle: the bundle that it reads, if any.
+        is_report: whether the run only measures and does not train.
     """
 
     config: Config
@@ -44,14 +44,14 @@ class Composed:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A run with its folder and its record.
+    """A run with its folder and its record in MLflow.
 
     Args:
-        config: the run's configuration, with what was chosen for the machine; it does not change any more.
-        options: those of the trainer in it.
-        bundle: the bundle that it reads; None: none.
-        run: its folder, locked.
-        tracked: its record.
+        config: the final configuration, in which `auto` options have been resolved.
+        options: the trainer options.
+        bundle: the bundle that it reads, if any.
+        run: the locked folder of the run.
+        tracked: the run's record in MLflow.
     """
 
     config: Config
@@ -63,14 +63,14 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Started):
-    """A started run with all that it trains: each stage adds its rows.
+    """A started run with everything needed for training; subclasses of the stages add their rows.
 
     Args:
-        options: those of `Started`, with the steps that `max_epochs` means for so many rows.
-        corpus: what the rows were read from.
-        tokenizer: of the bundle, or trained for the run.
-        model: trained in place.
-        n_rows: rows, or windows of rows, in an epoch.
+        options: the options of `Started`, with `max_steps` computed from `max_epochs`.
+        corpus: the corpus that the rows were read from.
+        tokenizer: the tokenizer of the bundle, or one trained for the run.
+        model: the model, trained in place.
+        n_rows: the number of rows, or windows of rows, in an epoch.
     """
 
     corpus: Corpus
@@ -87,12 +87,12 @@ class Trained(Generic[AnyPrepared]):
     """A prepared run after training; its model has the best weights.
 
     Args:
-        prepared: what was trained.
-        checkpoints: where the best and the last weights are, and their metrics.
-        trend: the validation losses over the run.
-        pace: how long it took and how fast it was, for people.
-        elapsed_s: how long it took.
-        tokens_seen: how many tokens were read.
+        prepared: the run before training.
+        checkpoints: the checkpoints with the best and the last weights, and their metrics.
+        trend: the validation losses of the run.
+        pace: a description of its duration and speed.
+        elapsed_s: the duration in seconds.
+        tokens_seen: the number of tokens read.
     """
 
     prepared: AnyPrepared
@@ -105,11 +105,11 @@ class Trained(Generic[AnyPrepared]):
 
 @contextmanager
 def start(composed: Composed) -> Iterator[Started]:
-    """Open the run's folder and its record; both are closed however the run ends.
+    """Open the run's folder and its record in MLflow, and close both however the run ends.
 
     Raises:
-        RunError: the folder cannot be written, is in use, or there is nothing to resume.
-        TrackingError: the address of the store can never work.
+        RunError: if the folder cannot be written, is in use, or there is nothing to resume.
+        TrackingError: if the URI of the store is invalid.
     """
     with open_run(composed.config, label=composed.label, inputs=composed.inputs) as run:
         config = with_chosen(composed.config, run.record.chosen)
@@ -128,7 +128,7 @@ def start(composed: Composed) -> Iterator[Started]:
 
 
 def record(config: Config, run: RunFolder, *, is_report: bool) -> Run:
-    """Begin to record a run in MLflow, or go on with its record."""
+    """Start or resume the run's record in MLflow."""
     card = RunCard(
         stage=config.stage.name,
         name=run.name,

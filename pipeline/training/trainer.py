@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 
-#: Our names for precision -> Lightning's: weights stay in fp32, products are made in what the name says.
+#: Precision -> Lightning's name for it; weights stay in fp32, and matrix products use the named precision.
 PRECISIONS: dict[Precision, str] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def build_trainer(
     options: TrainerOptions, *, callbacks: Sequence["Callback"] = (), logger: "Logger | bool" = False
 ) -> "L.Trainer":
-    """A Lightning Trainer that counts steps, writes checkpoints atomically, and prints nothing of its own.
+    """Build a Lightning Trainer that counts steps, writes checkpoints atomically, and prints nothing itself.
 
     Raises:
-        ConfigError: a device or a precision that this machine does not have.
+        ConfigError: if this machine does not have the requested devices, or does not support the precision.
     """
     import lightning as L
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -35,7 +35,7 @@ def build_trainer(
 
     quieten_lightning()
     devices, num_nodes = devices_and_nodes(options)
-    # Said, for Lightning would leave further processes to srun wherever it meets Slurm's variables.
+    # Explicit, since Lightning would expect srun to start the processes wherever it finds Slurm's variables.
     launcher = TorchElasticEnvironment() if processes.count_launched() > 1 else LightningEnvironment()
     return L.Trainer(
         accelerator="gpu" if uses_gpu(options) else "cpu",
@@ -62,20 +62,17 @@ def build_trainer(
 
 
 def quieten_lightning() -> None:
-    """Lightning tells which hardware it found, advertises, and advises `srun` where Slurm is there.
-
-    Our stages say the former themselves.
-    """
+    """Silence Lightning's messages about hardware, its advertisements, and its advice to use `srun`."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It kills a run of which a process has died, and says so here alone.
+    # When a process dies, Lightning kills the run, and reports that only through this logger.
     watch = logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script")
     watch.setLevel(logging.INFO)
     watch.addFilter(_as_warning)
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")
     # A resumed run may have another time budget, or none.
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks")
-    # lightning 2.6.6 with torch 2.13
+    # Lightning 2.6.6 with torch 2.13
     warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\)", category=FutureWarning)
 
 

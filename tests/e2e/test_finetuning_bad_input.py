@@ -77,7 +77,7 @@ def test_an_architecture_that_is_not_supported_is_refused_from_nothing_too(run: 
 @pytest.mark.parametrize(
     ("start", "says"),
     [
-        ((), "has one vocabulary for both sides; expected a start from random weights\nhint: use INIT=none"),
+        ((), "has one vocabulary for both sides; expected training from scratch\nhint: use INIT=none"),
         (
             (*NOTHING, "model.backbone._target_=modules.transformer.Decoder"),
             "one embedding for input and output; expected model.backbone._target_=",

@@ -62,13 +62,13 @@ def interrupted(function: Callable[..., Any], *, at_call: int) -> Callable[..., 
 
 
 @pytest.mark.slow
-def test_the_gain_over_nothing_is_told_once_the_command_for_it_was_run(tune: Tune, run: Tune) -> None:
+def test_the_gain_over_training_from_scratch_is_told_after_its_command_was_run(tune: Tune, run: Tune) -> None:
     """The bundle is a Decoder, and without one a classifier is an Encoder: these are not compared."""
     assert tune("init_from=none", "tokenizer=bytes", "trainer.max_steps=3", "name=encoder").code == 0
     first = tune("trainer.max_steps=3").err
     assert "gain over training from scratch" not in first
     (line,) = [line for line in first.splitlines() if "INIT=none" in line]
-    command = line.removeprefix("Baseline").partition("  trains the same")[0].strip()
+    command = line.removeprefix("Baseline").partition("  trains from scratch")[0].strip()
     assert "model.backbone._target_=modules.transformer.Decoder" in command
     stage, *words = pipeline_words(shlex.split(command)[1:]) or []
     assert run(stage, *words, "tracking=off", "name=nothing").code == 0

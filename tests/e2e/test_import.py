@@ -33,7 +33,7 @@ def test_an_imported_model_is_a_bundle_that_is_exported_again_bit_for_bit(
     assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 0
     card = Path("runs/a/bundles/best/README.md").read_text()
     assert "imported from theirs (llama)" in card
-    assert "Licence of the source: mit \\| &lt;b&gt;, as its README.md says" in card
+    assert "Licence of the source: mit \\| &lt;b&gt;, according to its README.md" in card
     provenance = read_part(Path("runs/a/bundles/best"), "provenance.json")
     assert provenance["imported"]["model_type"] == "llama"
     assert {Path(source["uri"]).name for source in provenance["imported"]["sources"]} >= {
@@ -65,7 +65,7 @@ def test_a_model_without_a_head_is_fine_tuned_at_its_own_rates_and_asked_for_not
     for command in ("serve", "evaluate-lm", "evaluate", "generate"):
         tracking = [] if command == "generate" else ["tracking=off"]
         assert main([command, "bundle=a", *tracking]) == 2
-        assert "has no head, as the files that it was imported from have none" in capsys.readouterr().err
+        assert "has no head, because the files it was imported from have none" in capsys.readouterr().err
     words = ("task=classify", "tracking=off", "trainer.max_steps=2", "trainer.val_every_steps=2")
     data = files(labelled(tmp_path / "rows.jsonl").name)
     assert main(["finetune", *words, *data, "init_from=a", "name=b"]) == 0

@@ -63,7 +63,7 @@ def test_the_card_tells_data_metrics_cost_limits_and_use(facts: CardFacts) -> No
         'bundle = load_bundle("good-one")',
         "curl http://127.0.0.1:8000/",
         "- started from: before",
-        "not examined for bias",
+        "not been examined for bias",
     ):
         assert part.replace("/", "/") in text.replace("\\_", "_"), part
 
@@ -157,7 +157,7 @@ def test_figures_of_privacy_and_safety_are_told_where_they_exist(facts: CardFact
     assert "## Safety and privacy" not in card_body(facts)
     text = card_body(replace(facts, metrics={**facts.metrics, "privacy/epsilon": 8.0}))
     assert "- privacy/epsilon: 8" in text
-    assert "Whether it gives away texts" not in text
+    assert "Memorization of its training texts" not in text
 
 
 @pytest.mark.parametrize("evil", ["<script>x</script>", "[a](http://x)", "a | b\n# c", "`x` **y** ![z](w)"])

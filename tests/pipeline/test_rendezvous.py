@@ -85,11 +85,11 @@ def test_a_process_that_fails_lets_the_first_say_so(pair: Pair) -> None:
 def test_a_process_that_does_not_come_and_a_folder_that_is_not_shared_end_the_wait(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FIRST_WAITS_S", "OTHERS_WAIT_S", "LET_SPEAK_S"):
+    for name in ("FIRST_WAITS_S", "OTHERS_WAIT_S", "LET_REPORT_S"):
         monkeypatch.setattr(rendezvous, name, 0.2)
-    with pytest.raises(RunError, match="process 1 of 2 has not come within"):
+    with pytest.raises(RunError, match="process 1 of 2 has not joined within"):
         pair[0].join(FACTS)
-    with pytest.raises(RunError, match="process 0 has not made the run"):
+    with pytest.raises(RunError, match="process 0 has not created the run"):
         pair[1].join(FACTS)
     pair[0].share(tmp_path)
     with pytest.raises(RunError, match="is not on this machine"):

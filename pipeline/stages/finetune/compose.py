@@ -1,4 +1,4 @@
-"""The bundle, the rows and the task of a fine-tuning, and the configuration that follows from them."""
+"""Find the bundle, the rows and the task of a fine-tuning run, and complete its configuration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from pipeline.training.states import Composed
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """A task that knows its training rows, and the rows of each split, all checked."""
+    """A task fitted to its training rows, and the checked rows of each split."""
 
     task: FinetuneTask
     corpus: Corpus
@@ -54,9 +54,9 @@ def compose(config: Config) -> tuple[Composed, Labelled]:
     """Find the bundle, read and check the rows, and complete the configuration.
 
     Raises:
-        ConfigError: the options do not fit this machine, the task or the bundle.
-        BundleError: there is no bundle to start from, or it does not fit the task.
-        DataError: what is wrong with the rows.
+        ConfigError: if the options do not fit this machine, the task or the bundle.
+        BundleError: if there is no bundle to start from, or it does not fit the task.
+        DataError: if the rows are invalid.
     """
     options = construct(config.trainer, TrainerOptions)
     check_device(options)
@@ -72,10 +72,10 @@ def compose(config: Config) -> tuple[Composed, Labelled]:
 
 
 def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
-    """Read the rows and check them all, before there is a run that could be left half done.
+    """Read and check all rows, before there is a run folder that an error would leave behind.
 
     Raises:
-        DataError: what is wrong with them.
+        DataError: if the rows are invalid.
     """
     corpus = construct(config.data, Source).load(task.columns)
     corpus = with_repeated(corpus, (*task.inputs, *task.optional))
@@ -88,10 +88,10 @@ def read_labelled(config: Config, task: FinetuneTask) -> Labelled:
 
 
 def labelled_rows(corpus: Corpus) -> dict[str, SplitRows]:
-    """The rows of each split, in memory: train, validation and, where there is one, test.
+    """Return the rows of each split in memory: train, validation and, if there is one, test.
 
     Raises:
-        DataError: the corpus is a stream.
+        DataError: if the corpus is a stream.
     """
     if corpus.n_train_rows is None:
         raise DataError(f"{corpus.name} is streamed", "labelled rows in memory", "set data.streaming=false")
@@ -100,7 +100,7 @@ def labelled_rows(corpus: Corpus) -> dict[str, SplitRows]:
 
 
 def _find_start(config: Config, task: FinetuneTask) -> Bundle | None:
-    """The bundle to start from, its backbone as the task needs it; None: start from nothing."""
+    """Return the bundle to start from, in the architecture that the task needs; None: train from scratch."""
     folder = find_start(config.init_from, Path(config.runs_dir), task.backbones)
     start = None if folder is None else load_start(config, folder)
     report.say("Start", describe_start(start, config.init_from))
@@ -112,10 +112,10 @@ def _find_start(config: Config, task: FinetuneTask) -> Bundle | None:
 
 
 def _check_adapter(config: Config, start: Bundle | None) -> None:
-    """Refuse an adapter that stands beside nothing, or beside what is trained itself.
+    """Reject an adapter without pretrained weights, or together with `freezing`.
 
     Raises:
-        ConfigError: what to do.
+        ConfigError: if the adapter cannot be used.
     """
     peft = to_plain(config.peft)
     if not peft:
@@ -130,8 +130,8 @@ def _check_adapter(config: Config, start: Bundle | None) -> None:
     if (frozen := construct(config.freezing, Freezing).frozen) != "nothing":
         raise ConfigError(
             f"{word} and freezing.frozen={frozen} both determine what is trained",
-            "one of them",
-            "leave out one",
+            "only one of them",
+            "leave out one of the two",
         )
     try:
         construct(peft, LoRA).layers(start.model.backbone)
@@ -140,7 +140,7 @@ def _check_adapter(config: Config, start: Bundle | None) -> None:
 
 
 def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:
-    """The model with the task's head, which takes what fits it of the present one; no memory is taken."""
+    """Return the node of the model with the task's head, without allocating memory."""
     if start is not None:
         model, backbone = start.model_config, start.model.backbone
     else:
@@ -151,7 +151,7 @@ def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dic
 
 
 def _budget(options: TrainerOptions, labelled: Labelled, start: Bundle | None) -> dict[str, Any]:
-    """The options of the trainer that the rows decide about, where nobody has said how long to train."""
+    """Return the trainer options that depend on the number of rows, if no length of training was given."""
     if not is_open(options):
         return {}
     task, n_rows = labelled.task, len(labelled.rows["train"])

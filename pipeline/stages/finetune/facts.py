@@ -1,4 +1,4 @@
-"""What a fine-tuning's summary says of its length and of simpler models, and what is recorded of these."""
+"""Facts about a fine-tuning run for its summary: its length, and its gain over baselines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from pipeline.training.callbacks.trend import LossTrend
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What another model scores on the rows of an evaluation, and how much better the fine-tuned one is."""
+    """The score of a simpler model on the same rows, and the difference from the fine-tuned model."""
 
     title: str
     score: float
@@ -22,14 +22,14 @@ class Baseline:
 
 
 def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str, Baseline]:
-    """Each baseline of the task, on the same rows; one that cannot be made is reported and left out."""
+    """Score the baselines of the task on the same rows; one that fails is reported and left out."""
     scores = evaluation.task.row_scores(evaluation.predictions, evaluation.rows)
     found = {}
     titles = evaluation.task.baseline_titles
     for name, make in evaluation.task.baselines(train, evaluation.rows).items():
         try:
             other = make()
-        except Exception as error:  # whatever it is, what was trained must be kept
+        except Exception as error:  # no failure here may lose the trained model
             reason = str(error).partition("\n")[0]
             report.say("Baseline", f"the {titles[name]} failed ({type(error).__name__}: {reason})")
             continue
@@ -39,7 +39,7 @@ def compare_baselines(evaluation: Evaluation, train: Sequence[Row]) -> dict[str,
 
 
 def baseline_metrics(baselines: Mapping[str, Baseline], metric: str) -> dict[str, float]:
-    """As they are recorded: `baseline_linear_accuracy`, and the difference with its interval and p-value."""
+    """Return the metrics to record: each score, and the difference with its interval and p-value."""
     values = {}
     for name, one in baselines.items():
         values[f"baseline_{name}_{metric}"] = one.score
@@ -50,7 +50,7 @@ def baseline_metrics(baselines: Mapping[str, Baseline], metric: str) -> dict[str
 
 
 def baseline_facts(baselines: Mapping[str, Baseline], metric: str) -> dict[str, str]:
-    """The same for people; that it is better than one label for all is seen without a test."""
+    """Describe the baselines; the comparison with the majority class needs no significance test."""
     facts = {}
     for name, one in baselines.items():
         verdict = "" if name == "majority" else f"; {_verdict(one.difference)}"
@@ -67,8 +67,8 @@ def _verdict(difference: Difference) -> str:
 
 
 def length_facts(options: TrainerOptions, trend: LossTrend, n_rows: int) -> dict[str, str]:
-    """How often each training row was seen, and whether the validation loss still fell."""
-    if not trend.losses:  # of a run that was begun before they were kept
+    """Describe the number of epochs, and whether the validation loss was still falling."""
+    if not trend.losses:  # a run begun before losses were kept
         return {}
     steps = trend.last_step
     epochs = steps * options.batch_size * options.accumulate * count_devices(options) / n_rows

@@ -1,4 +1,4 @@
-"""The gain of pretraining over the same training from scratch, or the command that measures it."""
+"""The gain from pretraining over the same training from scratch, or the command that measures it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,16 +16,17 @@ from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.runs.stored import read_part
 
 STAGE = "finetune"
-#: Two runs with these in common differ in their start alone.
+#: Two runs that agree in these keys differ only in their start.
 SAME = ("task", "data", "trainer", "optimizer", "schedule", "freezing", "size", "model.backbone._target_")
-#: What the command says otherwise, what the task gives by itself, or what changes nothing of the numbers.
-UNSAID = (
+#: Keys to leave out of the command: it sets them differently, the task determines them, or they do not affect
+#: the metrics.
+LEFT_OUT = (
     *("stage", "choices", "init_from", "name", "resume", "pipeline_id", "cache_dir", "tracking"),
     *("log_corpus_text", "peft", "model.head", "model.backbone.n_token_types"),
 )
 
 
-def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation: Evaluation) -> str | None:
+def gain_over_scratch(config: Config, run: RunFolder, bundle: Bundle, evaluation: Evaluation) -> str | None:
     """Compare the score with the newest run that differs only in starting from scratch."""
     for other in list_runs(run.path.parent):
         if other.name == run.name or not other.is_of(STAGE, config.choices.task):
@@ -40,8 +41,8 @@ def gain_over_nothing(config: Config, run: RunFolder, bundle: Bundle, evaluation
     return None
 
 
-def command_from_nothing(config: Config) -> str | None:
-    """The command for a run that differs only in its start; None if it cannot be typed."""
+def command_from_scratch(config: Config) -> str | None:
+    """Return the command for the same training from scratch; None if it cannot be typed."""
     task, read = config.choices.task, set(keys_used(STAGE)) - {"task", "tracking", "peft"}
     begin = [f"task={task}", f"init_from={NOTHING}"]
     try:
@@ -51,15 +52,15 @@ def command_from_nothing(config: Config) -> str | None:
             for group, choice in to_plain(config.choices).items()
             if group in read and choice not in (None, usual.get(group))
         ]
-        there = dict(_leaves(with_defaults(compose_unchecked(STAGE, [*begin, *words]))))
-        wanted = dict(_leaves(with_defaults(config)))
+        composed = dict(_leaves(with_defaults(compose_unchecked(STAGE, [*begin, *words]))))
+        target = dict(_leaves(with_defaults(config)))
         words += [
             f"{key}={typed(value)}"
-            for key, value in wanted.items()
-            if key not in there or there[key] != value
+            for key, value in target.items()
+            if key not in composed or composed[key] != value
         ]
         found = compose_unchecked(STAGE, [*begin, *words])
-    except ConfigError:  # of a yaml file that is another one by now
+    except ConfigError:  # a yaml file has changed since
         return None
     if not _is_comparable(with_defaults(config), with_defaults(found)):
         return None
@@ -67,10 +68,10 @@ def command_from_nothing(config: Config) -> str | None:
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of all that a command may have to say."""
+    """Yield the dotted key and the value of each option that the command may have to set."""
     for key, value in node.items():
         name = f"{prefix}{key}"
-        if name in UNSAID:
+        if name in LEFT_OUT:
             continue
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{name}.")
@@ -84,11 +85,7 @@ def _differs_in_start(config: Config, other: RunFolder) -> bool:
 
 
 def _is_comparable(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    return all(_at(ours, key) == _at(theirs, key) for key in SAME)
-
-
-def _at(plain: Mapping[str, Any], key: str) -> Any:
-    return select(plain, key)
+    return all(select(ours, key) == select(theirs, key) for key in SAME)
 
 
 def _metrics(run: RunFolder) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""The tokenizer, the model and the examples of a fine-tuning."""
+"""Prepare the tokenizer, the model and the examples of a fine-tuning run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,12 +28,12 @@ from pipeline.words import count
 
 @dataclass(frozen=True, kw_only=True)
 class Finetuning(Prepared):
-    """A fine-tuning that can be trained.
+    """A fine-tuning run that is ready to train.
 
     Args:
-        task: fitted to the training rows.
+        task: the task, fitted to the training rows.
         rows: the rows of each split.
-        features: the examples of the training and the validation rows.
+        features: the examples made from the training and the validation rows.
     """
 
     task: FinetuneTask
@@ -42,7 +42,7 @@ class Finetuning(Prepared):
 
 
 def prepare(started: Started, labelled: Labelled) -> Finetuning:
-    """Everything up to the examples, each step said as it is done."""
+    """Build the tokenizer, the model and the examples, reporting each."""
     config, task, corpus, rows = started.config, labelled.task, labelled.corpus, labelled.rows
     torch.manual_seed(config.seed)
     tokenizer, model = _build_model(started, task, corpus)
@@ -71,7 +71,7 @@ def prepare(started: Started, labelled: Labelled) -> Finetuning:
 
 
 def _build_model(started: Started, task: FinetuneTask, corpus: Corpus) -> tuple[Tokenizer, Model]:
-    """The bundle's backbone with the task's head, or a new model with a new tokenizer."""
+    """Return the bundle's backbone with the task's head, or a new model; with the tokenizer."""
     node, bundle = to_plain(started.config.model), started.bundle
     if bundle is not None:
         tokenizer, backbone = bundle.tokenizer, bundle.model.backbone
@@ -88,7 +88,7 @@ def _build_model(started: Started, task: FinetuneTask, corpus: Corpus) -> tuple[
 
 
 def _adapt(model: Model, options: LoRA) -> None:
-    """Freeze the backbone but for the adapter and for the types of tokens, new to what was pretrained."""
+    """Add the adapter and freeze the rest of the backbone, except for new token-type embeddings."""
     layers = add_adapter(model.backbone, options)
     if model.backbone.type_embedding is not None:
         model.backbone.type_embedding.requires_grad_(True)
@@ -102,7 +102,7 @@ def _adapt(model: Model, options: LoRA) -> None:
 
 
 def _new_tokenizer(config: Config, task: FinetuneTask, corpus: Corpus) -> Tokenizer:
-    """One for all texts of the task, or one for what is read with one for what is written."""
+    """Train one tokenizer for all texts of the task, or one each for input and output."""
     read, *written = (
         build_tokenizer(
             config, corpus, (text for row in corpus.train for text in texts(row)), columns=columns
@@ -119,7 +119,7 @@ def _features(
 
 
 def _dataset(corpus: Corpus, tokenizer: Tokenizer, split: str, rows: Sequence[Row]) -> DatasetRecord:
-    """The rows of a split as an input of the run."""
+    """Describe the rows of a split as an input of the run."""
     return DatasetRecord(
         name=corpus.name,
         digest=cache_key(corpus=corpus.fingerprint, split=split, tokenizer=tokenizer.digest),

@@ -1,4 +1,4 @@
-"""Fine-tuning: labelled rows, examples, a backbone with the task's head, training, predictions, bundles."""
+"""The stage `finetune`: compose, prepare, train, evaluate, and write the bundles."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,7 +35,7 @@ from pipeline.training.states import Trained, start
 
 
 def finetune(config: Config) -> StageResult:
-    """Train a task's head and the backbone of a bundle, or of nothing, on labelled rows."""
+    """Fine-tune a bundle, or train from scratch, on labelled rows."""
     composed, labelled = compose(config)
     with start(composed) as started:
         prepared = prepare(started, labelled)
@@ -52,7 +52,7 @@ def finetune(config: Config) -> StageResult:
 
 
 def _training(prepared: Finetuning) -> Training:
-    """What is minimised, on what, and what is measured and shown on the way."""
+    """Return the objective, the batches, and what is measured and shown during training."""
     config, options, task = prepared.config, prepared.options, prepared.task
     held_out = prepared.rows["validation"]
     data = FinetuneDataModule(
@@ -93,9 +93,9 @@ def _training(prepared: Finetuning) -> Training:
 
 
 def _evaluate(trained: Trained[Finetuning]) -> Evaluation:
-    """Choose on validation rows what is chosen there, then answer the test rows, or else those same rows.
+    """Calibrate the task on the validation rows, then evaluate on the test rows or, without any, the former.
 
-    The task of the evaluation has what was chosen.
+    The task of the evaluation is the calibrated one.
     """
     prepared = trained.prepared
     options, tokenizer, task = prepared.options, prepared.tokenizer, prepared.task
@@ -113,7 +113,7 @@ def _evaluate(trained: Trained[Finetuning]) -> Evaluation:
 
 
 def _export(trained: Trained[Finetuning], evaluation: Evaluation) -> Bundle:
-    """Write the evaluation and the bundles, with the task as it was calibrated."""
+    """Write the evaluation, and the bundles with the calibrated task."""
     save_evaluation(trained.prepared.run.path, evaluation)
     return export(
         trained,
@@ -130,7 +130,7 @@ def _export(trained: Trained[Finetuning], evaluation: Evaluation) -> Bundle:
 def _record(
     prepared: Finetuning, evaluation: Evaluation, bundle: Bundle, baselines: Mapping[str, Baseline]
 ) -> None:
-    """Record what was measured, and the attention to the first validation row."""
+    """Record the evaluation, the baselines, and the attention to the first validation row in MLflow."""
     task, tracked, show_text = prepared.task, prepared.tracked, prepared.config.log_corpus_text
     tracked.describe(f"Measured on {evaluation.on.in_words(len(evaluation.rows))}.")
     log_evaluation(tracked, evaluation, prepared.run.path, show_text=show_text)

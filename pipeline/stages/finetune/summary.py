@@ -1,4 +1,4 @@
-"""The summary of a fine-tuning: scores, predictions and targets, the gain over training from scratch."""
+"""The summary of a fine-tuning run: scores, predictions with targets, the gain over training from scratch."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from pipeline.config.schema import NOTHING
 from pipeline.evaluation.rows import Evaluation
 from pipeline.runs.bundle import Bundle
 from pipeline.stages.finetune.facts import Baseline, baseline_facts, length_facts
-from pipeline.stages.finetune.gain import command_from_nothing, gain_over_nothing
+from pipeline.stages.finetune.gain import command_from_scratch, gain_over_scratch
 from pipeline.stages.finetune.prepare import Finetuning
 from pipeline.stages.following import next_comparison
 from pipeline.training.states import Trained
@@ -16,11 +16,11 @@ from pipeline.training.states import Trained
 def summarise(
     trained: Trained[Finetuning], evaluation: Evaluation, bundle: Bundle, baselines: Mapping[str, Baseline]
 ) -> None:
-    """Print the summary: scores, predictions, facts, and what to do next."""
+    """Print the summary: scores, predictions, facts and next commands."""
     prepared = trained.prepared
     config, run = prepared.config, prepared.run
     task = config.choices.task
-    from_nothing = config.init_from == NOTHING
+    from_scratch = config.init_from == NOTHING
     facts = {
         "measured on": evaluation.on.in_words(len(evaluation.rows)),
         "validation loss": f"{bundle.metrics['val/loss']:.4f} nats",
@@ -37,7 +37,7 @@ def summarise(
         )
     if cautions:
         facts["caution"] = "; ".join(cautions)
-    gain = None if from_nothing else gain_over_nothing(config, run, bundle, evaluation)
+    gain = None if from_scratch else gain_over_scratch(config, run, bundle, evaluation)
     if gain is not None:
         facts["gain over training from scratch"] = gain
     report.summary(
@@ -55,9 +55,9 @@ def summarise(
         },
         address=prepared.tracked.url,
     )
-    if gain is None and not from_nothing and (command := command_from_nothing(config)) is not None:
+    if gain is None and not from_scratch and (command := command_from_scratch(config)) is not None:
         report.say(
             "Baseline",
-            f"{command}  trains the same from scratch, to measure the gain of pretraining",
+            f"{command}  trains from scratch, to measure the gain from pretraining",
             wrap=False,
         )

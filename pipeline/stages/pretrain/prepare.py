@@ -1,4 +1,4 @@
-"""The corpus, the tokenizer, the token rows and the model of a pretraining."""
+"""Prepare the corpus, the tokenizer, the token rows and the model of a pretraining run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,15 +28,15 @@ from pipeline.training.states import Prepared, Started
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Prepared):
-    """A pretraining that can be trained.
+    """A pretraining run that is ready to train.
 
     Args:
-        task: what is learnt.
-        train_rows: token rows.
-        validation_rows: token rows.
+        task: the pretraining task.
+        train_rows: the token rows for training.
+        validation_rows: the token rows for validation.
         texts: the first validation texts.
-        tokenizer_run: the name of the run that made the tokenizer; None: there is none.
-        optimum_bits_per_byte: the entropy of the validation rows, where it is known.
+        tokenizer_run: the name of the run that trained the tokenizer, if there is one.
+        optimum_bits_per_byte: the exact entropy of the validation rows, if known.
     """
 
     task: PretrainingTask
@@ -48,7 +48,7 @@ class Pretraining(Prepared):
 
 
 def prepare(started: Started) -> Pretraining:
-    """Everything up to the model, each step said as it is done."""
+    """Read the corpus and build the tokenizer, the token rows and the model, reporting each."""
     config, options, bundle, tracked = started.config, started.options, started.bundle, started.tracked
     task = pretraining_task(config)
     known = known_corpus(config)
@@ -87,7 +87,7 @@ def prepare(started: Started) -> Pretraining:
 
 
 def _dataset(corpus: Corpus, tokenizer: Tokenizer, rows: TokenRows) -> DatasetRecord:
-    """Token rows as an input of the run."""
+    """Describe token rows as an input of the run."""
     counts = rows.manifest["counts"]
     return DatasetRecord(
         name=corpus.name,

@@ -1,4 +1,4 @@
-"""Pretraining: corpus, tokenizer, token rows, model, training, bundles."""
+"""The stage `pretrain`: compose, prepare, train, evaluate, and write the bundles."""
 
 import math
 from dataclasses import replace
@@ -35,7 +35,7 @@ from pipeline.training.states import Composed, Trained, start
 
 
 def pretrain(config: Config) -> StageResult:
-    """Train from scratch, or go on from a bundle (`init_from`) or an unfinished run (`resume`)."""
+    """Train from scratch, or continue from a bundle (`init_from`) or an unfinished run (`resume`)."""
     with start(_compose(config)) as started:
         prepared = prepare(started)
         trained = train(prepared, _training(prepared))
@@ -51,7 +51,7 @@ def pretrain(config: Config) -> StageResult:
 
 
 def _compose(config: Config) -> Composed:
-    """Find the bundle to go on from, if one is asked for, and complete the configuration."""
+    """Find the bundle to continue from, if one is requested, and complete the configuration."""
     check_device(construct(config.trainer, TrainerOptions))
     pretraining_task(config)
     bundle = None if config.init_from is None else load_same_architecture(config)
@@ -62,7 +62,7 @@ def _compose(config: Config) -> Composed:
 
 
 def _training(prepared: Pretraining) -> Training:
-    """What is minimised, on what, and what is shown on the way."""
+    """Return the objective, the batches, and what is shown during training."""
     config, options, task, tokenizer = prepared.config, prepared.options, prepared.task, prepared.tokenizer
     data = PretrainDataModule(
         prepared.train_rows,
@@ -88,7 +88,7 @@ def _training(prepared: Pretraining) -> Training:
 
 
 def _evaluate(trained: Trained[Pretraining]) -> LanguageEvaluation:
-    """The best weights on all validation rows, row by row."""
+    """Evaluate the best weights on all validation rows, row by row."""
     prepared = trained.prepared
     evaluation = evaluate_language_model(
         prepared.task,
@@ -119,7 +119,7 @@ def _export(trained: Trained[Pretraining], evaluation: LanguageEvaluation) -> Bu
 
 
 def _samples(prepared: Pretraining, model: Model) -> list[Sample]:
-    """What `model` makes of the prompts, or of validation texts; never longer than it was trained for."""
+    """Return samples from the prompts, or from validation texts, no longer than the model's context."""
     config, task, tokenizer = prepared.config, prepared.task, prepared.tokenizer
     prompts = [prompt for prompt in config.prompts or [] if (GAP in prompt) == task.fills_gaps]
     options = construct(config.sampling, SamplingOptions)
@@ -130,12 +130,12 @@ def _samples(prepared: Pretraining, model: Model) -> list[Sample]:
 
 
 def _may_be_shown(config: Config, samples: list[Sample]) -> bool:
-    """Whether samples show nothing of the corpus, or may."""
+    """Return whether samples contain no text of the corpus, or the user allows it."""
     return config.log_corpus_text or all(sample.target is None for sample in samples)
 
 
 def _record(prepared: Pretraining, samples: list[Sample], bundle: Bundle) -> None:
-    """Record the samples, and the attention to the first validation row."""
+    """Record the samples, and the attention to the first validation row, in MLflow."""
     config, run, tracked, tokenizer = prepared.config, prepared.run, prepared.tracked, prepared.tokenizer
     show_text = _may_be_shown(config, samples)
     keep_samples(tracked, samples, run.path, "samples/best.md", show_text=show_text)

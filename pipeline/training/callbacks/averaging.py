@@ -1,4 +1,4 @@
-"""The moving average of the weights."""
+"""An exponential moving average of the weights."""
 
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -11,7 +11,7 @@ class EMA(WeightAveraging):
     call. The average starts from the weights after the first step; when training ends, the model takes it.
 
     Args:
-        decay: the part of the average that stays at each optimizer step, in [0, 1).
+        decay: the weight of the old average at each optimizer step, in [0, 1).
 
     Source: Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging"; the exponential
     form is that of Tarvainen and Valpola 2017, "Mean teachers are better role models", section 2.

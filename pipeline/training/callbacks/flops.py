@@ -14,7 +14,7 @@ Batch = Mapping[str, Tensor]
 
 
 def peak_flops_per_s(trainer: L.Trainer, device: torch.device) -> float | None:
-    """Return the peak of a `device` at the trainer's precision; None if unknown, as for every CPU."""
+    """Return the peak rate of `device` at the trainer's precision, or None if unknown, as for every CPU."""
     if device.type != "cuda" or trainer.precision not in ("bf16-mixed", "16-mixed"):
         return None
     known = accelerator_called(torch.cuda.get_device_name(device))
@@ -22,7 +22,7 @@ def peak_flops_per_s(trainer: L.Trainer, device: torch.device) -> float | None:
 
 
 def count_training_flops(module: LitModule, batch: Batch) -> float:
-    """FLOPs of a forward and backward pass over `batch`: the first is counted, the second is twice the first.
+    """Return the FLOPs of a forward and backward pass over `batch`; the latter counts as two forward passes.
 
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
     """

@@ -1,4 +1,4 @@
-"""Estimate how long a training will take, soon after its start."""
+"""Estimate, soon after its start, how long training will take."""
 
 import sys
 import time
@@ -14,18 +14,20 @@ from pipeline.training.callbacks.limits import TimeBudget
 from pipeline.training.callbacks.steps import ends_optimizer_step
 from pipeline.words import clock
 
-#: The first step builds kernels and is not counted. After so many seconds one more step has to do.
+#: The steps to measure, and the seconds after which fewer suffice. The first step compiles kernels and is not
+#: measured.
 N_STEPS, ENOUGH_S = 4, 4.0
-#: Longer ones are told what would take about three minutes.
+#: If training takes longer than LONG_S, a setting that takes at most SHORT_S is suggested.
 LONG_S, SHORT_S = 600.0, 200.0
 
 
 class Forecast(Callback):
-    """Report how long the rest of the training takes and, if that is long, what fits into three minutes.
+    """Report how long the rest of training takes and, if that is long, how to train for three minutes.
 
     Args:
-        smaller_sizes: gives name -> part of this cost, the largest first; nothing where the size is not free.
-        time_budget: the budget of the run, if it has one: it may end before the last step.
+        smaller_sizes: returns name -> fraction of this cost, largest first; empty if the size cannot be
+            chosen.
+        time_budget: the budget of the run, if it has one, since it may end training before the last step.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ def describe_forecast(
     *,
     budget_s: float | None = None,
 ) -> str:
-    """Describe the time left and, if it is long, what fits into three minutes."""
+    """Describe the time left and, if it is long, a setting that takes about three minutes."""
     left_s = step_s * n_steps
     if budget_s is not None and budget_s < left_s:
         return f"about {clock(budget_s)}, the time budget; all {n_steps:,} steps would take {clock(left_s)}"

@@ -16,12 +16,12 @@ from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_st
 class NonFiniteGuard(Callback):
     """Stop a run whose loss or weights are no longer finite, before they are saved.
 
-    It looks at logging steps, after validations, and before each checkpoint is written, not at each step, for
-    looking makes the program wait for the device. Gradients that are not finite show in the weights, except
+    It checks at logging steps, after validations and before each checkpoint is written, but not at each step,
+    since a check makes the program wait for the device. Non-finite gradients show up in the weights, except
     those that the loss scaling of fp16 skips on purpose.
 
     Raises:
-        RunError: something is not finite; it names the first bad step.
+        RunError: if a value is not finite; the error names the first bad step.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class NonFiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the loss; look at all of them at logging steps."""
+        """Store the loss; check all stored losses at logging steps."""
         ends = ends_optimizer_step(trainer, batch_idx)
         step = trainer.global_step if ends else trainer.global_step + 1
         self._losses.append((step, outputs["loss"]))
@@ -38,14 +38,14 @@ class NonFiniteGuard(Callback):
             self._check_losses(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the validation loss."""
+        """Check the validation loss."""
         if trainer.state.fn is TrainerFn.FITTING and not math.isfinite(trainer.callback_metrics["val/loss"]):
             self._stop(trainer, "validation loss is", trainer.global_step)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look at the losses not yet seen and at the weights."""
+        """Check the losses since the last check, and the weights."""
         self._check_losses(trainer)
         if not torch.nn.utils.get_total_norm(pl_module.parameters()).isfinite():
             self._stop(trainer, "weights are", trainer.global_step)

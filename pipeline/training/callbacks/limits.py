@@ -1,4 +1,4 @@
-"""End a training before or at its last step, always with a validation."""
+"""End training at or before its last step, always with a validation."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.training.callbacks.steps import any_process, ends_optimizer_step
 
 
 class TrainingClock:
-    """Seconds of training, accumulated when a run is resumed."""
+    """A clock that counts seconds of training over all parts of a resumed run."""
 
     def __init__(self) -> None:
         self._before_s = 0.0
@@ -28,7 +28,7 @@ class TrainingClock:
         return self._before_s + (time.monotonic() - self._started if self._started is not None else 0.0)
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds so far."""
+        """Return the seconds so far."""
         return {"elapsed_s": self.elapsed_s}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
@@ -43,10 +43,10 @@ class FinalValidation(Callback):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse a last step that is already past.
+        """Reject a last step that the run has already passed.
 
         Raises:
-            RunError: which step the run has reached.
+            RunError: if the run is already past its last step.
         """
         if checkpoint["global_step"] > trainer.max_steps:
             raise ends_before(checkpoint["global_step"], trainer.max_steps)
@@ -54,7 +54,7 @@ class FinalValidation(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A trainer that is told to stop validates first."""
+        """Tell the trainer to stop at the last step, which makes it validate first."""
         if trainer.global_step == trainer.max_steps:
             trainer.should_stop = True
 
@@ -63,7 +63,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     """Early stopping; a stopped run stays stopped when it is resumed, unless its patience is larger."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Train no step more than the checkpoint of a run that had been stopped."""
+        """Train no further step if the run had already been stopped."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
@@ -73,10 +73,10 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 class TimeBudget(Callback):
-    """End training, with a validation, when its time is spent; schedule and `max_steps` are unchanged.
+    """End training, with a validation, when its time is used up; schedule and `max_steps` are unchanged.
 
     Args:
-        budget_s: seconds of training with its validations and checkpoints, over all resumed parts of the run.
+        budget_s: seconds of training, including validations and checkpoints, over all parts of a resumed run.
     """
 
     def __init__(self, budget_s: float) -> None:
@@ -102,9 +102,9 @@ class TimeBudget(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds spent."""
+        """Return the seconds used."""
         return self._clock.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue counting from the seconds spent."""
+        """Continue counting from the seconds used."""
         self._clock.load_state_dict(state_dict)

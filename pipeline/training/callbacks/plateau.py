@@ -1,4 +1,4 @@
-"""End a training whose metric no longer improves, after its learning rate has decayed."""
+"""End training whose metric no longer improves, after its learning rate has decayed."""
 
 from typing import Any, Literal, Protocol
 
@@ -18,17 +18,17 @@ class Ending(Protocol):
 
 
 class Plateau(Callback):
-    """Makes a run as short as one that decays from here, once so many validations brought nothing better.
+    """Starts the decay of the learning rate once `patience` validations in a row brought no better value.
 
-    With a schedule that is stable and then decays, the run goes on as if `max_steps` had been given so: much
-    is gained in the decay, and stopping without it would lose that. With other schedules it ends at once. The
-    decision depends on the validations alone, and is kept in the checkpoints.
+    With a warmup-stable-decay schedule, the run continues as if `max_steps` had been set so that the decay
+    starts now: much of the improvement comes from the decay. With other schedules, training ends at once. The
+    decision depends only on the validations, and is stored in the checkpoints.
 
     Args:
         monitor: the validation metric.
         mode: whether a smaller or a larger value of it is better.
-        patience: validations without a better value.
-        schedule: of the learning rate.
+        patience: the number of validations without a better value.
+        schedule: the schedule of the learning rate.
     """
 
     def __init__(self, monitor: str, *, mode: Literal["min", "max"], patience: int, schedule: Ending) -> None:
@@ -41,11 +41,11 @@ class Plateau(Callback):
         self._n_waited = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let a resumed run end at the step that was decided."""
+        """Apply the decision of a resumed run."""
         self._shorten(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count, and decide once."""
+        """Count validations without a better value, and decide once."""
         if trainer.state.fn is not TrainerFn.FITTING or trainer.sanity_checking or self.max_steps is not None:
             return
         value = self._sign * float(trainer.callback_metrics[self._monitor])
@@ -63,10 +63,10 @@ class Plateau(Callback):
         trainer.should_stop |= trainer.global_step >= self.max_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far, its step, and the decision."""
+        """Return the best value so far, the validations since then, and the decision."""
         return {"best": self._best, "n_waited": self._n_waited, "max_steps": self.max_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the state."""
         self._best, self._n_waited = state_dict["best"], state_dict["n_waited"]
         self.max_steps = state_dict["max_steps"]

@@ -1,4 +1,4 @@
-"""End a run at a signal: the step is finished and saved, and the run can be resumed."""
+"""End a run at a signal: finish and save the step, so that the run can be resumed."""
 
 import os
 import signal
@@ -19,14 +19,14 @@ from pipeline.training.checkpoint import Checkpoints
 class Preemption(Checkpoint):
     """Handle Ctrl-C, SIGTERM and SIGHUP: finish the optimizer step (and a running validation), save, stop.
 
-    A second request stops at once. This counts as a checkpoint callback so that Lightning calls it after all
-    others, when each has seen the step that is saved; list it after `checkpoints`.
+    A second signal stops at once. This is a checkpoint callback so that Lightning calls it after all others,
+    when each has seen the step that is saved; list it after `checkpoints`.
 
     Args:
-        checkpoints: saves `last`.
+        checkpoints: the callback that saves `last`.
 
     Raises:
-        RunInterrupted: a signal came.
+        RunInterrupted: if a signal arrived.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -37,13 +37,13 @@ class Preemption(Checkpoint):
         self._pid = os.getpid()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Listen from now on: preparing a training can take a while too."""
+        """Install the handler before training starts, since setup can take a while too."""
         if stage == "fit":
             self._requests = Requests()
             self._listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen again, for Lightning has put its own answer to SIGTERM first: exit code 0, and no save."""
+        """Install the handler again, since Lightning's own handler of SIGTERM exits without saving."""
         self._listen()
         if any_process(trainer, self._requests.first is not None):
             self._raise(trainer)
@@ -51,17 +51,17 @@ class Preemption(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after a finished optimizer step; when it is validated, only after that."""
+        """Stop after a finished optimizer step, or after the validation that follows it."""
         if ends_optimizer_step(trainer, batch_idx) and not validation_follows(trainer, batch_idx):
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop after a validation within a training."""
+        """Stop after a validation within training."""
         if trainer.state.fn is TrainerFn.FITTING:
             self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Never swallow a signal: one that was received after the last step ends the run too."""
+        """End the run also for a signal that arrived after the last step."""
         self._restore()
         if any_process(trainer, self._requests.first is not None):
             self._raise(trainer)
@@ -82,7 +82,7 @@ class Preemption(Checkpoint):
             self._raise(trainer)
 
     def _raise(self, trainer: L.Trainer) -> None:
-        number = self._requests.first or signal.SIGTERM  # another process got it
+        number = self._requests.first or signal.SIGTERM  # another process received it
         raise RunInterrupted(
             f"stopped by {name_of(number)} after step {trainer.global_step} of {trainer.max_steps}, "
             "which was saved",
@@ -92,7 +92,8 @@ class Preemption(Checkpoint):
 
     def _listen(self) -> None:
         self._listening = True
-        self._previous = {**listen(self._answer), **self._previous}  # a second time, it would be Lightning's
+        # The second call returns Lightning's handlers, which are not the ones to restore.
+        self._previous = {**listen(self._handle), **self._previous}
 
     def _restore(self) -> None:
         self._listening = False
@@ -100,14 +101,14 @@ class Preemption(Checkpoint):
         if self._requests.first is not None and signal.SIGHUP in self._previous:
             signal.signal(signal.SIGHUP, _do_nothing)  # an echo must not disturb the end of the run
 
-    def _answer(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            return  # a worker that was forked for the data: the training process ends it
+            return  # a forked data loader worker, which the training process ends
         is_first = self._requests.first is None
         if not self._requests.is_new(number):
             return
         if not self._listening:
-            # After an exception Lightning puts back what it found in `setup`: this.
+            # After an exception, Lightning restores the handler that it found in `setup`: this one.
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)
             return
@@ -122,4 +123,4 @@ class Preemption(Checkpoint):
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Not SIG_IGN, which programs that are started from here would inherit."""
+    """Ignore a signal; unlike SIG_IGN, this is not inherited by child processes."""

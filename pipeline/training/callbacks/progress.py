@@ -1,4 +1,4 @@
-"""Show the progress of a training on standard error: a bar on a terminal, else a line now and then."""
+"""Show the progress of training on standard error: a bar on a terminal, otherwise a line now and then."""
 
 import sys
 import time
@@ -26,13 +26,14 @@ BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
 class ProgressBar(Callback):
     """Show step, smoothed loss, validation loss, tokens per second and time left.
 
-    On a terminal it draws at most five times a second; elsewhere it writes a line every 10 seconds or tenth
-    of the run. The loss is read only when something is drawn, and on a GPU without waiting for it.
+    On a terminal, it is drawn at most five times a second; elsewhere, a line is written every 10 seconds or
+    every tenth of the run. The loss is read only when something is drawn, and on a GPU without waiting for
+    it.
 
     Args:
-        description: what is trained, as in `pretrain causal_lm`.
-        time_budget: the budget of the run, if it has one: it may end before the last step.
-        stream: where to write; None takes standard error.
+        description: the text before the bar, such as `pretrain causal_lm`.
+        time_budget: the budget of the run, if it has one, since it may end training before the last step.
+        stream: the stream to write to; None: standard error.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class ProgressBar(Callback):
         self._line_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start at the run's first step."""
+        """Start the clock and the bar."""
         self._started = self._shown_at = time.monotonic()
         self._first_step = self._step = self._line_step = trainer.global_step
         self._max_steps = trainer.max_steps
@@ -77,18 +78,18 @@ class ProgressBar(Callback):
         batch: Mapping[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Draw, if it is time."""
+        """Count tokens, and draw when it is time."""
         self._tokens += batch["input_ids"].numel() * trainer.world_size
         if not ends_optimizer_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
         self._step, self._latest = trainer.global_step, outputs["mean_loss"]
-        self._max_steps = trainer.max_steps  # which a plateau makes fewer
+        self._max_steps = trainer.max_steps  # a plateau reduces it
         if self._is_time(time.monotonic()):
             self._loss.read(outputs["mean_loss"])
             self._show()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the time."""
+        """Remember when the validation started."""
         self._validation_started = time.monotonic()
 
     def on_validation_batch_end(
@@ -100,7 +101,7 @@ class ProgressBar(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show the progress of a validation that takes long."""
+        """Show the progress of a long validation."""
         if self._bar is None or time.monotonic() - self._validation_started < VALIDATION_AFTER_S:
             return
         if self._validation_bar is None:
@@ -122,7 +123,7 @@ class ProgressBar(Callback):
                 self._show()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the end."""
+        """Draw the final state."""
         if trainer.is_global_zero and self._latest is not None:
             self._loss.read(self._latest)
             self._loss.finish()
@@ -178,7 +179,7 @@ class ProgressBar(Callback):
 
 
 class LaggingLoss:
-    """A smoothed loss, read from a GPU without waiting: what is shown was asked for one drawing ago."""
+    """A smoothed loss that is read from a GPU without waiting: its value lags by one drawing."""
 
     def __init__(self, smoothing: float = 0.8) -> None:
         self.value: float | None = None
@@ -186,7 +187,7 @@ class LaggingLoss:
         self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
     def read(self, loss: Tensor) -> None:
-        """Take up `loss`, now if it is on the CPU, else when its copy has arrived."""
+        """Add `loss` to the average: at once if it is on the CPU, otherwise when its copy has arrived."""
         if loss.device.type != "cuda":
             self._add(loss.item())
             return
@@ -201,7 +202,7 @@ class LaggingLoss:
         self._pending = (copy, arrived)
 
     def finish(self) -> None:
-        """Wait for the copy under way."""
+        """Wait for the pending copy, and add it."""
         if self._pending is not None:
             copy, arrived = self._pending
             arrived.synchronize()

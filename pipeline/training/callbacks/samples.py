@@ -1,4 +1,4 @@
-"""Show samples of the model at each validation."""
+"""Show sample outputs of the model at each validation."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ class Samples(Callback):
     """Generate samples at each validation and pass them on with their step.
 
     Args:
-        make: makes the samples; the model is in eval mode.
-        show: gets the step and the samples.
+        make: generates the samples; the model is in eval mode.
+        show: called with the step and the samples.
     """
 
     def __init__(self, make: Callable[[], list[Sample]], show: Callable[[int, list[Sample]], None]) -> None:
@@ -22,6 +22,6 @@ class Samples(Callback):
         self._show = show
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sample within a training, on the first process."""
+        """Generate and show samples within training, in the first process."""
         if trainer.state.fn is TrainerFn.FITTING and trainer.is_global_zero:
             self._show(trainer.global_step, self._make())

@@ -1,4 +1,4 @@
-"""Seed random numbers so that a resumed run repeats them."""
+"""Seed random numbers so that a resumed run draws the same ones."""
 
 import hashlib
 from typing import Any
@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class StepSeed(Callback):
-    """Seeds torch for each training batch from (seed, process, number of the batch): dropout needs no state.
+    """Seeds torch for each batch from (seed, rank, batch number), so that dropout needs no saved state.
 
     Args:
         seed: the run's seed.
@@ -23,7 +23,7 @@ class StepSeed(Callback):
     ) -> None:
         """Seed the CPU and the device of this process; neither waits for the device."""
         seed = batch_seed(self._seed, trainer.global_rank, trainer.fit_loop.total_batch_idx)
-        # torch.manual_seed would queue a call for each kind of device that is absent, at each step, for ever.
+        # torch.manual_seed would queue one more call for each absent kind of device at each step.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type == "cuda":
             torch.cuda.manual_seed(seed)

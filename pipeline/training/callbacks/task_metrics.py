@@ -1,4 +1,4 @@
-"""The task's own metrics, such as exact match or BLEU: the model answers held-out rows at each validation."""
+"""Log the task's own metrics, such as exact match or BLEU, on held-out rows at each validation."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,19 +8,19 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 class TaskMetrics(Callback):
-    """Logs what `measure` gives as `val/NAME`, so that the best weights can be chosen by it.
+    """Logs the metrics that `measure` returns as `val/NAME`, so that they can select the best weights.
 
-    Every process measures the same rows, and so has the same numbers.
+    Every process measures the same rows, and gets the same values.
 
     Args:
-        measure: answers rows with the model, which is in eval mode, and scores the answers.
+        measure: predicts rows with the model, which is in eval mode, and returns metrics by name.
     """
 
     def __init__(self, measure: Callable[[], Mapping[str, float]]) -> None:
         self._measure = measure
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure within a training."""
+        """Measure within training."""
         if trainer.state.fn is TrainerFn.FITTING:
             values = {f"val/{name}": value for name, value in self._measure().items()}
             pl_module.log_dict(values, sync_dist=True)

@@ -1,4 +1,4 @@
-"""Log speed and progress against the optimizer step."""
+"""Log the speed and the progress of training at each logging step."""
 
 import math
 import time
@@ -22,12 +22,12 @@ from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_st
 class Throughput(Callback):
     """Log the progress and the speed of training, at logging steps.
 
-    They are tokens_seen, training_flops, epoch, wall_s, tokens_per_second and mfu. A token is a
-    position of `input_ids` or `decoder_input_ids` that is not padding. Validations and checkpoints do not
-    count in tokens_per_second, but in wall_s.
+    The metrics are tokens_seen, training_flops, epoch, wall_s, tokens_per_second and mfu. A token is a
+    position of `input_ids` or `decoder_input_ids` that is not padding. The time of validations and
+    checkpoints counts in wall_s, but not in tokens_per_second.
 
     Args:
-        rows_per_epoch: rows of the training set; None leaves `epoch` out (a stream has none).
+        rows_per_epoch: number of training rows; None leaves out `epoch`, as for a stream.
     """
 
     def __init__(self, *, rows_per_epoch: int | None = None) -> None:
@@ -37,14 +37,14 @@ class Throughput(Callback):
         self._rows_seen = 0
         self._flops: TrainingFlops | None = None
         self._flops_spent = 0.0
-        # Tokens and FLOPs of this process that are not yet counted above: exact up to 2 ** 53.
+        # Tokens and FLOPs of this process not yet added to the counts above; exact up to 2 ** 53.
         self._fresh = torch.zeros(2, dtype=torch.float64)
         self._sum_over_processes: Callable[[Tensor], Tensor] | None = None
         self._peak_flops_per_s: float | None = None
         self._step_flops = 0.0
-        self._interval_tokens_from = 0  # _tokens_seen when it was logged last
+        self._interval_tokens_from = 0  # _tokens_seen at the last logging step
         self._interval_steps = 0
-        self._interval_s = 0.0  # without what has passed since _running_since
+        self._interval_s = 0.0  # without the time since _running_since
         self._running_since: float | None = None
 
     @property
@@ -70,7 +70,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Mapping[str, Tensor], batch_idx: int
     ) -> None:
-        """Count the work of a step once, where it can be compared with a peak."""
+        """Count the FLOPs of a step once, if the peak of the device is known."""
         if self._peak_flops_per_s is not None and not self._step_flops:
             assert isinstance(pl_module, LitModule)
             self._step_flops = count_training_flops(pl_module, batch) * trainer.accumulate_grad_batches
@@ -85,7 +85,7 @@ class Throughput(Callback):
         batch: Mapping[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Count the batch, and log at logging steps; only then is a device waited for."""
+        """Count the batch, and log at logging steps; only then does the program wait for the device."""
         n_tokens = count_tokens(batch)
         self._fresh[0] += n_tokens["read"] + n_tokens.get("decoded", 0)
         if self._flops is not None:
@@ -106,11 +106,11 @@ class Throughput(Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Stop counting time; the next batch starts it again."""
+        """Stop counting time until the next batch."""
         self._pause()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was counted so far, over all processes."""
+        """Return the counts so far, over all processes."""
         self._count_fresh()
         return {
             "tokens_seen": self._tokens_seen,
@@ -120,9 +120,9 @@ class Throughput(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue counting."""
+        """Continue from the saved counts."""
         self._tokens_seen, self._rows_seen = state_dict["tokens_seen"], state_dict["rows_seen"]
-        self._flops_spent = state_dict.get("flops_spent", math.nan)  # older checkpoints have not counted them
+        self._flops_spent = state_dict.get("flops_spent", math.nan)  # missing in older checkpoints
         self._interval_tokens_from = self._tokens_seen
         self._clock.load_state_dict(state_dict)
 
@@ -139,7 +139,7 @@ class Throughput(Callback):
         self._fresh = torch.zeros_like(self._fresh)
 
     def _measure(self) -> dict[str, float]:
-        """The values of the interval that ends now; begins the next one."""
+        """Return the metrics of the interval that ends now, and begin the next one."""
         self._count_fresh()
         self._pause()
         seconds = max(self._interval_s, 1e-9)

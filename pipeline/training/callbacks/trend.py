@@ -1,4 +1,4 @@
-"""Track the validation loss over a training."""
+"""Keep the validation losses of a training run."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class LossTrend(Callback):
 
     @property
     def last_step(self) -> int:
-        """The step of the last validation, with which each training ends."""
+        """The step of the last validation, at which training ended."""
         return max(self.losses)
 
     @property
@@ -33,14 +33,14 @@ class LossTrend(Callback):
         return len(self.losses) > 1 and self.lowest_step == self.last_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the loss of a validation within a training."""
+        """Keep the loss of a validation within training."""
         if trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking:
             self.losses[trainer.global_step] = float(trainer.callback_metrics["val/loss"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses so far."""
+        """Return the losses so far."""
         return {"losses": dict(self.losses)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the losses so far."""
+        """Restore the losses so far."""
         self.losses = dict(state_dict["losses"])

@@ -132,7 +132,7 @@ def test_a_finished_run_is_not_to_be_resumed_for_its_bundle(config: Config) -> N
         folder = finish(trained.bundles / "best")
         trained.keep(folder / bundle.DONE)
     (folder / bundle.DONE).unlink()
-    again = f"(?s)deleted or is incomplete; .*hint: make it again with `make reproduce RUN={trained.name}`"
+    again = f"(?s)deleted or is incomplete; .*hint: recreate it with `make reproduce RUN={trained.name}`"
     for spec in (trained.name, str(trained.path), str(folder)):
         with pytest.raises(BundleError, match=again):
             find_bundle(spec, Path(config.runs_dir))

@@ -124,7 +124,9 @@ def test_an_end_before_the_present_step_is_refused_and_the_end_that_it_advises_i
 
 def test_the_length_of_a_run_with_a_curriculum_is_what_it_was() -> None:
     begin("trainer.curriculum=0.5")
-    with pytest.raises(RunError, match=r"(?s)curriculum=0.5, a share of its steps; .* start a new run"):
+    with pytest.raises(
+        RunError, match=r"(?s)curriculum=0.5, which is a fraction of its steps; .* start a new run"
+    ):
         resumed("trainer.max_steps=1000")
 
 

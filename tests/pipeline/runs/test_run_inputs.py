@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.compose import compose
 from pipeline.runs.inputs import differences, inputs_of, key_of
-from pipeline.runs.record import BEGAN_WITH, RunFolder, RunRecord, with_its_beginning
+from pipeline.runs.record import BEGAN_WITH, RunFolder, RunRecord, with_original
 
 
 def inputs(*words: str, stage: str = "pretrain") -> dict[str, str]:
@@ -65,24 +65,24 @@ def test_a_run_that_goes_on_with_other_inputs_is_made_from_neither(tmp_path: Pat
     began = {"a": "1", "rows": "r", "code x.py": "c"}
     record = RunRecord(name="r", stage="pretrain", config_hash="x", created="now", inputs=began)
     run = RunFolder(tmp_path, record, resumed=True)
-    assert with_its_beginning(run, began) == began
+    assert with_original(run, began) == began
     for now, changed in (
         ({**began, "rows": "s"}, {}),
         ({**began, "code x.py": "d"}, {}),
         (began, {"a": "2"}),
     ):
-        mixed = with_its_beginning(run, now, changed)
+        mixed = with_original(run, now, changed)
         assert mixed is not None
         assert BEGAN_WITH in mixed
         assert key_of(mixed) not in (key_of(began), key_of({**now, **changed}))
     record.inputs = mixed
-    assert with_its_beginning(run, began) == mixed
+    assert with_original(run, began) == mixed
     new = RunFolder(tmp_path, record)
-    assert with_its_beginning(new, {"a": "2"}) == {"a": "2"}
+    assert with_original(new, {"a": "2"}) == {"a": "2"}
 
 
 def test_a_run_that_goes_on_by_its_name_alone_is_made_from_what_it_began_with(tmp_path: Path) -> None:
     began = {"size.d_model": "512", "rows": "r"}
     record = RunRecord(name="r", stage="pretrain", config_hash="x", created="now", inputs=began)
     run = RunFolder(tmp_path, record, resumed=True)
-    assert with_its_beginning(run, {"size.d_model": "64", "seed": "1", "rows": "r"}) == began
+    assert with_original(run, {"size.d_model": "64", "seed": "1", "rows": "r"}) == began

@@ -9,7 +9,7 @@ from pipeline.config.compose import compose
 from pipeline.config.plain import Config
 from pipeline.config.recorded import with_defaults
 from pipeline.runs.start import completed, new_model
-from pipeline.stages.finetune.gain import SAME, command_from_nothing
+from pipeline.stages.finetune.gain import SAME, command_from_scratch
 from tests.commands import pipeline_words
 
 DECODER = "model.backbone._target_=modules.transformer.Decoder"
@@ -48,7 +48,7 @@ def test_what_is_typed_composes_to_what_differs_in_its_start_alone(
     words: list[str], command: str | None
 ) -> None:
     config = compose("finetune", [*words, "init_from=none"])
-    found = command_from_nothing(config)
+    found = command_from_scratch(config)
     assert found is not None
     assert command in (None, found)
     stage, *overrides = pipeline_words(split(found)[1:]) or []
@@ -60,10 +60,10 @@ def test_what_is_typed_composes_to_what_differs_in_its_start_alone(
 def test_what_the_task_gives_its_backbone_is_not_said() -> None:
     config = compose("finetune", ["task=qa", "init_from=none"])
     typed = completed(config, None, model=new_model(config, {"n_token_types": 1}))
-    assert command_from_nothing(typed) == "make finetune-qa INIT=none"
+    assert command_from_scratch(typed) == "make finetune-qa INIT=none"
 
 
 def test_what_cannot_be_typed_is_not_said() -> None:
     config = compose("finetune", ["task=classify", "init_from=none"])
     config = Config({**config, "choices": {**config.choices, "data": "gone"}})
-    assert command_from_nothing(config) is None
+    assert command_from_scratch(config) is None

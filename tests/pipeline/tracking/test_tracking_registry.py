@@ -199,7 +199,7 @@ def test_the_first_challenger_becomes_champion_and_stays_it(
     trained("a")
     assert promoted(capsys, "a") == (
         True,
-        "Registry prelude-classify version 1 is now champion: there was none before",
+        "Registry prelude-classify version 1 is now champion: there was no champion before",
     )
     assert promoted(capsys, "a") == (True, "Registry prelude-classify version 1 is already the champion")
     version = client.get_model_version_by_alias("prelude-classify", "champion")
