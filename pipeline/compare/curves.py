@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tracking.figures import Curve, grown_by, read_curves
+from pipeline.tracking.figures import Curve, interpolate, read_curves
 from pipeline.tracking.spool import POINTS, lane_file
 
 Floats = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ class History:
         if metric not in self.points or over not in self.points:
             return None
         steps, values = np.array(self.points[metric], np.float64).T
-        x = grown_by(steps, self.points[over])
+        x = interpolate(steps, self.points[over])
         fine = np.isfinite(values)
         return _thin(x[fine]), _thin(values[fine])
 

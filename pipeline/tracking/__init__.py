@@ -1,4 +1,4 @@
-"""MLflow tracking that never disturbs training: runs, spools, replay and links. Light to import."""
+"""MLflow tracking that never disturbs training: runs, spools, replay and links. Fast to import."""
 
 from pipeline.tracking.options import TrackingOptions
 from pipeline.tracking.run import DatasetContext, DatasetRecord, EndStatus, Run, RunCard

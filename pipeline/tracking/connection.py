@@ -1,4 +1,4 @@
-"""Query a store directly, outside a run: whatever it rejects becomes a one-line error."""
+"""Query a store directly, outside a run; exceptions of MLflow and the database become a `TrackingError`."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def store_of(options: TrackingOptions) -> Store:
     """Return the store that these options choose.
 
     Raises:
-        TrackingError: tracking is off, or the address is invalid.
+        TrackingError: if tracking is off, or the URI is invalid.
     """
     if not options.enabled:
         raise TrackingError("tracking is off", "an MLflow store", "leave out tracking=off")
@@ -28,10 +28,11 @@ def store_of(options: TrackingOptions) -> Store:
 
 @contextmanager
 def connect(store: Store) -> Iterator["MlflowClient"]:
-    """A client of a store that is there; nothing is created.
+    """Open a client of an existing store; nothing is created.
 
     Raises:
-        TrackingError: there is no such store, or it is locked, damaged, of another MLflow, or away.
+        TrackingError: if there is no such store, or it is locked, damaged, unreachable, or was written by
+            another version of MLflow.
     """
     if store.sqlite_file is not None and not store.sqlite_file.exists():
         raise TrackingError(

@@ -22,7 +22,7 @@ def describe(
     results: Mapping[str, float],
     provenance: Mapping[str, str],
 ) -> str:
-    """Describe the run: what it did, with which settings and results."""
+    """Describe a run in Markdown: its subject, results, data, settings, code and command."""
     parts = [f"**{stage}**{_subject(config)}."]
     if results:
         parts.append(result_table(results))
@@ -41,13 +41,13 @@ def describe(
 
 
 def result_table(results: Mapping[str, float]) -> str:
-    """Format results in Markdown, with intervals if there are any."""
+    """Format results as a Markdown table, with their intervals if there are any."""
     rows = "\n".join(f"| {key} | {_with_interval(key, results)} |" for key in without_ends(results))
     return f"| result | value |\n|---|---|\n{rows}"
 
 
 def without_ends(values: Mapping[str, float]) -> dict[str, float]:
-    """Less the ends of intervals, `NAME_low` and `NAME_high`: they belong to a number and are none alone."""
+    """Return the values without the bounds of confidence intervals, `NAME_low` and `NAME_high`."""
     return {
         key: value
         for key, value in values.items()
@@ -56,10 +56,10 @@ def without_ends(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def final_values(results: Mapping[str, float]) -> dict[str, float]:
-    """What a run ended with, under names without a slash: MLflow draws those below the curves, as bars.
+    """Return the final results of a run under names without a slash, which MLflow draws as bars.
 
-    `test/f1` becomes `test_f1`. What was validated has its curve: of the best weights it is given again, as
-    `best_val_loss`, where nothing was tested.
+    `test/f1` becomes `test_f1`. Validation metrics have curves, so they are included only if there are no
+    test metrics: the loss of the best weights becomes `best_val_loss`.
     """
     values = without_ends(results)
     tested = {result_name(key): value for key, value in values.items() if result_name(key) != key}
@@ -67,7 +67,7 @@ def final_values(results: Mapping[str, float]) -> dict[str, float]:
 
 
 def result_name(key: str) -> str:
-    """`test_f1` for `test/f1`, which has no curve; any other name as it is."""
+    """Return `test_f1` for `test/f1`, which has no curve, and any other name unchanged."""
     split, slash, name = key.partition("/")
     return f"test_{name}" if slash and split == "test" else key
 
@@ -79,7 +79,7 @@ def _with_interval(key: str, results: Mapping[str, float]) -> str:
 
 
 def _subject(config: Mapping[str, Any]) -> str:
-    """` of a Decoder for TextClassification on reviews.csv with Muon`, as far as the configuration says."""
+    """Return text such as ` of a Decoder for TextClassification on reviews.csv with Muon`."""
     model = _class(config, "model") or ""
     article = "an" if model.startswith(("A", "E", "I", "O", "U")) else "a"
     words = {f"of {article}": model, "for": _class(config, "task"), "on": _corpus(config)}
@@ -88,14 +88,14 @@ def _subject(config: Mapping[str, Any]) -> str:
 
 
 def _class(config: Mapping[str, Any], group: str) -> str | None:
-    """The name of the class that the configuration builds for a group."""
+    """Return the name of the class that the configuration builds for a group."""
     flat = flatten(config)
     keys = [key for key in flat if key.startswith(f"{group}.") and key.endswith("._target_")]
     return flat[min(keys, key=lambda key: key.count("."))].rpartition(".")[2] if keys else None
 
 
 def _corpus(config: Mapping[str, Any]) -> str | None:
-    """The files, the name or the class of the corpus."""
+    """Return the files of the corpus, or else its name or class."""
     data = config.get("data") or {}
     files = data.get("train") or data.get("path") or data.get("name")
     names = [str(file).rpartition("/")[2] for file in ([files] if isinstance(files, str) else files or [])]
@@ -105,10 +105,10 @@ def _corpus(config: Mapping[str, Any]) -> str | None:
 def _settings(config: Mapping[str, Any]) -> str:
     flat = flatten(config, max_chars=80)
     rows: dict[str, str] = {}
-    for wanted in _SETTINGS:
+    for name in _SETTINGS:
         for key, value in flat.items():
-            # A size stands in the model too, which is what was built.
-            if key.rpartition(".")[2] == wanted and value != "null" and not key.startswith("size."):
+            # The numbers in `size` are repeated in the model, which is what was built.
+            if key.rpartition(".")[2] == name and value != "null" and not key.startswith("size."):
                 rows.setdefault(key, value.replace("|", "\\|"))
     return "\n".join(f"| {key} | {value} |" for key, value in list(rows.items())[:_MAX_ROWS])
 

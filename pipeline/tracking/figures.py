@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Curve = list[tuple[int, float]]
 Floats = npt.NDArray[np.float64]
 
-#: The name of the picture among a run's artifacts.
+#: The artifact with the picture.
 LEARNING_CURVES = "plots/learning_curves.png"
 #: The metric without which nothing is plotted.
 TRAINED = "train/loss"
@@ -24,10 +24,10 @@ _PANELS = {
     _LOSS: {"train": TRAINED, "validation": "val/loss"},
     _BITS: {"train": "train/bits_per_byte", "validation": "val/bits_per_byte"},
 }
-#: What says the same as a panel that is there, or is no quality of the model.
+#: Metrics that repeat another panel.
 _NOT_SHOWN = ("loss", "bits_per_byte", "perplexity")
 _MOST_CURVES = 4
-#: Colours that colour-blind readers tell apart. Source: Okabe and Ito 2008, "Color Universal Design".
+#: Colours that colour-blind readers can distinguish. Source: Okabe and Ito 2008, "Color Universal Design".
 _COLOURS = {"train": "#0072b2", "validation": "#d55e00"}
 _OTHER_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _FEW_POINTS = 30
@@ -35,7 +35,7 @@ _TOKENS = ("tokens_seen", "train/tokens_seen")
 
 
 def draw_learning_curves(points: Path, picture: Path) -> bool:
-    """Draw the losses, and what else was validated, over tokens; False where nothing was trained."""
+    """Draw the losses and other validation metrics over tokens; return False if nothing was trained."""
     curves = read_curves(points)
     if TRAINED not in curves:
         return False
@@ -57,11 +57,11 @@ def draw_learning_curves(points: Path, picture: Path) -> bool:
 
 
 def _panels(curves: dict[str, Curve]) -> dict[str, dict[str, str]]:
-    """The panels that have curves; without bits per byte the task's own metrics take their place."""
+    """Return the panels that have curves; without bits per byte, the task's metrics take their place."""
     panels = {
         title: kept
-        for title, wanted in _PANELS.items()
-        if (kept := {label: key for label, key in wanted.items() if key in curves})
+        for title, lines in _PANELS.items()
+        if (kept := {label: key for label, key in lines.items() if key in curves})
     }
     if _BITS not in panels:
         names = [key.removeprefix("val/") for key in sorted(curves) if key.startswith("val/")]
@@ -74,7 +74,7 @@ def _panels(curves: dict[str, Curve]) -> dict[str, dict[str, str]]:
 def _draw(axes: "Axes", panel: dict[str, Curve], tokens: Curve | None) -> None:
     for place, (label, curve) in enumerate(panel.items()):
         steps, y = np.array(curve, np.float64).T
-        x = grown_by(steps, tokens) if tokens else steps
+        x = interpolate(steps, tokens) if tokens else steps
         marker = "o" if len(curve) < _FEW_POINTS else None
         colour = _COLOURS.get(label, _OTHER_COLOURS[place])
         axes.plot(x, y, label=label, color=colour, marker=marker, markersize=3.5)
@@ -86,7 +86,7 @@ def _draw(axes: "Axes", panel: dict[str, Curve], tokens: Curve | None) -> None:
 
 
 def read_curves(points: Path) -> dict[str, Curve]:
-    """Every metric as (step, value) in order of steps; of a step told twice (a resumed run), the later."""
+    """Return every metric as (step, value) in order of steps; the later value of a repeated step is kept."""
     found: dict[str, dict[int, float]] = {}
     for record in records_of(points, "metrics"):
         for key, value in record["values"].items():
@@ -94,9 +94,9 @@ def read_curves(points: Path) -> dict[str, Curve]:
     return {key: sorted(values.items()) for key, values in found.items()}
 
 
-def grown_by(steps: Floats, grown: Curve) -> Floats:
-    """What has grown by each step: on straight lines through the origin and what was logged, and beyond."""
-    known, sizes = np.array([(0, 0.0), *grown], np.float64).T
+def interpolate(steps: Floats, curve: Curve) -> Floats:
+    """Interpolate a curve through the origin linearly at each step, and extrapolate it proportionally."""
+    known, sizes = np.array([(0, 0.0), *curve], np.float64).T
     beyond = np.maximum(steps / max(known[-1], 1), 1)
-    there: Floats = np.interp(steps, known, sizes) * beyond
-    return there
+    values: Floats = np.interp(steps, known, sizes) * beyond
+    return values

@@ -1,4 +1,4 @@
-"""Forward Lightning's `self.log` to a run."""
+"""A Lightning logger that forwards metrics to a tracked run."""
 
 from argparse import Namespace
 from typing import Any
@@ -10,10 +10,10 @@ from pipeline.tracking.run import Run
 
 
 class TrackingLogger(Logger):
-    """Passes metrics on to a run, at the optimizer step that they are given with.
+    """Forwards metrics to a run, at the optimizer step with which they are logged.
 
-    `LitModule` and the callbacks give the steps done, on which the whole run counts. Hyperparameters
-    are the run's own affair and are not taken from Lightning.
+    `LitModule` and the callbacks log with the number of completed optimizer steps. Hyperparameters are
+    recorded by the run itself and are not taken from Lightning.
     """
 
     def __init__(self, run: Run) -> None:
@@ -22,7 +22,7 @@ class TrackingLogger(Logger):
 
     @property
     def name(self) -> str:
-        """The kind of the logger; Lightning uses it in paths when it saves by itself, which we do not do."""
+        """The kind of the logger; Lightning uses it only in paths of its own checkpoints."""
         return "tracking"
 
     @property
@@ -37,8 +37,8 @@ class TrackingLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Record numbers at a step."""
+        """Record metrics at a step."""
         self._run.log_metrics(metrics, step or 0)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run holds the whole configuration already."""
+        """Do nothing: the run already has the whole configuration."""

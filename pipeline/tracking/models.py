@@ -1,4 +1,4 @@
-"""Log bundles as MLflow LoggedModels: outputs of one run, inputs of others."""
+"""Log bundles as MLflow LoggedModels, which are outputs of one run and inputs of others."""
 
 import re
 from pathlib import Path
@@ -19,15 +19,15 @@ _NOT_IN_MODEL_NAMES = re.compile(r"[/:.%\"']")
 def record_bundle(
     client: "MlflowClient", progress: Progress, record: Record, points: Path | None = None
 ) -> None:
-    """Make the model of a bundle, or finish one that an earlier, interrupted try began.
+    """Create the LoggedModel of a bundle, or complete one that an interrupted attempt left.
 
-    `points` is the lane of the spool that holds the run's curves, if it has any.
+    `points` is the lane of the spool that contains the run's curves, if it has any.
     """
     from mlflow.entities import LoggedModelOutput
 
     folder, run_id = Path(record["folder"]), str(progress.run_id)
     if not (folder / "DONE").exists():
-        raise FileNotFoundError(f"{folder} is no finished bundle (no DONE)")
+        raise FileNotFoundError(f"{folder} is not a finished bundle (it has no DONE)")
     model = _find_or_create(client, progress, record)
     location = urlsplit(model.artifact_location)
     if location.scheme in {"", "file"}:
@@ -50,21 +50,21 @@ def _mark(progress: Progress, record: Record) -> str:
     return f"{progress.run_id}:{record['name']}:{record['step']}"
 
 
-def _made_of(client: "MlflowClient", progress: Progress, record: Record) -> list[Any]:
-    """The models that were made of this record: none, one, or more where a request came through late."""
+def _made_from(client: "MlflowClient", progress: Progress, record: Record) -> list[Any]:
+    """Return the models made from this record: none, one, or more if a request was processed late."""
     mark = f"tags.`record` = '{_mark(progress, record)}'"
     return list(client.search_logged_models([str(progress.experiment_id)], filter_string=mark))
 
 
 def _remove_doubles(client: "MlflowClient", progress: Progress, record: Record, kept: str) -> None:
-    for model in _made_of(client, progress, record):
+    for model in _made_from(client, progress, record):
         if model.model_id != kept:
             client.delete_logged_model(model.model_id)
 
 
 def _find_or_create(client: "MlflowClient", progress: Progress, record: Record) -> Any:
     experiment = str(progress.experiment_id)
-    found = _made_of(client, progress, record)
+    found = _made_from(client, progress, record)
     if found:
         return min(found, key=lambda model: (model.creation_timestamp, model.model_id))
     return client.create_logged_model(
@@ -80,10 +80,10 @@ def _find_or_create(client: "MlflowClient", progress: Progress, record: Record) 
 def _log_metrics(
     client: "MlflowClient", run_id: str, model_id: str, record: Record, points: Path | None
 ) -> None:
-    """Record the numbers with the model and the data.
+    """Record the metrics with the model and the data set.
 
-    MLflow adds them to the run's curve too: a point that the curve has already is logged again with its own
-    time, and stays one point.
+    MLflow also adds them to the run's curves. A point that a curve already has is logged with its original
+    time, so that it is not duplicated.
     """
     from mlflow.entities import Metric
 
@@ -99,7 +99,7 @@ def _log_metrics(
 
 
 def _logged(points: Path, steps: set[int]) -> dict[tuple[str, float], tuple[int, int]]:
-    """(metric, value) -> time in ms and step, of all that the run logged at these steps."""
+    """Return (metric, value) -> (time in ms, step) for the points that the run logged at these steps."""
     return {
         (key, value): (logged["time_ms"], logged["step"])
         for logged in records_of(points, "metrics")
@@ -114,7 +114,7 @@ def _measured_on(datasets: dict[str, dict[str, str] | None], metric: str) -> dic
 
 
 def record_use(client: "MlflowClient", progress: Progress, record: Record) -> None:
-    """Record the model that a run starts from; by a tag alone where that model was never tracked here."""
+    """Record the model that a run starts from; only as a tag if that model is not in this store."""
     from mlflow.entities import LoggedModelInput
 
     folder, run_id = Path(record["folder"]), str(progress.run_id)
@@ -132,7 +132,7 @@ def record_use(client: "MlflowClient", progress: Progress, record: Record) -> No
 
 
 def maker_of(bundle: Path) -> Progress | None:
-    """The tracking progress of the run in whose folder a bundle lies; None for one from elsewhere."""
+    """Return the tracking progress of the run whose folder contains a bundle, or None."""
     for folder in [bundle, *bundle.parents][:3]:
         if (folder / "tracking" / "progress.json").exists():
             return Progress.load(folder / "tracking")

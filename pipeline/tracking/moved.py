@@ -1,6 +1,6 @@
 """Update the paths in a store whose project was moved or copied.
 
-MLflow records the place of each file whole, and has no call that changes it; so this is done in its database.
+MLflow records absolute paths and has no API to change them, so they are changed in its database.
 """
 
 import os
@@ -13,7 +13,7 @@ from pipeline.errors import TrackingError
 from pipeline.tracking.options import Store
 from pipeline.tracking.problems import explain
 
-#: Tables and columns in which MLflow keeps places of files.
+#: Tables and columns in which MLflow stores paths of files.
 _PLACES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -25,7 +25,7 @@ _LOCKED_FOR_S = 30.0
 
 
 def follow_project(store: Store) -> None:
-    """Change the places of a local store's files to those beside it, if it was made elsewhere."""
+    """Make the paths in a local store point to the files next to it, if it was created elsewhere."""
     file, root = store.sqlite_file, store.artifact_root
     if file is None or root is None or not file.exists():
         return
@@ -44,18 +44,18 @@ def follow_project(store: Store) -> None:
 
 
 def _made_for(database: sqlite3.Connection) -> str | None:
-    """Where the files lay when the store was made: MLflow's first experiment has its own in there."""
+    """Return the URI of the artifact folder when the store was created, from MLflow's default experiment."""
     try:
         query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
         found = database.execute(query).fetchone()
     except sqlite3.DatabaseError:
-        return None  # no store of MLflow, or a damaged one: who opens it is told so
+        return None  # not an MLflow store, or a damaged one, which is reported when it is opened
     location = str(found[0]) if found else ""
     return location.removesuffix("/0") if location.startswith("file:") and location.endswith("/0") else None
 
 
 def _is_same(before: str, root: Path) -> bool:
-    """Whether both are one folder, perhaps by different ways."""
+    """Return whether both are the same folder, perhaps by different paths."""
     folder = Path(unquote(urlsplit(before).path))
     if before == root.as_uri() or folder.name != root.name:
         return True

@@ -1,4 +1,4 @@
-"""The options of tracking, and the MLflow store that they choose."""
+"""The options of tracking, and the MLflow store that they select."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,24 +12,25 @@ from pipeline.tracking.secret_forms import without_credentials
 
 _SERVERS = frozenset({"http", "https"})
 _DATABASES = frozenset({"postgresql", "mysql", "mssql"})
-#: Drivers whose package has another name.
+#: Database drivers whose package has another name.
 _PACKAGES = {"psycopg": "psycopg2-binary", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
-#: Longest wait that a run's end is allowed; what is not sent by then stays in the spool.
+#: The largest `end_wait_s`; records that are not sent by then stay in the spool.
 _MAX_END_WAIT_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingOptions:
-    """Where and what a run is tracked.
+    """Whether, where and how runs are tracked.
 
     Args:
-        enabled: False gives a run whose calls do nothing.
-        uri: An MLflow store or server; None: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project folder.
-        experiment: MLflow's name for the table that trainings stand in; what tells of trainings or serves
-            them (tokenizers, evaluations, comparisons, sweeps) stands in a second one, NAME-reports.
+        enabled: False disables tracking.
+        uri: An MLflow store or server; None: `MLFLOW_TRACKING_URI`, or else `mlflow.db` in the project
+            folder.
+        experiment: The MLflow experiment of training runs; other runs (tokenizers, evaluations, comparisons,
+            sweeps) are in a second experiment, NAME-reports.
         system_metrics: Sample processor, memory, disk, network and GPU every ten seconds.
-        end_wait_s: Longest wait at the end of a run for the store, in seconds.
-        tags: Further tags of the run, for whoever looks for it: tracking.tags.NAME=TEXT.
+        end_wait_s: Seconds to wait for the store at the end of a run, at most.
+        tags: Further tags of the run, set with tracking.tags.NAME=TEXT.
     """
 
     enabled: bool = True
@@ -40,12 +41,12 @@ class TrackingOptions:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def experiment_of(self, card: RunCard) -> str:
-        """The table that a run stands in."""
+        """Return the experiment that a run belongs to."""
         return self.reports if card.is_report else self.experiment
 
     @property
     def reports(self) -> str:
-        """The table of the runs that are no trainings."""
+        """The experiment of runs that do not train."""
         return f"{self.experiment}-reports"
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class TrackingOptions:
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store: its address, and where the files of new experiments go (None: the server decides)."""
+    """An MLflow store: its URI, and the artifact folder of new experiments (None: the server decides)."""
 
     uri: str
     artifact_root: Path | None
@@ -73,18 +74,18 @@ class Store:
 
     @property
     def public_uri(self) -> str:
-        """The address without the credentials that it may hold."""
+        """The URI without credentials."""
         return without_credentials(self.uri)
 
 
 def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str, str]) -> Store:
-    """Decide on the store once, with absolute paths, so that the working folder never matters again.
+    """Return the store to use, with absolute paths, so that it does not depend on the working folder later.
 
-    Files of a database's new experiments go beside the project, as a server's go where the server says.
+    Artifacts of new experiments in a database go to the project's `mlartifacts`; a server decides itself.
 
     Raises:
-        TrackingError: A plain folder, an unknown kind of store, one whose driver is not installed, or a file
-            that cannot be written.
+        TrackingError: if the URI names a plain folder, an unknown kind of store, a database whose driver is
+            not installed, or a file whose folder does not exist.
     """
     chosen = uri or environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme = urlsplit(chosen).scheme.split("+")[0]
@@ -103,8 +104,8 @@ def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str
     file = (project_folder / chosen.removeprefix("sqlite:///")).absolute()
     if any(letter in "?%" or "\ud800" <= letter <= "\udfff" for letter in str(file)):
         raise TrackingError(
-            f"the path of the MLflow store, {file}, contains characters with a meaning in an address",
-            "a path without ? and %, and in valid Unicode",
+            f"the path of the MLflow store, {file}, contains characters that are special in a URI",
+            "a path in valid Unicode without ? and %",
             "rename the folder, or set tracking.uri=sqlite:////OTHER/FOLDER/mlflow.db or tracking=off",
         )
     if not file.parent.is_dir():
@@ -117,10 +118,10 @@ def resolve_store(uri: str | None, *, project_folder: Path, environ: Mapping[str
 
 
 def _with_driver(uri: str) -> str:
-    """The address of a database, with a driver that is installed; `postgresql:` means any of its two.
+    """Return the URI of a database with an installed driver; `postgresql:` selects either of its two drivers.
 
     Raises:
-        TrackingError: it is no address of a database, or nothing here can talk to it.
+        TrackingError: if it is not the URI of a database, or no driver for it is installed.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -139,7 +140,7 @@ def _with_driver(uri: str) -> str:
         ) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise TrackingError(
-            f"the MLflow store {shown!r} is not a database address ({without_credentials(str(error))})",
+            f"the MLflow store {shown!r} is not a database URI ({without_credentials(str(error))})",
             "for example postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
             "correct tracking.uri or MLFLOW_TRACKING_URI",
         ) from None

@@ -1,6 +1,6 @@
-"""Record paths so that they are found again after the project was moved.
+"""Convert paths for recording, so that they stay valid when the project is moved.
 
-The project is the working folder, of the stage, of its writer and of `make sync` alike.
+The project is the working folder, which is the same for a stage, its writer process and `make sync`.
 """
 
 import os
@@ -10,7 +10,7 @@ _SQLITE = "sqlite:///"
 
 
 def kept_path(path: Path, run_folder: Path) -> str:
-    """A path as it is recorded: relative to the run's folder, where both lie in the project."""
+    """Return a path as it is recorded: relative to the run's folder if both are in the project."""
     path, run_folder, project = path.absolute(), run_folder.absolute(), Path.cwd()
     if path.is_relative_to(project) and run_folder.is_relative_to(project):
         return os.path.relpath(path, run_folder)
@@ -18,15 +18,15 @@ def kept_path(path: Path, run_folder: Path) -> str:
 
 
 def found_path(kept: str, run_folder: Path) -> Path:
-    """The path that was recorded, where it is now."""
+    """Return the current location of a recorded path."""
     return Path(os.path.normpath(run_folder.absolute() / kept))
 
 
 def kept_uri(uri: str, run_folder: Path) -> str:
-    """A store's address as it is recorded; that of a file is a path."""
+    """Return the URI of a store as it is recorded; that of a local file is converted like a path."""
     return _SQLITE + kept_path(Path(uri[len(_SQLITE) :]), run_folder) if uri.startswith(_SQLITE) else uri
 
 
 def found_uri(kept: str, run_folder: Path) -> str:
-    """The address that was recorded, as it is now."""
+    """Return the current form of a recorded URI."""
     return _SQLITE + str(found_path(kept[len(_SQLITE) :], run_folder)) if kept.startswith(_SQLITE) else kept

@@ -1,4 +1,4 @@
-"""Translate a store's error into one line that says what is wrong and what to do."""
+"""Translate errors of a store to one line that says what is wrong and what to do."""
 
 import re
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Problem:
     """Why a store rejected something.
 
     Args:
-        text: what is wrong, with the store's name.
+        text: what is wrong, including the name of the store.
         expected: what was expected of the store.
-        remedy: what a person can do; "" where we know nothing.
-        lasting: nothing changes it within seconds, so that waiting for it is idle.
+        remedy: what the user can do; empty if unknown.
+        lasting: whether the problem will not go away within seconds, so that waiting is pointless.
     """
 
     text: str
@@ -37,7 +37,7 @@ class _Meaning:
 
 
 def explain(error: Exception, store: Store) -> Problem:
-    """What an error of MLflow, of a database or of the disk says, in plain words."""
+    """Explain an error of MLflow, a database or a disk in plain words."""
     where = store.sqlite_file or store.public_uri
     lines = [without_credentials(line) for line in str(error).splitlines()]
     for sign, meaning in (*_schema(str(error)), *_KNOWN):
@@ -49,19 +49,19 @@ def explain(error: Exception, store: Store) -> Problem:
 
 
 def _shortened(line: str) -> str:
-    """An error's first sentence, as much of it as a person reads; all of it is in the writer's log."""
+    """Return the first sentence of an error, shortened; the writer's log has all of it."""
     sentence = line.split(". ", maxsplit=1)[0].rstrip(".")
     return shorten(sentence, _MOST_SHOWN)
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line, without the credentials that an address in it may hold."""
+    """Return the first line of an error, without credentials in URIs."""
     text = str(error).strip() or type(error).__name__
     return without_credentials(text.splitlines()[0])[:_MOST_CHARS]
 
 
 def _schema(text: str) -> list[tuple[str, _Meaning]]:
-    """Whether a store of another schema is older or newer than the installed MLflow."""
+    """Return the meaning of a schema mismatch: the store is older or newer than the installed MLflow."""
     found = re.search(r"database schema \(found version (\w+)", text)
     if found is None:
         return []
@@ -108,11 +108,11 @@ _KNOWN = (
     ),
     (
         r"error code 5|too many \d+ error responses",
-        _Meaning("answers with an error", "a server that works", "read the log of the server"),
+        _Meaning("responds with an error", "a working server", "read the log of the server"),
     ),
     (
         "API request|connection to server|Connection refused|could not connect",
-        _Meaning("does not answer", "a running server", "start the server"),
+        _Meaning("does not respond", "a running server", "start the server"),
     ),
     (
         "database is locked",

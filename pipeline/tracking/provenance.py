@@ -11,16 +11,16 @@ from pathlib import Path
 from pipeline.tracking.redaction import Redactor
 
 _PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "mlflow", "numpy")
-#: Endings of files that decide what is computed: one that git does not track counts as a change, data do not.
+#: Suffixes of files that determine results: if git does not track one, it counts as a change; data does not.
 _CODE = (b".py", b".yaml", b".toml", b"Makefile", b"constraints.txt")
-#: For all that is asked of git together; a run's start waits for it.
+#: Time limit for all git commands together, since the start of a run waits for them.
 _GIT_LIMIT_S = 3.0
 
 
 def collect_provenance(
     project_folder: Path, *, argv: Sequence[str], seed: int | None, redactor: Redactor
 ) -> dict[str, str]:
-    """Everything needed to run the same thing again, as plain names and texts; costs some 20 ms."""
+    """Collect everything needed to repeat a run, as text by name; takes about 20 ms."""
     facts = _git(project_folder)
     facts["python"] = platform.python_version()
     facts.update({name: found for name in _PACKAGES if (found := _package_version(name))})
@@ -34,7 +34,7 @@ def collect_provenance(
 
 
 def _as_typed(argv: Sequence[str]) -> list[str]:
-    """A module's own file as the `python -m MODULE` that started it."""
+    """Replace the path of a module's `__main__.py` by the `python -m MODULE` that started it."""
     if not argv:
         return []
     program = Path(argv[0])
@@ -91,7 +91,7 @@ def _cpu_name() -> str:
 
 
 def _gpu_names() -> str:
-    """The driver's own list: asking torch would start CUDA in this process."""
+    """Return the GPUs listed by the driver, since querying torch would initialize CUDA in this process."""
     found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     names = []
     for file in found:

@@ -1,4 +1,4 @@
-"""Keep secrets out of what is recorded, and flatten a configuration into parameters."""
+"""Redact secrets in what is recorded, and flatten a configuration to parameters."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from typing import Any
 from pipeline.tracking.secret_forms import REDACTED, hide, is_secret_key
 
 _MIN_SECRET_CHARS = 6
-#: Variables of every shell that look like secrets and are folders.
+#: Variables of every shell whose names look like secrets but whose values are folders.
 _FOLDERS = ("PWD", "OLDPWD")
 
 
 class Redactor:
-    """Replaces secrets: by key, by the look of a value, and by the values of secret environment variables."""
+    """Replaces secrets, recognized by key, by format, or as the value of a secret environment variable."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         secrets = {k: v for k, v in environ.items() if k not in _FOLDERS and is_secret_key(k, v)}
@@ -23,12 +23,12 @@ class Redactor:
         self._known = re.compile("|".join(re.escape(v) for v in longest_first)) if longest_first else None
 
     def text(self, text: str) -> str:
-        """The text without what looks like a secret, and without secrets of the environment."""
+        """Redact a text: what looks like a secret, and secrets of the environment."""
         text = hide(text)
         return self._known.sub(REDACTED, text) if self._known else text
 
     def value(self, key: str, value: Any) -> Any:
-        """The value at a key, redacted all the way down; other values keep their type."""
+        """Redact the value of a key, recursively; other values keep their type."""
         if is_secret_key(key, value):
             return REDACTED
         if isinstance(value, str):
@@ -40,7 +40,7 @@ class Redactor:
         return value
 
     def command(self, argv: Iterable[str]) -> str:
-        """A command line on one line; `key=value` and `--key value` are redacted by their key."""
+        """Format a command on one line; `key=value` and `--key value` are redacted by their key."""
         shown, secret_follows = [], False
         for argument in argv:
             key, equals, value = argument.partition("=")
@@ -56,9 +56,9 @@ class Redactor:
 
 
 def flatten(config: Mapping[str, Any], *, max_chars: int = 500) -> dict[str, str]:
-    """A nested configuration as one level of dotted keys and texts; a long text is cut and ends in its hash.
+    """Flatten a nested configuration to dotted keys and texts; long texts are cut and end with a hash.
 
-    Lists stay whole, as JSON: they are one choice of the user's, not several.
+    Lists are kept whole, as JSON, since a list is a single value.
     """
     found = _walk(config, "")
     return {_cut(key, max_chars=250): _cut(_as_text(value), max_chars=max_chars) for key, value in found}

@@ -1,7 +1,8 @@
-"""Send a run's spool to MLflow: everything once, with its own steps and times, however often it is tried.
+"""Send a run's spool to MLflow: every record exactly once, with its own step and time, despite retries.
 
-What the store has acknowledged is written down after each request. A request whose answer was lost is sent
-again: MLflow keeps a point of equal name, step, time and value once; for all else we look before we write.
+What the store has acknowledged is saved after each request. A request whose response was lost is repeated:
+MLflow ignores a repeated point of the same name, step, time and value, and for everything else the store is
+queried before it is changed.
 """
 
 import json
@@ -33,7 +34,7 @@ _DESCRIBING_TAGS = frozenset({"mlflow.note.content", "local_id"})
 
 
 class Replay:
-    """Brings the store up to date with one run's tracking folder."""
+    """Brings a store up to date with the tracking folder of one run."""
 
     def __init__(self, folder: Path, store: Store, *, client: "MlflowClient | None" = None) -> None:
         self.folder, self.store = folder, store
@@ -52,28 +53,28 @@ class Replay:
         }
 
     def _found(self, record: Record) -> Record:
-        """A record about a bundle, with the folder where that is now."""
+        """Return a record about a bundle, with the current location of its folder."""
         return {**record, "folder": str(found_path(record["folder"], self.folder.parent))}
 
     @property
     def client(self) -> "MlflowClient":
-        """The store's client, opened at the first need."""
+        """The client of the store, opened on first use."""
         if self._client is None:
             self._client = open_client(self.store)
         return self._client
 
     @property
     def run_id(self) -> str:
-        """The id that the store gave the run."""
+        """The id of the run in the store."""
         if self.progress.run_id is None:
             raise LookupError("the spool does not begin with the start of a run")
         return self.progress.run_id
 
     def drain(self, *, deadline: float = float("inf")) -> bool:
-        """Send what there is until `time.monotonic()` passes the deadline; False when some is left.
+        """Send records until `time.monotonic()` passes the deadline; return False if some are left.
 
         Raises:
-            Exception: Whatever kept the store from answering; all up to there is recorded as sent.
+            Exception: for any failure of the store; everything before it is recorded as sent.
         """
         for lane in LANES:
             for batch, offset in self._batches(lane):
@@ -86,7 +87,7 @@ class Replay:
         return True
 
     def _batches(self, lane: str) -> Iterator[tuple[list[Record], int]]:
-        """Metrics together as far as one request holds them, all else one by one; with the offset behind."""
+        """Yield batches of records and the offset after each; metrics are combined, others sent singly."""
         waiting: list[Record] = []
         n_waiting, end = 0, self.progress.offsets.get(lane, 0)
         for record, offset in read_records(lane_file(self.folder, lane), end):
@@ -117,22 +118,22 @@ class Replay:
         try:
             self._apply[batch[0]["kind"]](batch[0])
         except Exception as error:
-            self._refuse_if_hopeless(f"{batch[0]['kind']} {_title(batch[0])}", error)
+            self._reject_if_permanent(f"{batch[0]['kind']} {_title(batch[0])}", error)
 
     def _metrics(self, metrics: "list[Metric]") -> None:
-        """Send points; where MLflow refuses some, halve until only those are left out."""
+        """Send points; if MLflow rejects some, bisect so that only those are left out."""
         try:
             self.client.log_batch(self.run_id, metrics=metrics)
         except Exception as error:
             if len(metrics) == 1 or not is_permanent(error):
-                self._refuse_if_hopeless(f"metric {metrics[0].key} at step {metrics[0].step}", error)
+                self._reject_if_permanent(f"metric {metrics[0].key} at step {metrics[0].step}", error)
                 return
             middle = len(metrics) // 2
             self._metrics(metrics[:middle])
             self._metrics(metrics[middle:])
 
-    def _refuse_if_hopeless(self, what: str, error: Exception) -> None:
-        """Give a record up only when the store is well, knows the run, and still says no."""
+    def _reject_if_permanent(self, what: str, error: Exception) -> None:
+        """Record a rejection if the store works and knows the run; otherwise raise, to try again later."""
         if not is_permanent(error):
             raise error
         if self.progress.run_id is None or self.client.get_run(self.run_id).info.lifecycle_stage != "active":
@@ -154,8 +155,8 @@ class Replay:
             )
         )
         run_id = run.info.run_id
-        if not run_id:  # MLflow takes an empty answer for a yes
-            raise ConnectionError("the server's answer to the start of the run was empty")
+        if not run_id:  # MLflow accepts an empty response as success
+            raise ConnectionError("the server's response to the start of the run was empty")
         self._log_params(run_id, record["params"])
         self._set_tags(run_id, record["tags"])
         self.progress.run_id, self.progress.experiment_id = run_id, experiment
@@ -165,14 +166,14 @@ class Replay:
         return list(self.client.search_runs([experiment], f"tags.local_id = '{local_id}'"))
 
     def _remove_doubles(self) -> None:
-        """Delete runs that a server made late of requests which we had given up and sent again."""
+        """Delete duplicate runs, which a server created late from requests that had timed out."""
         local_id = self.client.get_run(self.run_id).data.tags.get("local_id", "")
         for run in self._runs_of(str(self.progress.experiment_id), local_id):
             if run.info.run_id != self.run_id:
                 self.client.delete_run(run.info.run_id)
 
     def _reopen(self, record: Record) -> None:
-        """Go on with the same run: RUNNING again; what differs from its start becomes `param_drift.` tags."""
+        """Reopen the run (RUNNING again); parameters that have changed become `param_drift.` tags."""
         run = self.client.get_run(self.run_id)
         self.client.update_run(self.run_id, status="RUNNING")
         first = {**run.data.params, **{k: run.data.tags[k] for k in record["tags"] if k in run.data.tags}}
@@ -242,7 +243,7 @@ def _metrics(record: Record) -> "list[Metric]":
 
 
 def _clean_key(key: str) -> str:
-    """A key in the letters that MLflow allows."""
+    """Replace the characters of a key that MLflow does not allow."""
     return re.sub(r"[^\w\-. :/]", "_", key)
 
 

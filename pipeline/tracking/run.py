@@ -1,4 +1,4 @@
-"""The interface by which a stage records itself, and the run that records nothing."""
+"""The interface through which a stage records its run, and the implementation that does nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ DatasetContext = Literal["train", "validation", "test", "tokenizer"]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
-    """A corpus as a run's input, under our own digest (MLflow's reads only 10,000 rows).
+    """A corpus as an input of a run, with Prelude's own digest (MLflow's covers only 10,000 rows).
 
     Args:
-        name: The corpus's name.
-        digest: Its fingerprint; the first 36 characters are shown and compared.
-        source: Where it came from: a path or an address.
-        columns: Column name to type.
-        profile: Plain facts: rows, bytes, tokens, ...
+        name: The name of the corpus.
+        digest: Its fingerprint; MLflow shows and compares the first 36 characters.
+        source: Its path or URL.
+        columns: Column name -> type.
+        profile: Further facts, such as the number of rows, bytes and tokens.
     """
 
     name: str
@@ -31,15 +31,15 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCard:
-    """The identity of a run at its start.
+    """The facts about a run that are known at its start.
 
     Args:
-        stage: The stage's word: pretrain, evaluate, ...
-        name: A name that tells it from its siblings.
-        config: The resolved configuration, plain containers.
+        stage: The name of the stage, such as pretrain.
+        name: The name of the run.
+        config: The resolved configuration, in plain containers.
         seed: The seed, if the stage has one.
-        tags: Plain tags: pipeline_id, sweep_id, parent_run, ...
-        is_report: Whether it trains no model: such runs stand in a table of their own, apart from trainings.
+        tags: Tags, such as pipeline_id, sweep_id and parent_run.
+        is_report: Whether the run does not train; such runs are in an experiment of their own.
     """
 
     stage: str
@@ -51,33 +51,33 @@ class RunCard:
 
 
 class Run:
-    """A run that is not tracked: every call does nothing. `SpooledRun` is the one that is."""
+    """A run that is not tracked: every call does nothing. Tracked runs are of the subclass `SpooledRun`."""
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id; before the store was reached, the run's own; None when not tracked."""
+        """MLflow's id of the run, or a local id until the store is reached; None if not tracked."""
         return None
 
     @property
     def url(self) -> str | None:
-        """The address of the run's page, once the store knows it."""
+        """The URL of the run's page in MLflow, once the store knows the run."""
         return None
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Code, versions, machine and command of this run, secrets redacted."""
+        """Code, versions, machine and command of this run, with secrets redacted."""
         return {}
 
     def wait_until_known(self, timeout_s: float = 5.0) -> bool:
-        """Wait until the store has given the run its id; False when it did not in time."""
+        """Wait until the run has an id in the store; return False if it has none in time."""
         del timeout_s
         return False
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers at an optimizer step."""
+        """Record metrics at an optimizer step."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags; the last value stays."""
+        """Set tags; a later value replaces an earlier one."""
 
     def log_dataset(self, dataset: DatasetRecord, context: DatasetContext) -> None:
         """Record a corpus as an input of the run."""
@@ -86,7 +86,7 @@ class Run:
         """Record a text as a file of the run, for example `samples/step-000500.md`."""
 
     def log_file(self, path: Path, artifact: str) -> None:
-        """Record a copy of a file as it is now, under the name `artifact`."""
+        """Record a copy of a file in its current state, under the name `artifact`."""
 
     def log_bundle(
         self,
@@ -98,18 +98,18 @@ class Run:
     ) -> None:
         """Record a finished bundle as a model that this run made, with its metrics.
 
-        Each metric is recorded with the data set, logged before, that its name says: `val/`, `test/` or
-        `train/`; `test/` with the validation rows where the run has no test rows.
+        Each metric is recorded with the previously logged data set that its prefix names: `val/`, `test/` or
+        `train/`; without test rows, `test/` refers to the validation rows.
         """
 
     def use_bundle(self, folder: Path) -> None:
         """Record a bundle as a model that this run starts from."""
 
     def describe(self, note: str) -> None:
-        """Put Markdown at the beginning of the description that the run has at its end."""
+        """Set a note in Markdown, which becomes the beginning of the final description of the run."""
 
     def end(self, status: EndStatus = "FINISHED", results: Mapping[str, float] | None = None) -> None:
-        """End the run with its true status and `results` (`describe.final_values`). May be called twice."""
+        """End the run with a status and results (`describe.final_values`). A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +120,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the run by what happened: FINISHED, FAILED by an error, KILLED by Ctrl-C or SIGTERM."""
+        """End the run as FINISHED, as FAILED after an error, or as KILLED by Ctrl-C or SIGTERM."""
         if kind is None or (isinstance(error, SystemExit) and not error.code):
             self.end("FINISHED")
         else:

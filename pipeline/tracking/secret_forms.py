@@ -1,6 +1,7 @@
-"""Recognise secrets: by the name of their key, by their format, and by their place in a URL or a text.
+"""Recognize secrets by the name of their key, by their format, and by their position in a URL or a text.
 
-Hashes, paths and the field's own tokens are none; so there is no rule for whatever merely looks random.
+Hashes, paths and tokens of a tokenizer are not secrets, so there is no rule for text that merely looks
+random.
 """
 
 import re
@@ -8,22 +9,22 @@ from typing import Any
 
 REDACTED = "<redacted>"
 
-#: Where a word begins in camelCase.
+#: Word boundaries in camelCase.
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-#: Keys that hold a secret whatever their value is; with a prefix too, as in PGPASSWORD.
+#: Keys whose value is always a secret; a prefix is allowed, as in PGPASSWORD.
 _SECRET_KEY = re.compile(
     r"(password|passwd|passphrase|passcode|secret|credential|api_?key)s?(_|$)"
     r"|(^|_)(pwd|auth|authorization|shared_?access_?signature)(_|$)"
     r"|(^|_)(access|account|application|client|consumer|deploy|encryption|license|master|private|secret|service"
     r"|session|shared|signing|ssh|storage|subscription)_?keys?(_|$)"
 )
-#: In capitals, as variables of the environment are called.
+#: The same for environment variables, which are in capitals.
 _SECRET_VARIABLE = re.compile(r"(^|_)(KEY|PASS|PAT|CONNECTION_STRING)$")
-#: Words with another meaning too: only a text under a key that ends so is a secret.
+#: Suffixes of keys with several meanings: only a text value is a secret.
 _AMBIGUOUS_KEY = re.compile(r"token(s?)$|(?:cookie|webhook)(s?)$|(?:^|_)pass()$")
 _SPECIAL_TOKEN_KEY = re.compile(r"(pad|bos|eos|unk|mask|sep|cls|special|start|end|per)_tokens?$")
 _SIGNATURE_KEY = re.compile(r"^(sig|(x_\w+_)?(signature|credential|security_token))$")
-#: What stands under `max_tokens`, and under `added_tokens`.
+#: Values of keys such as `max_tokens` and `added_tokens`.
 _COUNT_OR_MARK = re.compile(r"[\d.,eE+\-]+|null|<.*>|\[.*\]")
 _SHORT_NUMBER = re.compile(r"\d{1,3}")
 
@@ -38,20 +39,20 @@ _SECRET_VALUE = re.compile(
     r"|(?<=[Bb]earer )[\w\-.=+/~]{8,}|(?<=[Bb]asic )[A-Za-z0-9+/]{8,}={0,2}",
     re.DOTALL,
 )
-#: The part of a webhook's address that lets anybody post: what follows its host, or its `hook` folder.
+#: The secret part of a webhook's URL, after its host or its `hook` folder.
 _WEBHOOK = re.compile(
     r"(https?://(?:hooks\.slack\.com|[\w.\-]+(?::\d+)?(?:/[\w.\-]+)*?/(?:web)?hooks?(?:b2)?(?:/send)?)[/?])"
     r"(?=[^\s\"'<>]*[\w\-]{16})[^\s\"'<>]+"
 )
 _ADDRESS = re.compile(r"(\b[A-Za-z][\w+.\-]*://)((?:(?!://)[^\s\"])+)")
-#: Stores and brokers, in whose addresses a password may hold slashes, and a name is never followed by `@`.
+#: Schemes of databases and brokers, in whose URLs a password may contain slashes.
 _DATABASE = re.compile(r"(sql|maria|mongo|redis|amqp|oracle|mqtt|kafka|clickhouse|ldap|smtp)")
 
 _VALUE = re.compile(
     r"(?P<quote>\\?[\"'])(?:(?!(?P=quote))(?:\\.|[^\n]))*(?P=quote)"
     r"|(?!\\?[\"'])[^\s&;\",]+(?:,(?![\"']?[\w.\-]+[=:])[^\s&;\",]+)*"
 )
-#: `key=value`, `key: value`, `"key": "value"`: of an address, a command, a file or a connection string.
+#: `key=value`, `key: value` and `"key": "value"`, as in a URL, a command, a file or a connection string.
 _ASSIGNED = re.compile(r"((?<![\w.\-])[\w.\-]+)(\\?[\"']?[ \t]*(?:=>?|:)[ \t]*)")
 _OPTION = re.compile(r"((?<!\S)--?[\w\-]+)([ \t]+)(?!-)")
 _ASSIGNED_ENCODED = re.compile(
@@ -66,7 +67,7 @@ _USER = re.compile(r"((?<!\S)(?:-u|--user|--proxy-user)[ =])[^\s:]+:\S+")
 
 
 def is_secret_key(key: str, value: Any) -> bool:
-    """Whether a key of this name, with such a value, holds a secret."""
+    """Return whether the value of this key is a secret."""
     if value is None or isinstance(value, bool) or value == "":
         return False
     if _SECRET_VARIABLE.search(key):
@@ -83,7 +84,7 @@ def is_secret_key(key: str, value: Any) -> bool:
 
 
 def hide(text: str) -> str:
-    """The text without secrets, as far as their form and place tell them."""
+    """Replace secrets in a text that are recognized by their format or position."""
     text = _SECRET_VALUE.sub(REDACTED, _WEBHOOK.sub(rf"\1{REDACTED}", text))
     text = public_address(text)
     text = _USER.sub(rf"\1{REDACTED}", _HEADER.sub(rf"\1{REDACTED}", text))
@@ -91,18 +92,18 @@ def hide(text: str) -> str:
 
 
 def public_address(text: str) -> str:
-    """Addresses without user, password, and secret or signing parts of their query."""
+    """Replace the user, the password, and secrets in the query of URLs in a text."""
     text = _ASSIGNED_ENCODED.sub(rf"\1{REDACTED}", _ADDRESS.sub(_hide_user, text))
     return _hide_values(_ASSIGNED, text)
 
 
 def without_credentials(text: str) -> str:
-    """Addresses as they are shown and compared: no user, no password, no secret in the query."""
+    """Remove the user and the password, and replace secrets in the query, of URLs in a text."""
     return public_address(text).replace(f"{REDACTED}@", "")
 
 
 def _hide_user(found: re.Match[str]) -> str:
-    """An address without what stands before its host; a raw password may hold `@` and `/`."""
+    """Replace the credentials in a URL; an unescaped password may contain `@` and `/`."""
     scheme, rest = found.groups()
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     before, at, after = rest.rpartition("@")
@@ -116,7 +117,7 @@ def _hide_user(found: re.Match[str]) -> str:
 
 
 def _hide_values(keys: re.Pattern[str], text: str) -> str:
-    """The text without the values of secret keys; what follows an innocent key may hold further keys."""
+    """Replace the values of secret keys; the value of another key may contain further keys."""
     parts, done = [], 0
     for found in keys.finditer(text):
         key, between = found.groups()
@@ -130,7 +131,7 @@ def _hide_values(keys: re.Pattern[str], text: str) -> str:
 
 
 def _hidden(key: str, between: str, found: re.Match[str]) -> str | None:
-    """What stands in the place of a secret value; None for another one."""
+    """Return the replacement for a secret value, or None if the value is not a secret."""
     value, quote = found[0], found["quote"] or ""
     bare = value.rstrip(")]}") or value
     inside = value[len(quote) : -len(quote)] if quote else bare
@@ -143,10 +144,10 @@ def _hidden(key: str, between: str, found: re.Match[str]) -> str | None:
 
 
 def _is_random(text: str) -> bool:
-    """Whether a word of a text is none of a language."""
+    """Return whether a word looks random, and not like a word of a language."""
     return len(text) >= 20 or (len(text) >= 6 and bool(re.search(r"\d", text)))
 
 
 def _plain(key: str) -> str:
-    """A key of any style as lower_case_words."""
+    """Convert a key of any style to snake_case."""
     return "_".join(word for word in re.split(r"[^A-Za-z0-9]+", _HUMP.sub("_", key)) if word).lower()

@@ -1,7 +1,8 @@
-"""The spool: a run's records for MLflow, as lines of JSON in the run's folder.
+"""The spool: records of a run for MLflow, as JSON Lines in the run's folder.
 
-Training only appends here. A process of its own (`writer`) reads the lines and sends them, so nothing that
-happens to the store can reach training. Three lanes, three files: a slow upload never holds back metrics.
+Training only appends to it. A separate process (`writer`) reads the lines and sends them, so that problems of
+the store cannot affect training. There are three files, called lanes, so that a slow upload does not delay
+metrics.
 """
 
 import json
@@ -18,20 +19,20 @@ from pipeline.tracking.places import found_path, found_uri, kept_path, kept_uri
 
 POINTS = "points"  # start, metrics, parameters, tags, end
 FILES = "files"  # artifacts, data sets, models
-SYSTEM = "system"  # samples of the machine, written by the writer itself
+SYSTEM = "system"  # system metrics, appended by the writer itself
 LANES = (POINTS, FILES, SYSTEM)
 
-#: Kept in memory while the disk refuses to write; beyond it the oldest text is lost, and counted.
+#: The most bytes kept in memory while the disk cannot be written; beyond that they are dropped, and counted.
 _MAX_UNWRITTEN_BYTES = 8_000_000
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, MLflow's clock."""
+    """Return the time in milliseconds since 1970, as MLflow uses it."""
     return time.time_ns() // 1_000_000
 
 
 class Spool:
-    """One lane, opened for appending. Never raises: a full disk delays lines, it does not stop training."""
+    """One lane, opened for appending. A full disk delays records, but never raises or stops training."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,15 +40,15 @@ class Spool:
         self._lock = threading.Lock()
         self._unwritten = b""
         self.lost_bytes = 0
-        # A line that a killed process left unfinished must not swallow the next one.
+        # An incomplete line left by a killed process must not merge with the next one.
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             self._unwritten = b"\n"
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record; one system call, no waiting for the disk."""
+        """Append one record, with one system call and without waiting for the disk."""
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-        line = text.encode(errors="replace") + b"\n"  # bytes of a path that are no text
+        line = text.encode(errors="replace") + b"\n"  # paths may contain bytes that are not valid text
         with self._lock:
             self._unwritten += line
             self._write()
@@ -63,7 +64,7 @@ class Spool:
             self._unwritten = b"\n"
 
     def close(self) -> None:
-        """Write what is left and ask the disk to keep it."""
+        """Write what is left, and force it to the disk."""
         with self._lock:
             if self._unwritten:
                 self._write()
@@ -72,13 +73,13 @@ class Spool:
             except OSError:
                 self.lost_bytes += len(self._unwritten)
             os.close(self._file)
-            self._file = -1  # a call after the end must not write into whatever has this number next
+            self._file = -1  # a later call must not write to another file with this descriptor
 
 
 def read_records(path: Path, offset: int) -> Iterator[tuple[dict[str, Any] | None, int]]:
-    """Whole lines from an offset on, each with the offset behind it; None for a damaged line.
+    """Yield the records from an offset on, each with the offset after it; None for a damaged line.
 
-    An unfinished last line is left for the next reading.
+    An incomplete last line is left for the next call.
     """
     if not path.exists():
         return
@@ -93,7 +94,7 @@ def read_records(path: Path, offset: int) -> Iterator[tuple[dict[str, Any] | Non
 
 
 def records_of(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """The records of one kind in a lane's file, in order; damaged lines are passed over."""
+    """Yield the records of one kind in a lane, in order; damaged lines are skipped."""
     for record, _ in read_records(path, 0):
         if record is not None and record["kind"] == kind:
             yield record
@@ -109,7 +110,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 @dataclass
 class Progress:
-    """What the store has acknowledged of a run's spool, and under which names it knows the run."""
+    """What the store has acknowledged of a run's spool, and the ids of the run in the store."""
 
     run_id: str | None = None
     experiment_id: str | None = None
@@ -117,12 +118,12 @@ class Progress:
     offsets: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LANES, 0))
     models: dict[str, str] = field(default_factory=dict)  # bundle folder -> model id
     refused: list[str] = field(default_factory=list)
-    problem: str | None = None  # why the store took no more, and what to do about it
+    problem: str | None = None  # why the store accepts no more, and what to do about it
     remedy: str = ""
 
     @classmethod
     def load(cls, folder: Path) -> "Progress":
-        """The progress recorded in a tracking folder; a fresh one where there is none."""
+        """Load the progress from a tracking folder, or return a new one if there is none."""
         try:
             progress = cls(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -133,7 +134,7 @@ class Progress:
         return progress
 
     def save(self, folder: Path) -> None:
-        """Replace the record at once: a reader sees the old or the new one, never half of it."""
+        """Save the progress atomically."""
         kept, run_folder = asdict(self), folder.parent
         kept["uri"] = self.uri and kept_uri(self.uri, run_folder)
         kept["models"] = {kept_path(Path(path), run_folder): one for path, one in self.models.items()}
@@ -141,15 +142,15 @@ class Progress:
 
 
 def lane_file(folder: Path, lane: str) -> Path:
-    """The file of one lane in a tracking folder."""
+    """Return the file of one lane in a tracking folder."""
     return folder / f"{lane}.jsonl"
 
 
 def logged_points(folder: Path) -> set[tuple[str, int]]:
-    """(metric, step) of all that a run has logged so far.
+    """Return (metric, step) for every point that a run has logged so far.
 
-    A run that goes on from a checkpoint comes again through steps that were logged before it was killed.
-    Resuming is exact, so those points are right, and MLflow, which deletes none, has each of them once.
+    A run that is resumed from a checkpoint repeats steps that were logged before it was killed. Resuming is
+    exact, so these points are already right, and logging them again would only duplicate them in MLflow.
     """
     return {
         (key, record["step"])
@@ -159,7 +160,7 @@ def logged_points(folder: Path) -> set[tuple[str, int]]:
 
 
 def count_unsent(folder: Path, progress: Progress) -> int:
-    """Records that the store has not acknowledged yet."""
+    """Count the records that the store has not acknowledged yet."""
     return sum(
         1 for lane in LANES for _ in read_records(lane_file(folder, lane), progress.offsets.get(lane, 0))
     )

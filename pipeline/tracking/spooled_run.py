@@ -1,4 +1,4 @@
-"""The tracked run: each call appends to its spool, and waits for nothing."""
+"""The tracked run: each call appends to its spool and returns at once."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ _MEASURED_ON: Mapping[str, DatasetContext] = {"train": "train", "val": "validati
 
 
 class SpooledRun(Run):
-    """A run whose every call appends a line to its spool, which a process beside it sends to MLflow."""
+    """A run whose calls append records to its spool, from which a separate process sends them to MLflow."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class SpooledRun(Run):
         self._card, self._store, self._options = card, store, options
         self._redactor = Redactor(environ)
         self._progress = Progress.load(self._folder)
-        self._refuse_another_store()
+        self._check_same_store()
         self._known_points = logged_points(self._folder)
         self._points = Spool(lane_file(self._folder, POINTS))
         self._files = Spool(lane_file(self._folder, FILES))
@@ -78,7 +78,7 @@ class SpooledRun(Run):
         root = self._store.artifact_root
         return None if root is None else kept_path(root, self._folder.parent)
 
-    def _refuse_another_store(self) -> None:
+    def _check_same_store(self) -> None:
         known, chosen = self._progress.uri, self._store.public_uri
         if known is not None and known != chosen:
             raise TrackingError(
@@ -94,7 +94,7 @@ class SpooledRun(Run):
         return file.read_text(encoding="utf-8")
 
     def _open(self) -> None:
-        """Say who this is; the same record starts a run and reopens it."""
+        """Append the record that starts a run, or reopens it."""
         self._session = uuid.uuid4().hex
         card, redact = self._card, self._redactor
         given = {**self._provenance, **card.tags, **self._options.tags}
@@ -208,7 +208,7 @@ class SpooledRun(Run):
         metrics: Mapping[str, float],
     ) -> None:
         values = {result_name(key): float(value) for key, value in without_ends(metrics).items()}
-        # Before the model, whose metric is this point with its time; and not again at the end of the run.
+        # Logged before the model, which reuses this point and its time, and not again at the end of the run.
         tested = {key: value for key, value in values.items() if key not in metrics}
         self.log_metrics(tested, 0)
         self._known_points |= {(key, 0) for key in tested}
@@ -262,8 +262,9 @@ class SpooledRun(Run):
             return
         self._ended = True
         results = dict(results or {})
-        # At step 0 MLflow draws a bar for each run, which is how ends are compared.
-        if status != "KILLED":  # a killed run has its end before it
+        # A metric with a single point at step 0 is drawn as a bar for each run, which is how MLflow compares
+        # results.
+        if status != "KILLED":  # a killed run can still be resumed
             self._log(peak_memory(), 0)
         self.log_metrics(final_values(results), 0)
         self.set_tags({"mlflow.note.content": self._description(results)})
@@ -290,13 +291,13 @@ def start_run(
     project_folder: Path,
     environ: Mapping[str, str] | None = None,
 ) -> Run:
-    """Start a run, or go on with the one that `run_folder` already holds (same id, RUNNING again).
+    """Start a run, or resume the one in `run_folder` (same id, RUNNING again), without waiting for the store.
 
-    Returns at once. Only the first rank tracks; every other gets a run whose calls do nothing.
+    Only the first rank tracks; all others get a run whose calls do nothing.
 
     Raises:
-        TrackingError: The store's address can never work (a plain folder, an unknown kind), or is not the one
-            that the run began with.
+        TrackingError: if the URI of the store is invalid (a plain folder, an unknown kind), or is not the one
+            that the run was started with.
     """
     environ = os.environ if environ is None else environ
     if not options.enabled or processes.rank(environ) != 0:
@@ -313,5 +314,5 @@ def start_run(
 
 
 def dataset_name(name: str, context: str) -> str:
-    """A data set's name among a run's inputs: MLflow keeps one input for each name and digest."""
+    """Return the name of a data set as an input; MLflow keeps only one input for each name and digest."""
     return name if context == "train" else f"{name}:{context}"

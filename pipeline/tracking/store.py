@@ -1,4 +1,4 @@
-"""Reach an MLflow store. The only part of tracking that imports MLflow, and only inside the functions."""
+"""Open an MLflow store. MLflow is imported only inside functions, since that takes seconds."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ from pipeline.tracking.options import Store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Seconds for one answer of a server. The writer itself decides when to ask again.
+#: Timeout of one request to a server, in seconds. The writer itself decides when to retry.
 _REQUEST_TIMEOUT_S = 10
-#: Errors of MLflow that no repetition can cure.
+#: Error codes of MLflow for which a retry is pointless.
 _PERMANENT_CODES = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 )
 
 
 def quieten_mlflow() -> None:
-    """Settle MLflow's own settings for this process; call it before MLflow is imported."""
+    """Configure MLflow for this process; call it before MLflow is imported."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
@@ -33,7 +33,7 @@ def quieten_mlflow() -> None:
 
 
 def open_client(store: Store) -> "MlflowClient":
-    """A client of the store; a local database that does not exist yet is created first."""
+    """Return a client of the store; a local database that does not exist yet is created first."""
     quieten_mlflow()
     from mlflow import MlflowClient
 
@@ -44,14 +44,14 @@ def open_client(store: Store) -> "MlflowClient":
 
 
 def create_sqlite(store: Store) -> None:
-    """Create a local database whole or not at all, once, however many processes ask at the same time.
+    """Create a local database atomically, even if several processes try at the same time.
 
-    MLflow runs 67 migrations (1.4 to 7 s) and two processes doing so at once both crash. Here they run in a
-    file of another name, under a lock, and the finished file is renamed.
+    MLflow runs 67 migrations (1.4 to 7 s), and two processes that do so at once both crash. Therefore they
+    run under a lock in a file with a temporary name, which is then renamed.
     """
     file, artifact_root = store.sqlite_file, store.artifact_root
     if file is None or artifact_root is None:
-        raise ValueError(f"{store.public_uri} is no local database")
+        raise ValueError(f"{store.public_uri} is not a local database")
     with FileLock(f"{file}.lock"):
         if file.exists():
             return
@@ -66,14 +66,14 @@ def create_sqlite(store: Store) -> None:
 
 
 def experiment_id(client: "MlflowClient", name: str, artifact_root: Path | None) -> str:
-    """The id of the experiment of this name; created where there is none, marked as model training."""
+    """Return the id of an experiment; if there is none, create it and mark it as model training."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         location = artifact_root.as_uri() if artifact_root else None
         try:
-            # MLflow opens an experiment of this kind in its model-training view by itself.
+            # MLflow opens an experiment of this kind in its model-training view by default.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException as error:
@@ -89,14 +89,14 @@ def experiment_id(client: "MlflowClient", name: str, artifact_root: Path | None)
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether the same request can never succeed."""
+    """Return whether repeating the request is pointless."""
     if isinstance(error, FileNotFoundError):
         return True
     return getattr(error, "error_code", None) in _PERMANENT_CODES
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Copy a folder at once under its final name; within one disk by hard links, which cost no space."""
+    """Copy a folder atomically, with hard links if both are on the same disk."""
     building = target.with_name(f".{target.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     shutil.rmtree(target, ignore_errors=True)

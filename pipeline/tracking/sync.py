@@ -1,4 +1,4 @@
-"""Send later what could not be sent during a run: `make sync`."""
+"""Send records that could not be sent during a run (`make sync`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from pipeline.tracking.replay import Replay
 from pipeline.tracking.spool import POINTS, Progress, Spool, count_unsent, lane_file, read_records, records_of
 from pipeline.tracking.store import quieten_mlflow
 
-#: A writer sends for a minute after its run has ended, and may have waited for another one before.
+#: How long a writer may live after its run: it sends for a minute, and may first wait for another writer.
 _LONGEST_WRITER_S = 150.0
 
 
-class RunStillSent(TrackingError):  # noqa: N818 - that a run goes on is no fault
-    """A run's own writer is sending its spool."""
+class RunStillSent(TrackingError):  # noqa: N818 - a run in progress is not an error
+    """The run's own writer is still sending its records."""
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a synchronisation did: records sent and left, and why some were left or refused."""
+    """The result of a synchronization: records sent and left, and why some were left or rejected."""
 
     run_folder: Path
     run_id: str | None
@@ -38,12 +38,12 @@ class SyncReport:
     def line(self) -> str:
         """The report in one line."""
         left = f", {self.n_left} left ({self.problem})" if self.n_left else ""
-        refused = f", {len(self.refused)} refused" if self.refused else ""
+        refused = f", {len(self.refused)} rejected" if self.refused else ""
         return f"{self.run_folder.name}: {self.n_sent} records sent{left}{refused}"
 
 
 def unsynced_runs(runs_folder: Path) -> list[Path]:
-    """The run folders under `runs_folder` whose spool the store has not acknowledged to its end."""
+    """Return the run folders under `runs_folder` with records that the store has not acknowledged."""
     folders = sorted({file.parent.parent for file in runs_folder.glob(f"**/tracking/{POINTS}.jsonl")})
     return [folder for folder in folders if _unsent(folder / "tracking")]
 
@@ -55,17 +55,17 @@ def _unsent(folder: Path) -> bool:
 def sync(
     run_folder: Path, *, uri: str | None = None, environ: Mapping[str, str], waits: bool = False
 ) -> SyncReport:
-    """Send what is left of a run's spool, with its own steps and times; a run that died unseen ends KILLED.
+    """Send what is left of a run's spool, with its steps and times; a run without an end becomes KILLED.
 
     Args:
-        run_folder: The run's folder.
-        uri: The store to send to; None: the one that the run was started for.
-        environ: `MLFLOW_TRACKING_URI` gives the credentials of that store, which are never written down.
-        waits: Wait for the run's own writer, which may have a minute's work left after the run's end.
+        run_folder: The folder of the run.
+        uri: The store to send to; None: the store of the run.
+        environ: `MLFLOW_TRACKING_URI` provides the credentials of that store, which are never recorded.
+        waits: Whether to wait for the run's own writer, which may need a minute after the end of the run.
 
     Raises:
-        TrackingError: The folder holds no tracked run, or its store's address can never work.
-        RunStillSent: The run is still going on.
+        TrackingError: if the folder contains no tracked run, or the URI of its store is invalid.
+        RunStillSent: if the run is still in progress.
     """
     folder = (run_folder / "tracking").absolute()
     store = _store(folder, uri, environ)
@@ -83,7 +83,7 @@ def sync(
 
 def _send(run_folder: Path, folder: Path, store: Store) -> SyncReport:
     quieten_mlflow()
-    _end_for_the_dead(folder)
+    _end_dead_session(folder)
     replay = Replay(folder, store)
     before = count_unsent(folder, replay.progress)
     problem: Problem | None = None
@@ -107,10 +107,10 @@ def _send(run_folder: Path, folder: Path, store: Store) -> SyncReport:
 def tag_run(run_folder: Path, tags: Mapping[str, str], *, environ: Mapping[str, str]) -> str | None:
     """Set tags of a tracked run that has ended.
 
-    What the store does not take now stays in the run's spool, for `make sync`.
+    If the store does not accept them now, they stay in the run's spool for `make sync`.
 
     Returns:
-        Why the store does not take them; None where it does, and where the run was not tracked.
+        The reason why the store does not accept them, or None on success or if the run was not tracked.
     """
     file = lane_file(run_folder / "tracking", POINTS)
     if not file.exists():
@@ -144,7 +144,7 @@ def _store(folder: Path, uri: str | None, environ: Mapping[str, str]) -> Store:
 
 
 def _open_session(folder: Path) -> str | None:
-    """The session of a spool that was started and never ended."""
+    """Return the session that was started but not ended, or None."""
     session = None
     for record, _ in read_records(lane_file(folder, POINTS), 0):
         if record is not None and record["kind"] == "start":
@@ -154,8 +154,8 @@ def _open_session(folder: Path) -> str | None:
     return session
 
 
-def _end_for_the_dead(folder: Path) -> None:
-    """No process holds the lock, so a session without an end died, at the time of its last record."""
+def _end_dead_session(folder: Path) -> None:
+    """End a session without an end at the time of its last record; the lock is free, so its process died."""
     session = _open_session(folder)
     if session is None:
         return

@@ -1,4 +1,4 @@
-"""Samples of the machine, under the names that MLflow's system page shows."""
+"""Sample system metrics, under the names that MLflow's system page shows."""
 
 import resource
 import shutil
@@ -12,16 +12,16 @@ _NVIDIA_QUERY = "index,utilization.gpu,memory.used,memory.total,power.draw,tempe
 
 
 class SystemSampler:
-    """Reads processor, memory, disk, network and GPUs; rates are over the time since the last sample."""
+    """Samples processor, memory, disk, network and GPUs; network traffic is counted since the last sample."""
 
     def __init__(self, trainer_pid: int) -> None:
         self._trainer = psutil.Process(trainer_pid) if psutil.pid_exists(trainer_pid) else None
         self._nvidia_smi = shutil.which("nvidia-smi")
         self._network = psutil.net_io_counters()
-        psutil.cpu_percent()  # the first reading only sets the clock
+        psutil.cpu_percent()  # the first call only starts the measurement
 
     def sample(self) -> dict[str, float]:
-        """The machine now, each key beginning with `system/`."""
+        """Return the current values; each key begins with `system/`."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
         found = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
@@ -67,16 +67,16 @@ class SystemSampler:
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory that this process has had at once, and PyTorch in it on its GPU; keys as of samples."""
+    """Return the peak memory of this process, and of PyTorch on its GPU; keys begin with `system/`."""
     found = {"peak_memory_megabytes": _peak_bytes() / 1e6}
-    torch = sys.modules.get("torch")  # who has not imported it has nothing on a GPU
+    torch = sys.modules.get("torch")  # without torch, the process uses no GPU memory
     if torch is not None and torch.cuda.is_initialized():
         found["peak_gpu_memory_megabytes"] = torch.cuda.max_memory_allocated() / 1e6
     return {f"system/{key}": round(value, 2) for key, value in found.items()}
 
 
 def _peak_bytes() -> float:
-    """Linux begins `ru_maxrss` with what the process had that started this one, hence its own mark."""
+    """Return the peak memory in bytes; Linux has VmHWM, since `ru_maxrss` includes the parent's memory."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _peak_bytes() -> float:
 
 
 def parse_nvidia_smi(text: str) -> dict[str, float]:
-    """The rows of `nvidia-smi --query-gpu`; a field that a device does not tell (`[N/A]`) is left out."""
+    """Parse the rows of `nvidia-smi --query-gpu`; fields that are not available (`[N/A]`) are left out."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]

@@ -1,4 +1,4 @@
-"""`make ui`: MLflow's pages for the local store, on this machine only, with light settings."""
+"""Serve MLflow's pages for a local store or a database, on this machine only (`make ui`)."""
 
 import json
 import os
@@ -30,7 +30,7 @@ DEFAULT_PORT = 5000
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 10.0
 _LAST_PORT = 65_535
-#: Time, level and module before what a server says.
+#: Time, level and module at the beginning of a line of the server's log.
 _LOG_PREFIX = re.compile(r"^[\d/]+ [\d:]+ [A-Z]+ [\w.]+: ", re.MULTILINE)
 
 
@@ -42,12 +42,12 @@ def serve_ui(
     environ: Mapping[str, str],
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve MLflow's pages until Ctrl-C, and say (and open, where there is a browser) their address.
+    """Serve MLflow's pages until Ctrl-C, and print their URL, and open it if there is a browser.
 
-    A store that is a server already has its pages: then only their address is said.
+    If the store is a server, which has its own pages, only print their URL.
 
     Raises:
-        TrackingError: The port is taken or impossible, or the server does not start.
+        TrackingError: if the port is invalid or in use, or the server does not start.
     """
     store = resolve_store(options.uri, project_folder=project_folder, environ=environ)
     if store.uri.startswith(("http://", "https://")):
@@ -60,14 +60,14 @@ def serve_ui(
         found = _experiment_id(address, options.experiment)
         _show(charts_url(address, found) if found else home_url(address), environ, say)
         say("Press Ctrl-C to stop it.")
-        _wait_for_the_end(server)
+        _wait_until_stopped(server)
 
 
 @contextmanager
 def running_server(
     store: Store, *, port: int, environ: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """An MLflow server of a database store, answering; ended with all its processes on the way out."""
+    """Run an MLflow server for a database store, and end it with all its processes on exit."""
     if store.sqlite_file is not None and not store.sqlite_file.exists():
         quieten_mlflow()
         create_sqlite(store)
@@ -100,7 +100,7 @@ def running_server(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=talk,
-            start_new_session=True,  # so that one signal of ours ends it and all its workers
+            start_new_session=True,  # so that one signal ends it and all its workers
         )
         try:
             if not _answers(server, port):
@@ -129,7 +129,7 @@ def _check_port(port: int) -> None:
 
 
 def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait for the server's first answer; False when it ended or took too long."""
+    """Wait until the server responds; return False if it ends or takes too long."""
     deadline = time.monotonic() + _START_LIMIT_S
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -146,8 +146,8 @@ def _did_not_start(talk: str, store: Store) -> TrackingError:
         return TrackingError(problem.text, problem.expected, problem.remedy)
     lines = talk.strip().splitlines()
     return TrackingError(
-        f"MLflow's server did not start: {lines[-1] if lines else 'no answer'}",
-        f"an answer within {_START_LIMIT_S:.0f} s",
+        f"MLflow's server did not start: {lines[-1] if lines else 'no response'}",
+        f"a response within {_START_LIMIT_S:.0f} s",
         "run `mlflow server` to see its complete output",
     )
 
@@ -157,7 +157,7 @@ def _experiment_id(address: str, name: str) -> str | None:
     try:
         with urllib.request.urlopen(query, timeout=10) as answer:
             return str(json.load(answer)["experiment"]["experiment_id"])
-    except urllib.error.HTTPError:  # nothing tracked yet
+    except urllib.error.HTTPError:  # nothing has been tracked yet
         return None
 
 
@@ -167,8 +167,8 @@ def _show(address: str, environ: Mapping[str, str], say: Callable[[str], None]) 
         webbrowser.open(address)
 
 
-def _wait_for_the_end(server: subprocess.Popen[bytes]) -> None:
-    """Until a signal, or the server's own end."""
+def _wait_until_stopped(server: subprocess.Popen[bytes]) -> None:
+    """Wait for a signal, or for the server to end."""
     with suppress(KeyboardInterrupt), listening(signal.default_int_handler):
         server.wait()
 

@@ -1,7 +1,7 @@
-"""The process beside a training run that sends its spool to MLflow.
+"""The process that sends the spool of a run to MLflow.
 
-A process, not a thread: importing MLflow (2 s) and talking to a store would take Python's one lock from the
-training, and when training is killed somebody must be left to record that.
+It is a process, not a thread: importing MLflow (2 s) and communicating with a store would hold Python's
+global interpreter lock during training, and when training is killed, that must still be recorded.
 """
 
 import argparse
@@ -32,16 +32,16 @@ from pipeline.tracking.spool import (
 )
 from pipeline.tracking.system import SystemSampler
 
-_SEND_EVERY_S = 3.0  # fewer requests of more points: the machine is the training's
+_SEND_EVERY_S = 3.0  # few, large requests take less time from training
 _SAMPLE_EVERY_S = 10.0
 _FIRST_SAMPLE_S = 3.0
 _LONGEST_PAUSE_S = 30.0
-#: How long a writer whose training was killed tries to say so.
+#: How long the writer tries to send the rest after the run has ended or was killed.
 _ORPHAN_S = 60.0
 
 
 class Writer:
-    """Sends, samples the machine, and notices the end of the training process."""
+    """Sends records, samples system metrics, and notices the death of the training process."""
 
     def __init__(
         self, folder: Path, session: str, store: Store, *, parent: int, system_metrics: bool
@@ -60,12 +60,12 @@ class Writer:
         self._ended = self._has_curves = False
 
     def run(self) -> None:
-        """Until the run's end has been sent, or its training is gone and the time for a last word is over."""
+        """Run until everything has been sent, or the time limit after the end of the run has passed."""
         give_up = float("inf")
         while True:
             self._scan()
             if not self._ended and os.getppid() != self._parent:
-                self._end_for_the_dead()
+                self._end_dead_run()
             if self._ended:
                 give_up = min(give_up, time.monotonic() + _ORPHAN_S)
             self._send(give_up)
@@ -78,7 +78,7 @@ class Writer:
             self._wait()
 
     def _scan(self) -> None:
-        """Read on in the points: the latest step, the latest session, and whether ours has ended."""
+        """Read new points: update the latest step and session, and whether this session has ended."""
         for record, offset in read_records(lane_file(self._folder, POINTS), self._scanned):
             self._scanned = offset
             if record is None:
@@ -91,8 +91,8 @@ class Writer:
             elif record["kind"] == "end" and record["session"] == self._session:
                 self._ended = True
 
-    def _end_for_the_dead(self) -> None:
-        """The training process died without ending the run. A run resumed meanwhile has its own writer."""
+    def _end_dead_run(self) -> None:
+        """End the run of a training process that died, unless it was resumed and has another writer."""
         if self._last_session == self._session:
             end = {"kind": "end", "time_ms": now_ms(), "session": self._session, "status": "KILLED"}
             points = Spool(lane_file(self._folder, POINTS))
@@ -101,7 +101,7 @@ class Writer:
         self._ended = True
 
     def _sample(self) -> None:
-        """At a short run's end too, so that each has its machine recorded."""
+        """Sample system metrics when due, and at the end of a run too short to have a sample."""
         due = not self._sampled if self._ended else time.monotonic() >= self._next_sample
         if self._sampler is None or not due:
             return
@@ -118,23 +118,23 @@ class Writer:
         try:
             self._replay.drain(deadline=min(give_up, time.monotonic() + _SAMPLE_EVERY_S))
             self._pause_s, self._lasting_problem = 0.0, False
-            if self._has_curves:  # imported while training goes on: its end need not wait for it
+            if self._has_curves:  # imported during training, so that the end of the run need not wait for it
                 importlib.import_module("matplotlib.figure")
-        except Exception as error:  # whatever it is: say it, keep the spool, try again
+        except Exception as error:  # log it, keep the spool, and try again
             print(f"{time.strftime('%F %T')} {type(error).__name__}: {first_line(error)}", file=sys.stderr)
             self._note(explain(error, self._store))
-            longest = 1.0 if self._ended else _LONGEST_PAUSE_S  # somebody waits for the end
+            longest = 1.0 if self._ended else _LONGEST_PAUSE_S  # the user waits for the end
             self._pause_s = min(max(1.0, 2 * self._pause_s), longest)
             self._next_try = time.monotonic() + self._pause_s
 
     def _note(self, problem: Problem) -> None:
-        """Keep what is wrong for the one who waits at the end of the run."""
+        """Save a problem for the report at the end of the run."""
         progress = self._replay.progress
         progress.problem, progress.remedy = problem.text, problem.remedy
         self._lasting_problem = problem.lasting
         try:
             progress.save(self._folder)
-        except OSError as error:  # a full disk: the same is tried again, and the spool stays
+        except OSError as error:  # a full disk: the spool is kept, and sending is tried again
             print(f"{time.strftime('%F %T')} {first_line(error)}", file=sys.stderr)
 
     def _wait(self) -> None:
@@ -142,13 +142,13 @@ class Writer:
             time.sleep(0.2)
             return
         readable, _, _ = select.select([sys.stdin], [], [], _SEND_EVERY_S)
-        if readable:  # the other end was closed: the run ended, or its process did
+        if readable:  # the pipe was closed: the run or its process ended
             sys.stdin.close()
             self._next_try = 0.0
 
 
 def main() -> None:
-    """Entry of the process; its environment names the store."""
+    """Run the writer; the environment contains the URI of the store, which may include credentials."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("session")
@@ -159,7 +159,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # its life is the training's, and a minute more
     os.nice(10)
     store = recorded_store(arguments.folder, os.environ["PRELUDE_TRACKING_STORE"])
-    # A run resumed at once: the writer of its killed first part may still be at work.
+    # If a killed run is resumed at once, its first writer may still be running.
     with FileLock(arguments.folder / "writer.lock", timeout=2 * _ORPHAN_S):
         writer = Writer(
             arguments.folder,
@@ -172,7 +172,7 @@ def main() -> None:
 
 
 def recorded_store(folder: Path, uri: str | None) -> Store:
-    """The store of a tracking folder's first record, with the address `uri` where it is given."""
+    """Return the store in the first record of a tracking folder, with `uri`, if given, as its URI."""
     for record in records_of(lane_file(folder, POINTS), "start"):
         root = record["artifact_root"]
         known = found_uri(record["uri"], folder.parent)

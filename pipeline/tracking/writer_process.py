@@ -1,4 +1,4 @@
-"""Control the writer from training: start it, end it within a limit, report what it left unsent."""
+"""Control the writer from the training process: start it, end it in time, report unsent records."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class WriterProcess:
-    """The process that sends a run's spool. It outlives a killed training long enough to record its end."""
+    """The process that sends a run's spool; it outlives a killed training process to record the end."""
 
     def __init__(
         self, folder: Path, session: str, store_uri: str, *, system_metrics: bool, environ: Mapping[str, str]
@@ -39,43 +39,43 @@ class WriterProcess:
                     stdout=log,
                     stderr=log,
                     env=environment,
-                    start_new_session=True,  # Ctrl-C is for the training; the writer has its end to record
+                    start_new_session=True,  # Ctrl-C must not end the writer
                 )
         except OSError as error:
             logger.warning("tracking: the writer cannot start (%s); `make sync` sends the run later", error)
 
     def kill(self) -> None:
-        """Kill the writer; what it has not sent stays in the spool."""
+        """Kill the writer; unsent records stay in the spool."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def finish(self, wait_s: float) -> None:
-        """Tell the writer that the run has ended, wait `wait_s` for the rest, and report what is left."""
+        """Tell the writer that the run has ended, wait up to `wait_s` seconds, and report what is unsent."""
         if self._process is not None and self._process.stdin is not None:
-            asked = time.time()
+            closed_at = time.time()
             try:
                 self._process.stdin.close()  # wakes the writer
                 self._process.wait(wait_s)
             except subprocess.TimeoutExpired:
-                if self._is_getting_on(asked):
-                    self._say_it_goes_on()
+                if self._is_progressing(closed_at):
+                    self._warn_slow()
                     return
                 self.kill()
             except KeyboardInterrupt:
                 self._process.kill()
                 raise
-        self._say_what_is_left()
+        self._warn_unsent()
 
-    def _is_getting_on(self, since: float) -> bool:
-        """Whether the store accepted something since then, so it is slow but reachable."""
+    def _is_progressing(self, since: float) -> bool:
+        """Return whether the store has accepted something since then, so that it is slow but reachable."""
         try:
-            taken = (self._folder / "progress.json").stat().st_mtime > since
+            accepted = (self._folder / "progress.json").stat().st_mtime > since
         except FileNotFoundError:
             return False
-        return taken and Progress.load(self._folder).problem is None
+        return accepted and Progress.load(self._folder).problem is None
 
-    def _say_it_goes_on(self) -> None:
+    def _warn_slow(self) -> None:
         if unsent := count_unsent(self._folder, Progress.load(self._folder)):
             logger.warning(
                 "tracking: MLflow is slow; %d records are being sent in the background, for up to a minute; "
@@ -83,13 +83,13 @@ class WriterProcess:
                 unsent,
             )
 
-    def _say_what_is_left(self) -> None:
+    def _warn_unsent(self) -> None:
         progress = Progress.load(self._folder)
         if unsent := count_unsent(self._folder, progress):
             logger.warning(
                 "tracking: %d records were not sent to MLflow: %s; they are kept in %s; %s`make sync`",
                 unsent,
-                progress.problem or f"no answer in time, see {self._folder / 'writer.log'}",
+                progress.problem or f"no response in time, see {self._folder / 'writer.log'}",
                 self._folder,
                 f"{progress.remedy}, then " if progress.remedy else "run ",
             )

@@ -148,7 +148,7 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
     assert outcome.code == 2
     last = "error: register-classify, register-qa failed; all other steps are done"
     assert outcome.err.splitlines()[-2].startswith(last)
-    assert outcome.err.count("error: http://127.0.0.1:9 does not answer") == 2
+    assert outcome.err.count("error: http://127.0.0.1:9 does not respond") == 2
     assert "6 of 8 steps ran" in outcome.err
     ended = [(one.record.stage, one.record.status) for one in reversed(list_runs(Path("runs")))]
     trained = ("tokenizer", "pretrain", "finetune", "evaluate", "finetune", "evaluate")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.tracking.describe import describe, final_values
-from pipeline.tracking.figures import _panels, draw_learning_curves, grown_by, read_curves
+from pipeline.tracking.figures import _panels, draw_learning_curves, interpolate, read_curves
 from pipeline.tracking.provenance import collect_provenance
 from pipeline.tracking.redaction import Redactor
 from pipeline.tracking.spool import Spool
@@ -110,7 +110,7 @@ def test_provenance_of_a_folder_without_git_says_so(tmp_path: Path) -> None:
 
 
 def test_tokens_between_and_beyond_what_was_logged_are_on_straight_lines() -> None:
-    found = grown_by(np.array([0, 2, 4, 7, 10, 20]), [(4, 100.0), (10, 400.0)])
+    found = interpolate(np.array([0, 2, 4, 7, 10, 20]), [(4, 100.0), (10, 400.0)])
     np.testing.assert_allclose(found, [0, 50, 100, 250, 400, 800])
 
 

@@ -120,4 +120,4 @@ def test_without_a_store_none_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
     options = TrackingOptions(uri="http://127.0.0.1:9")
     (finding,) = doctor.open_in_mlflow(options, tmp_path)
-    assert "127.0.0.1:9 does not answer" in finding.what
+    assert "127.0.0.1:9 does not respond" in finding.what

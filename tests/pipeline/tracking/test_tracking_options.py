@@ -52,8 +52,8 @@ def test_a_postgresql_store_takes_the_driver_that_is_there_and_keeps_files_besid
     ("uri", "says"),
     [
         ("mssql+pymssql://u:pw@host/db", "(?s)needs the driver pymssql.*pip install pymssql"),
-        ("postgresql+nothing://u:pw@host/db", "not a database address"),
-        ("postgresql://u:pw@host:port/db", "not a database address"),
+        ("postgresql+nothing://u:pw@host/db", "not a database URI"),
+        ("postgresql://u:pw@host:port/db", "not a database URI"),
     ],
 )
 def test_a_database_that_nothing_here_can_talk_to_stops_the_run_before_it_begins(
