@@ -92,7 +92,7 @@ def _draw_interval(axes: "Axes", place: int, score: Score) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """Return the bare element, as wide as the page, without XML header, metadata or URLs."""
+    """Return the SVG element, scaled to the width of the page, without XML header, metadata or URLs."""
     buffer = io.StringIO()
     figure.set_canvas(FigureCanvasSVG(figure))
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

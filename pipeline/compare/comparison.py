@@ -9,12 +9,12 @@ from pipeline.compare.wording import list_words, metric_words
 from pipeline.errors import RunError
 from pipeline.tasks.finetuning import Score
 
-#: Metrics of which less is better, on every split.
+#: Metrics for which lower is better, on every split.
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "calibration_error", "reply_perplexity"})
 #: The metrics that decide if no task says otherwise; bits per byte do not depend on the tokenizer.
 DECIDING = ("val/loss", "test/loss")
 ACROSS_TOKENIZERS = ("val/bits_per_byte", "test/bits_per_byte")
-#: Keys left out of the differences; position and size show in the model, which they determine.
+#: Keys left out of the differences; `position` and `size` are repeated in the model, which they determine.
 NOT_COMPARED = (
     *("name", "resume", "runs_dir", "cache_dir", "tracking", "stage", "choices", "pipeline_id"),
     *("position", "size"),
@@ -23,7 +23,7 @@ NOT_COMPARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two runs on the rows that both answered: the first minus the second; None if they share no rows."""
+    """The difference of two runs on their common rows: the first minus the second; None if there are none."""
 
     first: int
     second: int
@@ -33,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that the terminal and the page show; runs are identified by their index."""
+    """The contents of the terminal output and the page; runs are identified by their index."""
 
     runs: list[RunFacts]
     metric: str | None
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def row_metric(self) -> str:
-        """The score that is averaged over rows, in words."""
+        """The name of the score per row, in words."""
         names = {run.measurement.row_metric for run in self.runs if run.measurement}
         name = next(iter(names)) if len(names) == 1 else None
         return metric_words(name) if name else "score per row"
@@ -56,7 +56,7 @@ def compare_runs(runs: Sequence[RunFacts]) -> Comparison:
     """Compare runs of one task.
 
     Raises:
-        RunError: the runs are of different tasks, whose metrics are not comparable.
+        RunError: if the runs are of different tasks, whose metrics are not comparable.
     """
     _check_tasks(runs)
     metrics = _metrics(runs)
@@ -75,7 +75,7 @@ def compare_runs(runs: Sequence[RunFacts]) -> Comparison:
 
 
 def _check_tasks(runs: Sequence[RunFacts]) -> None:
-    """Refuse runs of different tasks; a fine-tuning and an evaluation of one task may be compared."""
+    """Reject runs of different tasks; fine-tuning and evaluation runs of the same task may be compared."""
     if len({run.task for run in runs if run.task}) > 1:
         what = ", ".join(f"{run.name} is {run.title}" for run in runs)
         raise RunError(
@@ -86,7 +86,7 @@ def _check_tasks(runs: Sequence[RunFacts]) -> None:
 
 
 def deciding_metric(runs: Sequence[RunFacts], metrics: Mapping[str, list[Score | None]]) -> str | None:
-    """Return the task's own metric; for language models the loss, or bits per byte if the tokens differ."""
+    """Return the metric that decides: the task's own, or the loss, or bits per byte if the tokens differ."""
     own = {run.measurement.metric for run in runs if run.measurement and run.measurement.metric}
     tokens = {run.provenance.get("validation rows") for run in runs}
     language = (*DECIDING, *ACROSS_TOKENIZERS) if len(tokens) == 1 else (*ACROSS_TOKENIZERS, *DECIDING)
@@ -96,12 +96,12 @@ def deciding_metric(runs: Sequence[RunFacts], metrics: Mapping[str, list[Score |
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether lower values of a metric are better."""
+    """Return whether lower values of a metric are better."""
     return metric.rpartition("/")[2] in LOWER_IS_BETTER
 
 
 def _order(metric: str | None, metrics: Mapping[str, list[Score | None]], n_runs: int) -> list[int]:
-    """Return the runs' indices, the best first; in the given order if no metric decides."""
+    """Return the runs' indices, best first, or in the given order if no metric decides."""
     if metric is None:
         return list(range(n_runs))
     values = [score.value for score in metrics[metric] if score is not None]
@@ -109,7 +109,7 @@ def _order(metric: str | None, metrics: Mapping[str, list[Score | None]], n_runs
 
 
 def _metrics(runs: Sequence[RunFacts]) -> dict[str, list[Score | None]]:
-    """Return metric -> its score in each run; metrics that all runs have come first."""
+    """Return metric -> the score of each run; metrics that all runs have come first."""
     names = dict.fromkeys(name for run in runs for name in sorted(run.metrics, key=_test_first))
     table = {name: [run.metrics.get(name) for run in runs] for name in names}
     return dict(sorted(table.items(), key=lambda item: sum(score is None for score in item[1])))
@@ -124,7 +124,7 @@ def _settings(run: RunFacts) -> dict[str, str]:
 
 
 def _differing(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
-    """Return keys whose values differ. A group that a run's stage does not read does not count."""
+    """Return the keys whose values differ; a key does not count for a stage that does not read its group."""
     groups = [{_group(key) for key in table} for table in tables]
     return {
         key: values
@@ -134,7 +134,7 @@ def _differing(tables: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _group(key: str) -> str:
-    """The part of a key that a stage reads or not; stages that do not train read some trainer options."""
+    """Return the group of a key; the trainer's keys stand for themselves, since stages may read only some."""
     group = key.partition(".")[0]
     return key if group == "trainer" else group
 
@@ -177,7 +177,7 @@ def _paired(first: int, second: int, a: Measurement | None, b: Measurement | Non
 
 
 def _notes(runs: Sequence[RunFacts], metric: str | None) -> list[str]:
-    """Return what makes the numbers less comparable."""
+    """Return notes on what makes the metrics less comparable."""
     notes = []
     rows = [set(run.measurement.rows) for run in runs if run.measurement and run.measurement.rows]
     if any(some != rows[0] for some in rows):
@@ -189,8 +189,8 @@ def _notes(runs: Sequence[RunFacts], metric: str | None) -> list[str]:
     chosen = [run.name for run in runs if (one := run.measurement) and one.metric and one.chose_weights]
     if chosen:
         notes.append(
-            f"The rows of {list_words(chosen)} are validation rows, which selected the weights: elsewhere "
-            "the metrics may be worse."
+            f"The weights of {list_words(chosen)} were selected on the measured validation rows, so the "
+            "metrics may be worse on other rows."
         )
     corpora = {run.provenance.get("corpus fingerprint") for run in runs} - {None}
     if not rows and len(corpora) > 1:

@@ -21,7 +21,7 @@ FLOPS = "training_flops"
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """All numbers that a run logged: metric -> (step, value) in order."""
+    """All metrics that a run logged: metric -> (step, value), in order of steps."""
 
     points: Mapping[str, Curve]
 
@@ -36,7 +36,7 @@ class History:
         return curve[-1][1] if curve else None
 
     def curve(self, metric: str, over: str) -> tuple[Floats, Floats] | None:
-        """Return a metric over another one that grows with the steps; None if either is missing."""
+        """Return a metric over another one that increases with the steps, or None if either is missing."""
         if metric not in self.points or over not in self.points:
             return None
         steps, values = np.array(self.points[metric], np.float64).T

@@ -1,4 +1,4 @@
-"""Find the runs that measured a bundle."""
+"""Find the runs that evaluated a bundle."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from pipeline.runs.folders import RunFolder, list_runs
 from pipeline.tracking.places import found_path
 from pipeline.tracking.spool import FILES, lane_file, records_of
 
-#: Evaluations on rows of a corpus, and those on tasks of the harness.
+#: The stages that evaluate on rows of a corpus, and on tasks of the harness.
 STAGE, HARNESS = "evaluate", "evaluate-lm"
 
 
@@ -20,12 +20,12 @@ def finished_evaluations(runs_dir: Path, stages: Sequence[str] = (STAGE,)) -> li
 
 
 def runs_that_measured(folder: Path, evaluations: Sequence[RunFolder]) -> list[RunFolder]:
-    """Return those evaluations that measured this bundle."""
+    """Return the evaluations of this bundle."""
     return [run for run in evaluations if _measured(run, folder)]
 
 
 def _measured(run: RunFolder, folder: Path) -> bool:
-    """Compare the recorded folder of the bundle that was read, or else its name."""
+    """Return whether a run evaluated this bundle, by its recorded folder or else its name."""
     for record in records_of(lane_file(run.path / "tracking", FILES), "use_bundle"):
         return found_path(record["folder"], run.path) == folder.absolute()
     named = str(mapping_in(run.path / "config.yaml").get("bundle", ""))

@@ -1,4 +1,4 @@
-"""Read the facts about a run from its folder. What is missing is left out, and named in a note."""
+"""Read the facts about a run from its folder. Missing facts are left out, and mentioned in a note."""
 
 import math
 import os
@@ -24,10 +24,10 @@ from pipeline.tracking.places import found_path
 from pipeline.tracking.redaction import Redactor, flatten
 from pipeline.tracking.spool import FILES, POINTS, Progress, lane_file, read_records, records_of
 
-#: Samples that a run recorded because texts of its corpus may be shown.
+#: Files of samples that a run recorded if the user allows to show texts of its corpus.
 SHOWN_SAMPLES = ("test.md", "validation.md", "best.md")
 
-#: The format of `report.samples_markdown`, today's and a former one.
+#: The format of `report.samples_markdown`, current and former.
 _SAMPLE = re.compile(
     r"(?:Input|Given): (?P<given>.*?)\n\n(?:Prediction|Made): (?P<output>.*?)"
     r"(?:\n\n(?:Target|Truth): (?P<target>.*))?",
@@ -37,9 +37,10 @@ _SAMPLE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The score of each row; `prefix` is the prefix of the recorded metrics.
+    """An evaluation, with the score of each row.
 
-    `chose_weights`: the best weights were selected on these rows.
+    `prefix` is the prefix of the recorded metrics; `chose_weights` tells whether the best weights were
+    selected on these rows.
     """
 
     task: str
@@ -57,7 +58,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run cost; None: not known."""
+    """The cost of a run; None: not known."""
 
     seconds: float | None
     tokens: float | None
@@ -96,7 +97,7 @@ class RunFacts:
 
 
 def read_facts(run: RunFolder) -> RunFacts:
-    """Read everything that is known about a run."""
+    """Read all facts about a run."""
     history = History.read(run.path)
     bundle = _bundle_of(run, history)
     config = _config(run, bundle)
@@ -125,7 +126,7 @@ def read_facts(run: RunFolder) -> RunFacts:
 
 
 def read_measurement(folder: Path) -> Measurement | None:
-    """Read what `pipeline.evaluation.rows` saved; None if there is nothing, or something else."""
+    """Read the evaluation that `pipeline.evaluation.rows` saved, or return None if there is no valid one."""
     record = mapping_in(folder / EVALUATION)
     try:
         is_validation = record["split"] == "validation"
@@ -136,7 +137,7 @@ def read_measurement(folder: Path) -> Measurement | None:
             task=record["task"],
             corpus=record["corpus"],
             split=record["split"],
-            # A fine-tuning once called its validation metrics `test/` where there were no test rows.
+            # Older versions named validation metrics `test/` if there were no test rows.
             prefix=record.get("prefix", "val" if is_validation else "test"),
             chose_weights=record.get("chose_weights", is_validation),
             metric=record.get("metric"),
@@ -151,7 +152,7 @@ def read_measurement(folder: Path) -> Measurement | None:
 
 
 def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
-    """The resolved configuration without secrets; a bundle's task keeps its options unless typed."""
+    """Return the configuration without secrets; the task has the bundle's options, unless overridden."""
     config = without_training(mapping_in(run.path / "config.yaml"))
     trained = mapping_in(bundle / "config.yaml").get("task")
     if "bundle" in config and isinstance(trained, Mapping):
@@ -160,7 +161,7 @@ def _config(run: RunFolder, bundle: Path) -> dict[str, Any]:
 
 
 def _bundle_of(run: RunFolder, history: History) -> Path:
-    """The bundle that a run wrote; for a run that did not train, the one that it measured."""
+    """Return the bundle that a run wrote, or the one that it evaluated."""
     used = [
         found_path(record["folder"], run.path)
         for record in records_of(lane_file(run.path / "tracking", FILES), "use_bundle")
@@ -178,16 +179,16 @@ def _notes(
     *,
     is_measured: bool,
 ) -> list[str]:
-    """What is missing, as predicates that follow the run's name."""
+    """Describe missing facts, as predicates that follow the name of the run."""
     notes = []
     if run.record.status != "FINISHED":
-        notes.append(f"has not finished ({run.record.status}): its numbers are the last that it logged")
+        notes.append(f"has not finished ({run.record.status}): its metrics are the last that it logged")
     if not is_finished(bundle):
         notes.append(
-            "has no bundle that can be found, so facts that only a bundle has, such as its size, are missing"
+            "has no bundle that can be found, so facts that only a bundle has, such as the size, are missing"
         )
     if not is_measured and any(key.startswith("test/") for key in metrics):
-        notes.append("has no scores per row: evaluate it again to have its differences tested")
+        notes.append("has no scores per row: evaluate it again to test its differences for significance")
     if not history.points:
         unknown = "its curves" if cost.tokens is not None else "its curves and its cost"
         notes.append(f"was not tracked: {unknown} are not known")
@@ -195,18 +196,18 @@ def _notes(
 
 
 def _task(config: Mapping[str, Any], bundle: Path, measurement: Measurement | None) -> str | None:
-    """The name of the task's class."""
+    """Return the name of the task's class."""
     named = [select(config, "task._target_"), mapping_in(bundle / "task.json").get("_target_")]
     targets = [name.rpartition(".")[2] for name in named if isinstance(name, str)]
     return measurement.task if measurement else next(iter(targets), None)
 
 
 def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score]:
-    """The metrics of the bundle, or else those at the end of the run; and what was measured afterwards."""
+    """Return the metrics of the bundle, or else the final ones of the run, updated by the measurement."""
     recorded = mapping_in(run.bundles / "best" / "metrics.json")
     values = {key: value for key, value in recorded.items() if isinstance(value, int | float)}
     if not values:
-        values = _said_at_its_end(run.path)
+        values = _final_results(run.path)
     ends = {f"{key}_{end}" for key in values for end in ("low", "high")}
     found = {
         key: Score(value=value, low=values.get(f"{key}_low"), high=values.get(f"{key}_high"))
@@ -220,13 +221,13 @@ def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score
     return found
 
 
-def _said_at_its_end(folder: Path) -> dict[str, float]:
+def _final_results(folder: Path) -> dict[str, float]:
     ends = list(records_of(lane_file(folder / "tracking", POINTS), "end"))
     return dict(ends[-1].get("results", {})) if ends else {}
 
 
 def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
-    """As it was tracked; else as the bundle that it trained has recorded it."""
+    """Return the cost as tracked, or else as recorded in the bundle that the run trained."""
     own = mapping_in(run.bundles / "best" / "provenance.json")
     seconds, tokens = (
         _number(select(own, f"cost.{name}")) if tracked is None else tracked
@@ -234,7 +235,7 @@ def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
     )
     memory, gpu = (history.last(f"system/{key}_megabytes") for key in ("peak_memory", "peak_gpu_memory"))
     return Cost(
-        seconds=seconds if seconds is not None else _lived_s(run.path),
+        seconds=seconds if seconds is not None else _duration_s(run.path),
         tokens=tokens,
         parameters=_count_parameters(bundle / "model.safetensors"),
         flops=history.last(FLOPS),
@@ -248,8 +249,8 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _lived_s(folder: Path) -> float | None:
-    """Seconds from start to end, for a run that did not train."""
+def _duration_s(folder: Path) -> float | None:
+    """Return the seconds from the first record to the last, for a run that did not train."""
     times = [
         record["time_ms"]
         for record, _ in read_records(lane_file(folder / "tracking", POINTS), 0)
@@ -259,7 +260,7 @@ def _lived_s(folder: Path) -> float | None:
 
 
 def _count_parameters(weights: Path) -> int | None:
-    """Count parameters from the file's header, without reading a weight."""
+    """Count parameters from the header of the file, without reading weights."""
     try:
         with safe_open(str(weights), framework="np") as file:
             return sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
@@ -268,7 +269,7 @@ def _count_parameters(weights: Path) -> int | None:
 
 
 def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
-    """Code, versions, machine and inputs."""
+    """Return code, versions, machine and inputs."""
     facts = mapping_in(bundle / "provenance.json")
     code = mapping_in(run.path / "tracking" / "files" / "provenance.json") or select(facts, "code")
     code = code if isinstance(code, Mapping) else {}
@@ -288,7 +289,7 @@ def _provenance(run: RunFolder, bundle: Path) -> dict[str, str]:
 
 
 def _samples(run: RunFolder) -> list[Sample]:
-    """The samples that the run generated."""
+    """Return the samples that the run generated."""
     file = next((file for file in (run.path / SAMPLES, *_shown_samples(run)) if file.is_file()), None)
     if file is None:
         return []
@@ -298,7 +299,7 @@ def _samples(run: RunFolder) -> list[Sample]:
 
 
 def _shown_samples(run: RunFolder) -> list[Path]:
-    """The samples that the run recorded, the last first."""
+    """Return the files of samples that the run recorded, latest first."""
     folder = run.path / "tracking" / FILES / "samples"
     return [file for name in SHOWN_SAMPLES if (file := folder / name).is_file()]
 

@@ -1,4 +1,4 @@
-"""Write the comparison as one self-contained HTML page: no network, no script, no further file."""
+"""Render the comparison as a self-contained HTML page, without network, scripts or further files."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,16 +20,16 @@ from pipeline.words import shorten
 
 #: The metrics that are plotted over tokens and seconds.
 CURVES = ("train/loss", "val/loss")
-#: The most panels in a picture; more would be too small to read.
+#: The most panels of intervals; more would be too small to read.
 MOST_INTERVALS = 4
-#: Longer texts are shortened in a cell.
+#: The most characters of text in a cell.
 MOST_CHARS = 600
 
 
 def render_page(
     comparison: Comparison, *, mlflow_url: str | None, at: datetime, show_text: bool = True
 ) -> str:
-    """Render the page; without `show_text` the samples are left out, as they may be text of a corpus."""
+    """Render the page; without `show_text`, samples are left out, since they may contain text of a corpus."""
     return render(
         Path(__file__).parent / "page.html.j2",
         at=f"{at:%Y-%m-%d %H:%M}",
@@ -70,7 +70,7 @@ def _columns(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
 
 
 def _with_intervals(comparison: Comparison) -> dict[str, list[Score | None]]:
-    """The metrics to plot: those with intervals, the deciding one first."""
+    """Return the metrics to plot: those with intervals, beginning with the one that decides."""
     names = sorted(comparison.metrics, key=lambda name: name != comparison.metric)
     wide = [
         name for name in names if any(score and score.low is not None for score in comparison.metrics[name])
@@ -79,7 +79,7 @@ def _with_intervals(comparison: Comparison) -> dict[str, list[Score | None]]:
 
 
 def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
-    """The runs' predictions for the same text side by side; for texts of their own, in order."""
+    """Return rows of samples: the runs' predictions side by side, for the same text or in order."""
     if not any(run.samples for run in runs):
         return []
     rows = []
@@ -97,7 +97,7 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
 
 
 def _without_samples(runs: Sequence[RunFacts], *, show_text: bool) -> str:
-    """Say which runs' samples are not on the page, and why."""
+    """Explain which runs' samples are not on the page, and why."""
     if not show_text:
         names = list_words([run.name for run in runs if not run.may_show_text])
         return (

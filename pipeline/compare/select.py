@@ -18,7 +18,7 @@ from pipeline.tracking.spool import Progress
 
 #: The most runs that a page or a terminal can show side by side.
 MOST = 12
-#: Fewer characters of an id could as well be a mistyped name.
+#: The fewest characters of an id; fewer could just as well be a mistyped name.
 MIN_ID_CHARS = 4
 N_CANDIDATES = 5
 FORMS = "a run's name, MLflow id or folder, last:N, last:N:WORD or best:WORD (WORD: a stage, task or corpus)"
@@ -26,7 +26,7 @@ FORMS = "a run's name, MLflow id or folder, last:N, last:N:WORD or best:WORD (WO
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The metrics that may decide which run is best: the first one that all runs have does."""
+    """The metrics that may decide which run is best; the first one that all runs have does."""
 
     metrics: tuple[str, ...]
     higher_is_better: bool
@@ -36,7 +36,7 @@ def select_runs(specs: Sequence[str], runs_dir: Path) -> list[RunFolder]:
     """Return the runs that `specs` name, each once, in this order.
 
     Raises:
-        RunError: a name is unknown or ambiguous, or there are fewer than two runs, or too many.
+        RunError: if a name is unknown or ambiguous, or there are fewer than two runs, or too many.
     """
     known = list_runs(runs_dir)
     chosen: dict[Path, RunFolder] = {}
@@ -62,11 +62,11 @@ def _find(spec: str, known: Sequence[RunFolder], runs_dir: Path) -> list[RunFold
 
 
 def _one(spec: str, known: Sequence[RunFolder], runs_dir: Path) -> RunFolder:
-    """By name, else by folder, else by id. A name's `/` has become `-` when its folder was made."""
+    """Find a run by name, folder or id, in this order; a `/` in a name became `-` in its folder."""
     name = unicodedata.normalize("NFC", spec).strip()
-    for wanted in (name, name.replace("/", "-")):
+    for candidate in (name, name.replace("/", "-")):
         for run in known:
-            if unicodedata.normalize("NFC", run.name) == wanted:
+            if unicodedata.normalize("NFC", run.name) == candidate:
                 return run
     if (run_at := _at(Path(spec))) is not None:
         return run_at
@@ -84,7 +84,7 @@ def _one(spec: str, known: Sequence[RunFolder], runs_dir: Path) -> RunFolder:
 
 
 def _at(path: Path) -> RunFolder | None:
-    """Return the run whose folder, or the folder of one of whose bundles, a path is."""
+    """Return the run at a path, which is its folder or the folder of one of its bundles."""
     for folder in [path, *path.parents][:3]:
         if (folder / "run.json").is_file():
             inside = {run.path.resolve(): run for run in list_runs(folder.resolve().parent)}
@@ -97,7 +97,7 @@ def _has_id(run: RunFolder, prefix: str) -> bool:
 
 
 def _ids(run: RunFolder) -> list[str]:
-    """MLflow's id of the run, and its local id from before MLflow knew it."""
+    """Return the ids of a run: MLflow's, and the local one."""
     folder = run.path / "tracking"
     local = folder / "local_id"
     ids = [
@@ -108,7 +108,7 @@ def _ids(run: RunFolder) -> list[str]:
 
 
 def _last(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
-    """The newest runs with results that match all words; without words, of one task if it has enough."""
+    """Return the newest runs with results that match all words; without words, of one task if possible."""
     number, *words = words
     if not number.isdigit() or int(number) < 1:
         raise RunError(f"'{spec}' has no number", "last:N or last:N:WORD", "use for example last:3")
@@ -120,7 +120,7 @@ def _last(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
 
 
 def _of_one_task(runs: Sequence[RunFolder], number: int) -> list[RunFolder]:
-    """The runs of the newest task that has enough of them; all runs if no task has."""
+    """Return the runs of the newest task that has enough of them; all runs if no task has."""
     for task in dict.fromkeys(map(_task, runs)):
         same = [run for run in runs if _task(run) == task]
         if len(same) >= number:
@@ -135,7 +135,7 @@ def _names_and_tasks(runs: Sequence[RunFolder]) -> str:
 
 
 def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[RunFolder]:
-    """The best finished training run by its task's metric; candidates must share a task and a corpus."""
+    """Return the best training run by its task's metric; candidates must have the same task and corpus."""
     trained = [run for run in known if _fits(run, words) and is_finished(run.bundles / "best")]
     if not trained:
         raise _too_few(spec, 0, words, known)
@@ -144,8 +144,8 @@ def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
         if len(kinds) > 1:
             raise RunError(
                 f"'{spec}' matches runs with different {what}: {', '.join(kinds)}",
-                f"runs whose numbers can be compared, of one {what}",
-                f"say which: {spec}:{kinds[0]}",
+                f"runs of the same {what}, whose metrics can be compared",
+                f"name the {what}, for example {spec}:{kinds[0]}",
             )
     goal = goal_of(trained[0])
     found = [(_values(run), run) for run in trained]
@@ -153,7 +153,7 @@ def _best(spec: str, words: Sequence[str], known: Sequence[RunFolder]) -> list[R
     if not measured:
         raise _too_few(spec, 0, words, known)
     sign = 1 if goal.higher_is_better else -1
-    # If some runs had no test rows, all are ranked by validation rows.
+    # If some runs have no test metrics, all are ranked by validation metrics.
     metric = next((m for m in goal.metrics if all(m in values for values, _ in measured)), goal.metrics[0])
     return [max(measured, key=lambda pair: sign * pair[0].get(metric, -sign * math.inf))[1]]
 
@@ -169,7 +169,7 @@ def goal_of(run: RunFolder) -> Goal:
 
 
 def has_results(run: RunFolder) -> bool:
-    """Whether a run measured a model."""
+    """Return whether a run has metrics of a model."""
     return (run.path / EVALUATION).is_file() or (run.bundles / "best" / "metrics.json").is_file()
 
 
@@ -195,6 +195,6 @@ def _too_few(spec: str, n_found: int, words: Sequence[str], known: Sequence[RunF
 
 
 def _known(known: Sequence[RunFolder]) -> str:
-    """Name the newest runs, as a remedy."""
+    """Return a hint that names the newest runs."""
     names = [run.name for run in known if has_results(run)][:N_CANDIDATES]
     return f"the newest runs are {', '.join(names)}" if names else "run `make pretrain` twice first"

@@ -1,7 +1,8 @@
 """Test whether one run is significantly better than another on the same rows.
 
-Interval and test are over the differences per row. If each row is right or wrong, both are computed in
-closed form; otherwise the interval is Student's, and the test flips signs at random.
+Both the interval and the test are over the differences per row. If scores are 0 or 1, both are computed in
+closed form; otherwise the interval is Student's, and the test is a permutation test that flips signs at
+random.
 
 Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 15 (permutation tests); Agresti
 and Min 2005, "Simple Improved Confidence Intervals for Comparing Matched Proportions"; Holm 1979, "A Simple
@@ -22,10 +23,10 @@ RESAMPLES = 10_000
 SEED = 0
 #: Up to this number of rows, every combination of signs is enumerated.
 EXACT_ROWS = 13
-#: Numbers drawn at once (32 MB).
+#: The most numbers drawn at once (32 MB).
 DRAWN_AT_ONCE = 1 << 22
 ALPHA = 0.05
-#: With fewer rows no run is called better, whatever the p-value: few rows are seldom representative.
+#: With fewer rows, no run is called better, whatever the p-value, since few rows are seldom representative.
 MIN_ROWS = 30
 #: If there are more distinct differences, as with chrF, they are rounded to this many on each side of zero.
 GRID = 500
@@ -55,7 +56,7 @@ class Difference:
 def pair_rows(
     rows: Sequence[str], scores: Floats, other_rows: Sequence[str], other_scores: Floats
 ) -> tuple[Floats, Floats]:
-    """Return the scores of common rows, in one order; a row that occurs twice is paired twice."""
+    """Return the scores of common rows in the same order; a row that occurs twice is paired twice."""
     places = {key: place for place, key in enumerate(_numbered(other_rows))}
     both = [(i, places[key]) for i, key in enumerate(_numbered(rows)) if key in places]
     first, second = np.array(both, np.int64).reshape(-1, 2).T
@@ -74,7 +75,7 @@ def paired_difference(first: Floats, second: Floats) -> Difference:
     """Return the mean difference of paired scores (N,), its 95 % interval and its permutation p-value.
 
     Raises:
-        ValueError: there are no rows, or a score is not finite. Rows without a score must not be left
+        ValueError: if there are no rows, or a score is not finite. Rows without a score must not be left
             out: a model that fails on hard rows would look better for it.
     """
     if not len(first):
@@ -102,7 +103,7 @@ def count_missing(first: Floats, second: Floats) -> int:
 
 
 def _of_right_and_wrong(first: Floats, second: Floats) -> Difference:
-    """For scores of 0 or 1: McNemar's exact test, and the interval with half a row added to each case."""
+    """Compare scores of 0 or 1: McNemar's exact test, and an interval with half a row added to each case."""
     from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
 
     n_rows = len(first)
@@ -120,7 +121,7 @@ def _of_right_and_wrong(first: Floats, second: Floats) -> Difference:
 
 
 def _coarse(differences: Floats) -> Floats:
-    """Round to a grid if there are more distinct values than grid points; it adds 1e-6 to their variance."""
+    """Round to a grid if there are more distinct values than grid points; the variance grows by 1e-6."""
     if len(np.unique(differences)) <= GRID:
         return differences
     step = np.abs(differences).max() / GRID
@@ -138,7 +139,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_interval(values: Floats) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean; infinite for a single value."""
+    """Return Student's 95 % confidence interval of the mean, which is infinite for a single value."""
     if len(values) == 1:
         return -math.inf, math.inf
     from scipy.stats import sem, t
@@ -149,7 +150,7 @@ def mean_interval(values: Floats) -> tuple[float, float]:
 
 
 def _p_value(differences: Floats) -> float:
-    """Return how often random signs give a sum at least as far from zero; zero differences are left out."""
+    """Return how often random signs give a sum at least as far from zero; zeros are left out."""
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(sizes):
         return 1.0

@@ -1,4 +1,4 @@
-"""Tables that the terminal and the page both show."""
+"""Tables shown both on the terminal and on the page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.tasks.finetuning import Score
 
 
 def metric_table(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each metric in words, its scores, and whether each is significantly better than all others."""
+    """Return a row for each metric: its name, its scores, and which of them is significantly the best."""
     rows = []
     for name, scores in comparison.metrics.items():
         best = _significantly_best(comparison, name)
@@ -30,7 +30,7 @@ def metric_table(comparison: Comparison) -> list[dict[str, Any]]:
 def _significantly_best(comparison: Comparison, name: str) -> int | None:
     """Return the run that is significantly better than each other run, if there is one.
 
-    For the metric that decides, the paired tests count; for others, intervals that do not overlap.
+    The deciding metric is judged by the paired tests, other metrics by intervals that do not overlap.
     """
     scores = {place: score for place, score in enumerate(comparison.metrics[name]) if score is not None}
     sign = -1 if lower_is_better(name) else 1
@@ -51,7 +51,7 @@ def _is_apart(best: Score, other: Score, sign: int) -> bool:
 
 
 def difference_table(comparison: Comparison) -> list[dict[str, str]]:
-    """Return the best run against each other run."""
+    """Return a row for the comparison of the best run with each other run."""
     rows = []
     for pair in comparison.pairs:
         difference = pair.difference
@@ -76,7 +76,7 @@ def _verdict(pair: Pair, difference: Difference) -> str:
 
 
 def cost_table(runs: Sequence[RunFacts]) -> dict[str, list[str]]:
-    """Return what each run cost, in words, without lines that no run knows."""
+    """Return the costs of each run in words, without lines that are unknown for all runs."""
     costs = [run.cost for run in runs]
     rows = {
         "seconds": [duration(cost.seconds) for cost in costs],

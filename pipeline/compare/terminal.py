@@ -1,4 +1,4 @@
-"""Show the comparison at the terminal."""
+"""Render the comparison for the terminal."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from pipeline.compare.wording import ABSENT, LETTERS
 
 
 def show(comparison: Comparison) -> RenderableType:
-    """Render the verdict, metrics, tests, cost and settings. Curves and samples are on the page."""
+    """Render the verdict, metrics, tests, cost and settings; curves and samples are only on the page."""
     said = Panel(Text(verdict(comparison)), title="[bold]Verdict[/bold]", title_align="left")
     notes = [Text(f"note: {note}", style="yellow") for note in comparison.notes]
     tables = [_legend(comparison), _metrics(comparison)]

@@ -52,7 +52,7 @@ def _untested(comparison: Comparison) -> list[str]:
 
 
 def _judgement(comparison: Comparison, pair: Pair) -> str:
-    """Describe one pair; also if the test per row contradicts the metric."""
+    """Describe one pair, including a test per row that contradicts the metric."""
     first, second = comparison.runs[pair.first].name, comparison.runs[pair.second].name
     difference = pair.difference
     if difference is None:

@@ -6,7 +6,7 @@ from pipeline.tasks.finetuning import Score
 from pipeline.words import count
 
 ABSENT = "—"
-#: A letter for each run, as names are too long for legends and columns.
+#: A letter for each run, since names are too long for legends and columns.
 LETTERS = "ABCDEFGHIJKL"
 
 
@@ -41,7 +41,7 @@ def score_words(score: Score | None) -> str:
 
 
 def number(value: float) -> str:
-    """Format with four digits after the point, or fewer for large values."""
+    """Format with four decimals, or fewer for large values."""
     return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 

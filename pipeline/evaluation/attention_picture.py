@@ -1,4 +1,4 @@
-"""Plot the attention weights of a trained model's last layer over the first words of a text."""
+"""Plot the attention weights in the last layer of a trained model, for the beginning of a text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The name of the picture among a run's artifacts.
+#: The artifact with the picture.
 ATTENTION = "plots/attention.png"
 _N_TOKENS = 24
 _N_HEADS = 8
@@ -35,10 +35,10 @@ Batch = Mapping[str, Tensor]
 
 
 def log_attention(tracked: Run, model: Model, tokenizer: Tokenizer, batch: Batch, *, show_text: bool) -> None:
-    """Record the attention weights of the last layer's heads over the beginning of a batch's first text.
+    """Record a picture of the attention weights in the last layer, for the beginning of a batch's first text.
 
-    The axes have tokens, or their numbers where text may not be shown. A model without attention has no
-    picture, and an untracked run needs none.
+    The axes are labelled with tokens, or with positions if text may not be shown. Nothing is recorded for a
+    model without attention, or for a run that is not tracked.
     """
     if tracked.run_id is None:
         return
@@ -57,7 +57,7 @@ def log_attention(tracked: Run, model: Model, tokenizer: Tokenizer, batch: Batch
 
 
 def beginning(batch: Batch, n_tokens: int) -> dict[str, Tensor]:
-    """The first document of the first row, at most `n_tokens` of each side, without padding."""
+    """Return the first document of the first row, at most `n_tokens` of each side, without padding."""
     found = {}
     for prefix in ("", "decoder_"):
         if f"{prefix}input_ids" not in batch:
@@ -73,7 +73,7 @@ def beginning(batch: Batch, n_tokens: int) -> dict[str, Tensor]:
 
 
 def draw_attention(weights: Mapping[str, Tensor], tokens: Mapping[str, Sequence[str]]) -> "Figure":
-    """A row of maps for each attention, one map a head: a query's row says where it looks."""
+    """Draw a row of maps for each attention, with one map per head; each query is a row of its map."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def draw_attention(weights: Mapping[str, Tensor], tokens: Mapping[str, Sequence[
     figure = Figure(figsize=(3.1 * n_heads + 0.8, 3.2 * len(weights) + 0.2), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(weights), n_heads, squeeze=False)
-    norm = PowerNorm(0.5, vmin=0, vmax=1)  # a small weight is still seen
+    norm = PowerNorm(0.5, vmin=0, vmax=1)  # makes small weights visible
     for row, (name, maps) in zip(grid, weights.items(), strict=True):
         queries, keys = _sides(name, tokens)
         for head, axes in enumerate(row):
@@ -96,7 +96,7 @@ def draw_attention(weights: Mapping[str, Tensor], tokens: Mapping[str, Sequence[
 
 
 def _sides(name: str, tokens: Mapping[str, Sequence[str]]) -> tuple[Sequence[str], Sequence[str]]:
-    """The tokens that look, and those that are looked at; empty where they may not be shown."""
+    """Return the query tokens and the key tokens; both are empty if text may not be shown."""
     source, target = tokens.get("input_ids", ()), tokens.get("decoder_input_ids", ())
     if name == "decoder.cross_attn":
         return target, source
@@ -106,9 +106,9 @@ def _sides(name: str, tokens: Mapping[str, Sequence[str]]) -> tuple[Sequence[str
 def _label(axes: "Axes", queries: Sequence[str], keys: Sequence[str], *, first: bool) -> None:
     axes.tick_params(labelsize=6, length=2)
     if not keys:
-        axes.set_xlabel("token looked at", fontsize=8)
+        axes.set_xlabel("key position", fontsize=8)
         if first:
-            axes.set_ylabel("token that looks", fontsize=8)
+            axes.set_ylabel("query position", fontsize=8)
         return
     fonts = installed_fonts()
     axes.set_xticks(range(len(keys)), printable(keys, fonts), rotation=90)
@@ -119,7 +119,7 @@ def _label(axes: "Axes", queries: Sequence[str], keys: Sequence[str], *, first: 
 
 
 def installed_fonts() -> dict[str, frozenset[int]]:
-    """Installed fonts that text may be drawn in, each with the characters that it has."""
+    """Return the installed fonts to draw text with, each with its characters."""
     from matplotlib import font_manager
 
     installed = set(font_manager.get_font_names())
@@ -130,7 +130,7 @@ def installed_fonts() -> dict[str, frozenset[int]]:
 
 
 def printable(tokens: Sequence[str], fonts: Mapping[str, frozenset[int]]) -> list[str]:
-    """Tokens, cut where they are long, and the place of one that no installed font can write."""
+    """Shorten tokens, and replace those with characters that no font has by their position."""
     known = frozenset().union(*fonts.values())
     short = [shorten(token, _LONGEST) for token in tokens]
     return [

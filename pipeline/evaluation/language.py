@@ -1,4 +1,4 @@
-"""Metrics of a language model on held-out rows: over all rows together, and per row."""
+"""Evaluate a language model on held-out rows: metrics over all rows, and the score of each row."""
 
 import hashlib
 import json
@@ -37,11 +37,11 @@ class LanguageEvaluation:
     """The metrics of a language model on held-out rows.
 
     Args:
-        task: what the model was trained for.
+        task: the pretraining task of the model.
         on: the rows that were measured.
-        values: metrics over all rows together, by plain name.
-        rows: a digest of each row and of the task's options.
-        losses: the sum of losses in nats and the number of labelled tokens of each row (N, 2).
+        values: metrics over all rows together, by name without a prefix.
+        rows: a digest of each row together with the task's options.
+        losses: the summed loss in nats and the number of labelled tokens of each row (N, 2).
     """
 
     task: PretrainingTask
@@ -52,7 +52,7 @@ class LanguageEvaluation:
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """The metrics; loss and perplexity with their confidence intervals over rows."""
+        """The metrics; loss and perplexity have confidence intervals over rows."""
         scores = {name: Score(value=value) for name, value in self.values.items()}
         if self.rows:
             loss = statistic_score(self._mean_losses, len(self.rows))
@@ -63,7 +63,7 @@ class LanguageEvaluation:
         return scores
 
     def _mean_losses(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """The mean loss of a token in each resample of the rows (R, N)."""
+        """Return the mean loss per token in each resample of the rows (R, N)."""
         nats, n_tokens = column_sums(rows, self.losses).T
         means: npt.NDArray[np.float64] = nats / n_tokens
         return means
@@ -75,11 +75,11 @@ class LanguageEvaluation:
 
     @property
     def cautions(self) -> list[str]:
-        """What a reader of the metrics must know."""
+        """Warnings for the readers of the metrics."""
         return []
 
     def save(self, folder: Path) -> None:
-        """Save scores in a run's folder, so that `compare` can pair rows with another run's; no text."""
+        """Save the score of each row in a run's folder, so that `compare` can pair them; no text is saved."""
         nats, n_tokens = self.losses.T
         record = {
             "task": type(self.task).__name__,
@@ -102,7 +102,7 @@ def evaluate_language_model(
     *,
     on: HeldOut,
 ) -> LanguageEvaluation:
-    """Measure every row once, on one device; corrupted, if the task does so, as in every other validation."""
+    """Measure every row once, on one device, with the same corruption as in every validation."""
     quieten_lightning()
     fabric = L.Fabric(
         accelerator="gpu" if uses_gpu(options) else "cpu",
@@ -115,7 +115,7 @@ def evaluate_language_model(
     metrics.add_metrics({"rows": RowLoss()})
     metrics.to(fabric.device)
     for metric in metrics.values():
-        # The other processes of the training take no part in this, and may have exited.
+        # Other processes of the run do not take part, and may have exited.
         metric.distributed_available_fn = lambda: False
     with torch.inference_mode(), fabric.autocast():
         for batch in _batches(task, tokenizer, rows, options.batch_size):
@@ -142,10 +142,10 @@ def _batches(
 
 
 def _digests(task: PretrainingTask, rows: TokenRows) -> list[str]:
-    """A digest of each row's tokens and of the task's options, such as how many tokens are masked."""
-    asked = json.dumps(asdict(task), sort_keys=True).encode()  # type: ignore[call-overload]
+    """Return a digest of each row's tokens and the task's options, such as the share of masked tokens."""
+    options = json.dumps(asdict(task), sort_keys=True).encode()  # type: ignore[call-overload]
     return [
-        hashlib.sha256(asked + ids.astype(np.int64).tobytes() + segments.tobytes()).hexdigest()[:32]
+        hashlib.sha256(options + ids.astype(np.int64).tobytes() + segments.tobytes()).hexdigest()[:32]
         for some in rows.chunks()
         for ids, segments in zip(*some, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Predictions of a fine-tuned model, their metrics, and samples and errors to look at."""
+"""Evaluate a fine-tuned model on rows: predictions, metrics, samples and the worst errors."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row, Score
 from pipeline.tracking import Run
 
-#: The numbers of predictions in a summary, and of the worst predictions in the error table.
+#: The number of predictions in a summary, and of the worst predictions in the table of errors.
 N_SAMPLES = 5
 N_ERRORS = 50
 
-#: Files of a run's folder: the score of each row; and, with their texts, some predictions and the worst ones.
+#: Files in a run's folder: the score of each row; samples and the worst predictions, with their texts.
 EVALUATION = "evaluation.json"
 SAMPLES, ERRORS = "samples.md", "errors.md"
 
@@ -41,7 +41,7 @@ class HeldOut:
         return "val" if self.split == "validation" else "test"
 
     def in_words(self, n_rows: int) -> str:
-        """For example `1,000 test rows of reviews`."""
+        """Describe the rows, for example as `1,000 test rows of reviews`."""
         what = f"{n_rows:,} {self.split} {'row' if n_rows == 1 else 'rows'} of {self.corpus}"
         return f"{what}, on which the weights were selected" if self.chose_weights else what
 
@@ -64,7 +64,7 @@ class Evaluation:
 
     @property
     def worst(self) -> list[tuple[int, float]]:
-        """The worst predictions: row number, from 0, and score; the most confident mistakes first."""
+        """The worst predictions, as row number (from 0) and score; the most confident mistakes come first."""
         quality = self.task.row_scores(self.predictions, self.rows)
         sure = np.array([prediction.confidence or 0.0 for prediction in self.predictions])
         worst = np.lexsort((-sure, quality))[:N_ERRORS]
@@ -77,7 +77,7 @@ class Evaluation:
 
     @property
     def cautions(self) -> list[str]:
-        """What a reader of the metrics must know."""
+        """Warnings for the readers of the metrics."""
         own = {name: score for name, score in self.scores.items() if name.startswith(self.task.metric)}
         empty = [name for name, score in own.items() if self.task.higher_is_better and score.value == 0]
         return [
@@ -87,7 +87,7 @@ class Evaluation:
 
 
 def recorded(scores: Mapping[str, Score], prefix: str) -> dict[str, float]:
-    """Return the values, with the bounds of intervals as `NAME_low` and `NAME_high`."""
+    """Return the metrics as they are recorded, with the bounds of intervals as `NAME_low` and `NAME_high`."""
     values: dict[str, float] = {}
     for name, score in scores.items():
         values[f"{prefix}/{name}"] = score.value
@@ -112,7 +112,7 @@ def evaluate_rows(
 
 
 def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_text: bool) -> None:
-    """Record plots, notes, samples and errors; texts stay in the run's `folder` unless `show_text`."""
+    """Record plots, notes, samples and errors in MLflow; texts stay in `folder` unless `show_text`."""
     notes = evaluation.task.notes(evaluation.predictions, evaluation.rows)
     tracked.set_tags({f"metric.{name}": note for name, note in notes.items()})
     with TemporaryDirectory() as drafts:
@@ -129,7 +129,7 @@ def log_evaluation(tracked: Run, evaluation: Evaluation, folder: Path, *, show_t
 def keep_samples(
     tracked: Run, samples: Sequence[Sample], folder: Path, artifact: str, *, show_text: bool
 ) -> None:
-    """Save samples in the run's `folder` and, if their texts may be shown, record them."""
+    """Save samples in the run's `folder` and, if `show_text`, record them in MLflow."""
     text = report.samples_markdown(samples)
     write_whole(folder / SAMPLES, text)
     if show_text:
@@ -137,10 +137,10 @@ def keep_samples(
 
 
 def errors_markdown(evaluation: Evaluation, *, show_text: bool) -> str:
-    """Format the worst predictions as a table; without texts of the corpus, only class names remain."""
+    """Format the worst predictions as a Markdown table; without `show_text`, it contains only class names."""
     lines = [_error(evaluation, *one, show_text=show_text) for one in evaluation.worst]
     if not lines:
-        return "Every row was answered correctly.\n"
+        return "Every prediction is correct.\n"
     table = [list(lines[0]), ["---"] * len(lines[0]), *(list(line.values()) for line in lines)]
     about = "Rows are numbered from 0."
     if not show_text:
@@ -155,9 +155,9 @@ def _error(evaluation: Evaluation, number: int, score: float, *, show_text: bool
     line = {"row": str(number), "score": f"{score:.3f}", "confidence": sure}
     if show_text:
         sample = task.sample(row, prediction)
-        line |= {"given": sample.given, "made": sample.output, "truth": sample.target or ""}
+        line |= {"input": sample.given, "prediction": sample.output, "target": sample.target or ""}
     elif (labels := task.labels(row, prediction)) is not None:
-        line |= dict(zip(("made", "truth"), labels, strict=True))
+        line |= dict(zip(("prediction", "target"), labels, strict=True))
     return {column: _cell(text) for column, text in line.items()}
 
 
@@ -166,7 +166,7 @@ def _cell(text: str) -> str:
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Save each row's score in a run's folder, so that `compare` can pair it with another run's; no text."""
+    """Save the score of each row in a run's folder, so that `compare` can pair them; no text is saved."""
     task = evaluation.task
     scores = task.row_scores(evaluation.predictions, evaluation.rows)
     mean = float(scores.mean())
@@ -186,7 +186,7 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 
 def row_digest(row: Row) -> str:
-    """Return half of the sha256 of a row's canonical JSON, which is enough to tell rows apart."""
+    """Return half of the sha256 of a row's canonical JSON, which identifies the row."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

@@ -28,9 +28,9 @@ class StepProcess:
         return self._requests.first
 
     def run(self) -> int:
-        """Run to completion; returns the exit code, negative for a signal that killed the process."""
+        """Run to completion, and return the exit code, which is negative if a signal killed the process."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with listening(self._pass_on):
+        with listening(self._forward):
             self._process = subprocess.Popen(
                 self._command,
                 stdout=subprocess.DEVNULL,  # its result is in its run's folder
@@ -39,23 +39,23 @@ class StepProcess:
                 start_new_session=True,
             )
             if self.stopped_by is not None:  # it arrived before the process was started
-                self._process.send_signal(_told(self.stopped_by))
+                self._process.send_signal(_forwarded(self.stopped_by))
             try:
                 return self._process.wait()
             finally:
                 self._end()
 
     def _end(self) -> None:
-        """Leave no process behind, whatever happened."""
+        """Terminate the process if it is still running."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         if self._requests.is_new(number) and self._process is not None and self._process.poll() is None:
-            self._process.send_signal(_told(number))
+            self._process.send_signal(_forwarded(number))
 
 
-def _told(number: int) -> int:
-    """Return the signal to forward: a step has no terminal that could be closed."""
+def _forwarded(number: int) -> int:
+    """Return the signal to forward: SIGHUP becomes SIGTERM, since a step has no terminal."""
     return signal.SIGTERM if number == signal.SIGHUP else number

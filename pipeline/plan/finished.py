@@ -16,7 +16,7 @@ FINISHED = "FINISHED"
 def runs_of(
     step: Step, runs: Sequence[RunFolder], config_task: str | None, model: str | None
 ) -> list[RunFolder]:
-    """Return runs of the step's stage and task, newest first; for a registration, those of the same model."""
+    """Return the runs of a step's stage and task (for a registration, of the same model), newest first."""
     if "task" in keys_used(step.stage):
         return [run for run in runs if run.is_of(step.stage, config_task)]
     found = [run for run in runs if run.is_of(step.stage)]
@@ -42,7 +42,7 @@ def unfinished_with(runs: Sequence[RunFolder], inputs: Mapping[str, str]) -> Run
 
 
 def damage(run: RunFolder) -> str | None:
-    """Return what is wrong with the files that the run wrote; None if every byte is as recorded."""
+    """Describe what is wrong with the files that a run wrote; None if their hashes are as recorded."""
     for name, digest in (run.record.made or {}).items():
         file = run.path / name
         if not file.is_file():

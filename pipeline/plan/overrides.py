@@ -61,7 +61,7 @@ class Override:
         """Parse the address, if there is one. The group `tokenizer` is not an address: it is for all steps.
 
         Raises:
-            ConfigError: `typed` is not an override.
+            ConfigError: if `typed` is not an override.
         """
         if "=" not in typed.removeprefix("=") or typed.startswith("="):
             raise ConfigError(
@@ -79,7 +79,7 @@ class Override:
 
 
 def refuse_unread(override: Override, steps: Sequence[Addressed]) -> None:
-    """Refuse an override that no step reads.
+    """Reject an override that no step reads, with a suggestion.
 
     Raises:
         ConfigError: always.
@@ -98,11 +98,11 @@ def refuse_unread(override: Override, steps: Sequence[Addressed]) -> None:
     raise ConfigError(f"{override.typed}: {reader} {no}", f"one of {', '.join(known)}", remedy)
 
 
-def refuse_what_the_pipeline_gives(override: Override, steps: Sequence[Addressed]) -> None:
-    """Refuse names of bundles, of runs and of runs to resume, which the pipeline sets.
+def refuse_managed(override: Override, steps: Sequence[Addressed]) -> None:
+    """Reject names of bundles, of runs and of runs to resume, which the pipeline sets itself.
 
     Raises:
-        ConfigError: the override is one of these.
+        ConfigError: if the override is one of these.
     """
     given = {step.reads[1] for step in steps if step.reads is not None and override.address is not None}
     if override.top == "resume":

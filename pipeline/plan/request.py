@@ -17,7 +17,7 @@ from pipeline.tracking import TrackingOptions
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The steps of a pipeline, and the options of all of them.
+    """The steps of a pipeline, and their configurations.
 
     Args:
         own: the configuration of `pipeline` or `why` itself.
@@ -41,7 +41,7 @@ def read_request(stage: str, words: Sequence[str]) -> Request:
     """Build the plan from the user's words. Only yaml files are read.
 
     Raises:
-        ConfigError: an unknown task or step, or an override that no step reads.
+        ConfigError: for an unknown task or step, or an override that no step reads.
     """
     own = set(keys_used(stage))
     overrides = [Override.read(word, ()) for word in words]
@@ -61,7 +61,7 @@ def check(request: Request) -> None:
     """Check the configuration of every step, before the first one runs.
 
     Raises:
-        ConfigError: a wrong key or value.
+        ConfigError: for a wrong key or value.
     """
     for step in request.steps:
         with _named(step):
@@ -72,10 +72,10 @@ def check(request: Request) -> None:
 
 
 def check_words(stage: str, words: Sequence[str]) -> Request:
-    """Return the request, with the configuration of every step checked.
+    """Build the plan, and check the configuration of every step.
 
     Raises:
-        ConfigError: a word is wrong.
+        ConfigError: if a word is wrong.
     """
     request = read_request(stage, words)
     check(request)
@@ -86,7 +86,7 @@ def find_step(request: Request, name: str) -> Step:
     """Return the step of this name.
 
     Raises:
-        ConfigError: there is no such step.
+        ConfigError: if there is no such step.
     """
     for step in request.steps:
         if step.name == name:

@@ -1,4 +1,4 @@
-"""`make pipeline`: run every step from raw text to registered models that is not done yet."""
+"""Run the steps of `make pipeline`, from raw text to registered models, that are not done yet."""
 
 import signal
 import time
@@ -31,7 +31,7 @@ AGAIN = "run the same command again: finished steps are kept"
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What the runs of this pipeline share: a tag, and the suffix of their names."""
+    """What the runs of a pipeline have in common: a tag, and the suffix of their names."""
 
     pipeline_id: str
     stamp: str
@@ -47,18 +47,18 @@ class Place:
 
     @property
     def title(self) -> str:
-        """For example `2/12 pretrain`."""
+        """The position and the name of the step, such as `2/12 pretrain`."""
         return f"{self.number}/{self.of} {self.step.name}"
 
 
 def run_pipeline(words: Sequence[str]) -> PipelineResult:
-    """Run the steps whose inputs no finished run has, and say which runs are kept for the others.
+    """Run the steps whose inputs no finished run has, and reuse finished runs for the others.
 
     Raises:
-        ConfigError: a word is wrong; nothing has run.
-        RunError: a step failed, and has said why; what was finished before is kept. A registration that fails
-            ends nothing: the others are tried, and the error comes last.
-        RunInterrupted: a signal stopped a step.
+        ConfigError: if a word is wrong; nothing has run then.
+        RunError: if a step failed and printed why; steps that finished before are kept. If a registration
+            fails, the others are still tried, and the error is raised at the end.
+        RunInterrupted: if a signal stopped a step.
     """
     request = read_request("pipeline", words)
     registry = registry_of(request)
@@ -73,7 +73,7 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
         tag_steps((one.run for one in done.values() if not one.ran), identity.pipeline_id)
     pipeline_id = identity.pipeline_id if ran else None
     summarise(done, pipeline_id, failed=failed)
-    _say_what_was_left_out(request, registry)
+    _say_omissions(request, registry)
     if failed:
         raise RunError(
             f"{', '.join(failed)} failed; all other steps are done",
@@ -84,7 +84,7 @@ def run_pipeline(words: Sequence[str]) -> PipelineResult:
 
 
 def judge_all(request: Request, registry: Registry) -> dict[str, Verdict]:
-    """Return the verdict on each step, as of now."""
+    """Return the current verdict on each step."""
     runs = list_runs(request.runs_dir)
     verdicts: dict[str, Verdict] = {}
     for step in request.steps:
@@ -104,7 +104,7 @@ def registry_of(request: Request) -> Registry:
 def _make_all(
     request: Request, verdicts: dict[str, Verdict], registry: Registry, identity: Identity
 ) -> tuple[dict[str, Done], list[str]]:
-    """Return the steps that are done, and the names of registrations that failed."""
+    """Run or keep each step; return the steps that are done, and the names of registrations that failed."""
     done: dict[str, Done] = {}
     failed: list[str] = []
     for number, step in enumerate(request.steps, start=1):
@@ -123,7 +123,7 @@ def _make_all(
 def _make(
     place: Place, request: Request, verdicts: dict[str, Verdict], registry: Registry, identity: Identity
 ) -> Done:
-    """Keep the step's run, or run the step."""
+    """Keep the finished run of a step, or run the step."""
     step, config = place.step, request.configs[place.step.name]
     verdict = verdicts[step.name]
     if verdict.waits_for is not None:
@@ -153,11 +153,11 @@ def _run(
     unfinished: RunFolder | None,
     identity: Identity,
 ) -> None:
-    """Run the step to its end.
+    """Run a step in a process of its own.
 
     Raises:
-        RunError: the step failed.
-        RunInterrupted: a signal was received.
+        RunError: if the step failed.
+        RunInterrupted: if a signal was received.
     """
     step = place.step
     words = [f"name={step.name}-{identity.stamp}", *step.words]
@@ -188,10 +188,10 @@ def _resumes(step: Step) -> bool:
 
 
 def _run_made(step: Step, config: Config, verdict: Verdict, request: Request, pipeline_id: str) -> RunFolder:
-    """Return the run that the step has just finished.
+    """Return the run that a step has just finished.
 
     Raises:
-        RunError: there is no such run.
+        RunError: if there is no such run.
     """
     model = verdict.inputs.get("registered model")
     candidates = runs_of(step, list_runs(request.runs_dir), config.choices.task, model)
@@ -211,7 +211,7 @@ def _run_made(step: Step, config: Config, verdict: Verdict, request: Request, pi
     )
 
 
-def _say_what_was_left_out(request: Request, registry: Registry) -> None:
+def _say_omissions(request: Request, registry: Registry) -> None:
     if request.without_registry:
         report.say("Registry", "nothing was registered: tracking is off")
     if registry.unasked is not None:

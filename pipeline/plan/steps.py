@@ -7,11 +7,11 @@ from pipeline.config.compose import keys_used
 from pipeline.config.schema import BUNDLE_KEYS
 from pipeline.config.tasks import finetuning_tasks
 from pipeline.errors import ConfigError
-from pipeline.plan.overrides import Override, refuse_unread, refuse_what_the_pipeline_gives
+from pipeline.plan.overrides import Override, refuse_managed, refuse_unread
 
-#: Keys that, without an address, are for the steps up to the backbone only: fine-tunings have their own.
+#: Keys that, without an address, only apply to the steps up to the backbone, since fine-tuning has its own.
 OF_THE_BACKBONE = ("task", "data", "init_from", *BUNDLE_KEYS)
-#: Keys that an evaluation takes over from its fine-tuning.
+#: Keys that an evaluation takes over from the fine-tuning step.
 OF_THE_ROWS = ("data", "log_corpus_text")
 #: The stage of the last steps, which do not depend on each other.
 REGISTER = "register"
@@ -46,19 +46,19 @@ class Step:
 def plan(tasks: Sequence[str], overrides: Sequence[str]) -> list[Step]:
     """Return all steps in order, each with the overrides that are meant for it.
 
-    `STEP.key=value` is for one step (`finetune-qa.trainer.max_steps=300`), for all of a stage (`finetune.`)
-    or of a task (`qa.`). `key=value` is for every step that reads the key; keys of the backbone
-    (`data`, `size`, `model`, ...) is for the steps up to it only.
+    `STEP.key=value` is for one step (`finetune-qa.trainer.max_steps=300`), for all steps of a stage
+    (`finetune.`) or of a task (`qa.`). `key=value` is for every step that reads the key, but keys of the
+    backbone (`data`, `size`, `model`, ...) are only for the steps up to it.
 
     Raises:
-        ConfigError: an unknown task, or an override that no step reads.
+        ConfigError: for an unknown task, or an override that no step reads.
     """
     _check_tasks(tasks)
     steps = _backbone_steps() + [step for task in tasks for step in _steps_of(task)]
     steps += [_registration_of(task) for task in tasks]  # last: only they need a reachable store
     given = [Override.read(word, [word for step in steps for word in step.addresses]) for word in overrides]
     for override in given:
-        refuse_what_the_pipeline_gives(override, steps)
+        refuse_managed(override, steps)
         if not any(_is_for(override, step) for step in steps):
             refuse_unread(override, steps)
     begun = any(override.top == "init_from" for override in given)
@@ -116,7 +116,7 @@ def _check_tasks(tasks: Sequence[str]) -> None:
 
 
 def _with(step: Step, overrides: Sequence[Override], steps: Sequence[Step]) -> Step:
-    """Return the step with its overrides; those that it takes over come first, so that its own win."""
+    """Add its overrides to a step; those that it takes over come first, so that its own win."""
     words: list[str] = []
     if step.follows is not None:
         name, keys = step.follows

@@ -1,4 +1,4 @@
-"""The summary of a pipeline: a table of its steps, their address in MLflow, and next commands."""
+"""The summary of a pipeline: a table of its steps, the URL of its runs in MLflow, and next commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from pipeline.tasks.finetuning import Score
 from pipeline.tracking.links import charts_url
 from pipeline.tracking.spool import Progress
 
-#: Files of a run's folder that hold its metrics; the first one that exists is read.
+#: Files of a run's folder that contain its metrics; the first one that exists is read.
 METRICS = ("bundles/best/metrics.json", "metrics.json")
 #: Metrics shown for a run without a task: the first one that exists.
 HEADLINES = ("val/bits_per_byte", "val/accuracy", "val/loss", "val/bytes_per_token")
@@ -32,7 +32,7 @@ class Done:
         run: the run of the step.
         how: `kept`, `ran`, or `resumed` from a checkpoint.
         seconds: duration in this pipeline.
-        newest: the newest run that had finished before.
+        newest: the newest run of the step that had finished before.
     """
 
     run: RunFolder
@@ -72,7 +72,7 @@ def result_of(done: Mapping[str, Done], pipeline_id: str | None) -> PipelineResu
 
 
 def summarise(done: Mapping[str, Done], pipeline_id: str | None, *, failed: Sequence[str] = ()) -> None:
-    """Print the table, the address in MLflow and next commands."""
+    """Print the table, next commands, and the URL in MLflow."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("step", no_wrap=True)
     table.add_column("run", overflow="fold")
@@ -142,7 +142,7 @@ def _say_next(done: Mapping[str, Done]) -> None:
 
 
 def _say_address(runs: list[RunFolder]) -> None:
-    """Print the page of the runs that share the first one's store and experiment."""
+    """Print the URL of the charts of the runs in the same store and experiment as the first."""
     known = [Progress.load(run.path / "tracking") for run in runs]
     known = [one for one in known if one.run_id and one.uri and one.experiment_id]
     if not known:

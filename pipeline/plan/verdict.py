@@ -25,7 +25,7 @@ from pipeline.runs.record import RunFolder
 from pipeline.tracking import TrackingOptions
 from pipeline.tracking.connection import store_of
 
-#: Number of differences that a reason names; `make why` shows all.
+#: The most differences that a reason names; `make why` shows all.
 _NAMED = 2
 
 
@@ -35,12 +35,12 @@ class Verdict:
 
     Args:
         step: the step.
-        found: the finished run that is kept; None if the step has to run.
+        found: the finished run that is reused; None if the step has to run.
         reason: why it is kept, or has to run.
-        inputs: the inputs that it would have now; empty if they need a bundle that does not exist yet.
+        inputs: its current inputs; empty if they include a bundle that does not exist yet.
         newest: its newest finished run.
         candidates: all its runs, newest first.
-        waits_for: the step that has to run first.
+        waits_for: the step that has to run first, if any.
     """
 
     step: Step
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
-        """Inputs that differ from those of the newest finished run, as far as they are known."""
+        """The inputs that differ from those of the newest finished run, as far as they are known."""
         if self.newest is None or not self.inputs:
             return {}
         found = differences(self.newest.record.inputs or {}, self.inputs)
@@ -78,7 +78,7 @@ def judge(
         registry: the registry to check registrations with.
 
     Raises:
-        ConfigError, DataError: the configuration is wrong, or there is no such corpus.
+        ConfigError, DataError: if the configuration is wrong, or there is no such corpus.
     """
     candidates = runs_of(step, runs, config.choices.task, _model_of(step, config))
     made = None if parent is None else parent.found or parent.newest
@@ -108,7 +108,7 @@ def best_of(run: RunFolder) -> Path:
 def inputs_now(
     step: Step, config: Config, used: Path | None, candidates: Sequence[RunFolder]
 ) -> dict[str, str]:
-    """Return the inputs that the step has now, with the bundle that it would read."""
+    """Return the current inputs of a step, with the bundle that it would read."""
     if used is not None and step.stage == REGISTER:
         store = store_of(construct(config.tracking, TrackingOptions)).public_uri
         model = _model_of(step, config) or ""

@@ -1,4 +1,4 @@
-"""`make why`: show which inputs of a step differ from those of its newest finished run."""
+"""Show which inputs of a step differ from those of its newest finished run (`make why`)."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from pipeline.plan.verdict import Verdict
 from pipeline.tracking.redaction import Redactor
 from pipeline.words import shorten
 
-#: Characters of a value that the table shows; the end of a path or number says more than the beginning.
+#: The most characters of a value in the table.
 _SHOWN = 60
 
 
@@ -30,16 +30,16 @@ class WhyResult(StageResult):
 
 
 def explain(words: Sequence[str]) -> WhyResult:
-    """Show which inputs of one step differ, or which of all steps would run.
+    """Show which inputs of one step differ, or which steps would run.
 
     Raises:
-        ConfigError: there is no such step, or no step reads an override.
+        ConfigError: if there is no such step, or no step reads an override.
     """
     request = read_request("why", words)
-    wanted = None if request.own.step is None else find_step(request, request.own.step)
+    step = None if request.own.step is None else find_step(request, request.own.step)
     verdicts = judge_all(request, registry_of(request))
-    chain = list(verdicts.values()) if wanted is None else _chain(verdicts, wanted.name)
-    if wanted is None:
+    chain = list(verdicts.values()) if step is None else _chain(verdicts, step.name)
+    if step is None:
         report.page(_overview(request, chain))
     else:
         report.page(Group(*_blocks(chain)))
@@ -49,7 +49,7 @@ def explain(words: Sequence[str]) -> WhyResult:
 
 
 def _chain(verdicts: Mapping[str, Verdict], name: str) -> list[Verdict]:
-    """Return the step, after the steps that have to run before it."""
+    """Return the verdict on a step, preceded by those on the steps that have to run before it."""
     verdict = verdicts[name]
     before = [] if verdict.waits_for is None else _chain(verdicts, verdict.waits_for)
     return [*before, verdict]
@@ -78,19 +78,19 @@ def _blocks(chain: Sequence[Verdict]) -> list[Text | Table]:
 def _sentence(verdict: Verdict) -> str:
     name, newest = verdict.step.name, verdict.newest
     if verdict.found is not None:
-        return f"{name}: nothing differs: {verdict.found.name} has the same inputs, so make pipeline keeps it"
+        return f"{name}: no input differs from {verdict.found.name}, so make pipeline keeps that run"
     unfinished = unfinished_with(verdict.candidates, verdict.inputs)
-    goes_on = (
+    resumes = (
         "" if unfinished is None else f"; {unfinished.name} was started with these inputs and will be resumed"
     )
     first = "" if verdict.waits_for is None else f"{verdict.waits_for} has to run first; "
     if newest is None:
-        return f"{name}: {first}it has never finished{goes_on}"
+        return f"{name}: {first}it has never finished{resumes}"
     if not verdict.changed:
         own = "nothing else differs" if first else verdict.reason
-        return f"{name}: {first}{own}{goes_on}"
+        return f"{name}: {first}{own}{resumes}"
     which = "also, these inputs differ" if first else "these inputs differ"
-    return f"{name}: {first}{which} from those of {newest.name}{goes_on}"
+    return f"{name}: {first}{which} from those of {newest.name}{resumes}"
 
 
 def _table(verdict: Verdict) -> Table:

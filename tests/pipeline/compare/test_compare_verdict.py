@@ -57,7 +57,7 @@ def test_runs_measured_on_validation_rows_are_ranked_by_them_and_it_is_said(tmp_
     assert set(comparison.metrics) == {"val/accuracy"}
     assert [score and score.value for score in comparison.metrics["val/accuracy"]] == [0.7, 0.5]
     assert any(
-        note.startswith("The rows of a and old are validation rows, which selected the weights")
+        note.startswith("The weights of a and old were selected on the measured validation rows")
         for note in comparison.notes
     )
 

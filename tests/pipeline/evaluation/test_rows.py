@@ -58,14 +58,14 @@ def test_texts_lie_in_the_folder_alone_and_the_table_of_all_has_labels_and_numbe
     assert texts.keys() == {ERRORS}
     assert "private" not in texts[ERRORS]
     assert table(texts[ERRORS]) == [
-        "| row | score | confidence | made | truth |",
+        "| row | score | confidence | prediction | target |",
         "| --- | --- | --- | --- | --- |",
         "| 1 | 0.000 | 0.800 | bad | good\\|fine |",
         "| 3 | 0.000 | 0.600 | bad | good\\|fine |",
     ]
     assert "log_corpus_text=false" in texts[ERRORS]
     own = table((tmp_path / ERRORS).read_text())
-    assert own[0] == "| row | score | confidence | given | made | truth |"
+    assert own[0] == "| row | score | confidence | input | prediction | target |"
     assert own[2] == "| 1 | 0.000 | 0.800 | private review 1 | bad (0.80) | good\\|fine |"
     assert (tmp_path / SAMPLES).read_text().count("private review") == 4
 
@@ -90,4 +90,4 @@ def test_of_a_task_whose_answers_are_texts_only_numbers_are_told(tmp_path: Path)
 def test_without_mistakes_there_is_no_table(tmp_path: Path, show_text: bool) -> None:
     made = [Prediction(text="room")] * 3
     texts = logged(ExtractiveQA(), QUESTIONS, made, tmp_path, show_text=show_text)
-    assert texts[ERRORS] == "Every row was answered correctly.\n"
+    assert texts[ERRORS] == "Every prediction is correct.\n"
