@@ -13,19 +13,19 @@ LARGE = ("model.safetensors",)
 
 
 def damaged_bundles(runs_dir: Path, *, deep: bool) -> Iterator[Finding]:
-    """Compare every bundle with its hashes; weights only with `deep`."""
+    """Compare every bundle with its hashes; weights are only read with `deep`."""
     for folder in sorted(runs_dir.glob("*/bundles/[!.]*")):
         if not folder.is_dir() or is_held(folder.parent.parent / ".lock"):
             continue
         try:
             bundle.check_files(folder, without=() if deep else LARGE)
-            _check_there(folder)
+            _check_large_files(folder)
         except BundleError as error:
             yield Finding(what=error.problem, remedy=error.remedy)
 
 
 def damaged_rows(cache_dir: Path, *, deep: bool) -> Iterator[Finding]:
-    """Compare token rows with their manifests: their size and, with `deep`, every byte."""
+    """Compare token rows with their manifests: their sizes and, with `deep`, every byte."""
     for manifest in sorted((cache_dir / "rows").glob(f"*/{MANIFEST_FILE}")):
         try:
             TokenRows(manifest.parent, verify=deep)
@@ -33,7 +33,7 @@ def damaged_rows(cache_dir: Path, *, deep: bool) -> Iterator[Finding]:
             yield Finding(what=error.problem, remedy=error.remedy)
 
 
-def _check_there(folder: Path) -> None:
+def _check_large_files(folder: Path) -> None:
     for name in LARGE:
         if not (folder / name).is_file():
             raise BundleError(

@@ -18,7 +18,7 @@ from pipeline.tracking.spool import Progress, count_unsent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Seconds without a message to MLflow after which a run of another folder is considered dead.
+#: Seconds without a metric after which a run without a folder is considered dead.
 SILENT_S = 3600.0
 
 
@@ -46,7 +46,7 @@ def _close(run: RunFolder) -> str:
 
 
 def _sent(folder: Path) -> str:
-    """Tell MLflow too if the run was tracked; what MLflow does not accept stays in the spool."""
+    """Also end a tracked run in MLflow, and describe the result; unsent records stay in the spool."""
     if not (folder / "tracking").is_dir():
         return ""
     try:
@@ -57,7 +57,7 @@ def _sent(folder: Path) -> str:
 
 
 def unsynced(runs_dir: Path) -> Iterator[Finding]:
-    """Find spools of ended runs that were not completely sent to MLflow."""
+    """Find ended runs whose records were not completely sent to MLflow."""
     alive = {run.path for run in list_runs(runs_dir) if is_held(run.path / ".lock") or _is_dead(run)}
     waiting = [folder for folder in unsynced_runs(runs_dir) if folder not in alive]
     if waiting:
@@ -75,7 +75,7 @@ def _progress(folder: Path) -> Progress:
 
 
 def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding]:
-    """Find runs that MLflow shows as running but no process is using; or why MLflow cannot be queried."""
+    """Find runs that MLflow shows as running but no process is using; report if MLflow cannot be queried."""
     if not options.enabled:
         return
     store = store_of(options)
@@ -92,8 +92,8 @@ def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding
     for run in found:
         folder = folders.get(run.data.tags.get("local_id", ""))
         if folder is None:
-            yield from _of_no_folder(store, run)
-        elif not _is_at_work(folder) and not _says_running(folder):  # otherwise it is closed with its folder
+            yield from _without_folder(store, run)
+        elif not _is_in_use(folder) and not _has_dead_run(folder):  # a dead run is ended with its folder
             yield _finding(store, run, f"{folder} has ended")
 
 
@@ -110,8 +110,8 @@ def _running(client: "MlflowClient", experiment: str) -> Iterator[Any]:
             return
 
 
-def _of_no_folder(store: Store, run: Any) -> Iterator[Finding]:
-    """In a local store a silent run can be closed; on a server it may belong to another machine."""
+def _without_folder(store: Store, run: Any) -> Iterator[Finding]:
+    """Report a run without a folder; on a server, it may belong to another machine."""
     last_ms = max([run.info.start_time, *(metric.timestamp for metric in run.data._metric_objs)])
     if store.sqlite_file is None:
         what = f"MLflow shows {run.info.run_name} as running, but there is no such run here"
@@ -143,9 +143,9 @@ def _local_id(folder: Path) -> str:
     return (folder / "tracking" / "local_id").read_text(encoding="utf-8")
 
 
-def _is_at_work(folder: Path) -> bool:
+def _is_in_use(folder: Path) -> bool:
     return is_held(folder / ".lock") or is_held(folder / "tracking" / "writer.lock")
 
 
-def _says_running(folder: Path) -> bool:
+def _has_dead_run(folder: Path) -> bool:
     return any(_is_dead(run) for run in list_runs(folder.parent) if run.path == folder)

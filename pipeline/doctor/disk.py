@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.doctor.findings import Finding
 from pipeline.tracking.options import Store
 
-#: Free space that a model of size=medium with its checkpoints needs.
+#: The free space that a model of size=medium needs with its checkpoints.
 LITTLE_BYTES = 2_000_000_000
 
 
@@ -36,7 +36,7 @@ def disk_use(runs_dir: Path, cache_dir: Path, store: Store | None) -> list[Use]:
         "tokenizers": ([cache_dir / "tokenizers"], "made again when needed: make clean"),
         "other caches": ([cache_dir], "made again when needed: make clean"),
         "MLflow's database": ([database] if database else [], ""),
-        "MLflow's files, less bundles": ([artifacts] if artifacts else [], ""),
+        "MLflow's files without bundles": ([artifacts] if artifacts else [], ""),
     }
     seen: set[tuple[int, int]] = set()
     return [_measure(what, folders, remedy, seen) for what, (folders, remedy) in sorts.items()]
@@ -47,7 +47,7 @@ def _measure(what: str, folders: list[Path], remedy: str, seen: set[tuple[int, i
     for file in (file for folder in folders for file in _files(folder)):
         try:
             found = file.lstat()
-        except OSError:  # it has been deleted meanwhile
+        except OSError:  # deleted meanwhile
             continue
         if (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))

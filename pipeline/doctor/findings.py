@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-#: Seconds; anything younger may be in use by another process.
+#: The age in seconds below which a file may be in use by another process.
 OLD_S = 600.0
 
 
@@ -17,7 +17,7 @@ class Finding:
     """A problem and its fix.
 
     Args:
-        what: what is wrong with what.
+        what: the problem.
         remedy: how to fix it.
         fix: a function that fixes it and returns what it did; None if only the user can.
     """
@@ -28,7 +28,7 @@ class Finding:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether a running process holds this lock; the lock of a dead process is free."""
+    """Return whether a running process has this lock; a process that dies releases it."""
     if not lock.exists():
         return False
     try:
@@ -40,7 +40,7 @@ def is_held(lock: Path) -> bool:
 
 @contextmanager
 def held(lock: Path) -> Iterator[bool]:
-    """Hold a lock while something is fixed; yields False if another process has it."""
+    """Acquire a lock for the block; yield False if another process has it."""
     try:
         with FileLock(lock, timeout=0):
             yield True
@@ -49,8 +49,8 @@ def held(lock: Path) -> Iterator[bool]:
 
 
 def is_old(path: Path) -> bool:
-    """Whether it has not been written for a while."""
+    """Return whether a file has not been written for `OLD_S` seconds."""
     try:
         return time.time() - path.lstat().st_mtime > OLD_S
-    except OSError:  # it has been deleted meanwhile
+    except OSError:  # deleted meanwhile
         return False

@@ -9,12 +9,12 @@ from datamodules.cache import MANIFEST_FILE
 from pipeline.doctor.findings import Finding, held, is_held, is_old
 from pipeline.runs.bundle import DONE
 
-#: Patterns of temporary names, under which something is written before it is renamed.
+#: Patterns of temporary names, used while something is written or replaced.
 DRAFTS = (".*.draft", ".*.old", ".*.part", ".*.building", ".*.tmp", "*.tmp", "*.part")
 
 
 def leftovers(runs_dir: Path, cache_dir: Path) -> Iterator[Finding]:
-    """Find all leftovers under both folders, except what a running process holds."""
+    """Find all leftovers under both folders, except those in use by a running process."""
     for folder in sorted(path for path in runs_dir.glob("*") if path.is_dir()):
         if not is_held(folder / ".lock"):
             yield from _in_run(folder)
@@ -30,17 +30,17 @@ def _in_run(folder: Path) -> Iterator[Finding]:
             yield Finding(
                 what=f"{path} is a bundle whose replacement was interrupted",
                 remedy=f"rename it back to {whole.name}",
-                fix=partial(_give_back, path, whole),
+                fix=partial(_restore, path, whole),
             )
         elif is_old(path):
             yield _draft(path, folder / ".lock")
 
 
 def _half_made(folder: Path) -> Finding:
-    """A folder without a record is not a run; if it has more than locks and drafts, the user must decide."""
+    """Report a folder without run.json; the user must decide if it contains more than locks and drafts."""
     kept = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     if kept:
-        what = f"{folder} has no run.json, so no command sees it (it contains {', '.join(sorted(kept)[:5])})"
+        what = f"{folder} has no run.json, so commands ignore it (it contains {', '.join(sorted(kept)[:5])})"
         return Finding(what=what, remedy="delete it, or restore its run.json")
     return Finding(
         what=f"{folder} is an empty run folder",
@@ -85,7 +85,7 @@ def _draft(path: Path, lock: Path | None) -> Finding:
     return Finding(what=f"{path} is incomplete", remedy="delete it", fix=partial(_remove, path, lock))
 
 
-def _give_back(path: Path, whole: Path) -> str:
+def _restore(path: Path, whole: Path) -> str:
     if not whole.exists():
         path.rename(whole)
     return f"restored {whole}"

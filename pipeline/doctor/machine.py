@@ -43,7 +43,7 @@ class Fact:
 
 
 def versions(root: Path = ROOT) -> list[Fact]:
-    """Python and the main packages, against `pyproject.toml` and `constraints.txt`."""
+    """Compare Python and the main packages with `pyproject.toml` and `constraints.txt`."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = _pinned(root / "constraints.txt")
     python = platform.python_version()
@@ -63,7 +63,7 @@ def _fact(name: str, required: SpecifierSet, tested: str) -> Fact:
 
 
 def _pinned(file: Path) -> dict[str, str]:
-    """Name -> the exact version that `make setup` installs."""
+    """Return name -> the exact version that `make setup` installs."""
     found = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         name, equals, number = line.partition("==")

@@ -1,4 +1,4 @@
-"""The lineage of a bundle, back to bytes, code and seed: traced, checked, printed and drawn."""
+"""Trace the lineage of a bundle back to files, code and seed; check, print and draw it."""
 
 from pipeline.lineage.nodes import Node, State
 from pipeline.lineage.picture import draw

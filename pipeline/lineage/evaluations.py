@@ -14,7 +14,7 @@ SHOWN = 6
 
 
 def evaluations_of(folder: Path, evaluations: Sequence[RunFolder]) -> list[Node]:
-    """Return the newest evaluations of this bundle, each with its metric, and the number of older ones."""
+    """Return nodes for the newest evaluations of a bundle, with their metrics, and one for the older ones."""
     found = runs_that_measured(folder, evaluations)
     nodes = [
         Node(kind="evaluation", title=run.name, facts=_facts(run), state=State.OK) for run in found[:SHOWN]

@@ -1,4 +1,4 @@
-"""One step of a lineage, and the result of checking it."""
+"""Nodes of a lineage, with the result of checking them."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -37,7 +37,7 @@ class Node:
         facts: what is recorded about it.
         state: the result of checking it.
         note: why it is in this state, or what cannot be checked.
-        made_from: the nodes that it was made from or with, and evaluations of it.
+        made_from: its inputs, and evaluations of it.
     """
 
     kind: str

@@ -1,6 +1,6 @@
-"""Draw a lineage: one band per run, the oldest on top, from files on the left to metrics on the right.
+"""Draw a lineage: one band per run, oldest on top, from files on the left to metrics on the right.
 
-The SVG is written directly: text stays text, each box has its full record as a tooltip, nothing is fetched.
+The SVG is self-contained; text stays text, and each box has its full record as a tooltip.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ _FONT = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', 'Noto Sans Mono CJK 
 
 @dataclass
 class Box:
-    """A rectangle with lines of text, the first of them bold."""
+    """A rectangle with lines of text, of which the first is bold."""
 
     node: Node
     lines: list[str]
@@ -47,7 +47,7 @@ class Box:
 
 @dataclass
 class Band:
-    """A run with everything that it was made from, by column."""
+    """A run and its inputs, by column."""
 
     columns: dict[str, list[Box]] = field(default_factory=dict)
 
@@ -121,7 +121,7 @@ def _run_lines(run: Node) -> list[str]:
 
 
 def _is_line(node: Node) -> bool:
-    """Whether a node is a line in its run's box; so is a tokenizer that an earlier run has a box for."""
+    """Return whether a node is a line in the box of its run, as is a tokenizer taken from an earlier run."""
     return node.kind in IN_THE_RUN or FROM in node.facts
 
 

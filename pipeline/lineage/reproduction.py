@@ -1,4 +1,4 @@
-"""Run a recorded run again, and compare the results."""
+"""Find a run to repeat, and compare the results of both runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ class Outcome:
 
 
 def find_run(spec: str, runs_dir: Path) -> RunFolder:
-    """Return the finished run of this name or folder.
+    """Return the finished run with this name or folder.
 
     Raises:
-        RunError: there is no such run, or it is not finished.
+        RunError: if there is no such run, or it is not finished.
     """
     runs = list_runs(runs_dir)
     found = [run for run in runs if spec.rstrip("/") in (run.name, str(run.path), str(run.path.absolute()))]
-    finished = ", ".join(run.name for run in runs if _left_numbers(run)) or "none yet"
+    finished = ", ".join(run.name for run in runs if _has_metrics(run)) or "none yet"
     if not found:
         raise RunError(
             f"there is no run '{spec}' in {runs_dir}", f"a finished run ({finished})", "give RUN=NAME"
@@ -51,20 +51,20 @@ def find_run(spec: str, runs_dir: Path) -> RunFolder:
     return found[0]
 
 
-def _left_numbers(run: RunFolder) -> bool:
-    there = bundle.is_finished(run.bundles / "best") or (run.path / EVALUATION).exists()
-    return there and run.record.status == "FINISHED"
+def _has_metrics(run: RunFolder) -> bool:
+    measured = bundle.is_finished(run.bundles / "best") or (run.path / EVALUATION).exists()
+    return measured and run.record.status == "FINISHED"
 
 
 def recorded_config(run: RunFolder, own: Mapping[str, Any] | None = None) -> Config:
-    """Return the configuration of the run, for a new run of another name.
+    """Return the configuration for repeating a run under another name.
 
-    `own` overrides what is recorded: the run may come from elsewhere, and the user says
+    `own` overrides the recorded options, since the run may come from another machine, and the user decides
     where it is tracked and cached.
 
     Raises:
-        RunError: the configuration cannot be read.
-        ConfigError: this version of the code has other keys.
+        RunError: if the configuration cannot be read.
+        ConfigError: if this version of the code has different keys.
     """
     file = run.path / "config.yaml"
     try:
@@ -72,7 +72,7 @@ def recorded_config(run: RunFolder, own: Mapping[str, Any] | None = None) -> Con
     except (OSError, ValueError) as error:
         raise RunError(
             f"{file} cannot be read ({error})",
-            "the configuration that the run wrote",
+            "the configuration that the run recorded",
             "name another run with RUN=NAME",
         ) from error
     name = f"{run.name[: MAX_NAME_LENGTH - len(SUFFIX)]}{SUFFIX}"
@@ -80,17 +80,17 @@ def recorded_config(run: RunFolder, own: Mapping[str, Any] | None = None) -> Con
     if "resume" in plain:
         changed["resume"] = False
     if "pipeline_id" in plain:
-        changed["pipeline_id"] = None  # it is no step of that pipeline
+        changed["pipeline_id"] = None  # the repeated run is not a step of that pipeline
     config = Config(changed)
     check(config)
     return config
 
 
 def read_outcome(run: RunFolder) -> Outcome:
-    """Return the results of the run; without a bundle, its evaluation; empty if that was deleted too.
+    """Return the results of a run, from its bundle or else its evaluation; empty if both were deleted.
 
     Raises:
-        RunError: the run never had metrics.
+        RunError: if the run never had metrics.
     """
     folder = run.bundles / "best"
     if bundle.is_finished(folder):
@@ -114,7 +114,7 @@ def _of_the_model(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return what must be equal for equal metrics, by name."""
+    """Return the inputs that must be equal for equal metrics, by name."""
     code = {
         key: str(value)
         for key, value in (select(provenance, "code") or {}).items()
@@ -130,18 +130,18 @@ def _origin(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def changed_metrics(before: Outcome, now: Outcome) -> dict[str, tuple[Any, Any]]:
-    """Return the metrics that differ; if the bundle was deleted, among those that are left."""
-    there = now.metrics
+    """Return the metrics that differ; without a bundle, only the metrics that are left are compared."""
+    metrics = now.metrics
     if before.weights is None:
-        there = {name: value for name, value in there.items() if name in before.metrics}
-    return differences(before.metrics, there)
+        metrics = {name: value for name, value in metrics.items() if name in before.metrics}
+    return differences(before.metrics, metrics)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return name -> (before, now) of values that are not identical to the last digit."""
+    """Return name -> (before, now) for values that are not identical to the last digit."""
     names = dict.fromkeys([*before, *now])
     return {
         name: (before.get(name), now.get(name))
         for name in names
-        if repr(before.get(name)) != repr(now.get(name))  # repr: NaN is equal to itself, 0.0 is not -0.0
+        if repr(before.get(name)) != repr(now.get(name))  # so that NaN equals NaN, and 0.0 differs from -0.0
     }

@@ -1,4 +1,4 @@
-"""Compare a bundle's record of files, token rows, code and versions with their present state."""
+"""Compare a bundle's record of files, token rows, code and versions with their current state."""
 
 import re
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ Found = tuple[State, str]
 
 #: Packages whose versions affect the results.
 PACKAGES = ("torch", "lightning", "datasets", "tokenizers", "numpy", "mlflow")
-#: The scheme of an address: `hf://`, `storyworld:`.
+#: The scheme of a URI, such as `hf://` and `storyworld:`.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def check_source(uri: str, sha256: str) -> Found:
-    """Check that a file has the bytes that were read; other addresses are not fetched."""
+    """Check that a local file still has the bytes that were read; other URIs are not fetched."""
     if _SCHEME.match(uri):
         return State.UNCHECKED, "not a local file"
     file = Path(uri).expanduser()
@@ -33,7 +33,7 @@ def check_source(uri: str, sha256: str) -> Found:
 
 
 def check_rows(sha256: str, cache_dir: Path) -> Found:
-    """Check that token rows in the cache are those of the training; absent ones are made when needed."""
+    """Check that cached token rows are those used for training; missing ones are made again when needed."""
     for manifest in (cache_dir / "rows").glob(f"*/{MANIFEST_FILE}"):
         if mapping_in(manifest).get("sha256") == sha256:
             try:
@@ -45,7 +45,7 @@ def check_rows(sha256: str, cache_dir: Path) -> Found:
 
 
 def check_code(code: Mapping[str, str]) -> Found:
-    """Check that the commit identifies the code: nothing was uncommitted."""
+    """Check that the commit identifies the code, because there were no uncommitted changes."""
     if code.get("git_commit", "none") == "none":
         return State.UNCHECKED, "was not run in a git repository"
     dirty, untracked = code.get("git_dirty"), code.get("git_untracked_code", "0")
@@ -56,7 +56,7 @@ def check_code(code: Mapping[str, str]) -> Found:
     if untracked != "0":
         files = "a file" if untracked == "1" else f"{untracked} files"
         return State.CHANGED, f"with {files} of code not tracked by git"
-    return State.OK, "nothing uncommitted"
+    return State.OK, "no uncommitted changes"
 
 
 def check_versions(code: Mapping[str, str]) -> tuple[State, str, dict[str, str]]:

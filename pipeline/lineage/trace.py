@@ -1,4 +1,4 @@
-"""Trace a bundle back to its sources, from its record, and compare each step with the present state."""
+"""Trace a bundle back to its sources, and compare each recorded step with the current state."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ from pipeline.runs.stored import read_part, refused
 
 Record = Mapping[str, Any]
 
-#: Hexadecimal digits of a hash that are shown.
+#: The number of hexadecimal digits of a hash that are shown.
 SHOWN = 12
 
 
 def trace(folder: Path, *, runs_dir: Path, cache_dir: Path, registrations: Sequence[Version] = ()) -> Node:
-    """Return the lineage of a bundle; at the top, the registered models that it is a version of.
+    """Return the lineage of a bundle, below the registered models that it is a version of.
 
     Raises:
-        BundleError: the bundle is unfinished, or its record cannot be read.
+        BundleError: if the bundle is unfinished, or its record cannot be read.
     """
     bundle.read_done(folder)
     record = _provenance(folder)
@@ -47,7 +47,7 @@ def _provenance(folder: Path) -> Record:
 def _run(
     folder: Path, record: Record, digest: str | None, evaluations: Sequence[RunFolder], cache_dir: Path
 ) -> Node:
-    """A run and its bundle; `digest` is the bundle's digest as recorded by its child."""
+    """Return the node of a run and its bundle; `digest` is the bundle's digest as recorded by its child."""
     state, note = _check_bundle(folder, digest)
     present = state is not State.GONE
     shown = digest or (bundle.digest(folder) if present else None)
@@ -74,19 +74,19 @@ def _check_bundle(folder: Path, digest: str | None) -> tuple[State, str]:
 
 
 def _parent(record: Record, evaluations: Sequence[RunFolder], cache_dir: Path) -> list[Node]:
-    """The run that this one started from, read from its own bundle or from its child's record."""
+    """Return the node of the run that this one started from, by the parent's bundle or the child's record."""
     parent = record.get("parent")
     if not parent:
         return []
     folder, digest = Path(parent["bundle"]), parent.get("digest")
     same = bundle.is_finished(folder) and digest in (None, bundle.digest(folder))
-    # A bundle that has changed has another origin: trust what the child recorded.
+    # If the bundle has changed, so has its origin: use the child's record.
     recorded = parent.get("provenance", {"run": parent["run"]})
     return [_run(folder, _provenance(folder) if same else recorded, digest, evaluations, cache_dir)]
 
 
 def _made_with(record: Record) -> list[Node]:
-    """Seed, code and versions."""
+    """Return nodes for the seed, the code and the versions."""
     code = record.get("code") or {}
     nodes = [Node(kind="seed", title=str(record.get("seed", "not recorded")))]
     state, note = check_code(code)
@@ -101,7 +101,7 @@ def _made_with(record: Record) -> list[Node]:
 
 
 def _data(record: Record, folder: Path | None, cache_dir: Path) -> list[Node]:
-    """Token rows, tokenizer, and the corpus with the files that it was read from."""
+    """Return nodes for the token rows, the tokenizer, the corpus and imported weights."""
     nodes = []
     for split in ("train", "validation"):
         if (recorded := record.get(f"{split}_rows")) is not None:
@@ -133,7 +133,7 @@ def _check_tokenizer(recorded: str, folder: Path | None) -> tuple[State, str]:
 
 
 def _imported(imported: Record) -> Node:
-    """The files of another library that a model was read from."""
+    """Return a node for the files that a model was imported from."""
     sources = _sources(imported)
     facts = {name: str(imported[name]) for name in ("model_type", "hub", "commit") if name in imported}
     if unused := imported.get("unused"):
@@ -154,7 +154,7 @@ def _corpus(corpus: Record) -> Node:
 
 
 def _sources(record: Record) -> list[Node]:
-    """The files that something was read from, compared with their present state."""
+    """Return nodes for source files, compared with their current state."""
     sources = []
     for source in record.get("sources", []):
         state, note = check_source(str(source["uri"]), str(source.get("sha256", "")))

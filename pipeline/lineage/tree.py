@@ -1,4 +1,4 @@
-"""Show a lineage as a tree on the terminal."""
+"""Render a lineage as a tree for the terminal."""
 
 from rich.text import Text
 from rich.tree import Tree
@@ -10,7 +10,7 @@ _KIND_WIDTH = 10
 
 
 def as_tree(node: Node) -> Tree:
-    """Return a tree of the node and, below it, what it was made from."""
+    """Return the node as a tree, with its inputs below it."""
     tree = Tree(_line(node), guide_style="dim")
     for part in node.made_from:
         tree.children.append(as_tree(part))

@@ -1,4 +1,4 @@
-"""Check that registered versions are still in the registry, with one query for all steps."""
+"""Check that registered versions are still in the registry."""
 
 from pipeline.errors import TrackingError
 from pipeline.registry.versions import registrations_of
@@ -6,7 +6,7 @@ from pipeline.runs.inputs import BUNDLE, MODEL
 from pipeline.runs.record import RunFolder
 from pipeline.tracking.options import Store
 
-#: The file that a registration writes into its run's folder.
+#: The file that a registration writes to its run's folder.
 REGISTRATION = "registration.json"
 
 
@@ -14,17 +14,17 @@ class Registry:
     """MLflow's registry, queried only if an earlier registration might be reused.
 
     Args:
-        store: the store in which the pipeline registers; None: there is none.
+        store: the store in which the pipeline registers models, if any.
     """
 
     def __init__(self, store: Store | None) -> None:
         self._store = store
         self._known: dict[str, set[str]] = {}
-        #: Why it could not be queried; recorded registrations are then trusted.
+        #: Why the registry could not be queried; recorded registrations are then trusted.
         self.unasked: str | None = None
 
     def problem_of(self, run: RunFolder) -> str | None:
-        """Return what is wrong with a finished registration; None if it is intact, and for any other run."""
+        """Describe what is wrong with a finished registration; None if it is intact, and for other runs."""
         inputs = run.record.inputs or {}
         if self._store is None or MODEL not in inputs or self.unasked is not None:
             return None

@@ -1,4 +1,4 @@
-"""Test whether a challenger is significantly better than the champion (paired test on the same rows)."""
+"""Decide whether a challenger is significantly better than the champion (paired test on the same rows)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _EVALUATE = "`make evaluate-TASK BUNDLE=... DATA=...` (`make evaluate` for a pre
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether the challenger is better, and the numbers behind it."""
+    """Whether the challenger is better, and the numbers that show it."""
 
     is_better: bool
     numbers: str
@@ -39,10 +39,10 @@ LOWEST_LOSS = Goal(metric="loss", higher_is_better=False)
 
 
 def judge(challenger: Version, champion: Version, runs_dir: Path) -> Verdict:
-    """Compare the two on the rows that both answered.
+    """Compare two versions on the rows on which both were evaluated.
 
     Raises:
-        RunError: there are no such rows, too few of them, or rows without a score.
+        RunError: if there are no such rows, too few of them, or rows without a score.
     """
     goal = _goal(challenger.folder)
     evaluations = finished_evaluations(runs_dir)
@@ -72,7 +72,7 @@ def _goal(folder: Path) -> Goal:
 
 
 def _measurements(version: Version, evaluations: Sequence[RunFolder]) -> Iterator[Measurement]:
-    """Yield what the version's own run measured at its end, then later evaluations."""
+    """Yield the measurement at the end of the version's own run, then later evaluations."""
     run = version.folder.parent.parent
     folders = [run] if version.folder.name == "best" else []
     folders += [later.path for later in runs_that_measured(version.folder, evaluations)]
@@ -82,7 +82,7 @@ def _measurements(version: Version, evaluations: Sequence[RunFolder]) -> Iterato
 
 
 def _fitness(pair: tuple[Measurement, Measurement]) -> tuple[bool, bool, int]:
-    """Sort key: enough rows first, then rows that selected no weights, then more rows."""
+    """Return a sort key that prefers enough rows, then rows that selected no weights, then more rows."""
     n_rows = len(pair[0].rows)
     return n_rows >= MIN_ROWS, not any(one.chose_weights for one in pair), n_rows
 
@@ -90,7 +90,7 @@ def _fitness(pair: tuple[Measurement, Measurement]) -> tuple[bool, bool, int]:
 def _by_rows(
     challenger: Version, champion: Version, new: Measurement, old: Measurement, goal: Goal
 ) -> Verdict:
-    """Better if the scores per row are significantly better on average and the task's metric is no worse."""
+    """Judge the challenger better if its scores per row are significantly better, and its metric no worse."""
     scores, others = pair_rows(new.rows, new.row_scores, old.rows, old.row_scores)
     _check_enough(challenger, champion, len(scores))
     if n_missing := count_missing(scores, others):

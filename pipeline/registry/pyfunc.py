@@ -1,4 +1,4 @@
-"""Write what MLflow needs to load and serve a bundle: `MLmodel`, code, requirements, input example."""
+"""Write the files that MLflow needs to load and serve a bundle: `MLmodel`, code, requirements, example."""
 
 import logging
 import tempfile
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 
-#: The packages that loading a bundle and predicting with it import; a test checks that they suffice.
+#: The packages needed to load a bundle and predict with it; a test checks that they suffice.
 REQUIREMENTS = (
     *("mlflow", "torch", "numpy", "tokenizers", "safetensors", "pydantic", "PyYAML", "pyarrow", "regex"),
     *("filelock", "jaxtyping", "pandas", "typing_extensions"),
 )
 
-#: What a request to a pretrained model may set, with the defaults.
+#: The parameters of a request to a pretrained model, with their defaults.
 _PARAMETERS: dict[str, int | float] = {"max_new_tokens": 40, "temperature": 1.0, "top_p": 1.0, "seed": 0}
 
 _EXAMPLE_PROMPT = "One sunny morning"
 
 
 def add_pyfunc(client: "MlflowClient", model_id: str, folder: Path) -> None:
-    """Make MLflow's model of a bundle a pyfunc, so that MLflow itself can load and serve it.
+    """Add the files of a pyfunc to a bundle's LoggedModel, so that MLflow can load and serve it.
 
-    The bundle's own files are not changed; its weights are not read.
+    The bundle's files are not changed, and its weights are not read.
     """
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        # MLflow warns about its own type hints while it is imported, and about its own calls of pandas.
+        # MLflow warns about its own type hints during import, and about its own use of pandas.
         warnings.filterwarnings("ignore", module="mlflow")
         client.log_model_artifacts(model_id, str(write_pyfunc(Path(scratch) / "model", folder)))
 
 
 def write_pyfunc(target: Path, folder: Path) -> Path:
-    """Write to `target` the files that accompany the bundle in `folder`; returns `target`."""
+    """Write the pyfunc files of the bundle in `folder` to `target`, and return `target`."""
     import mlflow.pyfunc
 
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
@@ -62,14 +62,14 @@ def write_pyfunc(target: Path, folder: Path) -> Path:
     content = yaml.safe_load(described.read_text(encoding="utf-8"))
     content["flavors"]["python_function"] |= {
         "artifacts": {"bundle": {"path": ".", "uri": "."}},
-        "model_code_path": MODEL_CODE.name,  # MLflow would write its path on this machine
+        "model_code_path": MODEL_CODE.name,  # MLflow would write an absolute path of this machine
     }
     described.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return target
 
 
 def _signature(task: Any) -> tuple["ModelSignature", Any]:
-    """Return the columns of rows and their types, and an example row as a table."""
+    """Return the model's signature, and an example input."""
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -100,7 +100,7 @@ def _mlflow_type(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     from mlflow.types import DataType
     from mlflow.types.schema import AnyType, Array, Object, Property
 
-    if "type" not in schema and "$ref" not in schema:  # one of several
+    if "type" not in schema and "$ref" not in schema:  # a union of types
         return AnyType()  # type: ignore[no-untyped-call]
     if "$ref" in schema:
         return _mlflow_type(known[schema["$ref"].rpartition("/")[2]], known)

@@ -1,7 +1,7 @@
-"""A bundle as MLflow's pyfunc, "model from code": MLflow runs this file where a registered version is loaded.
+"""A bundle as an MLflow pyfunc ("model from code"): MLflow runs this file when it loads a registered version.
 
-The input is a table with the columns of the task, or with `prompt` for a model that was only pretrained;
-each prediction is what `make predict-TASK` writes, or the generated text.
+The input is a table with the columns of the task, or with `prompt` for a pretrained model. Each prediction is
+the one that `make predict-TASK` writes, or the generated text.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ BATCH_SIZE = 16
 
 
 class BundleModel(PythonModel):
-    """Load the bundle next to this file, and predict rows with it."""
+    """A model that loads the bundle next to this file, and predicts rows with it."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the bundle and check it against its hashes."""
+        """Load the bundle, and check it against its hashes."""
         self.bundle = load_bundle(Path(context.artifacts["bundle"]).resolve())
 
     def predict(

@@ -22,12 +22,12 @@ def log_untracked(
     """Log a bundle as the model of a new run that has its settings and results, but no curves.
 
     Raises:
-        MlflowException: the store refuses it; the new run is then FAILED.
+        MlflowException: if the store rejects it; the new run is then FAILED.
     """
     record = _record(folder, Redactor(environ))
-    experiment_found = experiment_id(client, experiment, store.artifact_root)
-    run = client.create_run(experiment_found, run_name=record["tags"]["run_name"], tags=_tags(record))
-    made = Progress(uri=store.public_uri, run_id=run.info.run_id, experiment_id=experiment_found)
+    found = experiment_id(client, experiment, store.artifact_root)
+    run = client.create_run(found, run_name=record["tags"]["run_name"], tags=_tags(record))
+    made = Progress(uri=store.public_uri, run_id=run.info.run_id, experiment_id=found)
     status = "FAILED"
     try:
         for key, value in record["params"].items():
@@ -40,7 +40,7 @@ def log_untracked(
 
 
 def _record(folder: Path, redactor: Redactor) -> dict[str, Any]:
-    """Return the record that the run itself would have spooled."""
+    """Return the record that the run would have written to its spool."""
     metrics, provenance = (read_part(folder, name) for name in ("metrics.json", "provenance.json"))
     config = redactor.value("", read_part(folder, "config.yaml"))
     return {

@@ -32,7 +32,7 @@ DIGEST, FOLDER, LOGGED_MODEL = "bundle_digest", "bundle", "model_id"
 
 #: How to use a registered version, for readers in MLflow.
 USE = (
-    "A version holds the files of a bundle, and what MLflow needs to load it: `mlflow.pyfunc.load_model`, "
+    "A version contains a bundle and the files with which MLflow loads it: `mlflow.pyfunc.load_model`, "
     "`mlflow models serve`. `make serve MODEL=NAME@champion` serves it with batching and streaming. "
     "To use it elsewhere, download the folder with `mlflow artifacts download`, then run "
     "`make predict-TASK BUNDLE=FOLDER`."
@@ -57,25 +57,25 @@ class Version:
 
     @property
     def title(self) -> str:
-        """Human-readable name, such as `prelude-qa version 3`."""
+        """The name for readers, such as `prelude-qa version 3`."""
         return f"{self.name} version {self.number}"
 
 
 def find_trained(spec: str, runs_dir: Path) -> Path:
-    """Return the bundle that `spec` names; `latest` is the newest finished one of any stage.
+    """Find the bundle that `spec` names; `latest` is the newest finished one of any stage.
 
     Raises:
-        BundleError: there is no such bundle, or it is not finished.
+        BundleError: if there is no such bundle, or it is not finished.
     """
     newest = newest_bundle(runs_dir) if spec == LATEST else None
     return newest or find_bundle(spec, runs_dir)
 
 
 def check_alias(alias: str) -> None:
-    """Refuse aliases that MLflow would refuse only after creating the version.
+    """Reject aliases that MLflow would reject only after creating the version.
 
     Raises:
-        ConfigError: `alias` cannot be an alias.
+        ConfigError: if `alias` is not a valid alias.
     """
     if not re.fullmatch(r"(?!latest$|v\d+$)[\w-]+", alias, re.IGNORECASE | re.ASCII):
         raise ConfigError(
@@ -86,7 +86,7 @@ def check_alias(alias: str) -> None:
 
 
 def looks_registered(spec: str) -> bool:
-    """Whether `spec` has the form of a registered model's version and is not a folder."""
+    """Return whether `spec` looks like a version of a registered model and is not a folder."""
     return bool(_REGISTERED.match(spec)) and not Path(spec).exists()
 
 
@@ -94,7 +94,7 @@ def find_version(client: "MlflowClient", spec: str) -> Version:
     """Return the version that NAME@ALIAS or NAME/VERSION names.
 
     Raises:
-        TrackingError: there is no such model, alias or version.
+        TrackingError: if there is no such model, alias or version.
     """
     from mlflow.exceptions import MlflowException
 
@@ -119,29 +119,29 @@ def find_version(client: "MlflowClient", spec: str) -> Version:
 
 
 def with_alias(client: "MlflowClient", name: str, alias: str) -> Version | None:
-    """Return the version with this alias; None if there is none."""
+    """Return the version with this alias, or None."""
     model = next(iter(client.search_registered_models(f"name = '{_quoted(name)}'")), None)
     number = (model.aliases if model else {}).get(alias)
     return None if number is None else _version(client, client.get_model_version(name, number))
 
 
 def versions_of(client: "MlflowClient", digest: str) -> list[Version]:
-    """Return all versions of registered models that hold this bundle."""
+    """Return all versions of registered models that contain this bundle."""
     return [_version(client, found) for found in client.search_model_versions(f"tags.{DIGEST} = '{digest}'")]
 
 
 def registrations_of(store: Store, digest: str) -> list[Version]:
-    """Return the versions, of any model, that hold a bundle of this digest.
+    """Return the versions of all registered models that contain a bundle with this digest.
 
     Raises:
-        TrackingError: there is no such store, or it cannot be read.
+        TrackingError: if there is no such store, or it cannot be read.
     """
     with connect(store) as client:
         return versions_of(client, digest)
 
 
 def registered(client: "MlflowClient", folder: Path, name: str) -> Version | None:
-    """Return the version of this registered model that holds the bundle; None if there is none."""
+    """Return the version of a registered model that contains the bundle, or None."""
     found = versions_of(client, bundle.digest(folder))
     return next((version for version in found if version.name == name), None)
 
@@ -149,7 +149,7 @@ def registered(client: "MlflowClient", folder: Path, name: str) -> Version | Non
 def register_bundle(
     client: "MlflowClient", store: Store, folder: Path, *, name: str, alias: str, experiment: str
 ) -> tuple[Version, bool]:
-    """Register a bundle as a version and set the alias; registering it again adds no version.
+    """Register a bundle as a version and set the alias; registering it again adds no further version.
 
     The bundle of an untracked run is first logged to `experiment`.
 
@@ -157,8 +157,8 @@ def register_bundle(
         The version, and whether it is new.
 
     Raises:
-        BundleError: the bundle is unfinished or damaged.
-        TrackingError: its run is tracked in another store, or MLflow rejects the name or the alias.
+        BundleError: if the bundle is unfinished or damaged.
+        TrackingError: if its run is tracked in another store, or MLflow rejects the name or the alias.
     """
     bundle.check_files(folder)
     known = registered(client, folder, name)
@@ -168,7 +168,7 @@ def register_bundle(
 
 
 def default_name(folder: Path) -> str:
-    """prelude-TASK."""
+    """Return the default name of the registered model for a bundle, such as `prelude-qa`."""
     return name_for(_task(folder))
 
 
@@ -195,7 +195,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
         model_id=model.model_id,
         await_creation_for=0,
     )
-    # The model's page lists its versions by this tag, which only MLflow's fluent interface sets.
+    # The page of the LoggedModel lists its versions from this tag, which only MLflow's fluent API sets.
     known = json.loads(model.tags.get(MODEL_VERSIONS, "[]"))
     made = {"name": name, "version": version.version}
     client.set_logged_model_tags(model.model_id, {MODEL_VERSIONS: json.dumps([*known, made])})
@@ -203,7 +203,7 @@ def _create(client: "MlflowClient", store: Store, folder: Path, name: str, *, ex
 
 
 def _logged_model(client: "MlflowClient", store: Store, folder: Path, *, experiment: str) -> str:
-    """Return the id of MLflow's model of a bundle, which its run logged, or which is logged now, once."""
+    """Return the id of a bundle's LoggedModel; if its run was not tracked, it is logged now."""
     run_folder = folder.absolute().parent.parent
     if lane_file(run_folder / "tracking", POINTS).exists():
         maker = _synced_maker(run_folder, store)
@@ -216,22 +216,22 @@ def _logged_model(client: "MlflowClient", store: Store, folder: Path, *, experim
         raise TrackingError(
             f"MLflow has no model for {folder}",
             "a bundle that its run has logged",
-            "run `make sync`, and read its line about this run",
+            "run `make sync`, and read what it prints about this run",
         )
     return model_id
 
 
 def _registered_before(client: "MlflowClient", folder: Path) -> str | None:
-    """Return the MLflow model behind a version of the same bundle under another name."""
+    """Return the id of the LoggedModel if the same bundle was registered under another name, or None."""
     same = client.search_model_versions(f"tags.{DIGEST} = '{bundle.digest(folder)}'")
     return next((found.tags[LOGGED_MODEL] for found in same if LOGGED_MODEL in found.tags), None)
 
 
 def _synced_maker(run_folder: Path, store: Store) -> Progress:
-    """Return the record of the run that made the bundle, after sending what the store lacks.
+    """Return the tracking progress of the run that made the bundle, after sending unsent records.
 
     Raises:
-        TrackingError: the run was tracked in another store, or the store does not accept it.
+        TrackingError: if the run was tracked in another store, or the store does not accept it.
     """
     maker = _synced(run_folder)
     if maker.uri != store.public_uri:
@@ -244,7 +244,7 @@ def _synced_maker(run_folder: Path, store: Store) -> Progress:
 
 
 def _synced(run_folder: Path) -> Progress:
-    """Send everything of a run to the store, and return the progress."""
+    """Send the unsent records of a run, and return its progress."""
     maker = Progress.load(run_folder / "tracking")
     if maker.run_id is not None and not count_unsent(run_folder / "tracking", maker):
         return maker
@@ -259,7 +259,7 @@ def _synced(run_folder: Path) -> Progress:
 
 
 def _same(recorded: Path, folder: Path) -> bool:
-    """Whether both paths are the same bundle of a run, even if the project was moved."""
+    """Return whether both paths are the same bundle of a run, even if the project was moved."""
     return recorded == folder.absolute() or recorded.parts[-3:] == folder.absolute().parts[-3:]
 
 
@@ -271,7 +271,7 @@ def _about_model(folder: Path) -> str:
 
 
 def _about_version(folder: Path) -> str:
-    """Return the model card, cut to what MLflow can store."""
+    """Return the model card, shortened to what MLflow can store."""
     return card_body(folder_facts(folder), most=MLFLOW_CHARACTERS)
 
 
@@ -288,8 +288,8 @@ def _tags(folder: Path) -> dict[str, str]:
 
 
 def _version(client: "MlflowClient", found: Any) -> Version:
-    """Return a version with its bundle: the one in its run's folder, or else MLflow's copy."""
-    version = client.get_model_version(found.name, found.version)  # a search leaves out the aliases
+    """Return a version with its bundle, in its run's folder or else in MLflow's artifacts."""
+    version = client.get_model_version(found.name, found.version)  # search results have no aliases
     if DIGEST not in version.tags:
         raise BundleError(
             f"{found.name} version {found.version} was not registered by this project",
@@ -310,7 +310,7 @@ def _version(client: "MlflowClient", found: Any) -> Version:
 
 
 def _trained(recorded: Path, digest: str) -> Path:
-    """Return the trained bundle of a version, RUNS/NAME/bundles/best, even if the project was moved."""
+    """Return the folder of a version's bundle, RUNS/NAME/bundles/best, even if the project was moved."""
     here = Path(*recorded.parts[-4:]).absolute()
     return here if bundle.is_finished(here) and bundle.digest(here) == digest else recorded
 

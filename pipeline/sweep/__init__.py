@@ -1,1 +1,1 @@
-"""Run many trainings of one stage with different settings, and find the best."""
+"""Sweeps: train with different settings, and find the best."""

@@ -1,4 +1,4 @@
-"""Run trials as jobs of a cluster, submitted by submitit, the library behind Hydra's submitit launcher."""
+"""Run trials as jobs of a cluster, with submitit, the library used by Hydra's submitit launcher."""
 
 import os
 import shutil
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 #: Options that submitit has for every cluster; all others are specific to Slurm.
 _SHARED = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb")
-_LOOK_EVERY_S = 0.2
+_POLL_EVERY_S = 0.2
 
 
 class TrialCommand:
-    """What a job runs: the command of a trial. At its time limit, a job is saved and resumed later."""
+    """The callable of a job: runs the command of a trial. At its time limit, a job saves and is requeued."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run the command to completion; returns its exit code."""
+        """Run the command to completion, and return its exit code."""
         folder = self._work.folder
-        if folder.exists() and not can_resume(folder):  # it reached its time limit before it saved anything
+        if folder.exists() and not can_resume(folder):  # the job reached its time limit before a checkpoint
             shutil.rmtree(folder)
         with open_to_append(self._work.log) as log:
             self._process = subprocess.Popen(
@@ -49,14 +49,14 @@ class TrialCommand:
             )
         try:
             while (code := self._process.poll()) is None:
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_EVERY_S)
         except BaseException:
             self._process.terminate()
             raise
         return code
 
     def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Called by submitit shortly before the time limit: save, and requeue."""
+        """Save the trial and requeue the job; submitit calls this shortly before the time limit."""
         import submitit
 
         if self._process is not None:
@@ -67,9 +67,10 @@ class TrialCommand:
 
 
 def _environ() -> dict[str, str]:
-    """Return the job's environment, with as many threads as it has cores.
+    """Return the environment of a trial, with as many threads as the job has cores.
 
-    A trial starts its own processes: with Slurm's variables set, Lightning would expect srun to start them.
+    Slurm's variables are left out: with them, Lightning would expect srun to start the processes of the
+    trial.
     """
     environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
     if (cores := os.environ.get("SLURM_CPUS_ON_NODE")) is not None:
@@ -78,12 +79,12 @@ def _environ() -> dict[str, str]:
 
 
 def _ignore_warning() -> None:
-    """Ignore Slurm's warning, which every process gets: submitit's handles it, and has the trial save."""
+    """Ignore Slurm's warning signal, which submitit handles by making the trial save."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 class Cluster:
-    """Submit trials to Slurm or, as `submitit_local`, to submitit's own processes on this machine."""
+    """Submits trials to Slurm or, as `submitit_local`, to processes of submitit on this machine."""
 
     def __init__(self, kind: str, options: SlurmOptions, folder: Path, environ: Mapping[str, str]) -> None:
         self._folder, self._environ = folder.absolute(), environ
@@ -94,7 +95,7 @@ class Cluster:
         """Submit a trial; the cluster allocates its resources, so the slot is not used.
 
         Raises:
-            RunError: the cluster rejects the job.
+            RunError: if the cluster rejects the job.
         """
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -111,7 +112,7 @@ class Cluster:
             ) from error
 
     def find(self, handle: str) -> Job | None:
-        """Return the job with this id; a local one cannot be found again."""
+        """Return the job with this id; jobs of `submitit_local` cannot be found again."""
         import submitit
 
         if self._kind != "slurm":
@@ -128,7 +129,7 @@ class ClusterJob:
         self.exit_code: int | None = None
 
     def is_running(self) -> bool:
-        """Whether the job has not ended; if it has, its exit code or the reason is read."""
+        """Return whether the job has not ended; if it has, read its exit code or log the reason."""
         if not self._job.done():
             return True
         if self.exit_code is None and self._job.exception() is None:
@@ -152,8 +153,8 @@ def check_cluster(kind: str) -> None:
     """Check that jobs can be submitted from this machine.
 
     Raises:
-        ConfigError: submitit is not installed.
-        RunError: there is no Slurm here.
+        ConfigError: if submitit is not installed.
+        RunError: if there is no Slurm here.
     """
     try:
         import submitit

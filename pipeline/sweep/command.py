@@ -1,4 +1,4 @@
-"""`make sweep`: run many trainings of one stage, and find the best."""
+"""Run the trials of a sweep, and find the best (`make sweep`)."""
 
 import os
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ from pipeline.sweep.study import n_ended, open_study
 from pipeline.sweep.summary import TABLE, begin_summary, end_summary, note_progress, trials_url, write_results
 from pipeline.tracking import Run
 
-#: Keys of the sweep itself, and those that it shares with its trials. All others belong to the trials.
+#: Keys of the sweep itself, and keys that it shares with its trials; all others are for the trials.
 OWN = ("sweep", "name", "resume")
 SHARED = ("tracking", "runs_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user typed: the sweep's own configuration, and the plan."""
+    """The parsed command: the configuration of the sweep, and its plan."""
 
     config: Config
     options: SweepOptions
@@ -46,7 +46,7 @@ def read_request(words: Sequence[str]) -> Request:
     """Read and check what the user typed.
 
     Raises:
-        ConfigError: a word is wrong.
+        ConfigError: if a word is wrong.
     """
     config = compose("sweep", [word for word in words if _top(word) in (*OWN, *SHARED)])
     options = construct(config.sweep, SweepOptions)
@@ -56,12 +56,13 @@ def read_request(words: Sequence[str]) -> Request:
 
 
 def sweep(words: Sequence[str]) -> StageResult:
-    """Run a trial for each setting, and name the best.
+    """Run a trial for each setting, and report the best.
 
     Raises:
-        ConfigError: a word is wrong.
-        RunError: jobs cannot be submitted from here, there is nothing to resume, or no trial succeeded.
-        Stopped: a signal was received; RESUME=1 resumes the sweep.
+        ConfigError: if a word is wrong.
+        RunError: if jobs cannot be submitted from this machine, there is nothing to resume, or no trial
+            succeeded.
+        Stopped: if a signal was received; RESUME=1 resumes the sweep.
     """
     request = read_request(words)
     config, options, plan = request.config, request.options, request.plan
@@ -112,7 +113,7 @@ def _run(config: Config, options: SweepOptions, plan: Plan, run: RunFolder) -> S
                 raise
         found = results(study, plan)
         end_summary(tracked, run.path, found, plan)
-        return _told(run, plan, found, tracked)
+        return _report(run, plan, found, tracked)
 
 
 def _launcher(options: SweepOptions, folder: Path) -> Launcher:
@@ -121,11 +122,11 @@ def _launcher(options: SweepOptions, folder: Path) -> Launcher:
     return Cluster(options.launcher, options.slurm, folder / "jobs", os.environ)
 
 
-def _told(run: RunFolder, plan: Plan, found: Sequence[Result], tracked: Run) -> StageResult:
+def _report(run: RunFolder, plan: Plan, found: Sequence[Result], tracked: Run) -> StageResult:
     """Show the results, and return them.
 
     Raises:
-        RunError: no trial succeeded.
+        RunError: if no trial succeeded.
     """
     best = best_of(found)
     if best is None or best.value is None:
@@ -158,7 +159,7 @@ def _say_end(run: RunFolder, plan: Plan, best: Result, tracked: Run) -> None:
     table.add_row("run", Text(report.short(run.path.parent / str(best.run)), overflow="fold"))
     report.panel(f"{run.name}: best of {plan.n_trials} trials", table)
     say = report.console()
-    say.print("[bold]Train it again[/bold]")
+    say.print("[bold]Repeat the best trial[/bold]")
     say.print(Text(f"  {command_of(best, plan)}"), soft_wrap=True)
     say.print(f"Table, picture, logs: {report.short(run.path)}", soft_wrap=True)
     for what, address in (("Trials", trials_url(run.path)), ("This sweep", tracked.url)):

@@ -1,4 +1,4 @@
-"""Run the trials of a sweep: start them, read their validations, stop bad ones, collect the results."""
+"""Run the trials of a sweep: start them, read their validations, prune bad ones, and collect results."""
 
 import math
 import time
@@ -28,16 +28,16 @@ RUN, HANDLE, REASON, SECONDS, TWIN = "run", "handle", "reason", "seconds", "same
 
 
 class Audience(Protocol):
-    """Receives the progress of a sweep."""
+    """A receiver of the progress of a sweep."""
 
     def began(self, trial: Trial, values: dict[str, str], *, resumed: bool) -> None:
-        """A trial has started."""
+        """Called when a trial has started."""
 
     def looked(self, running: int) -> None:
-        """Some time has passed."""
+        """Called after each check of the running trials."""
 
     def ended(self, trial: FrozenTrial) -> None:
-        """A trial has ended."""
+        """Called when a trial has ended."""
 
 
 @dataclass(kw_only=True)
@@ -56,16 +56,16 @@ class Running:
 
 
 class Driver:
-    """Run the remaining trials of a plan.
+    """Runs the remaining trials of a plan.
 
     Args:
         study: the record of the trials.
         plan: the trials to run.
         options: the options of the sweep.
         launcher: starts the trials.
-        sweep: the sweep's folder; its name is a tag of each trial.
+        sweep: the folder of the sweep; its name is a tag of each trial.
         audience: receives the progress.
-        look_every_s: seconds between two looks at the trials.
+        poll_every_s: seconds between two checks of the trials.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Driver:
         launcher: Launcher,
         sweep: Path,
         audience: Audience,
-        look_every_s: float = 0.2,
+        poll_every_s: float = 0.2,
     ) -> None:
         self._study, self._plan, self._options = study, plan, options
         self._launcher, self._sweep, self._audience = launcher, sweep, audience
-        self._look_every_s = look_every_s
+        self._poll_every_s = poll_every_s
         self._running: list[Running] = []
         self._waiting = studies.interrupted(study)
         self._requests = Requests()
@@ -91,22 +91,22 @@ class Driver:
         """Run all trials to completion.
 
         Raises:
-            ConfigError: no trial has the metric.
-            Stopped: a signal was received; the trials have saved, and can be resumed.
+            ConfigError: if no trial has the metric.
+            Stopped: if a signal was received; the trials have saved, and can be resumed.
         """
-        with listening(self._answer):
+        with listening(self._handle):
             try:
                 while self._fill() or self._running:
                     if self._requests.first is not None:
                         raise Stopped(self._requests.first)
-                    self._look()
+                    self._poll()
                     self._audience.looked(len(self._running))
-                    time.sleep(self._look_every_s)
+                    time.sleep(self._poll_every_s)
             finally:
                 self._stop_all()
 
     def _fill(self) -> bool:
-        """Start trials in the free slots; returns whether there may be more to start."""
+        """Start trials in the free slots; return whether there may be more to start."""
         while len(self._running) < self._options.n_parallel and self._requests.first is None:
             resumed = bool(self._waiting)
             trial = (
@@ -120,7 +120,7 @@ class Driver:
         return True
 
     def _begin(self, trial: Trial, *, resumed: bool) -> None:
-        """Start a trial, unless its values are invalid, were tried before, or its run is done."""
+        """Start a trial, unless its values are invalid or were tried before; adopt one that still runs."""
         values = studies.values_of(trial, self._plan)
         self._audience.began(trial, values, resumed=resumed)
         if (twin := studies.twin(self._study, trial)) is not None:
@@ -133,10 +133,10 @@ class Driver:
             trial.set_user_attr(REASON, error.sentence)
             self._tell(trial, TrialState.FAIL)
             return
-        self._running.append(self._at_work(trial, runs_dir) or self._started(trial, values, runs_dir))
+        self._running.append(self._adopt(trial, runs_dir) or self._start(trial, values, runs_dir))
 
-    def _at_work(self, trial: Trial, runs_dir: Path) -> Running | None:
-        """Adopt a trial that a killed sweep left behind: still running, or done meanwhile."""
+    def _adopt(self, trial: Trial, runs_dir: Path) -> Running | None:
+        """Return a trial that a killed sweep left running, or that has finished since, or None."""
         name, handle = trial.user_attrs.get(RUN), trial.user_attrs.get(HANDLE)
         job = self._launcher.find(handle) if handle else None
         if name is None or job is None:
@@ -146,7 +146,7 @@ class Driver:
             return None
         return self._running_at(trial, job, folder, self._free_slot())
 
-    def _started(self, trial: Trial, values: dict[str, str], runs_dir: Path) -> Running:
+    def _start(self, trial: Trial, values: dict[str, str], runs_dir: Path) -> Running:
         """Start the trial's process, from its last checkpoint if there is one."""
         name = self._name(trial, values, runs_dir)
         trial.set_user_attr(RUN, name)
@@ -188,14 +188,14 @@ class Driver:
     def _free_slot(self) -> int:
         return min(set(range(self._options.n_parallel)) - {each.slot for each in self._running})
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Process new validations and trials that have ended."""
         for each in list(self._running):
             has_ended = not each.job.is_running()
             self._report(each)
             if has_ended:
                 self._running.remove(each)
-                self._take(each)
+                self._finish(each)
 
     def _report(self, each: Running) -> None:
         """Report new validations to Optuna, and stop the trial if it should be pruned."""
@@ -222,21 +222,21 @@ class Driver:
             f"did you mean {close[0]}?" if close else "use one of these, or leave out sweep.metric",
         )
 
-    def _take(self, each: Running) -> None:
+    def _finish(self, each: Running) -> None:
         """Record the outcome of a trial that has ended."""
         end = outcome(each.folder, each.log, each.job.exit_code)
         each.trial.set_user_attr(SECONDS, round(time.monotonic() - each.since, 1))
         if end.state == "done":
             if self._plan.metric not in end.metrics:
                 raise self._no_such_metric(end.metrics)
-            self._take_value(each, end.metrics[self._plan.metric])
+            self._complete(each, end.metrics[self._plan.metric])
         elif each.is_pruned and end.state == "stopped":
             self._tell(each.trial, TrialState.PRUNED)
         else:
             each.trial.set_user_attr(REASON, end.reason)
             self._tell(each.trial, TrialState.FAIL)
 
-    def _take_value(self, each: Running, value: float) -> None:
+    def _complete(self, each: Running, value: float) -> None:
         if math.isfinite(value):
             self._tell(each.trial, TrialState.COMPLETE, value)
             return
@@ -246,19 +246,19 @@ class Driver:
     def _tell(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
         self._audience.ended(self._study.tell(trial, value, state=state))
 
-    def _answer(self, number: int, frame: FrameType | None) -> None:
-        """Defer a first signal to the next look, so that no record is cut; a second one raises at once."""
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Defer a first signal to the next check, so that every record is complete; raise at the second."""
         is_first = self._requests.first is None
         if self._requests.is_new(number) and not is_first:
             raise Stopped(number)
 
     def _stop_all(self) -> None:
-        """Stop running trials: each finishes its step and saves; at a second signal they are killed."""
+        """Stop running trials, which finish their step and save; at a second signal, kill them."""
         for each in self._running:
             each.job.stop()
         try:
             while any(each.job.is_running() for each in self._running):
-                time.sleep(self._look_every_s)
+                time.sleep(self._poll_every_s)
         except Stopped:
             for each in self._running:
                 each.job.kill()

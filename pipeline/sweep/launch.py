@@ -31,7 +31,7 @@ class Job(Protocol):
         """The exit code of a job that has ended; None while it runs, or if it is unknown."""
 
     def is_running(self) -> bool:
-        """Whether the job has not ended."""
+        """Return whether the job has not ended."""
 
     def stop(self) -> None:
         """Ask the job to save and exit (SIGTERM)."""
@@ -41,13 +41,13 @@ class Job(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts trials somewhere."""
+    """An interface for starting trials."""
 
     def launch(self, work: "Work", *, slot: int) -> Job:
         """Start a trial; `slot` is its number among the trials that run at once."""
 
     def find(self, handle: str) -> Job | None:
-        """Return a job that an earlier process started, if it still runs."""
+        """Return a job that an earlier process started, if it is still running."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Work:
     log: Path
 
     def command(self) -> list[str]:
-        """The command line, which resumes the run if it has a checkpoint."""
+        """Return the command line, which resumes the run if it has a checkpoint."""
         resume = [f"resume={quoted(self.folder.name)}"] if can_resume(self.folder) else []
         return [sys.executable, "-m", "pipeline", self.stage, *self.words, *resume, "--json"]
 
@@ -78,9 +78,9 @@ def import_path(environ: Mapping[str, str]) -> str:
 
 
 class Processes:
-    """Run trials as processes on this machine.
+    """Runs trials as processes on this machine.
 
-    Each has its own session: Ctrl-C reaches only the sweep, which then stops its trials.
+    Each has its own session, so that Ctrl-C reaches only the sweep, which then stops its trials.
     """
 
     def __init__(self, n_slots: int, environ: Mapping[str, str]) -> None:
@@ -112,7 +112,7 @@ class Processes:
 
 
 class ProcessJob:
-    """A process: a child, or one that an earlier sweep started."""
+    """A process of this sweep, or one that an earlier sweep started."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
@@ -120,7 +120,7 @@ class ProcessJob:
         self.exit_code: int | None = None
 
     def is_running(self) -> bool:
-        """Whether the process runs; a child that has ended is reaped, another's may stay as a zombie."""
+        """Return whether the process is running; an ended child is reaped, and other zombies do not count."""
         is_child = isinstance(self._process, psutil.Popen)
         try:
             self.exit_code = self._process.wait(timeout=0)
@@ -139,18 +139,18 @@ class ProcessJob:
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the job."""
+        """Kill the process."""
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
         try:
             self._process.send_signal(number)
         except psutil.NoSuchProcess:
-            return  # it has ended by itself
+            return  # it has already ended
 
 
 def share(slot: int, n_slots: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the threads and GPUs of one of several concurrent trials; settings of the user are kept."""
+    """Return the environment variables for a trial's share of threads and GPUs; user settings are kept."""
     if n_slots == 1:
         return {}
     given = {}
@@ -163,7 +163,7 @@ def share(slot: int, n_slots: int, environ: Mapping[str, str]) -> dict[str, str]
 
 
 def _gpus(environ: Mapping[str, str]) -> list[str]:
-    """The GPUs that this process may use."""
+    """Return the GPUs that this process may use."""
     if "CUDA_VISIBLE_DEVICES" in environ:
         return [name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
     import torch

@@ -16,7 +16,7 @@ def run_name(sweep: str, number: int, values: Mapping[str, str]) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Return key -> the fewest of its last parts that are unique."""
+    """Return key -> its shortest unique suffix, in whole parts."""
     found = {}
     for key in keys:
         parts = key.lstrip("+~").split(".")
@@ -29,7 +29,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def short_values(values: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of a trial for display: short keys, numbers of four digits."""
+    """Format the values of a trial for display, with short keys and numbers."""
     names = short_keys(list(values))
     return {names[key]: _short_number(value) for key, value in values.items()}
 

@@ -11,7 +11,7 @@ Count = Annotated[int, Field(ge=1)]
 
 #: Default number of trials if the values are not a finite grid.
 DEFAULT_TRIALS = 20
-#: Concurrent trials on a cluster, whose queue decides how many of them run.
+#: Default number of concurrent trials on a cluster, whose queue decides how many of them run.
 CLUSTER_PARALLEL = 8
 
 
@@ -66,7 +66,8 @@ class SweepOptions:
         prune: stop trials that are worse at a validation than the median; null: only with sampler=optuna.
         prune_after: number of trials that must end before one is pruned.
         parallel: concurrent trials; null: 1 on this machine, 8 on a cluster.
-        launcher: local runs processes here, slurm submits jobs to a cluster, submitit_local tests that here.
+        launcher: local runs processes on this machine, slurm submits jobs to a cluster, and submitit_local
+            tests submitit on this machine.
     """
 
     stage: str = "pretrain"
@@ -85,8 +86,8 @@ class SweepOptions:
         if self.sampler == "grid" and self.trials is not None:
             raise ConfigError(
                 "sweep.trials is given with sweep.sampler=grid",
-                "no number of trials, as a grid runs every combination",
-                "leave it out, or choose sweep.sampler=random or optuna",
+                "no number of trials, since a grid runs every combination",
+                "leave out sweep.trials, or choose sweep.sampler=random or optuna",
             )
 
     @property

@@ -27,7 +27,7 @@ _LONG_WORD = 14
 
 
 def draw(found: Sequence[Result], plan: Plan, file: Path) -> bool:
-    """Plot the trials that have a value; returns False if there are none."""
+    """Plot the trials that have a value; return False if there are none."""
     shown = [one for one in found if one.value is not None and one.state in _STYLES]
     if not shown:
         return False
@@ -52,7 +52,7 @@ def draw(found: Sequence[Result], plan: Plan, file: Path) -> bool:
 
 
 def _history(axes: "Axes", shown: Sequence[Result], plan: Plan) -> None:
-    """Plot each trial by its number, and the best so far."""
+    """Plot the trials by number, and the best so far."""
     from matplotlib.ticker import MaxNLocator
 
     for state, (colour, filled, label) in _STYLES.items():

@@ -24,7 +24,7 @@ TASK_OF: Mapping[str, Callable[[Config], Any]] = {
     "pretrain": pretraining_task,
     "finetune": finetuning_task,
 }
-#: Combinations that are checked before the first trial, to find a valid one.
+#: The most combinations that are checked before the first trial, to find a valid one.
 MAX_EXAMPLES = 32
 
 
@@ -66,7 +66,7 @@ class Plan:
         """Return the configuration of a trial, checked as far as possible without reading data.
 
         Raises:
-            UserError: the values are invalid.
+            UserError: if the values are invalid.
         """
         config = compose(self.stage, self.words(values))
         TASK_OF[self.stage](config)
@@ -78,7 +78,7 @@ def make_plan(options: SweepOptions, words: Sequence[str]) -> Plan:
     """Read the words of the trials, and fill in the defaults.
 
     Raises:
-        ConfigError: an unknown stage, no swept key, ranges in a grid, or no valid combination.
+        ConfigError: for an unknown stage, no swept key, ranges in a grid, or no valid combination.
     """
     stage, task = _stage_of(options.stage)
     is_grid = options.sampler == "grid"
@@ -95,7 +95,7 @@ def make_plan(options: SweepOptions, words: Sequence[str]) -> Plan:
         metric="",
         direction="minimize",
     )
-    metric, direction = _what_decides(options, draft, _example(draft))
+    metric, direction = _metric(options, draft, _example(draft))
     return replace(draft, metric=metric, direction=direction)
 
 
@@ -129,7 +129,7 @@ def _example(plan: Plan) -> Config:
     """Return the configuration of a valid trial.
 
     Raises:
-        ConfigError: no combination is valid.
+        ConfigError: if no combination is valid.
     """
     first: UserError | None = None
     for values in islice(examples(plan.swept), MAX_EXAMPLES):
@@ -144,7 +144,7 @@ def _example(plan: Plan) -> Config:
     raise ConfigError(f"no trial is valid: {first.problem}", first.expected, first.remedy) from first
 
 
-def _what_decides(options: SweepOptions, plan: Plan, config: Config) -> tuple[str, Direction]:
+def _metric(options: SweepOptions, plan: Plan, config: Config) -> tuple[str, Direction]:
     """Return the requested metric, or the one that selects the task's best weights, and its direction."""
     if options.metric is not None:
         lower = lower_is_better(options.metric)
@@ -165,16 +165,16 @@ def _what_decides(options: SweepOptions, plan: Plan, config: Config) -> tuple[st
 
 
 def identity(options: SweepOptions, plan: Plan) -> dict[str, Any]:
-    """Return what must not change when a sweep is resumed."""
+    """Return the facts that must not change when a sweep is resumed."""
     return {
         **{key: getattr(options, key) for key in ("stage", "sampler", "seed")},
         "keys": {key.key: key.text for key in plan.swept},
-        "words": sorted(word for word in plan.fixed if not _says_how(word)),
+        "words": sorted(word for word in plan.fixed if not _is_location(word)),
         "metric": plan.metric,
         "direction": plan.direction,
     }
 
 
-def _says_how(word: str) -> bool:
-    """Whether a word says where a run is stored, not what it computes."""
+def _is_location(word: str) -> bool:
+    """Return whether a word sets where a run is stored, not what it computes."""
     return word.lstrip("+~").split("=")[0].split(".")[0] in ("runs_dir", "cache_dir", "tracking")

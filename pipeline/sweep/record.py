@@ -1,4 +1,4 @@
-"""Record a sweep in its folder, and find the sweep that RESUME resumes."""
+"""Record a sweep in its folder, and find the sweep to resume."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ RECORD = "sweep.json"
 
 
 def write_record(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Record what must not change when the sweep is resumed."""
+    """Record the facts that must not change when the sweep is resumed."""
     write_whole(folder / RECORD, json.dumps(identity, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -23,7 +23,7 @@ def find_sweep(runs_dir: Path, resume: bool | str, identity: Mapping[str, Any]) 
     A finished sweep is returned too: it may get more trials.
 
     Raises:
-        RunError: there is no such sweep, or it has another identity.
+        RunError: if there is no such sweep, or it has another identity.
     """
     sweeps = [run for run in list_runs(runs_dir) if (run.path / RECORD).exists()]
     if isinstance(resume, str):
@@ -58,13 +58,15 @@ def _check_same(run: RunFolder, identity: Mapping[str, Any]) -> None:
 
 def _differences(run: RunFolder, identity: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return name -> (recorded value, value now)."""
-    began = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
+    recorded = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
     return {
-        key: (_told(began.get(key)), _told(now)) for key, now in identity.items() if began.get(key) != now
+        key: (_typed(recorded.get(key)), _typed(now))
+        for key, now in identity.items()
+        if recorded.get(key) != now
     }
 
 
-def _told(value: Any) -> str:
+def _typed(value: Any) -> str:
     """Format a value as the user types it."""
     if isinstance(value, Mapping):
         return " ".join(f"{key}={text}" for key, text in value.items())

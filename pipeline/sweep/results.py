@@ -61,13 +61,13 @@ def result_of(trial: FrozenTrial, study: Study, plan: Plan) -> Result:
 
 
 def results(study: Study, plan: Plan) -> list[Result]:
-    """Return all trials that were started, the best first."""
+    """Return all trials that were started, best first."""
     begun = [trial for trial in study.trials if trial.state in _STATES]
     return [result_of(trial, study, plan) for trial in ranked(study, begun)]
 
 
 def best_of(found: Sequence[Result]) -> Result | None:
-    """Return the best finished trial of ranked ones."""
+    """Return the best of ranked trials, if it is done."""
     return found[0] if found and found[0].state == "done" else None
 
 
@@ -77,7 +77,7 @@ def command_of(result: Result, plan: Plan) -> str:
 
 
 def as_csv(found: Sequence[Result], metric: str) -> str:
-    """Return one line per trial, with values to the last digit."""
+    """Format the trials as CSV, with all digits."""
     text = io.StringIO()
     writer = csv.writer(text)
     keys = list(found[0].values) if found else []
@@ -89,7 +89,7 @@ def as_csv(found: Sequence[Result], metric: str) -> str:
 
 
 def as_markdown(found: Sequence[Result], metric: str) -> str:
-    """Return the trials as a table in Markdown."""
+    """Format the trials as a Markdown table."""
     keys = list(found[0].shown) if found else []
     lines = [_row(["trial", metric, *keys, "state", "seconds", "run"]), "|" + "---|" * (len(keys) + 5)]
     for one in found:

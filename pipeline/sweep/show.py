@@ -23,7 +23,7 @@ from pipeline.sweep.space import Swept
 from pipeline.sweep.study import FIRST_AT_RANDOM
 from pipeline.words import clock
 
-#: Number of trials of a grid that are listed in the plan.
+#: The most trials of a grid that are listed in the plan.
 LISTED = 6
 COLOURS = {"done": "green", "pruned": "yellow", "failed": "red", "interrupted": "yellow"}
 
@@ -71,7 +71,7 @@ def _by_factor(log: bool) -> str:
 def _order(plan: Plan, options: SweepOptions) -> str:
     if plan.grid is not None:
         rest = len(plan.grid) - LISTED
-        more = [f"and {rest} more, the last key changing first"] if rest > 0 else []
+        more = [f"and {rest} more; the last key varies fastest"] if rest > 0 else []
         return "\n".join([*(_words(values) for values in plan.grid[:LISTED]), *more])
     if options.sampler == "random":
         return f"drawn at random (sweep.seed={options.seed})"
@@ -94,7 +94,7 @@ def _pruning(options: SweepOptions, *, tracked: bool) -> str:
 
 
 class Narrator:
-    """Print a line for each trial that ends; on a terminal, show running trials below."""
+    """Prints a line for each trial that ends; on a terminal, shows running trials below."""
 
     def __init__(self, study: Study, plan: Plan, noted: Callable[[Result, Result | None], None]) -> None:
         self._study, self._plan, self._noted = study, plan, noted
@@ -115,7 +115,7 @@ class Narrator:
         self._status = None
 
     def began(self, trial: Trial, values: dict[str, str], *, resumed: bool) -> None:
-        """Note that a trial has started."""
+        """Remember the start of a trial, and print that it is resumed if so."""
         words = _words(values)
         self._width = max(self._width, len(words))
         self._begun[trial.number] = words, time.monotonic()
@@ -167,12 +167,12 @@ class Narrator:
 
 
 def _note(one: Result, best: Result | None) -> str:
-    """Return the note on a trial in the table: the first part of its reason."""
+    """Return the note on a trial in the table: `best`, or the first part of its reason."""
     return "best" if one is best else (one.reason or "").partition(";")[0]
 
 
 def result_table(found: Sequence[Result], plan: Plan) -> Table:
-    """Return a table of all trials, the best first."""
+    """Return a table of all trials, best first."""
     table = Table(box=None, pad_edge=False, title_justify="left")
     shorts = short_keys([key.key for key in plan.swept])
     table.add_column("trial", justify="right")

@@ -1,4 +1,4 @@
-"""Parse the swept keys of a command line with Hydra's grammar into distributions of Optuna."""
+"""Parse swept keys, in Hydra's grammar, to distributions of Optuna."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Swept:
 
     @property
     def ends(self) -> list[str]:
-        """Values with which to check that something composes: all listed ones, or the first and the last."""
+        """The values to check for validity: all listed ones, or the bounds of a range."""
         if self.values is not None:
             return self.values
         if not isinstance(self.distribution, FloatDistribution | IntDistribution):
@@ -55,11 +55,11 @@ class Swept:
 
 
 def read_words(words: Sequence[str], *, listed: bool) -> tuple[list[str], list[Swept]]:
-    """Split words into those with one value and swept keys; `listed`: values must be listable (a grid).
+    """Split words into fixed ones and swept keys; with `listed`, for a grid, all values must be listable.
 
     Raises:
-        ConfigError: nothing is swept, a key is swept twice, a word is invalid, or its values cannot be listed
-            or drawn.
+        ConfigError: if nothing is swept, a key is swept twice, a word is invalid, or its values cannot be
+            listed or drawn.
     """
     fixed: list[str] = []
     swept: dict[str, Swept] = {}
@@ -86,7 +86,7 @@ def combinations(swept: Sequence[Swept]) -> list[dict[str, str]]:
 
 
 def examples(swept: Sequence[Swept]) -> Iterator[dict[str, str]]:
-    """Yield combinations to check: first some that contain each listed value and each end of a range."""
+    """Yield combinations to check; the first ones cover each listed value and each bound of a range."""
     names, ends = [key.key for key in swept], [key.ends for key in swept]
     for i in range(max(map(len, ends))):
         yield dict(zip(names, [each[i % len(each)] for each in ends], strict=True))
@@ -148,10 +148,10 @@ def _rounded(value: Any) -> Any:
 
 
 def _distribution(value: Any, values: list[str] | None, *, listed: bool) -> BaseDistribution:
-    """Return the distribution of a range over numbers; of a list, and of anything in a grid, over words.
+    """Return the distribution of a key: over numbers for a range, over words for a list and in a grid.
 
     Raises:
-        ValueError: Optuna rejects the range.
+        ValueError: if Optuna rejects the range.
     """
     if isinstance(value, IntervalSweep):
         low, high, log = value.start, value.end, LOG in value.tags

@@ -1,8 +1,8 @@
-"""Record a sweep's trials: Optuna's study, in a journal in the sweep's folder.
+"""The trials of a sweep, as an Optuna study in a journal in the sweep's folder.
 
-All samplers share it. A grid is queued completely, in the order typed, so it runs as planned, and what a
-killed sweep has not run is what is still queued. (Optuna's GridSampler shuffles, and cannot be asked trial by
-trial: it stops the study from within the last one.)
+All samplers use it. A grid is enqueued completely, in the order typed, so that a killed sweep continues with
+the trials that are still enqueued. (Optuna's GridSampler shuffles, and does not support asking for single
+trials.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,11 @@ FIRST_AT_RANDOM = 10
 
 
 def open_study(folder: Path, plan: Plan, options: SweepOptions) -> Study:
-    """Open the study in `folder`, or create it. The caller holds the folder's lock."""
+    """Open the study in `folder`, or create it. The caller must have the lock of the folder."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = folder / JOURNAL
     is_new = not file.exists()
-    _mend(file)
+    _repair(file)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(file))),
         study_name=_NAME,
@@ -42,21 +42,21 @@ def open_study(folder: Path, plan: Plan, options: SweepOptions) -> Study:
         pruner=MedianPruner(n_startup_trials=options.prune_after) if options.prunes else NopPruner(),
         load_if_exists=not is_new,
     )
-    queued = len(study.trials)  # fewer than the grid, if a kill came between two of them
+    queued = len(study.trials)  # fewer than in the grid, if the sweep was killed while it enqueued them
     for values in (plan.grid or [])[queued:]:
         study.enqueue_trial(values)
     return study
 
 
-def _mend(file: Path) -> None:
-    """Remove what a killed process left: an incomplete last line, and Optuna's lock."""
+def _repair(file: Path) -> None:
+    """Remove an incomplete last line and Optuna's lock, which a killed process may have left."""
     file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
     if file.exists() and not (text := file.read_bytes()).endswith(b"\n"):
         write_whole(file, text[: text.rfind(b"\n") + 1])
 
 
 def next_trial(study: Study, plan: Plan, options: SweepOptions) -> Trial | None:
-    """Return the next trial of the plan; None if all have been started."""
+    """Return the next trial of the plan, or None if all have been started."""
     n_begun = sum(trial.state != TrialState.WAITING for trial in study.trials)
     if n_begun >= plan.n_trials:
         return None
@@ -91,7 +91,7 @@ def values_of(trial: Trial | FrozenTrial, plan: Plan) -> dict[str, str]:
 
 
 def twin(study: Study, trial: Trial) -> FrozenTrial | None:
-    """Return a finished trial with the same values, as equal configurations give equal results."""
+    """Return a finished trial with the same values, since equal configurations give equal results."""
     return next(
         (
             other
@@ -103,7 +103,7 @@ def twin(study: Study, trial: Trial) -> FrozenTrial | None:
 
 
 def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Rank trials, the best first; then those that were pruned, failed or are not done."""
+    """Rank trials, best first, followed by pruned, failed and unfinished ones."""
     sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
     order: Mapping[Any, int] = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1, TrialState.FAIL: 2}
 

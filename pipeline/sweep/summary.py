@@ -42,7 +42,7 @@ def begin_summary(config: Config, run: RunFolder, plan: Plan) -> Run:
 
 
 def trials_url(folder: Path) -> str | None:
-    """Return the address of the trials in MLflow, side by side; None if MLflow has no trial (yet)."""
+    """Return the URL of the trials' charts in MLflow, or None if MLflow has no trial yet."""
     for trial in sorted(folder.parent.glob(f"{glob.escape(folder.name)}-*/tracking")):
         progress = Progress.load(trial)
         if progress.uri and progress.experiment_id:
@@ -51,7 +51,7 @@ def trials_url(folder: Path) -> str | None:
 
 
 def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | None) -> None:
-    """Log a point for each trial: its value, and the best so far."""
+    """Log the value of a trial, and the best so far."""
     values = {} if result.value is None or result.state != "done" else {"trial/value": result.value}
     if best is not None and best.value is not None:
         values["trial/best"] = best.value
@@ -60,7 +60,7 @@ def note_progress(tracked: Run, n_ended: int, result: Result, best: Result | Non
 
 
 def write_results(folder: Path, found: Sequence[Result], plan: Plan) -> list[Path]:
-    """Write the table and the picture to the sweep's folder, if there is something to show."""
+    """Write the tables and, if any trial has a value, the picture to the sweep's folder."""
     write_whole(folder / TABLE, as_csv(found, plan.metric))
     write_whole(folder / NOTE, _page(folder, found, plan))
     has_picture = draw(found, plan, folder / PICTURE)

@@ -1,4 +1,4 @@
-"""Read a trial's validations while it runs, and how it ended, from its run folder."""
+"""Read the validations and the outcome of a trial from its run folder."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ class Outcome:
 
 
 class Validations:
-    """The validations of a run, read as its spool grows; an untracked run has none."""
+    """The validations of a run, read incrementally from its spool; an untracked run has none."""
 
     def __init__(self, folder: Path) -> None:
         self._file = lane_file(folder / "tracking", POINTS)
@@ -47,14 +47,14 @@ class Validations:
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether the run has a checkpoint to resume from."""
+    """Return whether the run has a checkpoint to resume from."""
     return (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def outcome(folder: Path, log: Path, exit_code: int | None) -> Outcome:
     """Return how the run in `folder` ended; `exit_code` is None if no one waited for its process."""
     best = folder / "bundles" / "best"
-    status = mapping_in(folder / "run.json").get("status")  # None: it did not get that far
+    status = mapping_in(folder / "run.json").get("status")  # None: the run was not created
     if status == "FINISHED" and is_finished(best):
         metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
         return Outcome(state="done", metrics=metrics)

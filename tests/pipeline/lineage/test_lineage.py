@@ -105,7 +105,7 @@ def test_evaluations_stand_beside_the_bundle_that_they_measured_and_no_other(cha
     [
         ({"git_dirty": "true"}, State.CHANGED, "with changes that were not committed"),
         ({"git_untracked_code": "2"}, State.CHANGED, "with 2 files of code not tracked by git"),
-        ({"git_untracked_code": "0"}, State.OK, "nothing uncommitted"),
+        ({"git_untracked_code": "0"}, State.OK, "no uncommitted changes"),
         ({"git_dirty": "unknown"}, State.UNCHECKED, "git did not report whether everything was committed"),
     ],
 )

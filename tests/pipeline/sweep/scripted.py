@@ -158,7 +158,7 @@ def run_sweep(
     folder.mkdir(parents=True, exist_ok=True)
     study = open_study(folder, plan, chosen)
     launcher, listener = launcher or ScriptedLauncher(script), listener or Listener()
-    driver = Driver(study, plan, chosen, launcher=launcher, sweep=folder, audience=listener, look_every_s=0.0)
+    driver = Driver(study, plan, chosen, launcher=launcher, sweep=folder, audience=listener, poll_every_s=0.0)
     driver.run()
     return Swept(launcher=launcher, listener=listener, plan=plan, results=results(study, plan))
 
