@@ -1,4 +1,4 @@
-"""Token rows on disk: named by the hash of what made them, built once under a lock, read without a copy."""
+"""Token rows on disk: named by a hash of their inputs, built once under a lock, and memory-mapped."""
 
 import hashlib
 import json
@@ -26,17 +26,17 @@ Rows = tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.uint16]]
 
 
 def cache_key(**parts: Any) -> str:
-    """The name of what can be made from `parts` (plain values): sha256 of their canonical JSON, in hex.
+    """Return the key of something made from `parts` (plain values): the sha256 of their canonical JSON.
 
     Raises:
-        TypeError, ValueError: a part is not a plain value.
+        TypeError, ValueError: if a part is not a plain value.
     """
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _HashingFile:
-    """A file for writing that keeps the digest and the size of what went through it."""
+    """A file for writing that keeps the hash and the size of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -49,7 +49,8 @@ class _HashingFile:
         self.digest.update(view)
         done = 0
         while done < len(view):
-            # Unbuffered, so that a full disk shows here and not at close; such a write may be partial.
+            # The file is unbuffered, so that a full disk raises here and not at close; a write may then be
+            # partial.
             done += self.file.write(view[done:])
         self.n_bytes += done
         return done
@@ -62,7 +63,7 @@ class _HashingFile:
 
 
 class RowWriter:
-    """Takes chunks of rows, as packing yields them, and appends them to the data file."""
+    """Appends chunks of rows, as packing yields them, to the data file."""
 
     def __init__(self, file: BinaryIO, *, vocab_size: int) -> None:
         self.dtype: npt.DTypeLike = np.uint16 if vocab_size < 2**16 else np.uint32
@@ -75,7 +76,7 @@ class RowWriter:
         """Append rows: ids (n, L) and segment ids (n, L); L is that of the first call.
 
         Raises:
-            CacheError: the disk is full or refuses the write.
+            CacheError: if the disk is full or cannot be written.
         """
         if ids.shape != segment_ids.shape or ids.ndim != 2 or self.row_tokens not in (0, ids.shape[1]):
             raise ValueError(f"ids {ids.shape}, segment_ids {segment_ids.shape}; expected (n, row_tokens)")
@@ -92,7 +93,7 @@ class RowWriter:
         self.n_rows += len(ids)
 
     def finish(self) -> None:
-        """Write what closes the file. Called by the cache, not by the code that writes rows."""
+        """Write the footer of the file; called by the cache, not by the code that writes rows."""
         with _disk_errors():
             if self._writer is not None:
                 self._writer.close()
@@ -105,10 +106,10 @@ def _column(rows: npt.NDArray[Any], dtype: npt.DTypeLike) -> pa.FixedSizeListArr
 
 
 class TokenRows:
-    """Packed rows (N, L), memory-mapped: opening costs nothing, and what is not taken is not read.
+    """Packed rows (N, L), memory-mapped: opening them is fast, and only the rows that are taken are read.
 
     Raises:
-        CacheError: the folder is incomplete, or its data file is not the one that was written.
+        CacheError: if the folder is incomplete, or its data file is not the one that was written.
     """
 
     def __init__(self, folder: Path, *, verify: bool = False) -> None:
@@ -122,7 +123,7 @@ class TokenRows:
             self._segments = [_view(chunk, self.row_tokens) for chunk in table.column("segment_ids").chunks]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
         if self._starts[-1] != self.manifest["n_rows"]:
-            raise _damaged(folder, f"holds {self._starts[-1]} rows, not {self.manifest['n_rows']}")
+            raise _damaged(folder, f"contains {self._starts[-1]} rows, not {self.manifest['n_rows']}")
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -131,14 +132,14 @@ class TokenRows:
         return type(self), (self.folder,)
 
     def chunks(self) -> Iterator[Rows]:
-        """All rows in order, as views of the file: for statistics."""
+        """Yield all rows in order, as views of the file, for statistics."""
         yield from zip(self._ids, self._segments, strict=True)
 
     def take(self, indices: npt.ArrayLike) -> Rows:
-        """The rows of these numbers: ids (n, L) and segment ids (n, L), copied out of the file.
+        """Return copies of the rows with these numbers: ids (n, L) and segment ids (n, L).
 
         Raises:
-            IndexError: a number below 0, or not below the number of rows.
+            IndexError: if a number is not from 0 to the number of rows minus 1.
         """
         rows = np.asarray(indices, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
@@ -160,7 +161,7 @@ def _view(chunk: pa.FixedSizeListArray, row_tokens: int) -> npt.NDArray[Any]:
 
 
 class TokenCache:
-    """A folder of token rows, one sub-folder a key; complete exactly when its manifest is there."""
+    """A folder of token rows with one subfolder per key, which is complete once its manifest exists."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -173,16 +174,17 @@ class TokenCache:
         *,
         vocab_size: int,
     ) -> TokenRows:
-        """The rows named `key`: opened where they exist, else built by one process while the others wait.
+        """Return the rows of `key`: open them, or let one process build them while others wait.
 
         Args:
-            parts: what the key was made of (plain values), for the manifest.
-            build: writes the rows and returns counts (plain values) for the manifest.
-            vocab_size: ids are kept in 16 bits where it allows.
+            parts: the parts of the key (plain values), for the manifest.
+            build: writes the rows, and returns counts (plain values) for the manifest.
+            vocab_size: determines whether ids are stored in 16 or 32 bits.
 
         Raises:
-            CacheError: the folder cannot be written, the disk is full, or the rows there are damaged.
-            DataError: `build` wrote no rows. Whatever `build` raises passes; nothing is left behind then.
+            CacheError: if the folder cannot be written, the disk is full, or the rows there are damaged.
+            DataError: if `build` wrote no rows. Exceptions of `build` are passed on; nothing is left behind
+                then.
         """
         place = self.folder / key
         if (place / MANIFEST_FILE).exists():
@@ -194,7 +196,7 @@ class TokenCache:
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        """Hold the key's lock; the system frees it when its holder dies."""
+        """Acquire the lock of a key; the operating system releases it if the process dies."""
         with _disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / f"{key}.lock")
@@ -218,7 +220,7 @@ class TokenCache:
     ) -> None:
         try:
             with _disk_errors(self.folder):
-                # Under the lock, a folder without a manifest is what a killed process left.
+                # With the lock held, a folder without a manifest was left by a killed process.
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir()
                 file = (place / DATA_FILE).open("wb", buffering=0)
@@ -229,7 +231,7 @@ class TokenCache:
                 with _disk_errors(self.folder):
                     os.fsync(file.fileno())
             if not writer.n_rows:
-                raise DataError("the corpus gives no tokens", "a document with text", "check the data files")
+                raise DataError("the corpus has no tokens", "a document with text", "check the data files")
             with _disk_errors(self.folder):
                 manifest = _manifest(key, parts, counts, writer)
                 text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
@@ -263,7 +265,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"has an unreadable manifest ({error})") from error
     if manifest.get("format") != FORMAT_VERSION or manifest.get("key") != folder.name:
-        raise _damaged(folder, "has a manifest of another format or key")
+        raise _damaged(folder, "has a manifest with another format or key")
     return manifest
 
 
@@ -280,7 +282,9 @@ def _check_data(folder: Path, manifest: dict[str, Any], verify: bool) -> None:
 
 def _damaged(folder: Path, how: str) -> CacheError:
     return CacheError(
-        f"the token cache {folder} {how}", "the file as it was written", "delete the folder and run again"
+        f"the token cache {folder} {how}",
+        "the file as it was written",
+        "delete the folder, and run the command again",
     )
 
 
@@ -294,10 +298,10 @@ def _damage(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _disk_errors(folder: Path | None = None) -> Iterator[None]:
-    """Say in one line what the disk refused; not around `build`, whose OSErrors are about other files."""
+    """Convert errors of the disk; not used around `build`, whose OSErrors concern other files."""
     try:
         yield
-    # NotImplementedError: filelock's word for a file system that cannot lock.
+    # filelock raises NotImplementedError on file systems without locks.
     except (OSError, NotImplementedError, pa.ArrowException) as error:
         where = f" {folder}" if folder else ""
         raise CacheError(

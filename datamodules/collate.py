@@ -1,4 +1,4 @@
-"""Packed rows to the tensors of a batch, one function an objective."""
+"""Convert packed rows to the tensors of a batch, with one function for each objective."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class RowBatch:
-    """Rows as they were packed: ids and segment ids (B, L), and the sample keys (B,) that seed corruption."""
+    """Packed rows: ids and segment ids (B, L), and the sample keys (B,) that seed corruption."""
 
     ids: npt.NDArray[np.integer]
     segment_ids: npt.NDArray[np.integer]
@@ -22,9 +22,9 @@ class RowBatch:
 
 
 def collate_causal(rows: RowBatch) -> Batch:
-    """Next-token prediction: rows of T + 1 tokens become inputs and labels (B, T).
+    """Make a batch for next-token prediction: rows of T + 1 tokens become inputs and labels (B, T).
 
-    A label is -100 where the next token opens another document or is padding.
+    A label is -100 where the next token begins another document or is padding.
     """
     segments = rows.segment_ids[:, :-1].astype(np.int64)
     following = rows.segment_ids[:, 1:]
@@ -36,7 +36,7 @@ def collate_causal(rows: RowBatch) -> Batch:
 def collate_masked(
     rows: RowBatch, *, tokens: TokenTable, seed: int, rate: float = 0.15, whole_words: bool = False
 ) -> Batch:
-    """Masked language modelling: inputs (B, T) with hidden tokens, labels at these alone."""
+    """Make a batch for masked language modelling: inputs and labels (B, T), with labels at masked tokens."""
     segments = rows.segment_ids.astype(np.int64)
     maskable = (segments > 0) & ~tokens.special[rows.ids]
     inputs, labels = mask_tokens(
@@ -54,12 +54,12 @@ def collate_masked(
 def collate_denoise(
     rows: RowBatch, *, tokens: TokenTable, seed: int, rate: float = 0.15, mean_span_tokens: float = 3.0
 ) -> Batch:
-    """Span denoising for an encoder-decoder: the source (B, S), and the decoder's inputs and labels (B, T).
+    """Make a batch for span denoising: the source (B, S), and the decoder's inputs and labels (B, T).
 
-    Both are as wide as the longest of the batch. The decoder's input is its target moved right by one within
-    each document, after the beginning token.
+    S and T are the longest of the batch. The decoder's input is its target shifted right by one within each
+    document, after the start token.
     """
-    made = span_denoise(
+    noised = span_denoise(
         rows.ids,
         rows.segment_ids,
         keys=rows.keys,
@@ -68,22 +68,24 @@ def collate_denoise(
         rate=rate,
         mean_span_tokens=mean_span_tokens,
     )
-    inside = made.target_segments > 0
-    inputs = np.full_like(made.target, tokens.start_id)
+    inside = noised.target_segments > 0
+    inputs = np.full_like(noised.target, tokens.start_id)
     inputs[:, 1:] = np.where(
-        made.target_segments[:, 1:] == made.target_segments[:, :-1], made.target[:, :-1], tokens.start_id
+        noised.target_segments[:, 1:] == noised.target_segments[:, :-1],
+        noised.target[:, :-1],
+        tokens.start_id,
     )
     inputs[~inside] = tokens.pad_id
-    keep = _several(made.source_segments) or _several(made.target_segments)
+    keep = _several(noised.source_segments) or _several(noised.target_segments)
     return (
-        _sequence("", made.source, made.source_segments, keep_segments=keep)
-        | _sequence("decoder_", inputs, made.target_segments, keep_segments=keep)
-        | _labels(np.where(inside, made.target, IGNORE))
+        _sequence("", noised.source, noised.source_segments, keep_segments=keep)
+        | _sequence("decoder_", inputs, noised.target_segments, keep_segments=keep)
+        | _labels(np.where(inside, noised.target, IGNORE))
     )
 
 
 def _several(segments: Ints) -> bool:
-    """Whether a row holds a second document or padding, so that attention must be told."""
+    """Return whether a row contains a second document or padding, so that attention needs segment ids."""
     return bool((segments != 1).any())
 
 
@@ -98,7 +100,7 @@ def _sequence(prefix: str, ids: Ints, segments: Ints, *, keep_segments: bool) ->
 
 
 def _positions(segments: Ints) -> Ints:
-    """Positions (B, T) that count from 0 in each document."""
+    """Return positions (B, T), counted from 0 in each document."""
     columns = np.arange(segments.shape[1])
     opens = np.ones(segments.shape, bool)
     opens[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -107,7 +109,7 @@ def _positions(segments: Ints) -> Ints:
 
 
 def _labels(labels: Ints) -> Batch:
-    """The labels, and where they are in the flattened batch: found here, where no device must wait."""
+    """Return the labels, and their indices in the flattened batch; computed here, no device has to wait."""
     return {
         "labels": torch.from_numpy(labels),
         "label_index": torch.from_numpy(np.flatnonzero(labels.reshape(-1) != IGNORE)),

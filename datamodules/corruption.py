@@ -1,7 +1,7 @@
-"""Masked tokens and masked spans: numpy over a whole batch, each row a function of (seed, key) alone.
+"""Mask tokens and spans of a whole batch in NumPy; the corruption of a row depends only on (seed, key).
 
-Random numbers are hashes of (seed, key, position), not draws from a generator: a row is corrupted in the same
-way whatever stands beside it in the batch, and no row costs Python time of its own.
+Random numbers are hashes of (seed, key, position), not draws from a generator. A row is therefore corrupted
+in the same way in any batch, without a Python loop over rows.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORE = -100
-# A script without spaces gives no word starts; longer runs are cut so that a masked word leaves context.
+# Scripts without spaces have no word starts; longer runs are cut so that a masked word leaves context.
 MAX_WORD_TOKENS = 16
 WIDTH_MULTIPLE = 16
 
@@ -23,61 +23,61 @@ _CHOICE, _FATE, _REPLACEMENT, _LENGTH, _PLACE = range(5)
 
 
 class Vocabulary(Protocol):
-    """What corruption needs to know of a tokenizer."""
+    """The interface of a tokenizer that corruption needs."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are, from 0."""
+        """Number of ids, counted from 0."""
         ...
 
     @property
     def pad_id(self) -> int:
-        """Fills what is no text."""
+        """The id of padding."""
         ...
 
     @property
     def bos_id(self) -> int:
-        """Begins a document."""
+        """The id at the beginning of a document."""
         ...
 
     @property
     def start_id(self) -> int:
-        """What the decoder of an encoder-decoder starts from."""
+        """The id from which the decoder of an encoder-decoder starts."""
         ...
 
     @property
     def eos_id(self) -> int:
-        """Ends a document."""
+        """The id at the end of a document."""
         ...
 
     @property
     def mask_id(self) -> int:
-        """Stands for a hidden token."""
+        """The id that replaces a masked token."""
         ...
 
     def has(self, role: str, /) -> bool:
-        """Whether there is such a token, as `mask`."""
+        """Return whether there is a token with this role, such as `mask`."""
         ...
 
     @property
     def special_ids(self) -> list[int]:
-        """All that are no text; never hidden, never drawn."""
+        """All ids that are not text; they are never masked and never drawn."""
         ...
 
     @property
     def sentinel_ids(self) -> list[int]:
-        """Stand for dropped spans, in order."""
+        """The ids that replace dropped spans, in order."""
         ...
 
     @property
     def word_starts(self) -> npt.NDArray[np.bool_]:
-        """For each id (V,), whether it begins a word."""
+        """Whether each id (V,) begins a word."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """A vocabulary's facts as arrays; light to send to a worker process."""
+    """The facts about a vocabulary as arrays, which are cheap to send to a worker process."""
 
     pad_id: int
     bos_id: int
@@ -91,7 +91,7 @@ class TokenTable:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> "TokenTable":
-        """Read the facts off a tokenizer."""
+        """Collect the facts from a tokenizer."""
         special = np.zeros(vocabulary.vocab_size, bool)
         special[list(vocabulary.special_ids)] = True
         return cls(
@@ -99,7 +99,7 @@ class TokenTable:
             bos_id=vocabulary.bos_id,
             start_id=vocabulary.start_id,
             eos_id=vocabulary.eos_id,
-            mask_id=vocabulary.mask_id if vocabulary.has("mask") else -1,  # who masks asks before
+            mask_id=vocabulary.mask_id if vocabulary.has("mask") else -1,  # tasks that mask check for it
             special=special,
             ordinary_ids=np.flatnonzero(~special),
             sentinel_ids=np.asarray(vocabulary.sentinel_ids, np.int64),
@@ -108,7 +108,7 @@ class TokenTable:
 
 
 def _mix(x: Hashes) -> Hashes:
-    """Spread the bits of each number over all 64.
+    """Mix the bits of each number.
 
     Source: Steele et al. 2014, "Fast splittable pseudorandom number generators", figure 15 (mix64variant13).
     """
@@ -118,7 +118,7 @@ def _mix(x: Hashes) -> Hashes:
 
 
 def _hash(seed: int, stream: int, keys: Ints, positions: Ints) -> Hashes:
-    """One number for each (key, position); keys and positions broadcast."""
+    """Return a hash for each (key, position); keys and positions broadcast."""
     start = np.array([(seed * 0x9E3779B97F4A7C15 + stream + 1) % 2**64], np.uint64)
     rows = _mix(_mix(start) + keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     return _mix(rows + positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
@@ -129,12 +129,12 @@ def _uniform(hashes: Hashes) -> npt.NDArray[np.float64]:
 
 
 def _order(groups: Ints, hashes: Hashes) -> Ints:
-    """The order that sorts by group, at random within it: 40 random bits, ties by position."""
+    """Return the order that sorts by group and shuffles each group (40 random bits, ties by position)."""
     return np.argsort(groups.astype(np.uint64) << np.uint64(40) | hashes >> np.uint64(24), kind="stable")
 
 
 def _pick(groups: Ints, hashes: Hashes, counts: Ints) -> Bools:
-    """Choose `counts[g]` items of each group g at random; `groups` (M,) ascends."""
+    """Choose `counts[g]` items of each group g at random; `groups` (M,) must be sorted."""
     order = _order(groups, hashes)
     first = np.searchsorted(groups, np.arange(len(counts)))
     picked = np.zeros(len(groups), bool)
@@ -152,11 +152,11 @@ def mask_tokens(
     rate: float = 0.15,
     whole_words: bool = False,
 ) -> tuple[Ints, Ints]:
-    """Hide tokens for masked language modelling; gives inputs and labels (B, T), labels -100 elsewhere.
+    """Mask tokens for masked language modelling; return inputs and labels (B, T); other labels are -100.
 
-    Of a row's n maskable tokens max(1, round(rate * n)) are chosen; of these 80 % become the mask, 10 % an
-    ordinary token at random, 10 % stay. With `whole_words` words are chosen instead, all their tokens, until
-    the same number is reached on average.
+    Of the n maskable tokens of a row, max(1, round(rate * n)) are chosen; 80 % of these are replaced by the
+    mask token and 10 % by a random ordinary token, and 10 % are kept. With `whole_words`, all tokens of
+    chosen words are masked, the same number on average.
 
     Source: Devlin et al. 2019, "BERT", section 3.1 and appendix A.1; whole words as in its later release.
     """
@@ -183,9 +183,9 @@ def mask_tokens(
 
 
 def _pick_words(rows: Ints, columns: Ints, begins: Bools, hashes: Hashes, budgets: Ints) -> Bools:
-    """Choose whole words in random order until each row's budget is met.
+    """Choose whole words in random order until the budget of each row is used up.
 
-    The word that would cross the budget is taken with the probability that makes the mean exact.
+    A word that would exceed the budget is chosen with the probability that makes the mean exact.
     """
     if not len(rows):
         return np.zeros(0, bool)
@@ -211,7 +211,7 @@ def _pick_words(rows: Ints, columns: Ints, begins: Bools, hashes: Hashes, budget
 
 @dataclass(frozen=True, eq=False)
 class Denoising:
-    """Source rows (B, S) and target rows (B, T), as narrow as can be; segment ids are 0 on padding."""
+    """Source rows (B, S) and target rows (B, T), as narrow as possible; segment ids are 0 on padding."""
 
     source: Ints
     source_segments: Ints
@@ -228,11 +228,11 @@ def noise_mask(
     rate: float,
     mean_span_tokens: float,
 ) -> Bools:
-    """Choose the tokens (B, L) to drop: spans that never touch, drawn anew for each document of a row.
+    """Choose the tokens (B, L) to drop: spans that are not adjacent, drawn for each document separately.
 
-    Of a document's n maskable tokens max(1, round(rate * n)) are dropped, in max(1, round(that /
-    mean_span_tokens)) spans. Lengths and places are uniform over all ways to do so: spans are put into
-    different gaps between the tokens that stay.
+    Of the n maskable tokens of a document, max(1, round(rate * n)) are dropped, in max(1, round(n_dropped /
+    mean_span_tokens)) spans. Lengths and positions are uniform over all possibilities: each span is placed in
+    a different gap between the kept tokens.
 
     Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", sections 3.1.4 and 3.3.4.
     """
@@ -253,13 +253,13 @@ def noise_mask(
     def hashes(groups: Ints, items: Ints, stream: int) -> Hashes:
         return _hash(seed, stream, document_keys[groups], document_columns[groups] + items)
 
-    # Where a new span begins among the dropped tokens: always at the first, then at chosen ones.
+    # Whether a new span begins at each dropped token: always at the first one, and at chosen others.
     noise_of, noise_item = _items(n_noise)
     inner = noise_item > 0
     begins = ~inner
     begins[inner] = _pick(noise_of[inner], hashes(noise_of[inner], noise_item[inner], _LENGTH), n_spans - 1)
     span = np.cumsum(begins) - 1
-    # Which gap each span stands in: the gaps before, between and after the tokens that stay.
+    # The gap of each span; the gaps are before, between and after the kept tokens.
     gap_of, gap_item = _items(n_kept + 1)
     gaps = gap_item[_pick(gap_of, hashes(gap_of, gap_item, _PLACE), n_spans)]
     place = first[noise_of] + gaps[span] + noise_item
@@ -269,7 +269,7 @@ def noise_mask(
 
 
 def _items(counts: Ints) -> tuple[Ints, Ints]:
-    """For `counts` of items in each group: the group and the number within it of every item."""
+    """Return the group of each item, and its number within the group, for groups of `counts` items."""
     groups = np.repeat(np.arange(len(counts)), counts)
     return groups, np.arange(len(groups)) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -284,12 +284,12 @@ def span_denoise(
     rate: float = 0.15,
     mean_span_tokens: float = 3.0,
 ) -> Denoising:
-    """Replace spans of each document by sentinels; the target spells them out.
+    """Replace spans of each document by sentinels; the target contains the spans.
 
-    A document's source is its text with each dropped span replaced by one sentinel, counted from the first in
-    every document, and from the first again after the last one; its target is sentinel and span in turn, one
-    last sentinel, and the end token. Special tokens are never dropped. Merging the target into the source,
-    in order, gives the document.
+    The source of a document is its text with each dropped span replaced by a sentinel. Sentinels are counted
+    from the first one in every document, and wrap around after the last one. The target consists of each
+    sentinel followed by its span, one more sentinel, and the end token. Special tokens are never dropped.
+    Merging the target into the source, in order, restores the document.
 
     Source: Raffel et al. 2020, section 3.1.4 and figure 2.
     """
@@ -314,7 +314,7 @@ def span_denoise(
     last = segments > 0
     last[:, :-1] &= segments[:, 1:] != segments[:, :-1]
     last_sentinels = tokens.sentinel_ids[(number + 1) % n_sentinels]
-    # Four possible target tokens for each token of the row; most are left out.
+    # Each token of the row has four slots in the target, of which most are left out.
     slots = np.stack([sentinels, ids, last_sentinels, np.full_like(ids, tokens.eos_id)], axis=-1)
     kept = np.stack([begins, noise, last, last], axis=-1)
     flat = (len(ids), -1)
@@ -323,7 +323,7 @@ def span_denoise(
 
 
 def _number_within(begins: Bools, segments: Ints) -> Ints:
-    """How many spans of its own document have begun before or at each token, less one."""
+    """Return, for each token, the number of spans of its document that began up to it, minus one."""
     count = np.cumsum(begins, axis=1)
     first = np.ones_like(begins)
     first[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -332,10 +332,10 @@ def _number_within(begins: Bools, segments: Ints) -> Ints:
 
 
 def _left_aligned(values: Ints, segments: Ints, kept: Bools, tokens: TokenTable) -> tuple[Ints, Ints]:
-    """The kept values of each row moved to its left, the rest padding.
+    """Move the kept values of each row to the left, and fill the rest with padding.
 
-    The width is the least multiple of WIDTH_MULTIPLE that holds them: on CPU, matrix products keep a kernel
-    for every shape that they meet.
+    The width is rounded up to a multiple of WIDTH_MULTIPLE, since on a CPU matrix products cache a kernel for
+    each shape.
     """
     longest = max(1, int(kept.sum(axis=1).max(initial=0)))
     width = -(-longest // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

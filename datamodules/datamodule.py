@@ -1,4 +1,4 @@
-"""The LightningDataModules: examples to batches in an order that a resumed run continues exactly."""
+"""LightningDataModules that batch rows in an order which a resumed run continues exactly."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, seq
 Collate = Callable[[RowBatch], Batch]
 Keys = npt.NDArray[np.int64]
 Fetch = Callable[[Keys], Any]
-"""From sample keys (epoch * N + row) to what a collate function takes; pickled where workers are."""
+"""Maps sample keys (epoch * N + row) to the input of a collate function; pickled for worker processes."""
 
 
 class Rows(Protocol):
-    """What the loaders need of token rows."""
+    """The interface of token rows that the loaders need."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: npt.ArrayLike, /) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Ids (n, L) and segment ids (n, L) of these rows."""
+        """Return the ids (n, L) and segment ids (n, L) of these rows."""
         ...
 
 
 @dataclass(frozen=True)
 class _PackedRows:
-    """Token rows by sample key."""
+    """Fetches token rows by sample key."""
 
     rows: Rows
 
@@ -42,7 +42,7 @@ class _PackedRows:
 
 @dataclass(frozen=True)
 class _Examples:
-    """Features by sample key."""
+    """Fetches features by sample key."""
 
     features: Features
 
@@ -51,7 +51,7 @@ class _Examples:
 
 
 class _Fetched(Dataset[Any]):
-    """What `fetch` finds, a whole batch at a time."""
+    """A dataset that fetches a whole batch at a time."""
 
     def __init__(self, fetch: Fetch) -> None:
         self.fetch = fetch
@@ -64,10 +64,10 @@ class _Fetched(Dataset[Any]):
 
 
 class BatchLoader:
-    """Iterates a DataLoader that Lightning does not take apart: its batches are already those of the rank.
+    """Iterates a DataLoader whose sampler Lightning does not replace: its batches are those of the rank.
 
-    The DataLoader draws its workers' base seed from a generator of its own, so that validating does not move
-    the global random state.
+    The DataLoader draws the base seed of its workers from a separate generator, so that validation does not
+    change the global random state.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class BatchLoader:
         self._num_workers = num_workers
         self._pin_memory = pin_memory
         self._loader: DataLoader[Any] | None = None
-        # By this name Lightning's teardown finds the workers, ends them and sets None; after errors too.
-        # Left to the garbage collector, each would be waited for in vain for 5 s.
+        # Lightning's teardown finds the workers by this name, ends them and sets it to None, also after
+        # errors. Without that, garbage collection would wait 5 s for each of them.
         self._iterator: Iterator[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -117,10 +117,10 @@ class SizedBatchLoader(BatchLoader):
 
 
 class _ResumableDataModule(LightningDataModule):
-    """Counts the batches that training has used: what workers had prefetched beyond them is not lost.
+    """Counts the batches that training has used, not those that workers have prefetched.
 
     The trainer must count steps, not epochs: `max_steps=...`, `check_val_every_n_epoch=None` and
-    `val_check_interval=n`, which counts batches. After `load_state_dict` training starts at exactly the next
+    `val_check_interval=n`, which counts batches. After `load_state_dict`, training starts at exactly the next
     batch.
     """
 
@@ -130,7 +130,7 @@ class _ResumableDataModule(LightningDataModule):
         self.batches_done = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the training stream, in batches of each rank."""
+        """Return the position in the training stream, in batches per rank."""
         return {"batches_done": self.batches_done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ class _ResumableDataModule(LightningDataModule):
         self.batches_done = int(state_dict["batches_done"])
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count a batch when training takes it, not when it is prefetched."""
+        """Count a batch when training uses it, not when it is prefetched."""
         if self.trainer is not None and self.trainer.training:
             self.batches_done += 1
         return batch
@@ -154,11 +154,11 @@ class _ResumableDataModule(LightningDataModule):
 class PretrainDataModule(_ResumableDataModule):
     """Batches for pretraining: an endless training stream, and validation over every row once.
 
-    `collate` makes a training batch; `validation_collate` a validation batch, whose keys are row numbers, so
-    that its corruption is the same every time.
+    `collate` makes a training batch, and `validation_collate` a validation batch, whose keys are row numbers,
+    so that its corruption is always the same.
 
     Raises:
-        ValueError: no rows, or a size below 1.
+        ValueError: if there are no rows, or a size is below 1.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class PretrainDataModule(_ResumableDataModule):
             sequential_batches(len(rank_rows), size)
 
     def train_dataloader(self) -> BatchLoader:
-        """An endless loader that starts after the batches done."""
+        """Return an endless loader that starts after the batches that are done."""
         rank, world_size = self._ranks()
         sampler = ResumableBatchSampler(
             len(self.train_rows),
@@ -198,7 +198,7 @@ class PretrainDataModule(_ResumableDataModule):
         return BatchLoader(_PackedRows(self.train_rows), sampler, **self._options(self.collate))
 
     def val_dataloader(self) -> SizedBatchLoader:
-        """Every validation row once, in order, none on two ranks."""
+        """Return a loader of every validation row once, in order, distributed over the ranks."""
         batches = sequential_batches(len(self.validation_rows), self.validation_batch_size, *self._ranks())
         keys = [batch.tolist() for batch in batches]
         return SizedBatchLoader(
@@ -207,17 +207,17 @@ class PretrainDataModule(_ResumableDataModule):
 
 
 class FinetuneDataModule(_ResumableDataModule):
-    """Batches for fine-tuning: an endless stream of examples of like lengths, and validation over every one.
+    """Batches for fine-tuning: an endless stream of examples of similar length, and validation over all.
 
     Args:
         train: examples to train on.
-        validation: examples to validate on; the longest come first, so that what does not fit in memory
-            shows at once.
-        collate: makes a batch of some examples; it pads them.
-        curriculum_batches: batches of each rank at the beginning that go from the shortest examples to all.
+        validation: examples to validate on; the longest come first, so that a lack of memory shows at once.
+        collate: pads examples to a batch.
+        curriculum_batches: number of batches per rank at the beginning that progress from the shortest
+            examples to all.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: if a size is below 1.
     """
 
     def __init__(
@@ -243,11 +243,11 @@ class FinetuneDataModule(_ResumableDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of each rank in which every training example has come once, rounded up."""
+        """Number of batches per rank in an epoch, rounded up."""
         return -(-len(self.train) // (self.batch_size * self._ranks()[1]))
 
     def train_dataloader(self) -> BatchLoader:
-        """An endless loader that starts after the batches done."""
+        """Return an endless loader that starts after the batches that are done."""
         rank, world_size = self._ranks()
         sampler = LengthBucketSampler(
             self.train.lengths,
@@ -261,7 +261,7 @@ class FinetuneDataModule(_ResumableDataModule):
         return BatchLoader(_Examples(self.train), sampler, **self._options(self.collate))
 
     def val_dataloader(self) -> SizedBatchLoader:
-        """Every validation example once, the longest first, none on two ranks."""
+        """Return a loader of every validation example once, longest first, distributed over the ranks."""
         longest_first = np.argsort(-self.validation.lengths, kind="stable")
         batches = sequential_batches(len(self.validation), self.batch_size, *self._ranks())
         keys = [longest_first[batch].tolist() for batch in batches]

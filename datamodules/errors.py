@@ -1,13 +1,13 @@
-"""The errors that a user can cause, each in three fields: what was wrong, what was expected, what to do."""
+"""Errors that a user can cause, with three fields: what was wrong, what was expected, and what to do."""
 
 
 class UserError(Exception):
-    """Something the user gave is wrong: two lines, `error:` and `hint:`, no trace, exit code 2.
+    """An error of the user, printed as two lines, `error:` and `hint:`, without a traceback; exit code 2.
 
     Args:
-        problem: a clause that says what was wrong, with the value.
-        expected: what would have been right, as a noun phrase; empty where the problem says it.
-        remedy: what to do, as an imperative; a command or a key in it works when pasted.
+        problem: what was wrong, as a clause that includes the value.
+        expected: what would have been right, as a noun phrase; empty if that is clear from the problem.
+        remedy: what to do, as an imperative; commands and keys in it work when pasted.
     """
 
     def __init__(self, problem: str, expected: str, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""Examples as a model reads them, before they are padded: kept flat, so that millions cost no objects."""
+"""Examples as a model reads them, before padding, stored in flat arrays so that millions need no objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 Feature = dict[str, Ints]
-"""One example: integers (n,) by name, each of its own length; `input_ids` is always there."""
+"""One example: arrays of integers (n,) by name, each of its own length; `input_ids` is always present."""
 
 _INT32 = np.iinfo(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """All examples of a split: for each name one flat array, and where each example begins and ends in it.
+    """All examples of a split: for each name a flat array, and the offsets of the examples in it.
 
     Args:
-        flat: name -> integers of all examples, one after the other; int32.
+        flat: name -> integers of all examples, concatenated; int32.
         offsets: name -> (N + 1,) int64; example i is `flat[name][offsets[name][i] : offsets[name][i + 1]]`.
 
     Raises:
-        ValueError: there is no `input_ids`, or offsets that do not fit their array or each other.
+        ValueError: if there is no `input_ids`, or offsets do not match their array or each other.
     """
 
     flat: Mapping[str, npt.NDArray[np.int32]]
@@ -49,7 +49,8 @@ class Features:
         """Collect features that all have the same names.
 
         Raises:
-            ValueError: no features; another feature's names; not a flat array of integers; beyond int32.
+            ValueError: if there are no features, their names differ, or one is not a flat array of int32
+                integers.
         """
         parts: dict[str, list[npt.NDArray[np.int32]]] = {}
         for number, feature in enumerate(features):
@@ -72,18 +73,18 @@ class Features:
 
     @property
     def lengths(self) -> Ints:
-        """How many integers (N,) each example has under all names together: what batches are sorted by."""
+        """Total number of integers (N,) of each example, by which batches are sorted."""
         total = np.zeros(len(self), np.int64)
         for name in self.offsets:
             total += self.lengths_of(name)
         return total
 
     def lengths_of(self, name: str) -> Ints:
-        """How many integers (N,) each example has under a name."""
+        """Return the number of integers (N,) of each example under a name."""
         return np.diff(self.offsets[name])
 
     def take(self, indices: npt.ArrayLike) -> list[Feature]:
-        """Give these examples as int64 arrays of their own."""
+        """Return copies of these examples as int64 arrays."""
         return [
             {
                 name: self.flat[name][offsets[i] : offsets[i + 1]].astype(np.int64)
@@ -96,13 +97,13 @@ class Features:
 def pad(
     arrays: Sequence[npt.NDArray[np.integer]], *, value: int, multiple: int = 16, side: str = "right"
 ) -> Ints:
-    """Stack arrays (n_i,) of integers to (B, W), filled up with `value`.
+    """Stack arrays (n_i,) of integers to (B, W), padded with `value`.
 
-    W is the longest n_i rounded up to a multiple of `multiple`, and at least `multiple`: kernels are cached
-    by shape, so shapes must be few.
+    W is the longest n_i rounded up to a multiple of `multiple`, and at least `multiple`, so that there are
+    few different shapes: kernels are cached by shape.
 
     Raises:
-        ValueError: no arrays, a `multiple` below 1, or a side that is neither "right" nor "left".
+        ValueError: if there are no arrays, `multiple` is below 1, or the side is neither "right" nor "left".
     """
     if not len(arrays) or multiple < 1 or side not in ("right", "left"):
         raise ValueError(
@@ -128,5 +129,5 @@ def _as_int32(values: npt.ArrayLike, what: str) -> npt.NDArray[np.int32]:
             "give one integer for each token"
         )
     if array.size and not (_INT32.min <= array.min() and array.max() <= _INT32.max):
-        raise ValueError(f"{what} holds {array.max()}; expected 32 bits; give token ids")
+        raise ValueError(f"{what} contains {array.max()}; expected 32 bits; give token ids")
     return array.astype(np.int32)

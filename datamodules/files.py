@@ -1,4 +1,4 @@
-"""The one way to write a file whole, and to hash one."""
+"""Write files atomically, and hash them."""
 
 import hashlib
 import os
@@ -10,27 +10,28 @@ from typing import IO
 
 
 def write_whole(target: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Put `content` in the place of what `target` holds, text as UTF-8; a crash leaves the old or the new.
+    """Replace the content of a file atomically, text as UTF-8; a crash leaves the old or the new content.
 
-    Not `durable`: it is not forced to the disk, and a crash of the whole machine may leave it empty.
+    Without `durable`, the content is not forced to the disk, so that a crash of the machine may leave the
+    file empty.
 
     Raises:
-        OSError: it cannot be written; the old file is whole, and nothing is left beside it.
+        OSError: if the file cannot be written; the old one is unchanged, and nothing else is left behind.
     """
     with draft_of(target) as file:
-        # Half of a surrogate pair has no bytes in UTF-8 and is written as \udc80; all else is kept.
+        # A lone surrogate has no encoding in UTF-8 and is written as \udc80.
         file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
         put_in_place(file, target, durable=durable)
 
 
 @contextmanager
 def draft_of(target: Path) -> Iterator[IO[bytes]]:
-    """A new file beside `target`, open for writing, which is removed at the end unless it was put in place.
+    """Create a temporary file next to `target`; it is removed at the end unless `put_in_place` renamed it.
 
-    Its name is drawn at random, and it is created, never opened: no link that lies there already is followed.
+    Its name is random, and the file is created, never opened, so that no existing symbolic link is followed.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: if the folder cannot be written.
     """
     with tempfile.NamedTemporaryFile(
         dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".draft", delete=False
@@ -38,12 +39,12 @@ def draft_of(target: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
         finally:
-            with suppress(OSError):  # what stopped the writing is reported; this may fail for the same reason
+            with suppress(OSError):  # the original error is reported; this may fail for the same reason
                 os.unlink(file.name)
 
 
 def put_in_place(draft: IO[bytes], target: Path, *, durable: bool = True) -> None:
-    """Force a draft to the disk and give it the name `target`; a link there is replaced, not followed."""
+    """Force a draft to the disk and rename it to `target`, replacing a symbolic link there."""
     draft.flush()
     give_usual_mode(draft.fileno())
     if durable:
@@ -54,15 +55,15 @@ def put_in_place(draft: IO[bytes], target: Path, *, durable: bool = True) -> Non
 
 
 def give_usual_mode(file: Path | int) -> None:
-    """Give a file the permissions that the user's umask asks for, whatever the library did that wrote it."""
+    """Set the permissions of a file according to the umask, whatever the library that wrote it chose."""
     os.chmod(file, 0o666 & ~_umask())
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """A file to append to, made if it is not there; a link in its place is not followed.
+    """Open a file for appending, creating it if necessary, without following a symbolic link.
 
     Raises:
-        OSError: it cannot be opened, or is a link.
+        OSError: if it cannot be opened, or is a symbolic link.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return open(os.open(path, flags, 0o666), "ab")
@@ -78,13 +79,13 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """The hash of a file, as `sha256sum` prints it."""
+    """Return the SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _umask() -> int:
-    """The permissions that the user denies new files; it can only be read by setting it."""
+    """Return the umask of the process, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""`make show-data`: the rows of a batch as text, ids, documents and labels, side by side."""
+"""Show the rows of a batch as text, ids, documents and labels, side by side (`make show-data`)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -14,36 +14,36 @@ from rich.text import Text
 from datamodules.collate import Batch
 from datamodules.corruption import IGNORE
 
-# Of a longer document the beginning and the end are shown, and what is labelled among much that is not.
+# The number of tokens shown at the beginning and at the end of a longer document, besides sparse labels.
 HEAD_TOKENS = 16
 TAIL_TOKENS = 4
 
-# Control characters as their pictures, so that no text can steer a terminal; line ends stay.
+# Control characters -> their visible symbols, so that no text can control the terminal; line breaks are kept.
 _PICTURES = {code: 0x2400 + code for code in range(32) if code != ord("\n")} | {
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-    # These reverse or hide what stands beside them.
+    # These reverse or hide adjacent text.
     **dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD),
 }
 
 
 class Pieces(Protocol):
-    """What showing rows needs of a tokenizer."""
+    """The interface of a tokenizer that is needed to show rows."""
 
     def decode(self, ids: Any, /, *, keep_special: bool = False) -> str:
-        """The text of these ids."""
+        """Return the text of these ids."""
         ...
 
     def decode_tokens(self, ids: Any, /) -> list[str]:
-        """A printable piece for each id."""
+        """Return a printable piece for each id."""
         ...
 
 
 def show_rows(batch: Batch, tokenizer: Pieces, n: int = 1) -> RenderableType:
-    """The first `n` rows of a batch of any objective, for printing with rich.
+    """Render the first `n` rows of a batch of any objective with rich.
 
-    The column `doc` is the mask: a token attends to its own document only; `pad` is no document.
-    A `label` is what must be predicted at a position; a dot stands where nothing is.
+    The column `doc` is the mask: a token attends only to its own document, and `pad` is padding. A `label` is
+    the token to predict at a position, and a dot means that there is none.
     """
     arrays = {name: tensor.cpu().numpy() for name, tensor in batch.items()}
     parts: list[RenderableType] = []
@@ -71,7 +71,7 @@ def _sequence(
     labels: npt.NDArray[Any] | None,
     tokenizer: Pieces,
 ) -> Iterator[RenderableType]:
-    """One sequence of a row: its counts, its text, and its tokens."""
+    """Yield one sequence of a row: its counts, its text, and its tokens."""
     ids = arrays[f"{prefix}input_ids"][row]
     positions = arrays[f"{prefix}position_ids"][row]
     segments = arrays.get(f"{prefix}segment_ids")
@@ -100,7 +100,7 @@ def _tokens(
     labels: npt.NDArray[Any] | None,
     tokenizer: Pieces,
 ) -> Table:
-    """A line a token, a ruled line at each document border."""
+    """Return a table with one line per token, and a rule between documents."""
     table = Table(box=HORIZONTALS, pad_edge=False, header_style="bold")
     titles = ["column", "position", "doc", "id", "token", *([] if labels is None else ["label id", "label"])]
     for title in titles:
@@ -137,7 +137,7 @@ def _label_pieces(labels: npt.NDArray[Any] | None, tokenizer: Pieces) -> Sequenc
 
 
 def _shown(documents: npt.NDArray[Any], marked: npt.NDArray[np.bool_]) -> Iterator[int | None]:
-    """The columns to show, None where some are left out: each document's ends, and what is marked."""
+    """Yield the columns to show (the ends of each document, and marked ones), with None for omitted ones."""
     borders = np.flatnonzero(np.diff(documents)) + 1
     keep = marked.copy()
     keep[1:] |= marked[:-1]
@@ -146,7 +146,7 @@ def _shown(documents: npt.NDArray[Any], marked: npt.NDArray[np.bool_]) -> Iterat
         inside = documents[run[0]] > 0
         keep[run[: HEAD_TOKENS if inside else 1]] = True
         keep[run[-TAIL_TOKENS if inside else len(run) :]] = True
-    # One token takes no more room than the dots that would stand for it.
+    # A single omitted token takes no more room than the dots that would replace it.
     keep[1:-1] |= keep[:-2] & keep[2:]
     for column in range(len(keep)):
         if keep[column]:
@@ -156,7 +156,7 @@ def _shown(documents: npt.NDArray[Any], marked: npt.NDArray[np.bool_]) -> Iterat
 
 
 def _sparse_labels(labels: npt.NDArray[Any] | None, n_columns: int) -> npt.NDArray[np.bool_]:
-    """Which columns are labelled, where labels are few, so that those are what one looks for."""
+    """Return which columns are labelled, if labels are few, so that these are of interest."""
     if labels is None or (labels != IGNORE).sum() * 2 > n_columns:
         return np.zeros(n_columns, bool)
     marked: npt.NDArray[np.bool_] = labels != IGNORE

@@ -1,4 +1,4 @@
-"""Documents of any length to rows of one length, with segment ids that tell the documents of a row apart."""
+"""Pack documents of any length into rows of a fixed length, with segment ids that separate the documents."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -14,15 +14,15 @@ MIN_CHUNK_ROWS = 256
 Ids = npt.NDArray[np.int32]
 SegmentIds = npt.NDArray[np.uint16]
 Chunk = tuple[Ids, SegmentIds]
-# A chunk and, for each of its rows, how many of its tokens stand in an earlier row too.
+# A chunk and, for each of its rows, how many of its tokens are also in an earlier row.
 _CountedChunk = tuple[Ids, SegmentIds, npt.NDArray[np.int64]]
 
 
 @dataclass
 class PackingReport:
-    """What packing did with the tokens it was given: tokens == kept + dropped.
+    """Counts of what packing did with the tokens, where tokens == kept + dropped.
 
-    Complete when the stream of rows is exhausted or closed.
+    They are complete once the stream of rows is exhausted or closed.
     """
 
     documents: int = 0
@@ -33,7 +33,7 @@ class PackingReport:
     padding: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        """The counts as plain values, for manifests and tracking."""
+        """Return the counts as plain values, for manifests and tracking."""
         return asdict(self)
 
 
@@ -47,22 +47,23 @@ def pack(
     max_rows: int | None = None,
     report: PackingReport | None = None,
 ) -> Iterator[Chunk]:
-    """Cut a stream of documents to rows of `row_tokens`; lazily, in chunks, with memory for one chunk.
+    """Pack a stream of documents into rows of `row_tokens` lazily, in chunks, with memory for one chunk.
 
-    `concat` lays the documents end to end and cuts every `row_tokens - overlap` tokens, so that consecutive
-    rows share `overlap` tokens: with overlap 1 each next-token target stands in exactly one row. `whole`
-    packs best-fit in decreasing order within a window and cuts only a document that is longer than a row.
+    `concat` concatenates the documents and cuts every `row_tokens - overlap` tokens, so that consecutive rows
+    share `overlap` tokens: with overlap 1, each next-token target is in exactly one row. `whole` packs
+    documents best-fit in decreasing order within a window, and cuts only documents that are longer than a
+    row.
 
     Args:
-        documents: token ids, one array a document, with whatever begins and ends it already around them.
-        max_rows: stop, without reading on, once so many rows are made.
+        documents: token ids, one array per document, including the tokens that begin and end it.
+        max_rows: stop reading once this many rows are made.
         report: filled while the rows are consumed.
 
     Yields:
         ids (n, row_tokens) int32 and segment ids (n, row_tokens): 1, 2, 3.. within each row, 0 on padding.
 
     Raises:
-        ValueError: a row too short or too long, or an overlap that leaves no room.
+        ValueError: if rows are too short or too long, or the overlap leaves no room.
 
     Source: best-fit packing as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling", section 3.
     """
@@ -91,7 +92,7 @@ def _count_documents(
 def _count_rows(
     chunks: Iterator[_CountedChunk], max_rows: int | None, report: PackingReport
 ) -> Iterator[Chunk]:
-    """Pass chunks on until `max_rows`, keeping the report."""
+    """Yield chunks up to `max_rows`, and update the report."""
     try:
         with closing(chunks):  # type: ignore[type-var]
             for all_ids, all_segments, all_shared in chunks:
@@ -115,15 +116,15 @@ def _chunk_rows(row_tokens: int) -> int:
 def _concat(
     documents: Iterator[npt.NDArray[np.integer]], row_tokens: int, overlap: int, pad_id: int
 ) -> Iterator[_CountedChunk]:
-    """Rows cut from the documents laid end to end; the last one padded."""
-    wanted = _chunk_rows(row_tokens) * row_tokens
+    """Yield rows cut from the concatenated documents; the last row is padded."""
+    chunk_tokens = _chunk_rows(row_tokens) * row_tokens
     ids, owners = np.empty(0, np.int32), np.empty(0, np.int64)
     waiting: list[npt.NDArray[np.integer]] = []
     held, n_documents, first = 0, 0, True
     for document in documents:
         waiting.append(document)
         held += len(document)
-        if held < wanted:
+        if held < chunk_tokens:
             continue
         ids, owners = _join(ids, owners, waiting, n_documents)
         n_documents += len(waiting)
@@ -146,7 +147,7 @@ def _concat(
 def _join(
     ids: Ids, owners: npt.NDArray[np.int64], waiting: list[npt.NDArray[np.integer]], n_documents: int
 ) -> tuple[Ids, npt.NDArray[np.int64]]:
-    """Append documents to the tokens left over; `owners` holds the number of each token's document."""
+    """Append documents to the remaining tokens; `owners` has the document number of each token."""
     lengths = [len(document) for document in waiting]
     numbers = np.repeat(np.arange(n_documents, n_documents + len(waiting)), lengths)
     return np.concatenate([ids, *waiting]).astype(np.int32, copy=False), np.concatenate([owners, numbers])
@@ -157,7 +158,7 @@ def _n_windows(n_tokens: int, row_tokens: int, overlap: int) -> int:
 
 
 def _windows(ids: Ids, owners: npt.NDArray[np.int64], row_tokens: int, overlap: int) -> Iterator[Chunk]:
-    """All full rows, a chunk at a time."""
+    """Yield all full rows, in chunks."""
     n_rows = _n_windows(len(ids), row_tokens, overlap)
     if not n_rows:
         return
@@ -187,7 +188,7 @@ def _padded_row(ids: Ids, owners: npt.NDArray[np.int64], row_tokens: int, pad_id
 def _whole(
     documents: Iterator[npt.NDArray[np.integer]], row_tokens: int, overlap: int, pad_id: int
 ) -> Iterator[_CountedChunk]:
-    """Rows of whole documents, best-fit within a window of about one chunk."""
+    """Yield rows of whole documents, packed best-fit within a window of about one chunk."""
     window = _chunk_rows(row_tokens) * row_tokens
     pieces: list[npt.NDArray[np.integer]] = []
     shared: list[int] = []
@@ -205,10 +206,10 @@ def _whole(
 
 
 def _best_fit(lengths: list[int], row_tokens: int) -> npt.NDArray[np.int64]:
-    """The row of each piece: longest first, each into the row that it fills best.
+    """Return the row of each piece: longest first, each in the row that it fills best.
 
-    `spaces` has bit s set when a row with exactly s tokens free is open, so that the best row is one shift
-    and one lowest bit away.
+    Bit s of `spaces` is set if there is an open row with exactly s free tokens, so that the best row is found
+    with one shift and the lowest set bit.
     """
     rows = np.empty(len(lengths), np.int64)
     by_space: list[list[int]] = [[] for _ in range(row_tokens + 1)]
@@ -234,13 +235,14 @@ def _best_fit(lengths: list[int], row_tokens: int) -> npt.NDArray[np.int64]:
 def _assemble(
     pieces: list[npt.NDArray[np.integer]], shared: list[int], row_tokens: int, pad_id: int
 ) -> _CountedChunk:
-    """Lay the pieces out; rows in the order of their last piece, pieces within a row in order of arrival."""
+    """Arrange the pieces: rows in the order of their last piece, pieces within a row in order of arrival."""
     lengths = np.array([len(piece) for piece in pieces])
     rows = _best_fit(lengths.tolist(), row_tokens)
     n_rows = int(rows.max()) + 1
     last_piece = np.zeros(n_rows, np.int64)
     np.maximum.at(last_piece, rows, np.arange(len(pieces)))
-    # The rest of a cut document comes after its full rows, so a limit on rows keeps what it shares with them.
+    # The rest of a cut document comes after its full rows, so that a limit on rows keeps the tokens they
+    # share.
     place = np.empty(n_rows, np.int64)
     place[np.argsort(last_piece)] = np.arange(n_rows)
     rows = place[rows]

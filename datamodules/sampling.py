@@ -1,4 +1,4 @@
-"""Which rows stand in which batch: a function of (seed, position), so that any batch can be sought."""
+"""Samplers whose batches are a function of (seed, position), so that training can start at any batch."""
 
 import math
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-#: Share of the rows that a curriculum begins with.
+#: The fraction of the rows with which a curriculum begins.
 SHORTEST = 0.2
 
 
 class ResumableBatchSampler:
-    """An endless stream of batches of sample keys, able to start at any batch at once.
+    """An endless stream of batches of sample keys that can start at any batch at once.
 
-    Sample number p of the stream belongs to epoch p // N and is row perm(seed, epoch)[p % N]. Batch b of
-    rank r covers the samples from (b * world_size + r) * batch_size on, so ranks share nothing and an epoch
-    need not be a whole number of batches: a batch may hold the end of one epoch and the start of the next.
+    Sample number p of the stream is row perm(seed, epoch)[p % N] of epoch p // N. Batch b of rank r covers
+    the samples from (b * world_size + r) * batch_size on, so that ranks share no samples. An epoch need not
+    be a whole number of batches: a batch may contain the end of one epoch and the start of the next.
 
-    A key is epoch * N + row: it names the row and the epoch, all that corruption may depend on.
+    A key is epoch * N + row. It identifies the row and the epoch, on which corruption may depend.
 
     Raises:
-        ValueError: no rows, or a size, rank or position out of range.
+        ValueError: if there are no rows, or a size, rank or position is out of range.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ResumableBatchSampler:
     ) -> None:
         _check(n_rows, batch_size, rank, world_size)
         if start_batch < 0 or seed < 0:
-            raise ValueError(f"start_batch={start_batch}, seed={seed}; expected neither below 0")
+            raise ValueError(f"start_batch={start_batch}, seed={seed}; expected both at least 0")
         self.n_rows = n_rows
         self.batch_size = batch_size
         self.seed = seed
@@ -44,13 +44,13 @@ class ResumableBatchSampler:
         self.world_size = world_size
         self.start_batch = start_batch
         self.shuffle = shuffle
-        # Half the memory of int64 where it is enough: the order of an epoch is the one thing held.
+        # The order of an epoch is kept in memory; uint32 takes half of int64.
         self._dtype = np.uint32 if n_rows < 2**32 else np.int64
         self._epoch = -1
         self._rows: npt.NDArray[np.integer] = np.empty(0, np.int64)
 
     def keys(self, batch: int) -> npt.NDArray[np.int64]:
-        """The keys (batch_size,) of this rank's batch number `batch`; costs at most one permutation."""
+        """Return the keys (batch_size,) of this rank's batch; this computes at most one new permutation."""
         epoch, offset = divmod((batch * self.world_size + self.rank) * self.batch_size, self.n_rows)
         parts: list[npt.NDArray[np.int64]] = []
         missing = self.batch_size
@@ -68,7 +68,7 @@ class ResumableBatchSampler:
             batch += 1
 
     def _order(self, epoch: int) -> npt.NDArray[np.integer]:
-        """The rows in the order of one epoch; the last one asked for is kept."""
+        """Return the rows in the order of an epoch; the last order is cached."""
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, self._ordered(epoch)
         return self._rows
@@ -81,23 +81,23 @@ class ResumableBatchSampler:
 
 
 class LengthBucketSampler(ResumableBatchSampler):
-    """The same stream, its epochs ordered so that a batch holds rows of like length: little is padded.
+    """The same stream, with epochs ordered so that a batch has rows of similar length and little padding.
 
     The permutation of (seed, epoch) is cut into pools of `pool_steps` steps (a step is one batch of every
-    rank), each pool is sorted by length and cut into steps, and these are shuffled over the whole epoch. So
-    every batch is full, the ranks of a step have like lengths, and every row is there once an epoch. Rows
-    that do not fill a step with rows of their own epoch, at its two ends, stay in the permutation's order:
-    the one step that holds the end of an epoch and the start of the next is of mixed lengths.
+    rank). Each pool is sorted by length and cut into steps, and these are shuffled over the whole epoch. So
+    every batch is full, the ranks of a step have similar lengths, and every row occurs once per epoch. At
+    both ends of an epoch, rows that do not fill a step stay in the order of the permutation: the step that
+    contains the end of an epoch and the start of the next has mixed lengths.
 
-    With `curriculum_steps` so many steps of another kind come before the first epoch: in their first half
-    they draw from the shortest fifth of the rows, then from evenly more, at last from all. What short rows
-    teach is learnt much sooner from them alone.
+    `curriculum_steps` adds steps before the first epoch. In their first half, they draw from the shortest
+    fifth of the rows, then from a linearly growing fraction, and finally from all rows. What short rows teach
+    is learned much sooner from them alone.
 
     Args:
-        lengths: length (N,) of each row, in whatever unit.
+        lengths: the length (N,) of each row, in any unit.
 
     Raises:
-        ValueError: as `ResumableBatchSampler`; `pool_steps` below 1 or `curriculum_steps` below 0.
+        ValueError: like `ResumableBatchSampler`, or if `pool_steps` is below 1 or `curriculum_steps` below 0.
 
     Source: Bengio et al. 2009, "Curriculum Learning", section 5; Platanios et al. 2019, "Competence-based
     Curriculum Learning for Neural Machine Translation", section 3 (length as difficulty).
@@ -133,7 +133,7 @@ class LengthBucketSampler(ResumableBatchSampler):
         )
 
     def keys(self, batch: int) -> npt.NDArray[np.int64]:
-        """The keys (batch_size,) of this rank's batch number `batch`; the curriculum's are of epoch 0."""
+        """Return the keys (batch_size,) of this rank's batch; those of the curriculum have epoch 0."""
         if batch >= self.curriculum_steps:
             return super().keys(batch - self.curriculum_steps)
         share = max(SHORTEST, SHORTEST + (1 - SHORTEST) * (2 * batch / self.curriculum_steps - 1))
@@ -144,7 +144,7 @@ class LengthBucketSampler(ResumableBatchSampler):
     def _ordered(self, epoch: int) -> npt.NDArray[np.integer]:
         rows = super()._ordered(epoch)
         step = self.batch_size * self.world_size
-        first = -epoch * self.n_rows % step  # here the first step of rows of this epoch alone begins
+        first = -epoch * self.n_rows % step  # the start of the first step with rows of this epoch only
         n_steps = max(0, self.n_rows - first) // step
         if not n_steps:
             return rows
@@ -161,13 +161,14 @@ class LengthBucketSampler(ResumableBatchSampler):
 def sequential_batches(
     n_rows: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Each row once, in order, for validation: this rank's batches of row numbers; the last may be short.
+    """Return this rank's batches of row numbers for validation over each row once, in order.
 
-    The ranks take turns. What does not fill a batch on every rank is divided evenly, so that all ranks have
-    the same number of batches, except where fewer rows than ranks are left: then some ranks have one fewer.
+    Batches are distributed over the ranks in turn. The rows that do not fill a batch on every rank are
+    divided evenly, so that all ranks have the same number of batches; if fewer rows than ranks are left, some
+    ranks have one fewer.
 
     Raises:
-        ValueError: no rows, or a size or rank out of range.
+        ValueError: if there are no rows, or a size or rank is out of range.
     """
     _check(n_rows, batch_size, rank, world_size)
     rows = np.arange(n_rows)

@@ -1,4 +1,4 @@
-"""Words of a text with their characters, and words joined to a text."""
+"""Split a text into words, and join words to a text."""
 
 import re
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ Spans = list[tuple[int, int]]
 
 
 def word_spans(text: str) -> Spans:
-    """Return the characters [start, end) of each word and punctuation mark; of Chinese, of each character."""
+    """Return the span [start, end) of each word and punctuation mark, or of each Chinese character."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
 def joined(words: Sequence[str]) -> tuple[str, Spans]:
-    """Join words to a text as it is usually written, and return the characters [start, end) of each.
+    """Join words to a text with the usual spacing, and return the span [start, end) of each word.
 
     There is no space before closing punctuation, after opening punctuation, or between Chinese characters.
-    A straight quotation mark opens and closes in turn.
+    Straight quotation marks open and close alternately.
     """
     parts: list[str] = []
     spans: Spans = []

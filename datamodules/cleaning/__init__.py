@@ -1,4 +1,4 @@
-"""Text made plainer before anything is learned from it: normal form, punctuation, stop words, privacy."""
+"""Clean text before training: normal form, punctuation, stop words, duplicates, personal data."""
 
 from datamodules.cleaning.cleaner import Cleaner
 

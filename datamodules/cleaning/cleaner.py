@@ -1,4 +1,4 @@
-"""The cleaning of rows, step by step, with counts of what was done."""
+"""Clean rows step by step, and count what was done."""
 
 import hashlib
 import re
@@ -21,17 +21,18 @@ _LINE_ENDS = re.compile(r" ?\n ?")
 
 @dataclass(frozen=True)
 class Cleaner:
-    """Cleans the text of rows; the other columns stay. Pure, and idempotent: cleaning twice is cleaning once.
+    """Cleans the text of rows; other columns are unchanged. Cleaning is idempotent.
 
     Args:
-        normal_form: Unicode normal form; NFKC also folds full-width letters, ligatures and such.
-        lowercase: whether to write all letters small.
-        strip_punctuation: whether to replace punctuation by spaces (apostrophes by nothing).
-        stop_words: language whose most frequent function words are removed; in Chinese, which has no spaces,
+        normal_form: Unicode normal form; NFKC also folds full-width letters and ligatures.
+        lowercase: whether to convert text to lower case.
+        strip_punctuation: whether to replace punctuation by spaces, and remove apostrophes.
+        stop_words: language whose most frequent function words are removed; for Chinese, which has no spaces,
             by a list of characters and of common words that keep them.
-        deduplicate: whether to drop rows that equal an earlier one but for case, spaces and normal form.
-        scrub_pii: whether to replace e-mail and IP addresses, telephone, credit card (Luhn) and bank account
-            (IBAN) numbers by `[email]`, `[ip]`, `[phone]`, `[card]`, `[iban]`. By pattern: a help, no proof.
+        deduplicate: whether to drop rows that equal an earlier one except for case, spaces and normal form.
+        scrub_pii: whether to replace e-mail and IP addresses, and telephone, credit card (Luhn) and bank
+            account (IBAN) numbers by `[email]`, `[ip]`, `[phone]`, `[card]` and `[iban]`. Patterns find most,
+            not all, of them.
     """
 
     normal_form: Literal["NFC", "NFKC"] | None = "NFC"
@@ -42,14 +43,14 @@ class Cleaner:
     scrub_pii: bool = False
 
     def clean(self, rows: Iterable[Row]) -> tuple[Iterable[Row], dict[str, int]]:
-        """Clean rows; give them with the counts of what was done. Rows without any text are dropped.
+        """Clean rows, and count what was done. Rows without any text are dropped.
 
-        A `datasets.Dataset` gives a `datasets.Dataset` (the same, when nothing was to do) and final counts.
-        Anything else gives rows that are cleaned while they are read; their counts are complete when one
-        reading is, and start again with the next.
+        For a `datasets.Dataset`, return a `datasets.Dataset` (the same if nothing changes) and final counts.
+        For anything else, return rows that are cleaned while they are read; their counts are complete at the
+        end of an iteration, and restart with the next.
 
-        Counts, only those above 0: `rows_changed`, `rows_empty` and `rows_duplicate` (both dropped), and of
-        single finds `punctuation_marks`, `stop_words`, `email`, `ip`, `phone`, `card`, `iban`.
+        The counts above 0 are returned: `rows_changed`, `rows_empty` and `rows_duplicate` (both dropped), and
+        numbers of `punctuation_marks`, `stop_words`, `email`, `ip`, `phone`, `card` and `iban`.
         """
         import datasets
 
@@ -59,14 +60,14 @@ class Cleaner:
         kept = [number for number, _ in self._kept(enumerate(texts(rows)), counts)]
         chosen: Rows = rows if len(kept) == len(rows) else rows.select(kept)
         if counts.get("rows_changed"):
-            # Never from a cache of `datasets`: it would not notice that this code has changed.
+            # The cache of `datasets` is not used: it would not notice changes of this code.
             chosen = chosen.map(
                 self._cleaned_batch, batched=True, load_from_cache_file=False, desc="Cleaning"
             )
         return chosen, counts
 
     def clean_text(self, text: str) -> tuple[str, Counter[str]]:
-        """Clean one text, until no step changes it any more; give it with the counts of finds."""
+        """Clean one text until no step changes it any more; return it with counts of what was found."""
         counts: Counter[str] = Counter()
         before = None
         while text != before:
@@ -92,10 +93,10 @@ class Cleaner:
         return text
 
     def _kept(self, rows: Iterable[tuple[T, str]], counts: dict[str, int]) -> Iterator[tuple[T, str]]:
-        """Give each thing whose text stays, with its clean text; count what is done on the way."""
+        """Yield each item that is kept with its clean text, and update the counts."""
         counts.clear()
         seen: set[bytes] = set()
-        for thing, text in rows:
+        for item, text in rows:
             clean, found = self.clean_text(text)
             if clean != text:
                 found["rows_changed"] = 1
@@ -108,14 +109,14 @@ class Cleaner:
             for name, number in found.items():
                 counts[name] = counts.get(name, 0) + number
             if stays:
-                yield thing, clean
+                yield item, clean
 
     def _cleaned_batch(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         return {TEXT: [self.clean_text(text)[0] for text in batch[TEXT]]}
 
 
 class _CleanedRows:
-    """Rows that are cleaned while they are read, each time from the start."""
+    """Rows that are cleaned while they are iterated."""
 
     def __init__(self, cleaner: Cleaner, rows: Iterable[Row], counts: dict[str, int]) -> None:
         self._cleaner = cleaner
@@ -134,7 +135,7 @@ def _duplicate_key(text: str) -> bytes:
 
 
 class _PunctuationTable(dict[int, str]):
-    """A table for `str.translate` that learns each character when it first meets it."""
+    """A table for `str.translate` that is filled when a character first occurs."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -155,5 +156,5 @@ def _without_punctuation(text: str, counts: Counter[str]) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Remove the spaces that removed words leave behind; line ends stay."""
+    """Remove spaces left by removed words; line breaks are kept."""
     return _LINE_ENDS.sub("\n", _SPACES.sub(" ", text)).strip()

@@ -1,4 +1,4 @@
-"""Personal data found by pattern and check digit, and replaced by what kind it was."""
+"""Find personal data by patterns and check digits, and replace it by its kind."""
 
 import ipaddress
 import re
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 def _is_card(number: str) -> bool:
-    """Luhn's check digit (ISO/IEC 7812-1, annex B)."""
+    """Return whether Luhn's check digit is right (ISO/IEC 7812-1, annex B)."""
     digits = [int(digit) for digit in reversed(re.sub(r"\D", "", number))]
     doubled = [2 * digit - 9 * (digit > 4) for digit in digits[1::2]]
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0 and any(digits)
 
 
 def _is_iban(number: str) -> bool:
-    """The remainder by 97 (ISO 13616)."""
+    """Return whether the check digits of an IBAN are right: the remainder modulo 97 is 1 (ISO 13616)."""
     compact = number.replace(" ", "")
     return int("".join(str(int(c, 36)) for c in compact[4:] + compact[:4])) % 97 == 1
 
@@ -42,7 +42,7 @@ _PHONE_US = r"(?<![\w.(-])(?:\([0-9]{3}\) ?|[0-9]{3}[ .-])[0-9]{3}[ .-][0-9]{4}(
 _PHONE_DE = r"(?<![\d.-])(?<!\d )0[1-9][0-9]{1,4} ?[ /-] ?[0-9](?:[ -]?[0-9]){4,9}(?![\d-])"
 _PHONE_ZH = r"(?<![\d.-])1[3-9][0-9]{9}(?![\d-])"
 
-# Every repeat is bounded, or begins where nothing like it comes before: the time stays linear in the text.
+# Every repetition is bounded, or cannot begin in its own middle, so that the time is linear in the text.
 _PATTERNS: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = [
     ("email", re.compile(f"{_MAIL_NAME}@{_MAIL_HOST}"), _always),
     ("iban", re.compile(_IBAN, re.ASCII), _is_iban),
@@ -53,7 +53,7 @@ _PATTERNS: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = [
 
 
 def scrub(text: str) -> tuple[str, Counter[str]]:
-    """Replace personal data by `[email]`, `[iban]`, `[card]`, `[ip]`, `[phone]`; count each kind."""
+    """Replace personal data by `[email]`, `[iban]`, `[card]`, `[ip]` or `[phone]`, and count each kind."""
     counts: Counter[str] = Counter()
     for name, pattern, is_right in _PATTERNS:
 

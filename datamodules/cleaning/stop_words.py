@@ -1,4 +1,4 @@
-"""The most frequent function words of three languages, and how a text is rid of them."""
+"""The most frequent function words of three languages, and their removal from texts."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _DE = """aber alle allem allen aller alles als also am an ander andere anderem a
 _ZH = """的 了 着 过 吗 呢 吧 啊 呀 嘛 哦 地 得 之 也 都 就 才 还 又 很 而 且 但 与
     及 和 或 把 被 让 给 对 从 在 是 而且 但是 因为 所以 如果 虽然 然后 于是 以及
     或者 并且 这个 那个 这些 那些 我们 你们 他们 她们 它们"""
-# Chinese is not cut into words here; these common words keep a character that is a stop word elsewhere.
+# Chinese is not segmented into words; these common words keep a character that is otherwise a stop word.
 _ZH_KEPT = """目的 的确 的士 了解 了不起 为了 着急 着火 着陆 沿着 过去 过程 过年 通过 经过 不过
     超过 难过 地方 地球 土地 地点 地区 得到 获得 值得 之前 之后 之间 首都 都市 成就 就业
     人才 天才 刚才 还是 还有 和平 和谐 暖和 把握 被子 让步 给予 对面 对手 反对 从前 从来
@@ -44,9 +44,9 @@ _ZH_WORD = re.compile(
 
 
 def without_stop_words(text: str, language: StopLanguage) -> tuple[str, int]:
-    """Remove a language's stop words, whatever their case; give the rest and the number of words removed.
+    """Remove the stop words of a language, in any case; return the rest and the number of removed words.
 
-    The spaces around them stay.
+    The spaces around them are kept.
     """
     stop = _STOP[language]
     n_found = 0

@@ -1,4 +1,4 @@
-"""Text from anywhere to rows with named columns: local files or a mirror, the hub, or a mixture of these."""
+"""Corpora as rows with named columns: from local files, a mirror, the Hugging Face Hub, or a mixture."""
 
 from datamodules.corpus.columns import TEXT_ONLY, Columns
 from datamodules.corpus.files import Files, Mirror

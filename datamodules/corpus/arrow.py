@@ -1,4 +1,4 @@
-"""Columns of Arrow tables by name or path, and the names of their classes instead of numbers."""
+"""Select columns of Arrow tables by name or path, and replace class numbers by names."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from datamodules.corpus.columns import root_of
 from datamodules.errors import DataError
 
 ClassNames = Mapping[str, list[str]]
-"""Column -> the names of its classes, by number."""
+"""Column -> the names of its classes, in order."""
 
 
 def in_schema(schema: pa.Schema, path: str) -> bool:
-    """Whether a table of this schema has a column of this name, or a field at this path."""
+    """Return whether a table with this schema has a column with this name, or a field at this path."""
     root = root_of(path, schema.names)
     if root not in schema.names:
         return False
@@ -28,10 +28,10 @@ def in_schema(schema: pa.Schema, path: str) -> bool:
 
 
 def column_at(table: pa.Table, path: str, class_names: ClassNames, where: str) -> pa.ChunkedArray:
-    """Give a column by its name, or a field of it by its path; classes by their names.
+    """Return a column by its name, or a field by its path, with classes as names.
 
     Raises:
-        DataError: a row has no class (-1, as in test splits that are kept secret).
+        DataError: if a row has no class (-1, as in test splits whose labels are secret).
     """
     root = root_of(path, table.column_names)
     column = table.column(root)
@@ -41,14 +41,14 @@ def column_at(table: pa.Table, path: str, class_names: ClassNames, where: str) -
 
 
 def class_names_of(schema: pa.Schema) -> ClassNames:
-    """Read the names of classes that the `datasets` library keeps in what it writes."""
+    """Return the class names that the `datasets` library stores in the metadata of its files."""
     written = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(written).get("info", {}).get("features", {}) if written else {}
     return {name: names for name, feature in features.items() if (names := _names(feature))}
 
 
 def _names(feature: Any) -> list[str] | None:
-    """Find the names in a feature as the library writes it: of a class, or of a list of classes."""
+    """Return the names in the library's description of a class, or of a list of classes."""
     if not isinstance(feature, dict):
         return None
     names = feature.get("names") if feature.get("_type") == "ClassLabel" else _names(feature.get("feature"))
@@ -71,7 +71,7 @@ def _named_chunk(chunk: pa.Array, names: pa.Array, where: str) -> pa.Array:
         raise DataError(
             f"{where} has a row of class {chunk.filter(out)[0]}",
             f"a class from 0 to {len(names) - 1}",
-            "choose another split: this one's classes are not given",
+            "choose another split: this one has no labels",
         )
     return names.take(chunk)
 

@@ -1,4 +1,4 @@
-"""Values as text, and tables of one column in two types as one table."""
+"""Convert values to text, and labels of different types to one type."""
 
 import datetime
 import json
@@ -14,12 +14,12 @@ from datamodules.corpus.forms import LISTS, form_of_type
 
 
 def label_text(label: Any) -> str:
-    """A label as text: 1 and 1.0 are "1", so that a class is the same class in every kind of file."""
+    """Return a label as text; 1 and 1.0 become "1", so that classes are the same in every kind of file."""
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def value_text(value: Any) -> str:
-    """Any value as text: dates in ISO 8601, bytes as text or else in hexadecimal, objects as JSON."""
+    """Return any value as text: dates in ISO 8601, bytes as UTF-8 or else hexadecimal, objects as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
@@ -35,14 +35,14 @@ def value_text(value: Any) -> str:
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """A record as JSON on one line; what JSON does not know, such as a date or NaN, is in it as text."""
+    """Return a record as JSON on one line; values that JSON lacks, such as dates and NaN, become text."""
     plain = _plain(record)
     line = json.dumps(plain, ensure_ascii=False, allow_nan=False)
     return line if _is_unicode(line) else json.dumps(plain, allow_nan=False)
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether text can be written: half of a surrogate pair cannot."""
+    """Return whether text can be encoded; lone surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -63,12 +63,12 @@ def _plain(value: Any) -> Any:
 
 
 def text_array(values: Iterable[Any], text: Callable[[Any], str] = value_text) -> pa.Array:
-    """Values as an Arrow array of texts; what is null stays null."""
+    """Return values as an Arrow array of texts, in which nulls are kept."""
     return pa.array([None if value is None else text(value) for value in values], pa.large_string())
 
 
 def of_one_type(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """Tables of the same columns, with text for labels where these are of different types."""
+    """Return tables with the same columns, in which labels are converted to text if their types differ."""
     if not tables or LABEL not in tables[0].column_names:
         return list(tables)
     place = tables[0].column_names.index(LABEL)

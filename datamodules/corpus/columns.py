@@ -1,4 +1,4 @@
-"""Which columns of a file are read, by which name, and what each may hold."""
+"""The columns that are read from a file, and their names there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from datamodules.corpus.rows import TEXT
 LABEL = "label"
 
 Present = dict[str, str]
-"""Column of the rows -> its place in a file: for the columns that the file has."""
+"""Column of the rows -> its path in a file, for the columns that the file has."""
 
 
 @dataclass(frozen=True)
@@ -19,41 +19,41 @@ class Columns:
 
     Args:
         required: columns that every row must have. Rows that are equal in the first of them stay together
-            when a part is held out: the questions on one context, for example.
-        optional: columns that are read where a file has them.
-        other_names: what files may call a column for which nobody has said another name: the first of these
-            names that a file has is read, or else the column's own name.
+            when a part is held out, such as the questions on one context.
+        optional: columns that are read if a file has them.
+        other_names: alternative names of a column in files, if the user gave none; the first of these names
+            that a file has is read, or else the column's own name.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     other_names: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
-    def possible_names(self, said: Mapping[str, str]) -> set[str]:
-        """All names that a file may have for the columns."""
-        names = {*self.required, *self.optional, *said.values()}
+    def possible_names(self, given: Mapping[str, str]) -> set[str]:
+        """Return all names that the columns may have in a file."""
+        names = {*self.required, *self.optional, *given.values()}
         return names.union(*self.other_names.values())
 
-    def found_names(self, said: Mapping[str, str], has: Callable[[str], bool]) -> dict[str, str]:
-        """The names that were `said`, and of the other columns the first that a file has, or would have."""
+    def found_names(self, given: Mapping[str, str], has: Callable[[str], bool]) -> dict[str, str]:
+        """Return the `given` names, and for other columns the first alternative name that a file has."""
         found = {
             name: next(filter(has, (*others, name)), others[0])
             for name, others in self.other_names.items()
             if others and name in (*self.required, *self.optional)
         }
-        there = {name: path for name, path in found.items() if name in self.required or has(path)}
-        return there | dict(said)
+        present = {name: path for name, path in found.items() if name in self.required or has(path)}
+        return present | dict(given)
 
 
 TEXT_ONLY = Columns((TEXT,))
-"""What pretraining reads."""
+"""The column that pretraining reads."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Column of the rows -> its place in the files: a name, or a path into objects as `answers.text`.
+    """Column of the rows -> its name in the files, or a path into objects such as `answers.text`.
 
-    `key` is what the command calls the names, for errors.
+    `key` is the configuration key of these names, for error messages.
     """
 
     required: Mapping[str, str]
@@ -62,9 +62,9 @@ class Places:
 
     @classmethod
     def of(cls, columns: Columns, names: Mapping[str, str], key: str = "data.columns") -> Self:
-        """Find the places; a column that is not in `names` is read under its own name.
+        """Create the places from given names; a column that is not in `names` is read under its own name.
 
-        An optional column that `names` has is required: whoever names it expects it to be read.
+        An optional column that is in `names` becomes required, since the user expects it to be read.
         """
         named = [name for name in columns.optional if name in names]
         required = {name: names.get(name, name) for name in (*columns.required, *named)}
@@ -73,48 +73,48 @@ class Places:
 
     @property
     def text_only(self) -> bool:
-        """Whether nothing but text is read, which is done fast."""
+        """Whether only text is read, for which there is a fast path."""
         return list(self.required) == [TEXT] and not self.optional
 
     def present(
         self, where: str, paths: Iterable[str], names: Sequence[str], sample: Callable[[], Sample] = tuple
     ) -> Present:
-        """Give the columns that are there.
+        """Return the columns that are present.
 
         Args:
-            where: what is read, for errors.
-            paths: the places that are there, of those that are wanted.
-            names: the columns that are there, for errors.
-            sample: gives some rows, for errors.
+            where: the file, for error messages.
+            paths: the requested paths that are present.
+            names: all columns of the file, for error messages.
+            sample: returns some rows, for error messages.
 
         Raises:
-            DataError: a required column is not there.
+            DataError: if a required column is missing.
         """
-        there = set(paths)
+        available = set(paths)
         for name, path in self.required.items():
-            if path not in there:
-                taken = [other for other in self.paths if other in there]
+            if path not in available:
+                taken = [other for other in self.paths if other in available]
                 raise missing_column(
                     where, path, names, name=name, key=self.key, taken=taken, sample=sample()
                 )
-        return dict(self.required) | {name: path for name, path in self.optional.items() if path in there}
+        return dict(self.required) | {name: path for name, path in self.optional.items() if path in available}
 
     @property
     def paths(self) -> list[str]:
-        """All places, each once."""
+        """All paths, each once."""
         return list(dict.fromkeys([*self.required.values(), *self.optional.values()]))
 
 
 def root_of(path: str, names: Iterable[str]) -> str:
-    """The column that a place is in: a column of just this name, or else the path's first part."""
+    """Return the column of a path: the column with exactly this name, or else the first part of the path."""
     return path if path in set(names) else path.partition(".")[0]
 
 
 def value_at(row: Mapping[str, Any], path: str) -> Any:
-    """What a row holds at a place.
+    """Return the value of a row at a path.
 
     Raises:
-        KeyError: there is no such place in it.
+        KeyError: if the row has no such path.
     """
     if path in row:
         return row[path]
@@ -127,7 +127,7 @@ def value_at(row: Mapping[str, Any], path: str) -> Any:
 
 
 def has(row: Mapping[str, Any], path: str) -> bool:
-    """Whether a row has something at a place."""
+    """Return whether a row has a value at a path."""
     try:
         value_at(row, path)
     except KeyError:

@@ -1,4 +1,4 @@
-"""Files in the column format of the CoNLL shared tasks: a word a line, a blank line after each sentence."""
+"""Read the column format of the CoNLL shared tasks: a word per line, a blank line after each sentence."""
 
 import re
 from collections.abc import Iterator
@@ -13,13 +13,14 @@ _SEPARATOR = re.compile(r"[ \t]+")
 
 
 def sentences(source: SourceFile) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read each sentence as `tokens` and `tags`, with the line where it begins.
+    """Yield each sentence as `tokens` and `tags`, with the line where it begins.
 
-    The first column is the word and the last one its tag; a file of one column has no tags. Columns are
+    The first column is the word, and the last one its tag; a file with one column has no tags. Columns are
     separated by tabs, or else by spaces. Lines that begin with -DOCSTART- separate documents.
 
     Raises:
-        DataError: another number of columns than in the first line, or a tag that is not O, B-TYPE or I-TYPE.
+        DataError: if a line has a different number of columns than the first line, or a tag is not O, B-TYPE
+            or I-TYPE.
 
     Source: Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 Shared Task", section 2.3.
     """
@@ -63,13 +64,13 @@ def _fields(line: str) -> list[str]:
 def _check(fields: list[str], first: list[str], where: str) -> None:
     if len(fields) != len(first):
         raise DataError(
-            f"{where}: {len(fields)} columns, and the first line has {len(first)}",
-            "a word and its tag (and as many columns between them) on every line",
-            "repair the line; a blank line separates sentences",
+            f"{where}: {len(fields)} columns, but the first line has {len(first)}",
+            "a word and its tag (and the same number of columns between them) on every line",
+            "repair the line; sentences are separated by a blank line",
         )
     if len(fields) > 1 and not _TAG.fullmatch(fields[-1]):
         raise DataError(
             f"{where}: the tag of {fields[0]!r} is {fields[-1]!r}",
             "O, B-TYPE or I-TYPE in the last column",
-            "bring the tags into the BIO scheme (in IOBES, S- is B- and E- is I-)",
+            "convert the tags to the BIO scheme (from IOBES: S- becomes B-, and E- becomes I-)",
         )

@@ -1,4 +1,4 @@
-"""Corpora from local files: any text, JSON lines, CSV or Parquet, with or without held-out parts."""
+"""Corpora from local files: plain text, JSON Lines, CSV or Parquet, with or without held-out files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,25 +18,25 @@ from datamodules.errors import DataError
 from datamodules.source import Source
 
 Pattern = str | list[str]
-"""A path, a folder, a pattern, or a list of these."""
+"""A path, a folder, a glob pattern, or a list of these."""
 
 
 @dataclass(frozen=True)
 class Files(Source):
     """A corpus in local files: .txt, .jsonl, .json, .csv, .tsv, .conll, each also .gz, and .parquet.
 
-    A .txt file is one row (one document); the others have one row a line, object or record.
+    A .txt file is one row (one document); other files have one row per line, object or record.
 
     Args:
-        train: a path, a folder of files of one kind, a pattern, or a list of these.
-        validation: the same; without it a part of `train` is held out, always the same part.
-        columns: name of a column of the rows -> its name in the files, or a path into objects, as
+        train: a path, a folder of files of one kind, a glob pattern, or a list of these.
+        validation: the same; without it, a part of `train` is held out, always the same part.
+        columns: name of a column of the rows -> its name in the files, or a path into objects, such as
             `answers.text`. A column that is not named here is read under its own name.
-        validation_fraction: how much to hold out when there is no `validation`: the rows with the smallest
-            hashes (rows that are equal in the first column asked for stay together, and each class keeps a
-            row in training), or of one single text its end, from a line's beginning on.
+        validation_fraction: the fraction to hold out without `validation`: the rows with the smallest hashes
+            (rows that are equal in the first column stay together, and each class keeps a row for training),
+            or the end of a single text, from the beginning of a line.
         name: short name of the corpus; by default that of the first file.
-        test: as `validation`, for rows that are looked at once, at the end; without it there are none.
+        test: files of test rows, which are used only once, at the end; without it there are none.
     """
 
     train: Pattern
@@ -55,10 +55,10 @@ class Files(Source):
             )
 
     def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
-        """Check and read the files.
+        """Read and check the files.
 
         Raises:
-            DataError: whatever is wrong with the files, with file and line.
+            DataError: if a file is invalid; the error names the file and the line.
         """
         files = self._files()
         places = Places.of(columns, self._names(columns, files["train"][0]))
@@ -84,10 +84,10 @@ class Files(Source):
         )
 
     def identity(self) -> str:
-        """What tells these files from others, without reading rows: the bytes of each, in order.
+        """Return a hash of the bytes of all files, in order, which identifies the rows without reading them.
 
         Raises:
-            DataError: one is not there, is empty, or cannot be read.
+            DataError: if a file does not exist, is empty, or cannot be read.
         """
         files = self._files()
         return fingerprint_of(
@@ -108,7 +108,7 @@ class Files(Source):
         return files
 
     def _names(self, columns: Columns, source: SourceFile) -> dict[str, str]:
-        """The names that were given, and the other names that the file has."""
+        """Return the given names, and the alternative names that the file has."""
         if not columns.other_names:
             return self.columns
         header = heading(source, columns.possible_names(self.columns))
@@ -117,7 +117,7 @@ class Files(Source):
     def _held_out(
         self, parts: Mapping[str, Rows], columns: Columns, files: list[SourceFile]
     ) -> dict[str, Rows]:
-        """Divide the training rows in two."""
+        """Split the training rows into training and validation rows."""
         rows, first = parts["train"], columns.required[0]
         if len(rows) == 1 and files[0].kind == ".txt" and first == TEXT:
             train, validation = _cut_text(rows[0][TEXT], self.validation_fraction, files[0])
@@ -128,16 +128,16 @@ class Files(Source):
 
 @dataclass(frozen=True)
 class Mirror(Source):
-    """A corpus in a folder of local copies; for data sets that are on no hub.
+    """A corpus in a folder of local copies, for data sets that are not on the hub.
 
     Args:
-        folder: the folder of all local copies; None is answered with what to set.
-        train: path or pattern in it, or a list of these.
-        validation: the same; without it a part of `train` is held out.
+        folder: the folder of local copies; None raises an error that says what to set.
+        train: a path or glob pattern in the folder, or a list of these.
+        validation: the same; without it, a part of `train` is held out.
         columns: name of a column of the rows -> its name in the files, as in `Files`.
         name: short name of the corpus.
-        validation_fraction: how much to hold out when there is no `validation`, as in `Files`.
-        test: as `validation`, for rows that are looked at once, at the end; without it there are none.
+        validation_fraction: the fraction to hold out without `validation`, as in `Files`.
+        test: files of test rows, which are used only once, at the end; without it there are none.
     """
 
     folder: str | None
@@ -149,27 +149,27 @@ class Mirror(Source):
     test: Pattern | None = None
 
     def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
-        """Check and read the files.
+        """Read and check the files.
 
         Raises:
-            DataError: there is no mirror, or whatever is wrong with its files.
+            DataError: if there is no mirror, or a file is invalid.
         """
         return self._files().load(columns)
 
     def identity(self) -> str:
-        """What tells these files from others: the bytes of each.
+        """Return a hash of the bytes of all files.
 
         Raises:
-            DataError: there is no mirror, or a file is not there.
+            DataError: if there is no mirror, or a file does not exist.
         """
         return self._files().identity()
 
     def _files(self) -> Files:
         if not self.folder:
             raise DataError(
-                f"PRELUDE_DATA is not set, and {self.name or self.train} is only in a local mirror",
-                f"a folder that holds {self.train}",
-                "set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus of the hub",
+                f"PRELUDE_DATA is not set, but {self.name or self.train} is only in a local mirror",
+                f"a folder that contains {self.train}",
+                "set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus on the hub",
             )
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():
@@ -199,7 +199,7 @@ def _check_files_differ(split: str, found: list[SourceFile], other: str, files: 
     for source in found:
         if source.sha256 in by_hash:
             raise DataError(
-                f"{split} file {source.path} has the bytes of {_NAMED[other]} file {by_hash[source.sha256]}",
+                f"{split} file {source.path} is identical to {_NAMED[other]} file {by_hash[source.sha256]}",
                 _EXPECTED[other],
                 _REMEDY[split],
             )
@@ -209,25 +209,25 @@ def _check_rows_differ(digests: Mapping[str, str], patterns: Mapping[str, Patter
     for split, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
         if split in digests and digests[split] == digests[other]:
             raise DataError(
-                f"the {split} rows of {patterns[split]} are the {_NAMED[other]} rows",
+                f"the {split} rows of {patterns[split]} are identical to the {_NAMED[other]} rows",
                 _EXPECTED[other],
                 _REMEDY[split],
             )
 
 
 _NAMED = {"train": "training", "validation": "validation"}
-_EXPECTED = {"train": "text that is not trained on", "validation": "rows that choose no model"}
+_EXPECTED = {"train": "text that is not trained on", "validation": "rows that do not select a model"}
 _REMEDY = {
-    "validation": "give another file, or leave data.validation out to hold out a part of data.train",
-    "test": "give another file, or leave data.test out",
+    "validation": "give another file, or leave out data.validation to hold out a part of data.train",
+    "test": "give another file, or leave out data.test",
 }
 
 
 def check_same_types(parts: Mapping[str, Rows]) -> None:
-    """Refuse splits in which a column is of different types.
+    """Reject splits in which a column has different types.
 
     Raises:
-        DataError: the column, and what it is in each split.
+        DataError: if a column has different types; the error names the types in both splits.
     """
     train = parts["train"].data.schema
     for split, rows in parts.items():
@@ -241,14 +241,14 @@ def check_same_types(parts: Mapping[str, Rows]) -> None:
                 continue  # classes are compared as text
             if not agree(here, there):
                 raise DataError(
-                    f"column '{name}' holds {here} in train and {there} in {split}",
-                    "the same in all splits",
-                    "repair one of them",
+                    f"column '{name}' contains {here} in train and {there} in {split}",
+                    "the same type in all splits",
+                    "correct one of the files",
                 )
 
 
 def _cut_text(text: str, fraction: float, source: SourceFile) -> tuple[Rows, Rows]:
-    """Cut the last `fraction` of the characters off, where a line begins, or a word in a single line."""
+    """Split off the last `fraction` of a text at the beginning of a line, or of a word in a single line."""
     target = int(len(text) * (1 - fraction))
     places = (
         text.rfind("\n", 0, target) + 1,

@@ -1,4 +1,4 @@
-"""The files of text in a folder: those of its one kind, wherever in it they lie."""
+"""Find the data files in a folder, which must all be of one kind."""
 
 import re
 from collections import Counter
@@ -14,7 +14,7 @@ _NAMED = 3
 
 
 def kind_of(path: Path) -> tuple[str | None, bool]:
-    """What the name says that a file holds, one of `KINDS` or None, and whether it is gzip-compressed."""
+    """Return the kind of a file by its name (one of `KINDS`, or None), and whether it is gzip-compressed."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]
     kind = next(iter(suffixes[-2:-1] if packed else suffixes[-1:]), "")
@@ -22,20 +22,20 @@ def kind_of(path: Path) -> tuple[str | None, bool]:
 
 
 def files_in(folder: Path, key: str) -> list[Path]:
-    """All files of text in a folder and below it, in order; hidden and other files are left out.
+    """Return all data files in a folder and its subfolders, in order; hidden and other files are left out.
 
     Raises:
-        DataError: there are none, they are of several kinds, or some are held-out rows by their names.
+        DataError: if there are none, they are of several kinds, or the names of some mark held-out rows.
     """
     below = sorted(path for path in folder.rglob("*") if path.is_file() and _is_shown(path, folder))
     kinds = Counter(kind for path in below if (kind := kind_of(path)[0]) is not None)
     if not kinds:
-        raise DataError(f"{key}={folder} is a folder without files of text", KINDS_TEXT, "check the path")
+        raise DataError(f"{key}={folder} is a folder without data files", KINDS_TEXT, "check the path")
     if len(kinds) > 1:
         usual = kinds.most_common(1)[0][0]
         found = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
         raise DataError(
-            f"{key}={folder} is a folder of several kinds of files: {found}",
+            f"{key}={folder} is a folder with several kinds of files: {found}",
             "files of one kind",
             f"set {key}='{folder}/**/*{usual}'",
         )
@@ -45,8 +45,8 @@ def files_in(folder: Path, key: str) -> list[Path]:
         others = [str(path) for path in files if path not in held_out]
         name = held_out[0].relative_to(folder)
         raise DataError(
-            f"{key}={folder} is a folder with {name}, which is held out by its name",
-            "a folder of rows for one use",
+            f"{key}={folder} is a folder with {name}, which seems to contain held-out rows",
+            "a folder with the rows of one split",
             f"set {key}={others[0]}" if len(others) == 1 else f"set {key}=[{','.join(others[:_NAMED])}]",
         )
     return files

@@ -1,29 +1,22 @@
-"""Each kind of file to Arrow tables of the wanted columns, with a precise word for what is wrong in it."""
+"""Read each kind of file as Arrow tables of the requested columns."""
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
 
-from datamodules.corpus import conll
 from datamodules.corpus.arrow import class_names_of, column_at, in_schema
-from datamodules.corpus.columns import Places, Present, has, root_of, value_at
+from datamodules.corpus.checked_rows import CheckedRows
+from datamodules.corpus.columns import Places, has, root_of
 from datamodules.corpus.forms import (
-    agree,
     check_column,
-    check_value,
-    form_of,
-    in_one_form,
     only_text,
-    read_fields,
-    wrong_form,
 )
-from datamodules.corpus.nested import rows_of_document
+from datamodules.corpus.objects import is_document, json_objects, objects_of_document, objects_of_lines
 from datamodules.corpus.proposals import SAMPLE_ROWS, Sample
 from datamodules.corpus.rows import TEXT
 from datamodules.corpus.separated import header_of, read_separated, sample_of, where_of
@@ -34,10 +27,10 @@ _PARQUET_ROWS = 8192
 
 
 def read_tables(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    """Read one file as tables of the wanted columns, under the names that rows have.
+    """Yield a file as tables of the requested columns, under the names that they have in the rows.
 
     Raises:
-        DataError: whatever is wrong in the file, with its line or row.
+        DataError: if the file is invalid; the error names the line or the row.
     """
     for table in _READERS[source.kind](source, places):
         for position, name in enumerate(table.column_names):
@@ -48,13 +41,13 @@ def read_tables(source: SourceFile, places: Places) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class Heading:
-    """What a file begins with.
+    """The columns and first rows of a file.
 
     Args:
-        where: the file, for errors.
-        names: of its columns.
-        has: whether it has a place.
-        sample: gives its first rows.
+        where: the file, for error messages.
+        names: the names of its columns.
+        has: returns whether it has a path.
+        sample: returns its first rows.
     """
 
     where: str
@@ -64,10 +57,12 @@ class Heading:
 
 
 def heading(source: SourceFile, wanted: Collection[str]) -> Heading:
-    """The columns of a file, of which some are `wanted`; of JSON as its first object has them.
+    """Return the heading of a file; for JSON, the columns are those of its first object.
+
+    The `wanted` columns help to find the separator of a .csv file.
 
     Raises:
-        DataError: the file cannot be read as what its name says.
+        DataError: if the file cannot be read as the kind that its name says.
     """
     where = str(source.path)
     if source.kind == ".txt":
@@ -90,47 +85,22 @@ def heading(source: SourceFile, wanted: Collection[str]) -> Heading:
 
 
 def first_rows(file: pa.parquet.ParquetFile) -> list[dict[str, Any]]:
-    """Some rows of a Parquet file."""
+    """Return the first rows of a Parquet file."""
     for batch in file.iter_batches(batch_size=SAMPLE_ROWS):
         return batch.to_pylist()  # type: ignore[no-any-return]
     return []
 
 
-def json_objects(source: SourceFile) -> Iterator[tuple[str, Any]]:
-    """Each object of JSON lines or of a JSON list, or sentence of a CoNLL file, with its place.
-
-    Raises:
-        DataError: broken JSON or CoNLL columns, with the line.
-    """
-    if source.kind == ".conll":
-        yield from conll.sentences(source)
-        return
-    if source.kind == ".json" and _is_document(source):
-        yield from _objects_of_document(source)
-        return
-    for first_line, block in text_blocks(source):
-        yield from _json_objects(source, first_line, block)
-
-
 def parquet_file(source: SourceFile) -> pa.parquet.ParquetFile:
-    """The file, opened.
+    """Open a Parquet file.
 
     Raises:
-        DataError: it is no Parquet file.
+        DataError: if it is not a Parquet file.
     """
     try:
         return pa.parquet.ParquetFile(source.path)
     except (pa.ArrowException, OSError) as error:
         raise _no_parquet(source, error) from error
-
-
-def mixed_types(where: str, reason: str) -> DataError:
-    """Say that a column is of one type here and of another before."""
-    return DataError(
-        f"{where}: a column changes its type: {' '.join(reason.split())}",
-        "the same types in every row",
-        "repair the file",
-    )
 
 
 def _read_txt(source: SourceFile, places: Places) -> Iterator[pa.Table]:
@@ -142,18 +112,18 @@ def _read_txt(source: SourceFile, places: Places) -> Iterator[pa.Table]:
 
 
 def _read_json_lines(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    rows = _CheckedRows(places)
+    rows = CheckedRows(places)
     for first_line, block in text_blocks(source):
-        # With further columns the fast reader would guess types: a title "2020-01-01" would be a time.
+        # With further columns, the fast reader would guess types: a title "2020-01-01" would become a time.
         table = _json_lines_at_once(block, places.required[TEXT]) if places.text_only else None
         if table is None:
-            table = rows.table(source, _json_objects(source, first_line, block))
+            table = rows.table(source, objects_of_lines(source, first_line, block))
         if table.num_rows:
             yield table
 
 
 def _json_lines_at_once(block: bytes, column: str) -> pa.Table | None:
-    """Read the text of every line fast; None where anything is unusual."""
+    """Read the text of every line with the fast reader; return None if anything is unusual."""
     schema = pa.schema([(column, pa.large_string())])
     try:
         table = pa.json.read_json(
@@ -168,153 +138,20 @@ def _json_lines_at_once(block: bytes, column: str) -> pa.Table | None:
     return table.rename_columns([TEXT]) if whole else None
 
 
-def _json_objects(source: SourceFile, first_line: int, block: bytes) -> Iterator[tuple[str, Any]]:
-    """Do the same slowly, line by line: what the fast reader refused is read, or its line is named."""
-    for number, line in enumerate(block.split(b"\n"), start=first_line):
-        if not line.strip():
-            continue
-        where = f"{source.path}, line {number}"
-        try:
-            yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{where}: broken JSON at character {error.colno}: {error.msg}",
-                "one whole JSON object a line",
-                "repair or drop the line",
-            ) from error
-
-
 def _read_conll(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    table = _CheckedRows(places).table(source, json_objects(source))
+    table = CheckedRows(places).table(source, json_objects(source))
     if table.num_rows:
         yield table
 
 
 def _read_json(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    """Read a list of objects, or one object that holds rows; else the file is read as JSON lines."""
-    if not _is_document(source):
+    """Read a list of objects, one object that contains rows, or else JSON Lines."""
+    if not is_document(source):
         yield from _read_json_lines(source, places)
         return
-    rows = list(_objects_of_document(source))
+    rows = list(objects_of_document(source))
     if rows:
-        yield _CheckedRows(places).table(source, iter(rows))
-
-
-def _is_document(source: SourceFile) -> bool:
-    """Whether a file is a list, or one object that holds rows, and has not an object a line."""
-    _, head = next(text_blocks(source), (1, b""))
-    text = head.lstrip()
-    if not text.startswith(b"{"):
-        return text.startswith(b"[")
-    first, _, rest = text.partition(b"\n")
-    try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
-        return first.strip() == b"{" or not rest.lstrip().startswith(b"{")
-    return not rest.strip() and isinstance(row.get("data"), list)
-
-
-def _objects_of_document(source: SourceFile) -> Iterator[tuple[str, Any]]:
-    try:
-        document = json.loads(b"".join(block for _, block in text_blocks(source)))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{source.path}, line {error.lineno}: broken JSON at character {error.colno}: {error.msg}",
-            "one list of objects",
-            "repair the file",
-        ) from error
-    if isinstance(document, list):
-        yield from ((f"{source.path}, object {number}", row) for number, row in enumerate(document, start=1))
-    else:
-        yield from rows_of_document(document, str(source.path))
-
-
-_UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)
-
-
-def _array(name: str, values: list[Any]) -> pa.Array:
-    return pa.array(in_one_form(values), pa.large_string() if only_text(name) else None)
-
-
-def _first_unfit(name: str, values: list[Any]) -> int:
-    """The first value that makes no array with those before it."""
-    fits, unfit = 0, len(values)
-    while unfit - fits > 1:
-        middle = (fits + unfit) // 2
-        try:
-            _array(name, values[:middle])
-            fits = middle
-        except _UNFIT:
-            unfit = middle
-    return unfit - 1
-
-
-class _CheckedRows:
-    """Takes the wanted columns out of objects, and holds all of a file to the form of its first."""
-
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._present: Present | None = None
-        self._forms: dict[str, str] = {}
-        self._sample: list[dict[str, Any]] = []
-
-    def table(self, source: SourceFile, rows: Iterator[tuple[str, Any]]) -> pa.Table:
-        """Make a table of (where it stands, object)."""
-        if self._present is None:
-            head = list(islice(rows, SAMPLE_ROWS))
-            self._sample = [row for _, row in head if isinstance(row, dict)]
-            rows = chain(head, rows)
-        values: dict[str, list[Any]] = {}
-        places: list[str] = []
-        for where, row in rows:
-            places.append(where)
-            for name, value in self._checked(row, where).items():
-                values.setdefault(name, []).append(value)
-        arrays = {}
-        for name, column in values.items():
-            try:
-                arrays[name] = _array(name, column)
-            except _UNFIT as error:
-                where = places[_first_unfit(name, column)]
-                raise mixed_types(where, f"'{name}': {error}") from error
-        return pa.table(arrays)
-
-    def _checked(self, row: Any, where: str) -> dict[str, Any]:
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{where}: {form_of(row).split(' of ')[0]}, not an object",
-                'an object as {"text": "..."}',
-                "repair the file",
-            )
-        if self._present is None:
-            there = [path for path in self._places.paths if has(row, path)]
-            self._present = self._places.present(where, there, list(row), lambda: self._sample)
-        values = {}
-        for name, path in self._present.items():
-            if not has(row, path):
-                raise DataError(
-                    f"{where}: the key '{path}' is missing",
-                    "the same keys in every row",
-                    "repair or drop the row",
-                )
-            values[name] = read_fields(name, value_at(row, path))
-            self._check_value(name, values[name], where, path)
-        for name in self._places.optional.keys() - self._present.keys():
-            if has(row, self._places.optional[name]):
-                raise DataError(
-                    f"{where}: the key '{self._places.optional[name]}' is not in the first row",
-                    "the same keys in every row",
-                    "give it to every row or to none",
-                )
-        return values
-
-    def _check_value(self, name: str, value: Any, where: str, path: str) -> None:
-        form = check_value(name, value, where, path)
-        first = self._forms.setdefault(name, form)
-        if not agree(first, form):
-            raise wrong_form(where, path, form, f"{first}, as before,")
-        if first in ("null", "an empty list"):
-            self._forms[name] = form
+        yield CheckedRows(places).table(source, iter(rows))
 
 
 def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
@@ -343,7 +180,7 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
 def _no_parquet(source: SourceFile, error: Exception) -> DataError:
     return DataError(
         f"{source.path} cannot be read as Parquet: {' '.join(str(error).split())}",
-        "a whole Parquet file",
+        "a complete Parquet file",
         "copy or download it again",
     )
 

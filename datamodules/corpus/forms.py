@@ -1,4 +1,4 @@
-"""What each column may hold, and a precise word for what does not belong there."""
+"""The forms of values that each column may contain, and errors for others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,14 +26,14 @@ FORMS: dict[str, tuple[str, ...]] = {
     "answers": ("an object",),
     "turns": ("a list of texts", "a list of objects"),
 }
-"""What the columns that tasks know may hold, one of these in all rows; others may hold anything that is the
-same in every row."""
+"""Column that tasks read -> the forms that its values may have, the same one in all rows. Other columns may
+contain anything that has the same form in every row."""
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "answers": ("text", "answer_start"),
     "turns": ("role", "speaker", "text", "content"),
 }
-"""What is read of the objects in a column; what else they hold may be of any type."""
+"""Column -> the fields that are read of the objects in it; other fields may have any type."""
 
 _DIALOGUES = {"a list of texts", "a list of objects"}
 _NUMBERS = {"a number", "a number with a fraction"}
@@ -50,12 +50,12 @@ _PLAIN: dict[type, str] = {
 
 
 def only_text(name: str) -> bool:
-    """Whether a column holds text and nothing else."""
+    """Return whether a column may only contain text."""
     return FORMS.get(name) == ("text",)
 
 
 def form_of(value: Any) -> str:
-    """Name what a value is, as an error says it."""
+    """Return the form of a value, in the words of error messages."""
     if isinstance(value, float) and value.is_integer():
         return "a number"
     if not isinstance(value, list):
@@ -67,7 +67,7 @@ def form_of(value: Any) -> str:
 
 
 def form_of_type(kind: pa.DataType) -> str:
-    """Name what the values of an Arrow column are, in the same words."""
+    """Return the form of the values of an Arrow column, in the same words."""
     types = pa.types
     if types.is_dictionary(kind):
         return form_of_type(kind.value_type)
@@ -92,10 +92,10 @@ def form_of_type(kind: pa.DataType) -> str:
 
 
 def check_form(name: str, form: str, where: str, path: str) -> None:
-    """Refuse what the column `name`, read from `path`, may not hold.
+    """Reject a form that the column `name`, read from `path`, may not contain.
 
     Raises:
-        DataError: where it is, and what it should be.
+        DataError: if the form is not allowed; the error names the position and the allowed forms.
     """
     allowed = FORMS.get(name)
     if allowed is None or form in allowed or (form == _EMPTY and not LISTS.isdisjoint(allowed)):
@@ -104,10 +104,10 @@ def check_form(name: str, form: str, where: str, path: str) -> None:
 
 
 def check_value(name: str, value: Any, where: str, path: str) -> str:
-    """Refuse a value that the column `name` may not hold, and text that is not Unicode; give its form.
+    """Reject a value that the column `name` may not contain, and text that is not Unicode; return its form.
 
     Raises:
-        DataError: where it is, and what it should be.
+        DataError: if the value is not allowed; the error names the position and the allowed forms.
     """
     form = form_of(value)
     check_form(name, form, where, path)
@@ -117,7 +117,7 @@ def check_value(name: str, value: Any, where: str, path: str) -> str:
 
 
 def read_fields(name: str, value: Any) -> Any:
-    """The value of the column `name` with those fields of its objects that are read."""
+    """Return a value of the column `name`, in which objects have only the fields that are read."""
     if isinstance(value, list):
         return [read_fields(name, item) for item in value]
     if name not in FIELDS or not isinstance(value, dict):
@@ -126,7 +126,7 @@ def read_fields(name: str, value: Any) -> Any:
 
 
 def in_one_form(values: list[Any]) -> list[Any]:
-    """Dialogues of one form: texts, of user and assistant in turn, become objects beside objects."""
+    """Return dialogues in one form: if some are lists of objects, lists of texts become lists of objects."""
     if not {"a list of texts", "a list of objects"} <= {form_of(value) for value in values}:
         return values
     return [_as_objects(value) if form_of(value) == "a list of texts" else value for value in values]
@@ -137,7 +137,7 @@ def _as_objects(turns: list[str]) -> list[dict[str, str]]:
 
 
 def tables_in_one_form(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """The same for tables of the same columns."""
+    """Return tables with the same columns, in which dialogues have one form."""
     tables = list(tables)
     for name in tables[0].column_names:
         forms = [form_of_type(table.schema.field(name).type) for table in tables]
@@ -150,17 +150,17 @@ def tables_in_one_form(tables: Sequence[pa.Table]) -> list[pa.Table]:
 
 
 def agree(one: str, other: str) -> bool:
-    """Whether a column may hold both forms: one is null, both are numbers, or both lists, one maybe empty."""
+    """Return whether a column may contain both forms: equal, null, numbers, dialogues, or an empty list."""
     if one == other or "null" in (one, other) or {one, other} in (_NUMBERS, _DIALOGUES):
         return True
     return _EMPTY in (one, other) and {one, other} <= LISTS
 
 
 def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_rows_before: int = 0) -> None:
-    """Refuse an Arrow column of another type, or with a row that has nothing; of the columns that tasks know.
+    """Reject an Arrow column with another type or with nulls, if it is one that tasks read.
 
     Raises:
-        DataError: with the row, where it is one row.
+        DataError: if the column is invalid; the error names the row of a null.
     """
     if name not in FORMS:
         return
@@ -178,7 +178,7 @@ def check_column(name: str, column: pa.ChunkedArray, where: str, path: str, n_ro
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
-    """Whether all numbers are whole: a table that once missed some has them as 1.0."""
+    """Return whether all numbers are whole; tables that once had missing values store them as 1.0."""
     return bool(pc.all(pc.equal(column, pc.floor(column))).as_py())
 
 
@@ -187,7 +187,7 @@ def _has_lone_surrogate(text: str) -> bool:
 
 
 def wrong_form(where: str, path: str, found: str, expected: str = "text") -> DataError:
-    """Say that one row holds what its column should not."""
+    """Return the error for a row with a value that its column may not contain."""
     return DataError(
-        f"{where}: column '{path}' holds {found}", f"{expected} in every row", "repair or drop the row"
+        f"{where}: column '{path}' contains {found}", f"{expected} in every row", "correct or remove the row"
     )

@@ -1,4 +1,4 @@
-"""Which rows are held out of training, and which held-out rows stand in training all the same."""
+"""Hold rows out of training, and count held-out rows that are also in the training rows."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ _BETWEEN = "\0"  # no text has it
 
 
 def hold_out(rows: Rows, column: str, fraction: float, where: str) -> tuple[Rows, Rows]:
-    """Hold out the rows with the smallest hashes of a column: independent of order, equal ones together.
+    """Hold out the rows with the smallest hashes of a column, in any order; equal rows stay together.
 
-    Equal rows that are more than what is still to be held out are passed over, and so are rows without which
-    a class of the column `label` would have none to train on. Where that leaves nothing to hold out, it is
-    the smallest group of equal rows that no class needs.
+    A group of equal rows is skipped if it is larger than the number still to be held out, or if a class of
+    the column `label` would have no rows left to train on. If that leaves nothing to hold out, the smallest
+    group of equal rows that no class needs is held out.
 
     Raises:
-        DataError: there are no two different rows, or each class needs all of its rows.
+        DataError: if there are no two different rows, or each class needs all of its rows.
     """
     wanted = max(1, round(len(rows) * fraction))
     hashes = _hashes(rows, column)
@@ -53,7 +53,7 @@ def hold_out(rows: Rows, column: str, fraction: float, where: str) -> tuple[Rows
 
 
 class _Labels:
-    """How many rows of each class are still there to be trained on."""
+    """Counts how many rows of each class are left to train on."""
 
     def __init__(self, labels: Sequence[Any]) -> None:
         self._labels = [
@@ -66,11 +66,11 @@ class _Labels:
         return bool(self._labels)
 
     def can_spare(self, group: Iterable[int]) -> bool:
-        """Whether every class keeps a row without these."""
+        """Return whether every class keeps a row if these are taken."""
         return all(self._left[name] > count for name, count in self._count(group).items())
 
     def take(self, group: Iterable[int]) -> None:
-        """Take these away."""
+        """Take these rows away."""
         self._left -= self._count(group)
 
     def _count(self, group: Iterable[int]) -> Counter[str]:
@@ -88,7 +88,7 @@ def _hash(value: Any) -> int:
 
 
 def _groups(hashes: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
-    """Numbers of the rows that are equal, by rising hash."""
+    """Yield the numbers of equal rows, in the order of their hashes."""
     order = np.argsort(hashes, kind="stable")
     _, starts = np.unique(hashes[order], return_index=True)
     for first, end in pairwise([*starts.tolist(), len(order)]):
@@ -96,18 +96,18 @@ def _groups(hashes: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def too_little(where: str, *, by_class: bool = False) -> DataError:
-    """Say that nothing can be held out."""
+    """Return the error for rows of which none can be held out."""
     return DataError(
-        f"{where} is too small to hold a part out for validation",
+        f"{where} is too small to hold out a part for validation",
         "a class with at least two different rows" if by_class else "at least two different rows or lines",
         "set data.validation=PATH",
     )
 
 
 def with_repeated(corpus: Corpus, columns: Sequence[str]) -> Corpus:
-    """The corpus with the counts of held-out rows that stand in an earlier split too, by their `columns`.
+    """Add the counts of held-out rows that are also in an earlier split, compared by their `columns`.
 
-    Of a stream nothing is known.
+    A stream is returned unchanged.
     """
     if corpus.n_train_rows is None:
         return corpus
@@ -121,9 +121,9 @@ def with_repeated(corpus: Corpus, columns: Sequence[str]) -> Corpus:
 
 
 def n_also_in(rows: Rows, train: Rows, columns: Sequence[str]) -> int:
-    """How many rows stand in `train` too, as far as the columns tell that both have.
+    """Return how many rows are also in `train`, compared by the columns that both have.
 
-    It takes memory for `rows`, and not for `train`.
+    This needs memory for `rows`, but not for `train`.
     """
     common = [name for name in columns if name in rows.column_names and name in train.column_names]
     keys = _one_array(_keys(rows, common))
@@ -137,7 +137,7 @@ def _one_array(texts: Iterable[pa.Array]) -> pa.Array:
 
 
 def _keys(rows: Rows, columns: Sequence[str]) -> Iterator[pa.Array]:
-    """What each row holds in the columns as one text, for so many rows at once."""
+    """Yield arrays of texts that combine the columns of each row, in batches of rows."""
     for table in rows.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_ONCE):
         texts = [_texts(column.combine_chunks()) for column in table.columns]
         yield pc.binary_join_element_wise(*texts, pa.scalar(_BETWEEN, pa.large_string()))

@@ -1,4 +1,4 @@
-"""Corpora of the Hugging Face hub: whole or streamed, or from a local mirror of the same files."""
+"""Corpora on the Hugging Face Hub: downloaded or streamed, or from a local mirror of the same files."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,30 +22,31 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Hub(Source):
-    """A data set of the hub, or a folder on disk laid out as one. Data sets that are scripts are refused.
+    """A data set on the hub, or a folder on disk with the same layout. Data sets with scripts are rejected.
 
     Args:
-        path: name on the hub, as `roneneldan/TinyStories`, or a folder.
-        config_name: the data set's configuration, where it has several.
-        revision: branch, tag or commit; by default the newest. Whatever it is, one commit is read.
+        path: name on the hub, such as `roneneldan/TinyStories`, or a folder.
+        config_name: the configuration of the data set, if it has several.
+        revision: branch, tag or commit; by default the newest. In any case, a single commit is read.
         train_split: name of the split to train on.
         validation_split: name of the split to validate on; None: the first `n_held_out_rows` rows of
-            `train_split` are held out, or those that `validation_fraction` says.
-        columns: name of a column of the rows -> its name in the data set, or a path into objects, as
-            `translation.en`. A column that is not named here is read under its own name. Classes are
-            read as their names, where the data set has names.
-        streaming: read rows as they are needed, in order, and keep no copy: for what is larger than disk.
-        max_train_rows: rows of the training split to use at most.
+            `train_split` are held out, or those selected by `validation_fraction`.
+        columns: name of a column of the rows -> its name in the data set, or a path into objects, such as
+            `translation.en`. A column that is not named here is read under its own name. Classes are read as
+            names if the data set has names.
+        streaming: read rows in order when they are needed, without keeping a copy, for data larger than the
+            disk.
+        max_train_rows: the most rows of the training split to use.
         n_held_out_rows: see `validation_split`.
-        document_start: pattern of a row that begins a document; the rows up to the next such row are joined.
-            For data sets whose rows are lines (wikitext).
-        mirror: folder of local copies; where it is given the hub is not asked.
-        mirror_train: path or pattern of the training files in the mirror.
+        document_start: regular expression that matches the first row of a document; the rows up to the next
+            such row are joined. For data sets whose rows are lines (wikitext).
+        mirror: folder of local copies; if given, the hub is not used.
+        mirror_train: path or glob pattern of the training files in the mirror.
         mirror_validation: the same for validation; None: a part of `mirror_train` is held out.
-        mirror_columns: as `columns`, where the copies have other names; None: they have the same.
-        validation_fraction: without a validation split, hold out this part of the training rows, by hash as
-            `Files` does: for data sets whose rows are in order of their labels.
-        test_split: name of the split that is looked at once, at the end; None: there is none.
+        mirror_columns: like `columns`, if the copies have other names; None: they have the same.
+        validation_fraction: without a validation split, hold out this fraction of the training rows by hash,
+            as `Files` does, for data sets whose rows are sorted by label.
+        test_split: name of the test split, which is used only once, at the end; None: there is none.
         mirror_test: the same in the mirror.
     """
 
@@ -75,10 +76,11 @@ class Hub(Source):
                 )
 
     def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
-        """Read the mirror where there is one, else the hub.
+        """Read the mirror if there is one, or else the hub.
 
         Raises:
-            DataError: no such data set, configuration, split or column; no network; rows without text.
+            DataError: if there is no such data set, configuration, split or column, no network, or a row
+                without text.
         """
         name = self.path.rstrip("/").rsplit("/", 1)[-1].lower()
         if self.mirror:
@@ -87,26 +89,26 @@ class Hub(Source):
         return self._streamed(name, commit, columns) if self.streaming else self._whole(name, commit, columns)
 
     def identity(self) -> str:
-        """What tells these rows from others, as far as it is known without reading them.
+        """Return a hash that identifies the rows as far as possible without reading them.
 
-        That is the bytes of the mirror's files or of the folder, or else the commit that the hub has now;
-        offline the revision that was asked for.
+        It covers the bytes of the mirror's files or of the folder, or else the current commit on the hub or,
+        offline, the requested revision.
 
         Raises:
-            DataError: there is no such data set, mirror or network.
+            DataError: if there is no such data set, mirror or network.
         """
         if self.mirror:
             return self._mirror("mirror").identity()
         return fingerprint_of(commit=self._commit())
 
     def _commit(self) -> str | None:
-        """The hub's commit, or a digest of the folder."""
+        """Return the commit on the hub, or a digest of the folder."""
         return _folder_digest(Path(self.path)) if Path(self.path).is_dir() else self._resolved_commit()
 
     def _mirror(self, name: str) -> Mirror:
         if self.mirror_train is None:
             raise DataError(
-                f"the local mirror has no place for {self.path}",
+                f"{self.path} is not in the local mirror",
                 "data.mirror_train",
                 "unset PRELUDE_DATA to use the hub",
             )
@@ -218,7 +220,7 @@ class Hub(Source):
         return names.get(split) or self.train_split
 
     def _resolved_commit(self) -> str | None:
-        """Ask the hub once, and quickly, whether the data set is there, and which commit is meant."""
+        """Query the hub once, with a short timeout, for the commit of the data set."""
         import huggingface_hub
         from huggingface_hub import constants, errors
 
@@ -230,13 +232,13 @@ class Hub(Source):
             )
         except errors.GatedRepoError as error:
             raise DataError(
-                f"the hub data set {self.path} asks for an agreement first",
+                f"the data set {self.path} on the hub requires accepting its terms first",
                 "a data set that can be read",
-                "agree on its page and run: hf auth login",
+                "accept the terms on its page, and run `hf auth login`",
             ) from error
         except errors.RevisionNotFoundError as error:
             raise DataError(
-                f"the hub data set {self.path} has no revision {self.revision}",
+                f"the data set {self.path} on the hub has no revision {self.revision}",
                 "a branch, tag or commit of it",
                 "check data.revision",
             ) from error
@@ -244,16 +246,14 @@ class Hub(Source):
             raise DataError(
                 f"there is no data set {self.path} on the hub, and no such folder",
                 "OWNER/NAME of a public data set",
-                "check the name, or run hf auth login if it is private",
+                "check the name, or run `hf auth login` if it is private",
             ) from error
-        except (
-            Exception
-        ) as error:  # the transport's own errors: refused, no route, no name, timeout, bad gateway
+        except Exception as error:  # errors of the transport
             raise _unreachable(self.path, error) from error
         return info.sha
 
     def _split(self, split: str, commit: str | None, places: Places) -> Rows:
-        """Load one split with the wanted columns; a `Dataset`, or an `IterableDataset` when streaming."""
+        """Load the requested columns of a split, as a `Dataset` or, when streaming, an `IterableDataset`."""
         import datasets
 
         local = Path(self.path).is_dir()
@@ -268,7 +268,7 @@ class Hub(Source):
             names = rows.column_names or []
             first: dict[str, Any] = {} if set(places.paths) <= set(names) else next(iter(rows), {})
             names = names or list(first)
-        except Exception as error:  # whatever a download or a foreign file can raise; the cause stays chained
+        except Exception as error:  # a download or an unknown file may raise anything
             raise _failed(self.path, error) from error
         where = f"{self.path}, split {split}"
         there = [path for path in places.paths if path in names or has(first, path)]
@@ -278,7 +278,7 @@ class Hub(Source):
         return picked(rows, present, where)
 
     def _documents(self, rows: Rows) -> Rows:
-        """Join lines to documents, where the data set needs it."""
+        """Join lines to documents, if `document_start` is set."""
         import datasets
 
         if self.document_start is None:
@@ -299,7 +299,7 @@ def _one_line(error: BaseException) -> str:
 def _unreachable(path: str, error: Exception) -> DataError:
     return DataError(
         f"the hub cannot be reached for {path}: {_one_line(error)}",
-        "a network connection to the hub (HF_HUB_OFFLINE=1 reads what was downloaded before)",
+        "a network connection to the hub (HF_HUB_OFFLINE=1 uses earlier downloads)",
         _ELSEWHERE,
     )
 

@@ -1,4 +1,4 @@
-"""The rows of a data set of the hub as ours: the wanted columns, checked; lines joined to documents."""
+"""Convert the rows of a data set on the hub: select and check columns, and join lines to documents."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from datamodules.errors import DataError
 
 
 def joined(rows: Iterable[Mapping[str, Any]], start: str) -> Iterator[dict[str, str]]:
-    """Join the rows from one that matches `start` up to the next; other columns than `text` are dropped."""
+    """Join the rows from one that matches `start` up to the next; columns other than `text` are dropped."""
     pattern = re.compile(start)
     lines: list[str] = []
     for row in rows:
@@ -28,7 +28,7 @@ def joined(rows: Iterable[Mapping[str, Any]], start: str) -> Iterator[dict[str, 
 
 
 def picked(rows: Rows, present: Present, where: str) -> Rows:
-    """The wanted columns of a data set, out of objects and with names for classes where these are wanted."""
+    """Select the requested columns of a data set, with fields of objects, and classes as names."""
     import datasets
 
     schema = rows.features.arrow_schema
@@ -42,7 +42,7 @@ def picked(rows: Rows, present: Present, where: str) -> Rows:
 
 
 def picked_stream(rows: Rows, present: Present) -> Rows:
-    """Do the same with a stream; classes keep their numbers."""
+    """Select the requested columns of a stream; classes remain numbers."""
     if all(path in (rows.column_names or [path]) for path in present.values()):
         rows = rows.select_columns(list(present.values()))
         return rows.rename_columns({path: name for name, path in present.items() if name != path})
@@ -55,10 +55,10 @@ def _picked_row(row: dict[str, Any], present: Present) -> dict[str, Any]:
 
 
 def checked_row(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
-    """Refuse a row of a stream that holds what its columns may not.
+    """Reject a row of a stream with values that its columns may not contain.
 
     Raises:
-        DataError: the row and what it holds.
+        DataError: if a value is not allowed; the error names the row.
     """
     for name, value in row.items():
         check_form(name, form_of(value), f"{where}, row {number + 1}", name)
@@ -66,12 +66,12 @@ def checked_row(row: dict[str, Any], number: int, where: str) -> dict[str, Any]:
 
 
 def check_table(table: pa.Table, where: str, places: Places) -> None:
-    """Refuse columns that hold what they may not, and rows without any text.
+    """Reject columns with values that they may not contain, and rows without any text.
 
     Raises:
-        DataError: what is wrong.
+        DataError: if a column is invalid, or there is no text.
     """
     for name in table.column_names:
         check_column(name, table.column(name), where, name)
     if places.text_only and not pa.compute.sum(pa.compute.binary_length(table.column(TEXT))).as_py():
-        raise DataError(f"{where} holds no text", "at least one row with text", "choose another split")
+        raise DataError(f"{where} contains no text", "at least one row with text", "choose another split")

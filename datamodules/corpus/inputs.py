@@ -1,4 +1,4 @@
-"""Rows to be answered: what the model reads is checked, all else is given back as it is written."""
+"""Read rows to predict: the columns that the model reads are checked, and others are passed through."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from datamodules.corpus.arrow import ClassNames, class_names_of, column_at
 from datamodules.corpus.columns import Columns, Places, has, value_at
-from datamodules.corpus.formats import heading, json_objects, parquet_file
+from datamodules.corpus.formats import heading, parquet_file
 from datamodules.corpus.forms import check_value
 from datamodules.corpus.notes import notes_on
+from datamodules.corpus.objects import json_objects
 from datamodules.corpus.proposals import missing_column
 from datamodules.corpus.rows import TEXT, Row
 from datamodules.corpus.separated import read_separated
@@ -18,7 +19,7 @@ from datamodules.corpus.source_file import SourceFile, find_files, text_blocks
 from datamodules.errors import DataError
 
 Numbered = Iterator[tuple[str, dict[str, Any]]]
-"""Where a row stands, and what it holds by place."""
+"""The position of a row, and its values by path."""
 
 _KEY = "columns"
 _PARQUET_ROWS = 8192
@@ -32,18 +33,18 @@ def read_rows(
     carried: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> list[Row]:
-    """Read rows that are not learnt from.
+    """Read rows to predict.
 
     Args:
-        path: a file or a pattern.
+        path: a file or a glob pattern.
         names: name of a column of the rows -> its name in the file, as in `Files`.
-        columns: what is read.
-        carried: further columns, such as truths and ids, that a row keeps where it has them: of any type, and
-            not of the same in all rows. Those in `names` must be there.
-        say: is told what was decided in reading that a user should know.
+        columns: the columns that the task reads.
+        carried: further columns, such as targets and ids, which a row keeps if it has them; their types may
+            differ between rows. Those in `names` must be present.
+        say: called with notes on how the file was read.
 
     Raises:
-        DataError: whatever is wrong with the file, with its line.
+        DataError: if the file is invalid; the error names the line.
     """
     sources = find_files(str(path), "input")
     wanted = {*columns.possible_names(names), *carried}
@@ -52,7 +53,9 @@ def read_rows(
             say(note)
     rows = [row for source in sources for row in _rows(source, names, columns, carried)]
     if not rows:
-        raise DataError(f"{sources[0].path} holds no rows", "at least one row", "check how it was written")
+        raise DataError(
+            f"{sources[0].path} contains no rows", "at least one row", "check how the file was written"
+        )
     for name in carried:
         if name in names and not any(name in row for row in rows):
             header = heading(sources[0], names.values())
@@ -63,10 +66,10 @@ def read_rows(
 
 
 def given_rows(rows: Sequence[Row], columns: Columns) -> list[Row]:
-    """Rows that stand in memory, with the columns that are read, checked as those of a file.
+    """Return the columns that the task reads of rows in memory, checked like those of a file.
 
     Raises:
-        DataError: a row is no mapping, lacks a column, or has something else in it than a task reads.
+        DataError: if a row is not a mapping, lacks a column, or has a value that the column may not contain.
     """
     if isinstance(rows, Mapping | str):
         raise DataError(
@@ -78,8 +81,8 @@ def given_rows(rows: Sequence[Row], columns: Columns) -> list[Row]:
 def _given(row: Row, columns: Columns, where: str) -> Row:
     if not isinstance(row, Mapping):
         raise DataError(
-            f"{where} is {type(row).__name__}, no mapping",
-            "one as " + str(dict.fromkeys(columns.required, "...")),
+            f"{where} is a {type(row).__name__}, not a mapping",
+            "a mapping such as " + str(dict.fromkeys(columns.required, "...")),
             "give each row's columns by name",
         )
     places = Places.of(columns, columns.found_names({}, lambda path: has(row, path)))
@@ -108,7 +111,9 @@ def _rows(
         for name, path in read.items():
             if not has(row, path):
                 raise DataError(
-                    f"{where}: the key '{path}' is missing", "it in every row", "repair or drop the row"
+                    f"{where}: the key '{path}' is missing",
+                    "this key in every row",
+                    "correct or remove the row",
                 )
             check_value(name, value_at(row, path), where, path)
         yield {name: value_at(row, path) for name, path in (read | kept).items() if has(row, path)}
@@ -123,12 +128,14 @@ def _read_txt(source: SourceFile, paths: Sequence[str]) -> Numbered:
 def _read_json(source: SourceFile, paths: Sequence[str]) -> Numbered:
     for where, row in json_objects(source):
         if not isinstance(row, dict):
-            raise DataError(f"{where}: no object", 'an object as {"text": "..."}', "repair or drop the line")
+            raise DataError(
+                f"{where}: not an object", 'an object such as {"text": "..."}', "correct or remove the line"
+            )
         yield where, row
 
 
 def _read_separated(source: SourceFile, paths: Sequence[str]) -> Numbered:
-    # Under names that no task knows: values stay text as they are written.
+    # With column names that no task reads, values remain text as they are written.
     places = Places({f"column {number}": path for number, path in enumerate(paths)}, {})
     return _numbered(source, paths, read_separated(source, places))
 
@@ -142,7 +149,7 @@ def _read_parquet(source: SourceFile, paths: Sequence[str]) -> Numbered:
 
 
 def _column(table: pa.Table, path: str, class_names: ClassNames) -> pa.ChunkedArray:
-    """Classes as their names, or as numbers where a row has none, as in test rows that are kept secret."""
+    """Return a column with classes as names, or as numbers if a row has no class (secret test labels)."""
     try:
         return column_at(table, path, class_names, path)
     except DataError:

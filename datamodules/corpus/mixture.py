@@ -1,4 +1,4 @@
-"""Several corpora as one, each with its share of the training rows."""
+"""Mix several corpora, each with its share of the training rows."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +20,22 @@ from datamodules.source import Source
 
 @dataclass(frozen=True)
 class Mixture(Source):
-    """Training rows of several sources in fixed shares, shuffled; held-out rows one source after the other.
+    """A corpus of several sources: training rows in fixed shares, shuffled, and held-out rows concatenated.
 
-    The source that is largest for its weight is read once; the others are repeated, each time in another
-    order, until the shares are right. So nothing is left out, and a mixture is as large as that source
-    divided by its share.
+    The source that is largest relative to its weight is used once. The others are repeated, each time in
+    another order, until the shares are right. So no rows are left out, and the size of a mixture is that of
+    the largest source divided by its share.
 
-    Rows have the columns that the caller requires, and the optional ones that all sources have.
+    Rows have the required columns, and the optional ones that all sources have.
 
     Args:
-        sources: name -> a source (`Files`, `Mirror`, `Hub`, `StoryWorld`); not streamed.
+        sources: name -> a source (`Files`, `Mirror`, `Hub`, `StoryWorld`) that is not streamed.
         weights: name -> relative weight above 0; None: every row of every source once.
-        seed: of the order, and of which rows are repeated.
+        seed: the seed of the order, and of which rows are repeated.
         name: short name of the corpus; by default those of the sources.
 
     Raises:
-        DataError: no sources, weights of other names, or a weight that is not above 0.
+        DataError: if there are no sources, the weights have other names, or a weight is not above 0.
     """
 
     sources: dict[str, Source]
@@ -64,10 +64,11 @@ class Mixture(Source):
             )
 
     def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
-        """Read all sources and mix them; the same arguments give the same rows in the same order.
+        """Load all sources and mix them; the same arguments give the same rows in the same order.
 
         Raises:
-            DataError: as each source, with its name; one is a stream; a column is of two types.
+            DataError: if a source cannot be loaded (the error names it) or is a stream, or a column has
+                different types.
         """
         corpora = {name: self._loaded(name, columns) for name in self.sources}
         train = _joined({name: corpus.train for name, corpus in corpora.items()}, columns)
@@ -87,10 +88,10 @@ class Mixture(Source):
         )
 
     def identity(self) -> str:
-        """What tells these rows from others: the identity of each source. The shares are arguments.
+        """Return a hash of the identities of all sources; the weights are part of the configuration.
 
         Raises:
-            DataError: as each source, with its name.
+            DataError: if the identity of a source is not known; the error names the source.
         """
         identities = []
         for name in self.sources:
@@ -112,7 +113,7 @@ class Mixture(Source):
         return corpus
 
     def _order(self, sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Indices into the sources' rows, one source after the other, of the mixture's training rows."""
+        """Return the mixture's training rows, as indices into the concatenated rows of the sources."""
         weights = list(sizes) if self.weights is None else [self.weights[name] for name in self.sources]
         total = max(size / weight for size, weight in zip(sizes, weights, strict=True))
         starts = np.cumsum([0, *sizes[:-1]])
@@ -126,7 +127,7 @@ class Mixture(Source):
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Put the source's name before what is wrong with it."""
+    """Add the name of the source to errors."""
     try:
         yield
     except DataError as error:
@@ -135,7 +136,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _repeated(size: int, n: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """`n` row numbers below `size`: each as often as any other, or once more."""
+    """Return `n` row numbers below `size`, in which the frequencies of any two differ by at most one."""
     return np.concatenate([random.permutation(size) for _ in range(-(-n // size))])[:n]
 
 
@@ -155,7 +156,7 @@ def _joined(parts: Mapping[str, Any], columns: Columns) -> Rows:
         raise DataError(
             f"the sources' columns are of different types ({found})",
             "the same types in all sources",
-            "map columns of like form, such as the labels' names",
+            "map columns of the same type, for example labels as names",
         ) from error
 
 

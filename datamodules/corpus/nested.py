@@ -1,4 +1,4 @@
-"""Rows of JSON documents that are one object: SQuAD's own nested form, or rows under a key `data`.
+"""Read rows of JSON documents that are a single object: SQuAD's nested format, or rows under the key `data`.
 
 *Source:* Rajpurkar et al. 2016, "SQuAD: 100,000+ Questions for Machine Comprehension of Text"; Rajpurkar et
 al. 2018, "Know What You Don't Know" (questions without an answer).
@@ -10,18 +10,18 @@ from typing import Any
 from datamodules.errors import DataError
 
 Placed = tuple[str, Any]
-"""Where a row stands, and the row."""
+"""The position of a row, and the row."""
 
-_EXPECTED = 'a list of objects, one object a line, or {"data": [{"paragraphs": [...]}]} as SQuAD has it'
+_EXPECTED = 'a list of objects, one object per line, or {"data": [{"paragraphs": [...]}]} as in SQuAD'
 
 
 def rows_of_document(document: Mapping[str, Any], where: str) -> Iterator[Placed]:
-    """Each question of each paragraph as a row, or each object of the list under `data`.
+    """Yield each question of each paragraph as a row, or each object of the list under `data`.
 
     An object without such a list is a row itself. `where` is the file.
 
     Raises:
-        DataError: the document has another form, and where.
+        DataError: if the document has another format; the error names the position.
     """
     if not isinstance(document.get("data"), list):
         yield where, document
@@ -44,7 +44,7 @@ def _questions(paragraph: Any, article: Mapping[str, Any], where: str) -> Iterat
     for number, question in enumerate(_list(paragraph, "qas", where), start=1):
         there = f"{where}, question {number}"
         if not isinstance(question, Mapping):
-            raise DataError(f"{there} is no object", _EXPECTED, "repair the file")
+            raise DataError(f"{there} is not an object", _EXPECTED, "correct the file")
         row = {**shared, **question}
         if "answers" in question:
             row["answers"] = _answers(question["answers"], there)
@@ -52,12 +52,12 @@ def _questions(paragraph: Any, article: Mapping[str, Any], where: str) -> Iterat
 
 
 def _answers(answers: Any, where: str) -> dict[str, list[Any]]:
-    """A list of objects as an object of lists, as the rows of the hub have them."""
+    """Convert a list of objects to an object of lists, as in the rows of the hub."""
     if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
         raise DataError(
-            f"{where}: 'answers' is no list of objects",
-            'answers as {"text": "...", "answer_start": 0}',
-            "repair the file",
+            f"{where}: 'answers' is not a list of objects",
+            'answers such as {"text": "...", "answer_start": 0}',
+            "correct the file",
         )
     return {key: [one.get(key) for one in answers] for key in ("text", "answer_start")}
 
@@ -66,4 +66,4 @@ def _list(holder: Any, key: str, where: str) -> list[Any]:
     value = holder.get(key) if isinstance(holder, Mapping) else None
     if isinstance(value, list):
         return value
-    raise DataError(f"{where} has no list '{key}'", _EXPECTED, "bring the file into one of these forms")
+    raise DataError(f"{where} has no list '{key}'", _EXPECTED, "convert the file to one of these formats")

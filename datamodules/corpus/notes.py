@@ -1,4 +1,4 @@
-"""What a reader of files decided, and its user should know."""
+"""Notes for the user on how files were read."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from datamodules.corpus.source_file import SourceFile
 def notes_on(
     patterns: Mapping[str, str | list[str]], files: Mapping[str, list[SourceFile]], wanted: Collection[str]
 ) -> list[str]:
-    """How many files each folder gave, and what separates the cells of .csv files where it is no comma.
+    """Return notes on the number of files in each folder, and on separators of .csv files other than commas.
 
     Args:
-        patterns: what was asked for, by split.
-        files: what was found, by split.
+        patterns: the requested paths and patterns, by split.
+        files: the files that were found, by split.
         wanted: the columns that are read.
     """
     notes = []

@@ -1,4 +1,4 @@
-"""Which column of a file a missing one probably is: by its name, or else by what it holds."""
+"""Guess which column of a file a missing one is, by its name or else by its values."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.errors import DataError
 
-#: Names that files often have for a column, in lower case, with letters and digits alone.
+#: Common names of each column in files, in lower case, with only letters and digits.
 _OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "text": (
         *("sentence", "sentence1", "premise", "content", "review", "body", "message", "comment", "tweet"),
@@ -35,7 +35,7 @@ _HEADER_CHARACTERS = 60
 _PLAIN = re.compile(r"[^\W\d][\w.-]*")
 _NUMBER = re.compile(r"[-+]?[\d.,]+")
 
-#: Rows that are looked into.
+#: The number of rows that are examined.
 SAMPLE_ROWS = 100
 
 Sample = Sequence[Mapping[str, Any]]
@@ -51,21 +51,21 @@ def missing_column(
     taken: Sequence[str] = (),
     sample: Sample = (),
 ) -> DataError:
-    """Say which column is missing, which there are, and which of these it probably is.
+    """Return the error for a missing column, with the columns that exist and a guess which of them it is.
 
     Args:
-        where: what is read.
-        wanted: the place that is missing.
-        present: the columns that there are.
-        name: what the rows call it.
-        key: what the command calls the names of columns: `data.columns`, or `columns`.
-        taken: columns that have another use.
+        where: the file.
+        wanted: the name or path that is missing.
+        present: the columns of the file.
+        name: the name of the column in rows.
+        key: the configuration key for the names of columns: `data.columns` or `columns`.
+        taken: columns that are already used.
         sample: some rows.
     """
     shown = ", ".join(map(_shown, present)) or "none"
     problem, expected = f"{where}: there is no column '{wanted}'", f"one of the columns present: {shown}"
     if any(len(one) > _HEADER_CHARACTERS or _NUMBER.fullmatch(one) for one in present):
-        remedy = "write the names of the columns into the first line, if they are not there"
+        remedy = "write the names of the columns in the first line, if they are missing"
         return DataError(problem, expected, remedy)
     free = [path for path in _with_fields(name, present, sample) if path not in taken]
     like = _by_name(name, wanted, free) or _by_content(name, free, sample)
@@ -77,13 +77,13 @@ def missing_column(
 
 
 def _shown(name: str) -> str:
-    """A name on one line, and not longer than names are: a file may have a text in its place."""
+    """Return a name on one line, shortened, since a file may have a whole text in its place."""
     line = " ".join(name.split())
     return line if len(line) <= _HEADER_CHARACTERS else f"{line[: _HEADER_CHARACTERS - 1]}…"
 
 
 def _quoted(name: str) -> str:
-    """A name as it can be pasted into a command."""
+    """Quote a name so that it can be pasted into a command."""
     if _PLAIN.fullmatch(name):
         return name
     escaped = name.replace("\\", "\\\\").replace("'", "\\'")
@@ -91,7 +91,7 @@ def _quoted(name: str) -> str:
 
 
 def _with_fields(name: str, present: Sequence[str], sample: Sample) -> list[str]:
-    """Columns; of objects the paths of their fields, unless it is an object that is wanted."""
+    """Return the columns, with paths of fields in place of objects unless an object is wanted."""
     paths: list[str] = []
     for column in present:
         first = next((row[column] for row in sample if row.get(column) is not None), None)
@@ -115,7 +115,7 @@ def _folded(name: str) -> str:
 
 
 def _by_content(name: str, free: Sequence[str], sample: Sample) -> str | None:
-    """The column whose values are most like those of `name`; None where none is like them."""
+    """Return the column whose values are most similar to those of `name`, or None."""
     judge = _JUDGES.get(name)
     if judge is None:
         return None
@@ -134,7 +134,7 @@ def _at(row: Mapping[str, Any], path: str) -> Any:
 
 
 def _textual(values: Sequence[Any]) -> float:
-    """The mean length of texts with words; 0 for what is no such text."""
+    """Return the mean length of prose, or 0 if the values are not prose."""
     if not values or not all(isinstance(value, str) for value in values):
         return 0
     prose = any(" " in value or not value.isascii() for value in values)
@@ -143,7 +143,7 @@ def _textual(values: Sequence[Any]) -> float:
 
 
 def _label(values: Sequence[Any]) -> float:
-    """How often the same few short values come again."""
+    """Return a score for few, short, repeated values."""
     texts = [str(value) for value in values if isinstance(value, str | int | bool)]
     share = len(set(texts)) / max(len(texts), 1)
     if len(texts) < len(values) or share > _MOST_CLASSES or fmean(map(len, texts)) > _LABEL_CHARACTERS:

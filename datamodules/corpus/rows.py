@@ -1,4 +1,4 @@
-"""What every source of text gives: rows to train on, rows to validate on, and proof of what they are."""
+"""The corpus that every source returns: training and held-out rows, and their fingerprint."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 Row = Mapping[str, Any]
 Rows = Any
-"""A `datasets.Dataset` or `IterableDataset`; not named as a type, for its import takes more than a second."""
+"""A `datasets.Dataset` or `IterableDataset`; not used as a type, since the import takes over a second."""
 
 TEXT = "text"
 
@@ -21,19 +21,20 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows in two or three splits, with the fingerprint that caches and lineage are keyed by.
+    """Rows in two or three splits, with the fingerprint that identifies them in caches and lineage.
 
     Args:
         name: short name, shown in runs.
-        train: rows with the columns that were asked for: a `datasets.Dataset`, or a
-            `datasets.IterableDataset` when streaming. It can be iterated any number of times, in one order.
-        validation: rows of the same columns; never streamed.
-        fingerprint: sha256 in hexadecimal: of the rows themselves, or for a stream of the arguments and
-            the revision that they come from. No paths in it.
-        sources: for lineage, one dict for each file or hub split: `uri`, `sha256`, `n_bytes`, `split`.
-        test: rows of the same columns that neither train nor choose a model; never streamed; None: none.
-        notes: what was decided in reading that a user should know.
-        repeated: how many rows of a split stand in another one too, by their names: `test in train`.
+        train: rows with the requested columns: a `datasets.Dataset`, or a `datasets.IterableDataset` when
+            streaming. It can be iterated any number of times, always in the same order.
+        validation: rows with the same columns; never streamed.
+        fingerprint: sha256 in hexadecimal of the rows or, for a stream, of the arguments and the revision;
+            independent of paths.
+        sources: one dict for each file or hub split, for lineage: `uri`, `sha256`, `n_bytes`, `split`.
+        test: rows with the same columns that are used neither for training nor to select a model; never
+            streamed.
+        notes: notes for the user on how the files were read.
+        repeated: how many rows of a split are also in another split, by names such as `test in train`.
     """
 
     name: str
@@ -47,27 +48,27 @@ class Corpus:
 
     @property
     def uri(self) -> str:
-        """Where its first source is; its name, where no source is known."""
+        """The URI of its first source, or its name if it has no sources."""
         return str(self.sources[0]["uri"]) if self.sources else self.name
 
     @property
     def n_train_rows(self) -> int | None:
-        """Rows in `train`; None when it is a stream."""
+        """Number of rows in `train`; None for a stream."""
         return len(self.train) if isinstance(self.train, Sized) else None
 
     @property
     def n_validation_rows(self) -> int | None:
-        """Rows in `validation`; None when it is a stream."""
+        """Number of rows in `validation`; None for a stream."""
         return len(self.validation) if isinstance(self.validation, Sized) else None
 
     @property
     def n_test_rows(self) -> int | None:
-        """Rows in `test`; None when there is none."""
+        """Number of rows in `test`; None if there is no such split."""
         return len(self.test) if isinstance(self.test, Sized) else None
 
 
 class LazyRows:
-    """Rows whose number is known, and which are read when somebody asks for the first of them."""
+    """Rows whose number is known, and which are read on first use."""
 
     def __init__(self, n_rows: int, read: Callable[[], Iterable[Row]]) -> None:
         self._n_rows = n_rows
@@ -80,12 +81,12 @@ class LazyRows:
         return iter(self.read())
 
     def read(self) -> Iterable[Row]:
-        """The rows themselves."""
+        """Read the rows."""
         return self._read()
 
 
 def texts(rows: Iterable[Row]) -> Iterator[str]:
-    """Give the text of each row, in order; of a `datasets.Dataset` many at a time, which is far faster."""
+    """Yield the text of each row, in order; a `datasets.Dataset` is read in batches, which is much faster."""
     import datasets
 
     if isinstance(rows, LazyRows):
@@ -98,19 +99,19 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def numbers_of(rows: Rows) -> list[int]:
-    """The number, from 1, that each row has in what it was read from, whatever was held out of that."""
+    """Return the number of each row, from 1, in its source, before rows were held out."""
     indices = getattr(rows, "_indices", None)  # the library has no public name for it
     return [number + 1 for number in (range(len(rows)) if indices is None else indices.column(0).to_pylist())]
 
 
 def fingerprint_of(**parts: Any) -> str:
-    """Hash plain values; equal values give equal fingerprints, in any order of the keys."""
+    """Return a hash of plain values, which does not depend on the order of keys."""
     canonical = json.dumps({"version": _VERSION, **parts}, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def rows_digest(table: pa.Table) -> str:
-    """Sha256 of the rows of a table: of what they hold, not of how the table is cut into chunks or typed."""
+    """Return the sha256 of the values in a table, which does not depend on chunks or integer types."""
     parts: dict[str, Any] = {"n_rows": table.num_rows}
     for name in sorted(table.column_names):
         column = table.column(name)
@@ -120,7 +121,7 @@ def rows_digest(table: pa.Table) -> str:
 
 
 def _text_digest(column: pa.ChunkedArray) -> list[str]:
-    """Hash all lengths, and all bytes one after the other: together they are the texts."""
+    """Return hashes of all lengths and of all bytes, which together identify the texts."""
     lengths, characters = hashlib.sha256(), hashlib.sha256()
     for chunk in column.chunks:
         large = chunk.cast(pa.large_string())

@@ -1,8 +1,8 @@
-"""Tables with separators (.csv, .tsv): every cell is text, exactly as it is written.
+"""Read tables with separators (.csv, .tsv), in which every cell is text exactly as it is written.
 
-CSV follows RFC 4180: a cell in double quotes may hold separators, line ends, and quotes that are doubled.
-TSV has no quoting: a tab ends a cell, a line end ends a row, and every other character stands for itself. An
-empty cell is an empty text. Lines without any character are left out.
+CSV follows RFC 4180: a cell in double quotes may contain separators, line breaks, and doubled quotes. TSV has
+no quoting: a tab ends a cell, a line break ends a row, and every other character is literal. An empty cell is
+an empty text. Empty lines are skipped.
 
 *Source:* RFC 4180; IANA, text/tab-separated-values.
 """
@@ -23,8 +23,8 @@ from datamodules.errors import DataError
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 _RAGGED = {
-    ".csv": "put fields that hold separators, quotes or line ends in double quotes",
-    ".tsv": "replace tabs and line ends in texts by spaces (TSV has no quoting), or write the file as .csv",
+    ".csv": "put fields that contain separators, quotes or line breaks in double quotes",
+    ".tsv": "replace tabs and line breaks in texts by spaces (TSV has no quoting), or write the file as .csv",
 }
 _NAMES_SEPARATOR = re.compile(r"sep=.\s*", re.IGNORECASE)
 _MOST_CHARACTERS = 1 << 26
@@ -35,10 +35,10 @@ Record = tuple[int, list[str]]
 
 
 def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
-    """Read the wanted columns of one file.
+    """Yield the requested columns of a file as tables.
 
     Raises:
-        DataError: whatever is wrong in the file, with its line.
+        DataError: if the file is invalid; the error names the line.
     """
     separator, header = header_of(source, places.paths)
     present = places.present(
@@ -46,7 +46,9 @@ def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
     )
     for name in present.values():
         if header.count(name) > 1:
-            raise DataError(f"{source.path}: two columns are named '{name}'", "one", "rename one of them")
+            raise DataError(
+                f"{source.path}: two columns are named '{name}'", "unique names", "rename one of the columns"
+            )
     wanted = [header.index(path) for path in present.values()]
     rows = (cells for _, cells in _checked(source, separator, len(header)))
     while some := list(islice(rows, _ROWS_AT_ONCE)):
@@ -55,10 +57,10 @@ def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
 
 
 def header_of(source: SourceFile, wanted: Collection[str]) -> tuple[str, list[str]]:
-    """What separates the cells of a file, and the names in its first line.
+    """Return the separator of a file, and the names in its first line.
 
-    Of a .csv file that is the separator under which most of the `wanted` columns are there, and of several
-    such the one that gives most columns; the comma before others.
+    For a .csv file, it is the separator with which most of the `wanted` columns are found, then the one with
+    most columns, then the comma.
     """
     if source.kind == ".tsv":
         return "\t", next(_tab_separated(source), (1, [""]))[1]
@@ -67,14 +69,14 @@ def header_of(source: SourceFile, wanted: Collection[str]) -> tuple[str, list[st
 
 
 def where_of(source: SourceFile, separator: str) -> str:
-    """The file, and what separates its cells where that may surprise."""
+    """Return the file, with its separator if that is not a comma, for error messages."""
     if separator == ",":
         return str(source.path)
     return f"{source.path} (separated by {SEPARATORS[separator]})"
 
 
 def _first(source: SourceFile, separator: str) -> list[str]:
-    """The first record, however its quotes are set: under a wrong separator they are wrong too."""
+    """Return the first record, without checking quotes, which are invalid with a wrong separator."""
     reader = csv.reader(_lines(source), delimiter=separator)
     try:
         return next((cells for cells in reader if cells), [])
@@ -83,7 +85,7 @@ def _first(source: SourceFile, separator: str) -> list[str]:
 
 
 def sample_of(source: SourceFile, separator: str, header: list[str]) -> list[dict[str, str]]:
-    """The first rows, to guess from what a column is; none where they cannot be read."""
+    """Return the first rows, from which to guess columns; empty if they cannot be read."""
     try:
         some = list(islice(_records(source, separator), 1, 1 + SAMPLE_ROWS))
     except DataError:
@@ -92,7 +94,11 @@ def sample_of(source: SourceFile, separator: str, header: list[str]) -> list[dic
 
 
 def _checked(source: SourceFile, separator: str, n_columns: int) -> Iterator[Record]:
-    """All records below the header; one of another length is refused."""
+    """Yield all records after the header.
+
+    Raises:
+        DataError: if a record has a different number of fields.
+    """
     for line, cells in islice(_records(source, separator), 1, None):
         if len(cells) != n_columns:
             raise DataError(
@@ -132,7 +138,7 @@ def _quoted(source: SourceFile, separator: str) -> Iterator[Record]:
 
 
 def _lines(source: SourceFile) -> Iterator[str]:
-    """Lines with their ends; blank in place of a first one that names the separator, as Excel writes it."""
+    """Yield lines with their line breaks; a first line that names the separator (Excel) becomes blank."""
     for number, block in text_blocks(source):
         lines = io.StringIO(block.decode(), newline="")
         if number == 1:

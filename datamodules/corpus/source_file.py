@@ -1,4 +1,4 @@
-"""One file of text on disk: found, hashed, unpacked and checked to be UTF-8, block by block."""
+"""Find data files, hash and decompress them, and check that text is UTF-8, block by block."""
 
 import codecs
 import difflib
@@ -31,13 +31,13 @@ _FOREIGN = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that exists and whose name says what it holds.
+    """An existing file of a known kind.
 
     Args:
-        path: where it is, as the user gave it.
+        path: the path, as the user gave it.
         kind: one of `KINDS`.
         packed: whether it is gzip-compressed.
-        sha256: of the bytes on disk, as `sha256sum` prints it.
+        sha256: the hash of the bytes on disk, as `sha256sum` prints it.
         n_bytes: its size on disk.
     """
 
@@ -52,11 +52,11 @@ def find_files(patterns: str | list[str], key: str) -> list[SourceFile]:
     """Resolve paths and glob patterns to files, in sorted order for each pattern, and hash them.
 
     Args:
-        patterns: a path, a folder, a pattern as `texts/*.jsonl.gz`, or a list of these.
-        key: what the user called it (`data.train`), for errors.
+        patterns: a path, a folder, a glob pattern such as `texts/*.jsonl.gz`, or a list of these.
+        key: the configuration key (`data.train`), for error messages.
 
     Raises:
-        DataError: nothing is there, a file is empty, cannot be read, or is of an unknown kind.
+        DataError: if there are no files, or a file is empty, cannot be read, or is of an unknown kind.
     """
     found: list[SourceFile] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -80,7 +80,7 @@ def _matches(pattern: str, key: str) -> list[Path]:
         raise DataError(
             f"{key}={pattern} matches no file", "a pattern that matches files", "check the pattern"
         )
-    raise DataError(f"{key}={pattern}: there is no such file", "a file of text", _suggestion(path))
+    raise DataError(f"{key}={pattern}: there is no such file", "an existing file", _suggestion(path))
 
 
 def _suggestion(path: Path) -> str:
@@ -93,7 +93,7 @@ def _suggestion(path: Path) -> str:
 def _open(path: Path, key: str) -> SourceFile:
     kind, packed = kind_of(path)
     if kind is None:
-        raise DataError(f"{key}={path} is of an unknown kind", KINDS_TEXT, "rename or convert it")
+        raise DataError(f"{key}={path} is of an unknown kind", KINDS_TEXT, "rename or convert the file")
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -103,17 +103,17 @@ def _open(path: Path, key: str) -> SourceFile:
             f"{key}={path}: {error.strerror}", "a file that can be read", "check its permissions"
         ) from error
     if n_bytes == 0:
-        raise DataError(f"{key}={path} is empty", "text", "check how it was written")
+        raise DataError(f"{key}={path} is empty", "text", "check how the file was written")
     return SourceFile(path, kind, packed, sha256, n_bytes)
 
 
 def text_blocks(source: SourceFile) -> Iterator[tuple[int, bytes]]:
-    """Read a file as blocks of whole lines of valid UTF-8, each with the number of its first line.
+    """Yield a file as blocks of whole lines of valid UTF-8, each with the number of its first line.
 
-    A UTF-8 byte-order mark is dropped. Line ends stay as they are.
+    A UTF-8 byte-order mark is dropped. Line breaks are unchanged.
 
     Raises:
-        DataError: broken compression, a binary file, UTF-16, or bytes that are not UTF-8: with line and byte.
+        DataError: if the file is damaged, binary, or not UTF-8; the error names the line and the byte.
     """
     line, n_seen, carry = 1, 0, [b""]
     for block in _unpacked(source):
@@ -141,14 +141,14 @@ def _unpacked(source: SourceFile) -> Iterator[bytes]:
                 yield block
     except EOFError as error:
         raise DataError(
-            f"{source.path} is cut short: its gzip data ends too early",
-            "the whole file",
+            f"{source.path} is incomplete: its gzip data ends too early",
+            "the complete file",
             "copy or download it again",
         ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{source.path} is not valid gzip: {error}",
-            "a gzip file, as its name says",
+            "a gzip file, according to its name",
             "copy or download it again",
         ) from error
     except OSError as error:
@@ -167,16 +167,16 @@ def _check_first(source: SourceFile, block: bytes) -> None:
         )
     what = next((what for mark, what in _FOREIGN.items() if block.startswith(mark)), None)
     if what is not None:
-        raise DataError(f"{source.path} is {what}", "UTF-8 text", "rename, unpack or convert it")
+        raise DataError(f"{source.path} is {what}", "UTF-8 text", "rename, unpack or convert the file")
 
 
 def _checked(source: SourceFile, block: bytes, line: int) -> bytes:
-    """Give the block without a byte-order mark, when it is UTF-8 text."""
+    """Check that a block is UTF-8 text, and return it without a byte-order mark."""
     zero = block.find(b"\0")
     if zero >= 0:
         at = line + block.count(b"\n", 0, zero)
         raise DataError(
-            f"{source.path}, line {at}: a NUL byte, so this is a binary file or UTF-16",
+            f"{source.path}, line {at}, has a NUL byte, so this is a binary file or UTF-16",
             "UTF-8 text",
             "convert it to UTF-8, or choose another file",
         )

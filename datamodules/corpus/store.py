@@ -1,4 +1,4 @@
-"""Checked files as memory-mapped rows: read and checked once for each content, whatever its size."""
+"""Store the rows of checked files as memory-mapped Arrow files, which are reused for the same content."""
 
 import contextlib
 import itertools
@@ -9,25 +9,26 @@ import pyarrow as pa
 import pyarrow.compute
 
 from datamodules.corpus.as_text import of_one_type
+from datamodules.corpus.checked_rows import mixed_types
 from datamodules.corpus.columns import Places
-from datamodules.corpus.formats import mixed_types, read_tables
+from datamodules.corpus.formats import read_tables
 from datamodules.corpus.forms import tables_in_one_form
 from datamodules.corpus.rows import TEXT, Rows, fingerprint_of
 from datamodules.corpus.source_file import SourceFile
 from datamodules.errors import DataError
 from datamodules.files import draft_of, put_in_place
 
-#: Raised when files are read otherwise: rows that were stored before are read again.
+#: Version of how files are read; increasing it invalidates stored rows.
 _READING = 3
 
 
 def stored_rows(files: list[SourceFile], places: Places) -> Rows:
     """Read files as one table, through an Arrow file in the `datasets` cache that is named by their content.
 
-    The Arrow file appears whole, after every check has passed, or not at all.
+    The Arrow file is created atomically, after every check has passed.
 
     Raises:
-        DataError: whatever is wrong in a file; no rows; or no room for the Arrow file.
+        DataError: if a file is invalid, there are no rows, or the Arrow file cannot be written.
     """
     import datasets
 
@@ -62,13 +63,13 @@ def _write(path: Path, files: list[SourceFile], places: Places) -> None:
 
 
 def _one_table(tables: list[pa.Table], source: SourceFile) -> pa.Table:
-    """Join tables whose further columns were typed from what each part of a file holds: null, int, float."""
+    """Concatenate tables in which types (null, int, float) may differ between the parts of a file."""
     for table in tables:
         for name in set(table.column_names) ^ set(tables[0].column_names):
             raise DataError(
-                f"column '{name}' is in some of the files only: {source.path} and others",
+                f"column '{name}' is only in some of the files ({source.path} and others)",
                 "the same columns in all files",
-                "give it to all files or to none",
+                "add it to all files, or remove it",
             )
     try:
         return pa.concat_tables(tables_in_one_form(of_one_type(tables)), promote_options="permissive")
@@ -87,12 +88,14 @@ def _tables_with_rows(source: SourceFile, places: Places) -> Iterator[pa.Table]:
 
 
 def _nothing_in(source: SourceFile) -> DataError:
-    return DataError(f"{source.path} holds no text", "at least one row with text", "check how it was written")
+    return DataError(
+        f"{source.path} contains no text", "at least one row with text", "check how the file was written"
+    )
 
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, and move it there when the block has ended well."""
+    """Yield a temporary path next to `path`, and rename it to `path` if the block succeeds."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft_of(path) as draft:
@@ -101,6 +104,6 @@ def _whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(
             f"the data cache {path.parent} cannot be written: {error.strerror or error}",
-            "a folder that can be written, with room for the text",
-            "make room, or set HF_HOME to another folder",
+            "a writable folder with enough free space",
+            "free some space, or set HF_HOME to another folder",
         ) from error

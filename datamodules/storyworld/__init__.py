@@ -1,7 +1,8 @@
-"""The embedded corpus: a world of small stories in three languages, with its exact entropy.
+"""The embedded corpus: short stories in three languages, with the exact entropy of the generator.
 
-concepts (ids) -> lexicon_xx (words) + grammar_xx (sentences) -> language; events -> plot (the story grammar);
-derivation (draw, list) and chart (score, posterior) work on any grammar; views -> world (`StoryWorld`).
+`concepts` defines ids, for which `lexicon_*` has words and `grammar_*` sentences; `language` compiles both.
+`events` and `plot` are the story grammar. `derivation` draws stories, and `chart` computes probabilities,
+from any grammar. `views` makes rows of tasks, and `world` has the source `StoryWorld`.
 """
 
 from datamodules.storyworld.chart import split_words

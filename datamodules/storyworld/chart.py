@@ -1,8 +1,8 @@
-"""Reading a text back: its probability, its derivations, and the exact posterior of masked words.
+"""Chart parsing of stories: the probability of a text, and the exact posterior of masked words.
 
-The chart walks the grammar along the text. A node is a state and a position in the text; nodes reached in
-several ways are joined, so the sum over all derivations costs little. A masked word matches any word: the sum
-is then over every story that agrees with the words that are left, which is the best any model could know.
+The chart follows the grammar along the text. A node is a state and a position in the text. Nodes reached in
+several ways are merged, so that the sum over all derivations is cheap. A masked word matches any word: the
+sum is then over every story that agrees with the unmasked words, which is the best that any model can know.
 """
 
 import re
@@ -15,16 +15,16 @@ from typing import Generic, NamedTuple
 from datamodules.storyworld.derivation import Grammar, Move, State
 from datamodules.storyworld.language import Hole, Language, Piece
 
-# A Chinese character, a word, or one other character; joined they give the text back.
+# A Chinese character, a word, or any other character; concatenated, they give the text.
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff_]+|.", re.DOTALL)
 
-Filled = tuple[tuple[int, str], ...]  # (position in the pattern, word) for each masked word passed
+Filled = tuple[tuple[int, str], ...]  # (position in the pattern, word) for each masked word
 Accepts = Callable[[int, str], bool]
 
 
 @lru_cache(maxsize=1 << 16)
 def split_words(text: str) -> tuple[str, ...]:
-    """Words, Chinese characters, spaces and marks of a text, in order, nothing left out."""
+    """Split a text into words, Chinese characters, spaces and punctuation, in order, without omissions."""
     return tuple(_WORD.findall(text))
 
 
@@ -36,7 +36,7 @@ class Node(NamedTuple, Generic[State]):
 
 
 class Reading(NamedTuple):
-    """One way to read a sentence: its slots, the masked words it fills, where it ends, its probability."""
+    """One way to parse a sentence: its slots, the masked words, its end, and its probability."""
 
     values: Mapping[str, int]
     filled: Filled
@@ -45,7 +45,7 @@ class Reading(NamedTuple):
 
 
 class Edge(NamedTuple, Generic[State]):
-    """One sentence that fits: its probability, the masked words it fills, and where it leads."""
+    """A sentence that matches: its probability, the masked words, and the next node."""
 
     probability: float
     filled: Filled
@@ -53,9 +53,9 @@ class Edge(NamedTuple, Generic[State]):
 
 
 class Chart(Generic[State]):
-    """All derivations of a pattern: words, with None for a masked one, in one language.
+    """All derivations of a pattern (words, with None for masked ones) in one language.
 
-    `accepts(position, word)` may refuse candidates for a masked word, for instance by its length in tokens.
+    `accepts(position, word)` may reject candidates for a masked word, for example by their length in tokens.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Chart(Generic[State]):
         self.probability, self.n_derivations = self._visit(self._root)
 
     def _visit(self, node: Node[State]) -> tuple[float, int]:
-        """Probability of the rest of the pattern from this node, and in how many ways it is derived."""
+        """Return the probability of the rest of the pattern from a node, and its number of derivations."""
         if node in self._inside:
             return self._inside[node]
         moves = self._grammar.expand(node.state)
@@ -103,7 +103,7 @@ class Chart(Generic[State]):
             yield Edge(move.probability * reading.probability, reading.filled, to)
 
     def _readings(self, move: Move[State], start: int) -> list[Reading]:
-        """All ways to read the move's sentence at a position; remembered, as many states share a sentence."""
+        """Return all ways to parse the sentence of a move; cached, since many states share sentences."""
         free = tuple(choice.options for choice in move.free.values())
         key = (move.kind, tuple(move.bound.values()), free, start)
         if key not in self._read:
@@ -114,8 +114,8 @@ class Chart(Generic[State]):
         return self._read[key]
 
     def _read_as(self, pieces: Sequence[Piece], move: Move[State], start: int, p: float) -> Iterator[Reading]:
-        """Fill the free slots from left to right, as far as the words agree with the pattern."""
-        # the last word so far is kept apart in `rest`: the next piece may be its continuation
+        """Fill the free slots from left to right while the words match the pattern."""
+        # the last word so far is kept in `rest`, since the next piece may continue it
         begun = [(Reading(move.bound, (), start, p), "")]
         for piece in pieces:
             longer = []
@@ -133,31 +133,31 @@ class Chart(Generic[State]):
                 yield reading._replace(filled=agreed, end=reading.end + 1)
 
     def _agree(self, words: Sequence[str], position: int, filled: Filled) -> Filled | None:
-        """The masked words filled so far and by these whole words; None if the pattern has others."""
+        """Return the masked words, including those of `words`; None if `words` do not match the pattern."""
         if position + len(words) > len(self._pattern):
             return None
         for i, word in enumerate(words, position):
-            wanted = self._pattern[i]
-            if wanted is None:
+            expected = self._pattern[i]
+            if expected is None:
                 if not word[0].isalnum() or (self._accepts is not None and not self._accepts(i, word)):
                     return None
                 filled = (*filled, (i, word))
-            elif wanted != word:
+            elif expected != word:
                 return None
         return filled
 
     def _may_begin(self, rest: str, position: int) -> bool:
         if position >= len(self._pattern):
             return False
-        wanted = self._pattern[position]
-        return wanted.startswith(rest) if wanted is not None else rest[0].isalnum()
+        expected = self._pattern[position]
+        return expected.startswith(rest) if expected is not None else rest[0].isalnum()
 
     def masked_words(self) -> dict[int, dict[str, float]]:
-        """For each masked position, its candidates with weights proportional to their exact probabilities."""
+        """Return the candidates for each masked position, weighted in proportion to their probabilities."""
         outside: dict[Node[State], float] = defaultdict(float)
         outside[self._root] = 1.0
         found: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        # children are finished before their parents: backwards, each node comes after all that lead to it
+        # nodes are added after their successors, so that in reverse order each node follows its predecessors
         for node in reversed(self._edges):
             for edge in self._edges[node]:
                 mass = outside[node] * edge.probability
@@ -181,6 +181,6 @@ def _options(
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
-    """The same weights, summing to 1."""
+    """Return the weights divided by their sum."""
     total = sum(weights.values())
     return {word: weight / total for word, weight in weights.items()}

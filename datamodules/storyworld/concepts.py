@@ -1,7 +1,7 @@
-"""What the world is made of, without words: ids that each language names, and the slots of each sentence."""
+"""The concepts of the world as ids, without words, and the slots of each kind of sentence."""
 
 SEXES = "ffffffffmmmmmmmm"
-"""One letter for each person: f (she) or m (he)."""
+"""The pronoun of each person: f (she) or m (he)."""
 
 N_PEOPLE = len(SEXES)
 N_ROLES = 10
@@ -19,9 +19,9 @@ N_ACTS = 8
 N_SPOTS = 8
 N_TREATS = 8
 
-# "someone" is a person with a trade (person * N_ROLES + role); "item" a thing with its adjective
-# (thing * N_ADJECTIVES + adjective); "when" a weather and a time of day (weather * N_TIMES + time).
-# They are one choice each because German inflects the one by the other.
+# "someone" is a person with a trade (person * N_ROLES + role), "item" a thing with an adjective
+# (thing * N_ADJECTIVES + adjective), and "when" a weather and a time of day (weather * N_TIMES + time).
+# Each is a single choice, because in German the inflection of one part depends on the other.
 DOMAINS: dict[str, int] = {
     "someone": N_PEOPLE * N_ROLES,
     "person": N_PEOPLE,
@@ -89,4 +89,4 @@ SIGNATURES: dict[str, dict[str, str]] = {
     "say_false": {"h": "person"},
     "say_welcome": {},
 }
-"""The slots of each kind of sentence and their domains: the same in all languages, so texts can be retold."""
+"""Kind of sentence -> its slots and their domains, the same in all languages, so that texts translate."""

@@ -1,8 +1,9 @@
-"""Choices, and the two things done with them: draw a story, or list every story with its probability.
+"""Draw stories from a grammar, or enumerate all of them with their probabilities.
 
-A story is a walk through states. `expand(state)` gives the moves open there, each with its probability; a
-move is a sentence whose variant and free slots are independent choices, and the state that follows. So the
-probability of a walk is a product over its choices, and its information in bits is the sum of their -log2 p.
+A story is a walk through states. `expand(state)` returns the possible moves with their probabilities. A move
+is a sentence, whose variant and free slots are independent choices, and the next state. So the probability of
+a walk is the product of the probabilities p of its choices, and its information in bits is the sum of -log2
+p.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ State = TypeVar("State")
 
 
 class Choice:
-    """Some ids with equal probability."""
+    """A choice among ids with equal probability."""
 
     __slots__ = ("bits", "options", "probability")
 
@@ -30,15 +31,15 @@ class Choice:
 
 @lru_cache(maxsize=1 << 16)
 def choose(n: int, excluded: frozenset[int] = frozenset()) -> Choice:
-    """Any of 0..n-1 but the excluded."""
+    """Return the choice among 0..n-1 without the excluded ids."""
     return Choice(tuple(option for option in range(n) if option not in excluded))
 
 
 class Move(NamedTuple, Generic[State]):
-    """One way on from a state: with this probability, a sentence of this kind, then the next state.
+    """A move from a state: with this probability, a sentence of this kind, then the next state.
 
-    `bound` are the slots the state has decided; `free` are chosen in the sentence; `then` takes all of them
-    to the next state. A move of kind "" says nothing.
+    `bound` has the slots that the state determines, and `free` the choices of the others; `then` maps the
+    values of all slots to the next state. A move of kind "" has no sentence.
     """
 
     probability: float
@@ -49,24 +50,24 @@ class Move(NamedTuple, Generic[State]):
 
 
 class Grammar(Protocol[State]):
-    """What a story grammar offers: a first state, the moves from any state, the variants of a sentence."""
+    """The interface of a story grammar: a first state, moves from each state, and variants of sentences."""
 
     @property
     def start(self) -> State:
-        """Where every story begins."""
+        """The state in which every story begins."""
         ...
 
     def expand(self, state: State) -> list[Move[State]]:
-        """The moves open in a state; none at the end."""
+        """Return the possible moves from a state; empty at the end."""
         ...
 
     def n_variants(self, kind: str) -> int:
-        """How many equally likely ways there are to say a sentence of this kind."""
+        """Return the number of equally likely variants of a kind of sentence."""
         ...
 
 
 class Story(NamedTuple, Generic[State]):
-    """A derivation: its sentences, the state after each, and its information in bits."""
+    """A derivation: the sentences, the state after each, and the information in bits."""
 
     lines: list[Line]
     states: list[State]
@@ -74,7 +75,7 @@ class Story(NamedTuple, Generic[State]):
 
 
 def draw(grammar: Grammar[State], random: Random) -> Story[State]:
-    """Walk once through the grammar with this source of randomness."""
+    """Draw a story."""
     uniform = random.random
     state, lines, states, bits = grammar.start, [], [], 0.0
     probability = 1.0
@@ -103,7 +104,7 @@ def _pick(moves: list[Move[State]], point: float) -> Move[State]:
 
 
 def stories(grammar: Grammar[State]) -> Iterator[tuple[list[Line], float]]:
-    """Every derivation of a (small) grammar with its probability: the slow truth behind `draw`."""
+    """Yield every derivation of a (small) grammar with its probability, to verify `draw`."""
     stack: list[tuple[State, tuple[Line, ...], float]] = [(grammar.start, (), 1.0)]
     while stack:
         state, lines, probability = stack.pop()

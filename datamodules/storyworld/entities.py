@@ -1,4 +1,4 @@
-"""People, places and things in the sentences of a story, with the characters where each stands."""
+"""Find people, places and things in the sentences of a story, with their spans of characters."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from datamodules.storyworld.concepts import DOMAINS, N_ADJECTIVES, N_ROLES, SIGNATURES
 from datamodules.storyworld.language import Code, Language, Line
 
-#: Domain of a slot -> type of the entity; domain and form of its word; concepts of the slot for each word.
+#: Domain of a slot -> type of the entity, domain and form of its word, and concepts of the slot per word.
 _KINDS = {
     "person": ("PERSON", "person", "name", 1),
     "someone": ("PERSON", "person", "name", N_ROLES),
@@ -19,7 +19,7 @@ _QUOTED: dict[Code, str] = {"en": ' "{}"', "de": " „{}“", "zh": "“{}”"}
 
 
 class Entity(NamedTuple):
-    """The characters [start, end) of an entity, and its type."""
+    """The span [start, end) of an entity, and its type."""
 
     start: int
     end: int
@@ -27,9 +27,9 @@ class Entity(NamedTuple):
 
 
 def titles(spoken: Language, random: Random) -> dict[int, str]:
-    """Name half of the places after a person or a thing, as the inn "Ida".
+    """Give half of the places names of persons or things, such as the inn "Ida".
 
-    The name is then a part of a place, so that a word alone does not tell its tag.
+    Such a name is a part of a place, so that a word alone does not determine its tag.
     """
     named = {}
     for place in range(DOMAINS["place"]):
@@ -43,10 +43,10 @@ def titles(spoken: Language, random: Random) -> dict[int, str]:
 def tell_with_entities(
     spoken: Language, lines: Sequence[Line], named: Mapping[int, str]
 ) -> tuple[str, list[Entity]]:
-    """Return the words of some lines, with the names of places, and all entities in order.
+    """Return the text of some lines, including the names of places, and all entities in order.
 
-    An entity is the word that a slot of the sentence stands for, without its article and preposition; words
-    that no slot of a person, place or thing has put there, such as a pronoun, are none.
+    An entity is the word of a slot for a person, place or thing, without its article and preposition. Other
+    words, such as pronouns, are not entities.
     """
     text, found = "", []
     for line in lines:

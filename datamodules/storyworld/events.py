@@ -1,8 +1,9 @@
-"""The events: the steps of a plan, and what each does to who has what, and who is where.
+"""The events: the steps of a plan, and how each changes who has what and who is where.
 
-  T the wished-for thing is given on    D it is left behind    F it is found    C it is carried to a place
-  U the other thing is given on         W somebody takes a walk
-The last step that can decide the wish grants it with probability 1/2; earlier ones with P_EARLY.
+  T the wished-for thing is given away    D it is left behind    F it is found    C it is carried to a place
+  U the other thing is given away         W somebody takes a walk
+
+The last step that can decide the wish grants it with probability 1/2, earlier ones with P_EARLY.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,13 +22,15 @@ P_EARLY = 1 / 3
 
 
 class State(NamedTuple):
-    """Everything that decides how a story may go on.
+    """Everything that determines how a story may continue.
 
-    people, at: the three (hero first) and their places. things: the hero's and the friend's.
-    held: for each thing the index (0..2) of its holder, or -1 - place where it lies.
-    wish, main, target: kind of wish, which thing (0, 1), which person's index or which place.
-    plan: steps still to come. p_granted: chance, given the plan, that the wish stands fulfilled now.
-    spoken: who gave to whom in the last sentence, until somebody speaks.
+    people, at: the three people (hero first) and their places.
+    things: those of the hero and of the friend.
+    held: for each thing, the index (0..2) of its holder, or -1 - place if nobody has it.
+    wish, main, target: the kind of wish, the thing (0 or 1), and the index of a person or a place.
+    plan: the remaining steps.
+    p_granted: the probability, given the plan, that the wish is granted now.
+    spoken: giver and receiver of the last sentence, until somebody speaks.
     """
 
     stage: str
@@ -43,22 +46,23 @@ class State(NamedTuple):
     spoken: tuple[int, int] | None = None
 
     def place_of(self, thing: int) -> int:
-        """Where a thing (0 or 1) is."""
+        """Return where a thing (0 or 1) is."""
         holder = self.held[thing]
         return self.at[holder] if holder >= 0 else -1 - holder
 
     @property
     def granted(self) -> bool:
-        """Whether the wish stands fulfilled."""
+        """Whether the wish is granted now."""
         if self.wish == "place":
             return self.place_of(self.main) == self.target
         return self.held[self.main] == self.target
 
     @property
     def avoided(self) -> tuple[int, ...]:
-        """Places nobody wanders to: so no two ever meet by chance, and no wish comes true by chance.
+        """Places that nobody walks to, so that nobody meets by chance, and no wish comes true by chance.
 
-        Then what may happen, and the words for it, never depend on who holds what, so they betray no outcome.
+        Then possible events and their words do not depend on who has what, and reveal nothing about the
+        outcome.
         """
         lying = [-1 - holder for holder in self.held if holder < 0]
         return (*self.at, *lying, self.target) if self.wish == "place" else (*self.at, *lying)
@@ -69,21 +73,21 @@ Moves = list[Move[State]]
 
 @dataclass(frozen=True)
 class World:
-    """How many of each concept there are; fewer than all of them make a smaller world."""
+    """The number of concepts in each domain; a smaller world uses fewer of them."""
 
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def n(self, domain: str) -> int:
-        """How many concepts of a domain this world has."""
+        """Return the number of concepts in a domain."""
         return self.sizes.get(domain, _FULL_SIZES[domain])
 
     def choose(self, domain: str, excluded: tuple[int, ...] = ()) -> Choice:
-        """Any concept of a domain but the excluded."""
+        """Return the choice among the concepts of a domain without the excluded ones."""
         return choose(self.n(domain), frozenset(excluded))
 
 
 def event(world: World, state: State) -> Moves:
-    """The moves open for the next step of the plan."""
+    """Return the possible moves for the next step of the plan."""
     return _STEPS[state.plan[0]](world, state._replace(stage="pause", plan=state.plan[1:]))
 
 
@@ -100,14 +104,14 @@ def _moved(state: State, person: int, slot: str) -> Callable[[Values], State]:
 
 
 def _p_target(state: State, deciding: str) -> float:
-    """Chance that this step grants the wish, where it is not granted before it."""
+    """Return the probability that this step grants the wish, if it is not granted before."""
     if any(step in deciding for step in state.plan):
         return P_EARLY
     return 0.5 / (1 - state.p_granted)
 
 
 def _give(world: World, state: State, thing: int, receivers: Mapping[int, float]) -> Moves:
-    """The holder gives the thing to one of the receivers: visits and goes on, or is visited and left."""
+    """Return moves in which the holder gives the thing to a receiver; one of the two visits the other."""
     giver = state.held[thing]
     away = {"r": world.choose("place", state.avoided)}
     moves: Moves = []

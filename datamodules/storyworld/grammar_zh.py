@@ -1,4 +1,4 @@
-"""Chinese sentences: the variants of each kind; variant i says the same in all languages."""
+"""Chinese sentences: the variants of each kind; variant i has the same meaning in all languages."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "opening": (

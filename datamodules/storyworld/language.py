@@ -1,4 +1,4 @@
-"""A language of the world: its words and sentences, compiled so that to say one is to join strings."""
+"""A language of the world: words and sentences, compiled so that generating text only joins strings."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _FIELD = re.compile(r"\{(\w+)\.(\w+)\}")
 
 
 class Line(NamedTuple):
-    """A sentence without words: its kind, which variant, and what its slots stand for (ids of concepts)."""
+    """A sentence without words: its kind, its variant, and the ids of the concepts in its slots."""
 
     kind: str
     variant: int
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 class Hole(NamedTuple):
-    """A place in a sentence for a slot's word: `words[id]` is the form wanted there."""
+    """The position of a slot in a sentence: `words[id]` is the form of the word there."""
 
     slot: str
     words: tuple[str, ...]
@@ -51,17 +51,17 @@ class Language:
     words: Mapping[str, list[dict[str, str]]]
 
     def say(self, line: Line) -> str:
-        """The words of one sentence."""
+        """Return the text of one sentence."""
         values = line.values
         pieces = self.sentences[line.kind][line.variant]
         return "".join([piece if isinstance(piece, str) else piece[1][values[piece[0]]] for piece in pieces])
 
     def tell(self, lines: Sequence[Line]) -> str:
-        """The words of a story."""
+        """Return the text of a story."""
         return self.joiner.join([self.say(line) for line in lines])
 
     def word(self, domain: str, concept: int, form: str = "noun") -> str:
-        """One form of one concept."""
+        """Return a form of the word for a concept."""
         return self.words[domain][concept][form]
 
 
@@ -88,7 +88,7 @@ _MODULES: dict[Code, tuple[ModuleType, ModuleType, str]] = {
 
 @cache
 def language(code: Code) -> Language:
-    """English, German or Chinese, compiled once."""
+    """Return English, German or Chinese, compiled once."""
     lexicon, grammar, joiner = _MODULES[code]
     words = lexicon.tables()
     sentences = {

@@ -1,4 +1,4 @@
-"""German words: every concept and the forms (case, gender, contraction) the German grammar asks for."""
+"""German words: the forms (case, gender, contraction) of every concept that the German grammar uses."""
 
 from datamodules.storyworld.concepts import SEXES
 
@@ -114,7 +114,7 @@ def _item(gender: str, noun: str, adjective: str) -> Forms:
 
 
 def tables() -> dict[str, list[Forms]]:
-    """For each domain, the forms of each of its ids."""
+    """Return, for each domain, the forms of each of its ids."""
     people = [{"name": name, **PRONOUNS[sex]} for name, sex in zip(NAMES, SEXES, strict=True)]
     return {
         "person": people,

@@ -1,4 +1,4 @@
-"""English words: every concept and the forms the English grammar asks for."""
+"""English words: the forms of every concept that the English grammar uses."""
 
 from datamodules.storyworld.concepts import SEXES
 
@@ -73,7 +73,7 @@ def _place(at: str, the: str) -> Forms:
 
 
 def tables() -> dict[str, list[Forms]]:
-    """For each domain, the forms of each of its ids."""
+    """Return, for each domain, the forms of each of its ids."""
     people = [_person(name, sex) for name, sex in zip(NAMES, SEXES, strict=True)]
     return {
         "person": people,

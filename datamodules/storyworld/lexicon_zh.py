@@ -1,4 +1,4 @@
-"""Chinese words: every concept and the forms (measure words, place words) the Chinese grammar asks for."""
+"""Chinese words: the forms (measure words, place words) of every concept that the Chinese grammar uses."""
 
 from datamodules.storyworld.concepts import SEXES
 
@@ -71,7 +71,7 @@ TREATS = ("热汤", "新鲜面包", "苹果蛋糕", "蜂蜜饼干", "李子酱",
 
 
 def tables() -> dict[str, list[Forms]]:
-    """For each domain, the forms of each of its ids."""
+    """Return, for each domain, the forms of each of its ids."""
     people = [
         {"name": name, "ta": "她" if sex == "f" else "他"} for name, sex in zip(NAMES, SEXES, strict=True)
     ]

@@ -1,8 +1,9 @@
-"""The plot: who is introduced, what is wished for, what happens, how it ends.
+"""The plot: who is introduced, what is wished for, what happens, and how it ends.
 
-Three people, two things. The hero wishes to have a thing, or that another has it, or that it gets to a place.
-A plan, a string of steps drawn unseen, says what happens but not to whom (events.py). Whether the wish comes
-true is a fair coin for every plan: words do not tell a story's outcome, only following who has what does.
+There are three people and two things. The hero wishes to have a thing, or that somebody else has it, or that
+it gets to a place. A hidden plan, which is a string of steps, determines what happens but not to whom (see
+events.py). For every plan, the wish comes true with probability 1/2, so that the outcome of a story does not
+depend on its words but only on who has what.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ PERSON_PLANS = (
 )  # fmt: skip
 PLACE_PLANS = ("TC", "CC", "WC", "UC", "CW", "WCC", "CWC", "UCC", "TCC", "TCW", "DFC")
 
-SHORT_PLAN_WEIGHT = 10  # a plan of two steps is so many times as likely as one of three
+SHORT_PLAN_WEIGHT = 10  # how many times as likely a plan of two steps is as one of three
 P_SPEECH = 0.3
 P_NATURE = 0.4
 P_CLOSING = 0.5
@@ -27,14 +28,14 @@ P_CLOSING = 0.5
 
 @lru_cache(maxsize=1 << 14)
 def _pairs(n_first: int, n_second: int, second_size: int, excluded: tuple[int, ...]) -> Choice:
-    """Ids `first * second_size + second` whose first is not excluded."""
+    """Return the choice among ids `first * second_size + second` whose first part is not excluded."""
     firsts = [first for first in range(n_first) if first not in excluded]
     return Choice(tuple(first * second_size + second for first in firsts for second in range(n_second)))
 
 
 @dataclass(frozen=True)
 class Plot:
-    """The story grammar. The defaults are the whole world; others make a small one for exhaustive checks."""
+    """The story grammar. The default is the whole world; tests use smaller ones that can be enumerated."""
 
     world: World = field(default_factory=World)
     person_plans: tuple[str, ...] = PERSON_PLANS
@@ -48,19 +49,19 @@ class Plot:
         return {kind: min(len(variants), self.most_variants) for kind, variants in sentences.items()}
 
     def n_variants(self, kind: str) -> int:
-        """How many equally likely ways there are to say a sentence of this kind."""
+        """Return the number of equally likely variants of a kind of sentence."""
         return self._variants[kind]
 
     def expand(self, state: State) -> Moves:
-        """The moves open in a state; none at the end."""
+        """Return the possible moves from a state; empty at the end."""
         return _STAGES[state.stage](self, state)
 
     def someone(self, state: State) -> Choice:
-        """A person with a trade who is not in the story yet."""
+        """Return the choice of a person, with a trade, who is not in the story yet."""
         return _pairs(self.world.n("person"), self.world.n("role"), N_ROLES, state.people)
 
     def item(self, state: State) -> Choice:
-        """A thing with its adjective that is not in the story yet."""
+        """Return the choice of a thing, with an adjective, that is not in the story yet."""
         return _pairs(self.world.n("thing"), self.world.n("adjective"), N_ADJECTIVES, state.things)
 
 
@@ -147,7 +148,7 @@ def _event(plot: Plot, state: State) -> Moves:
 
 
 def _pause(plot: Plot, state: State) -> Moves:
-    """After an event: those who gave and got may speak; else something may be heard or seen."""
+    """Return the moves after an event: giver or receiver may speak, or something in nature may happen."""
     after = state._replace(stage="event", spoken=None)
     if state.spoken is None:
         free = {

@@ -1,10 +1,10 @@
-"""What a language model knows of the world's English: minimal pairs of sentences, and gaps to fill.
+"""Probes of language models for the world's English: minimal pairs of sentences, and endings to predict.
 
-Each function gives the rows of one probe; row i depends on (seed, i) alone. They are no part of training: the
-stories are those of the test split.
+Each function returns the rows of a probe; row i depends only on (seed, i). The stories are those of the test
+split.
 
 Source: minimal pairs: Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English";
-gaps at the end of what decides them: Paperno et al. 2016, "The LAMBADA dataset".
+endings that depend on the whole story: Paperno et al. 2016, "The LAMBADA dataset".
 """
 
 import re
@@ -19,7 +19,7 @@ from datamodules.storyworld.world import StoryWorld
 
 Row = dict[str, Any]
 
-#: How the last sentence of a story begins whose first variant names who has the wished-for thing.
+#: The beginning of each last sentence that continues with the person who has the wished-for thing.
 _CUES = {
     "end_self_true": "In the end",
     "end_other_true": "In the end",
@@ -31,22 +31,22 @@ _ARTICLE = re.compile(r"\b([Aa])(n?)(?= [a-z])")
 
 
 def pronouns(n_rows: int, seed: int = 0) -> list[Row]:
-    """A story up to a sentence with a pronoun, as `good`; `bad` has the pronoun of the other sex."""
+    """Return stories up to a sentence with a pronoun, as `good`; `bad` has the other pronoun."""
     return list(islice(_pairs(_with_other_pronouns, seed), n_rows))
 
 
 def articles(n_rows: int, seed: int = 0) -> list[Row]:
-    """A story up to a sentence with an indefinite article, as `good`; `bad` has an for a, or a for an."""
+    """Return stories up to a sentence with an indefinite article, as `good`; `bad` exchanges a and an."""
     return list(islice(_pairs(_with_other_article, seed), n_rows))
 
 
 def endings(n_rows: int, seed: int = 0) -> list[Row]:
-    """A story without its ending, and how that begins: the `names` of its people, of whom `label` has it."""
+    """Return stories up to their ending; of the people with these `names`, `label` has the thing."""
     return list(islice(_endings(seed), n_rows))
 
 
 def stories(n_rows: int, seed: int = 0) -> list[Row]:
-    """Whole stories as `text`, to be measured in bits per byte."""
+    """Return whole stories as `text`, to measure bits per byte."""
     return [{"text": tale.language.tell(tale.story.lines)} for tale in islice(_tales(seed), n_rows)]
 
 
@@ -55,12 +55,12 @@ def _tales(seed: int) -> Iterator[Tale]:
     return (world.tale("test", i) for i in count())
 
 
-def _pairs(spoil: Callable[[Language, Line], str | None], seed: int) -> Iterator[Row]:
-    """Of each story that has one, the first sentence after the opening that can be spoilt."""
+def _pairs(make_wrong: Callable[[Language, Line], str | None], seed: int) -> Iterator[Row]:
+    """Yield, for each story that has one, the first sentence after the opening that can be made wrong."""
     for tale in _tales(seed):
         lines = tale.story.lines
         for place in range(1, len(lines)):
-            bad = spoil(tale.language, lines[place])
+            bad = make_wrong(tale.language, lines[place])
             if bad is not None:
                 yield {
                     "context": tale.language.tell(lines[:place]),
@@ -71,7 +71,7 @@ def _pairs(spoil: Callable[[Language, Line], str | None], seed: int) -> Iterator
 
 
 def _with_other_pronouns(spoken: Language, line: Line) -> str | None:
-    """The sentence with each pronoun for somebody of the other sex; None where it has none."""
+    """Return the sentence with all pronouns exchanged (he and she), or None if it has none."""
     other = {person: SEXES.index("m" if SEXES[person] == "f" else "f") for person in range(N_PEOPLE)}
     pieces = spoken.sentences[line.kind][line.variant]
     said = [
@@ -95,7 +95,7 @@ def _is_pronoun(hole: Hole, spoken: Language) -> bool:
 
 
 def _with_other_article(spoken: Language, line: Line) -> str | None:
-    """The sentence with its first indefinite article in the other form; None where it has none."""
+    """Return the sentence with its first indefinite article exchanged (a and an), or None if it has none."""
     bad, n_changed = _ARTICLE.subn(
         lambda found: found[1] + ("" if found[2] else "n"), spoken.say(line), count=1
     )

@@ -1,4 +1,4 @@
-"""The views: a story as a row of a task; each function marked `view` is one."""
+"""Views: functions that make a row of a task from a story, each decorated with `view`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,12 @@ from datamodules.words import word_spans
 Split = Literal["train", "validation", "test"]
 Row = dict[str, Any]
 
-N_PEOPLE = 3  # they are introduced by the first sentences, one each
-HELD_OUT_SHARE = 8  # one in so many short excerpts is not for training: half validation, half test
+N_PEOPLE = 3  # the first sentences introduce one person each
+HELD_OUT_SHARE = 8  # one in this many short excerpts is held out, half for validation and half for test
 
 
 class Tale(NamedTuple):
-    """A story in a language, and the information in bits of both choices together."""
+    """A story in a language, and the information in bits of both choices."""
 
     story: Story[State]
     language: Language
@@ -30,27 +30,27 @@ class Tale(NamedTuple):
 
     @property
     def body(self) -> list[Line]:
-        """The sentences before the one that tells how it ended."""
+        """The sentences before the one that tells how the story ended."""
         lines = self.story.lines
         return lines[: next(i for i, line in enumerate(lines) if line.kind.startswith("end_"))]
 
     @property
     def outcome(self) -> State:
-        """The state when everything has happened."""
+        """The state at the end of the story."""
         return self.story.states[len(self.body) - 1]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a row is made from.
+    """The inputs of a view.
 
     Args:
-        number: of the row in its split, from 0.
-        split: of the row.
-        random: the source of all choices.
+        number: the number of the row in its split, from 0.
+        split: the split of the row.
+        random: the random generator for all choices.
         tell: draws a story in one of the languages.
         targets: relative weights of the languages to translate to.
-        unanswerable: share of questions about a thing that is not in the story.
+        unanswerable: fraction of questions about a thing that is not in the story.
     """
 
     number: int
@@ -73,11 +73,11 @@ class View(NamedTuple):
 
 
 VIEWS: dict[str, View] = {}
-"""Each view by name."""
+"""The views by name."""
 
 
 def view(*columns: str) -> Callable[[Callable[[Draw], Row]], Callable[[Draw], Row]]:
-    """Mark a function as the view of its name, whose rows have these columns."""
+    """Register the decorated function as a view under its name, whose rows have these columns."""
 
     def register(make: Callable[[Draw], Row]) -> Callable[[Draw], Row]:
         VIEWS[make.__name__] = View(columns, make)
@@ -88,19 +88,19 @@ def view(*columns: str) -> Callable[[Callable[[Draw], Row]], Callable[[Draw], Ro
 
 @view("text", "language", "bits")
 def story(draw: Draw) -> Row:
-    """The text with its exact information."""
+    """The text of a story, with its exact information in bits."""
     return whole_story(draw.tale())
 
 
 def whole_story(tale: Tale) -> Row:
-    """A story's text and its exact information: mean bits over mean bytes is the best bits per byte."""
+    """Return the text of a story and its information; mean bits over mean bytes is the entropy."""
     text = tale.language.tell(tale.story.lines)
     return {"text": text, "language": tale.language.code, "bits": tale.bits}
 
 
 @view("text", "label", "language")
 def classify(draw: Draw) -> Row:
-    """The story without its ending; the label is the English name of who ends up with the object."""
+    """A story without its ending; the label is the English name of the person who ends up with the object."""
     tale = draw.tale()
     state = tale.outcome
     label = language("en").word("person", state.people[state.held[state.main]], "name")
@@ -108,7 +108,7 @@ def classify(draw: Draw) -> Row:
 
 
 def place_of_label(tale: Tale) -> tuple[int, int]:
-    """The characters [start, end) of `classify`'s text that name who got the wished-for thing at last."""
+    """Return the span [start, end) in the text of `classify` that names who ends up with the object."""
     lines, state = tale.body, tale.outcome
     told = _last_change([past.held for past in tale.story.states[: len(lines)]], state.main)
     name = tale.language.word("person", state.people[state.held[state.main]], "name")
@@ -117,7 +117,7 @@ def place_of_label(tale: Tale) -> tuple[int, int]:
 
 
 class Question(NamedTuple):
-    """A question, its answer as a sentence and as one concept of a domain, and the line that tells it."""
+    """A question, its answer as a sentence and as a concept, and the line that contains the answer."""
 
     ask: str
     say: str
@@ -128,29 +128,29 @@ class Question(NamedTuple):
 
 
 def questions(states: Sequence[State], lines: Sequence[Line]) -> list[Question]:
-    """All that may be asked about a story so far: places of things and people, holders, first places."""
+    """Return the questions about a story so far: places of things and people, holders, and first places."""
     state = states[-1]
     held, at = [past.held for past in states], [past.at for past in states]
     places = [tuple(past.place_of(thing) for thing in range(len(past.held))) for past in states]
-    asked: list[Question] = []
+    found: list[Question] = []
     for thing, (concept, holder, place) in enumerate(zip(state.things, state.held, places[-1], strict=True)):
         where = {"T": concept, "p": place}
         told = _last_change(places, thing)
-        asked.append(Question("ask_where_thing", "say_where_thing", where, "place", place, told))
-        if holder >= 0:  # else it lies somewhere
+        found.append(Question("ask_where_thing", "say_where_thing", where, "place", place, told))
+        if holder >= 0:  # somebody has it
             person = state.people[holder]
             has, told = {"T": concept, "a": person}, _last_change(held, thing)
-            asked.append(Question("ask_who_has", "say_who_has", has, "person", person, told))
+            found.append(Question("ask_who_has", "say_who_has", has, "person", person, told))
     for number, (person, place, line) in enumerate(zip(state.people, state.at, lines, strict=False)):
         is_at, told = {"a": person, "p": place}, _last_change(at, number)
-        asked.append(Question("ask_where_person", "say_where_person", is_at, "place", place, told))
+        found.append(Question("ask_where_person", "say_where_person", is_at, "place", place, told))
         was_at = {"a": person, "p": line.values["p"]}
-        asked.append(Question("ask_first_place", "say_first_place", was_at, "place", was_at["p"], number))
-    return asked
+        found.append(Question("ask_first_place", "say_first_place", was_at, "place", was_at["p"], number))
+    return found
 
 
 def _last_change(history: Sequence[tuple[int, ...]], index: int) -> int:
-    """The number of the line that gave one of the values what it is at last."""
+    """Return the number of the line in which a value changed last."""
     line, last = len(history) - 1, history[-1][index]
     while line and history[line - 1][index : index + 1] == (last,):
         line -= 1
@@ -164,7 +164,7 @@ def _variant(tale: Tale, kind: str, values: Mapping[str, int], random: Random) -
 
 @view("id", "context", "language", "question", "answers")
 def qa(draw: Draw) -> Row:
-    """The beginning of a story, a question on the state there, and its answer where the story tells it."""
+    """The beginning of a story, a question about its state, and the answer with its position in the text."""
     tale, random = draw.tale(), draw.random
     lines = tale.body[: random.randint(N_PEOPLE, len(tale.body))]
     states = tale.story.states[: len(lines)]
@@ -187,7 +187,7 @@ def qa(draw: Draw) -> Row:
 
 
 def _place_of(answer: str, spoken: Language, lines: Sequence[Line], told: int) -> int:
-    """The character where the answer begins in the line that tells it, or else at its last place before."""
+    """Return the position of the last occurrence of the answer, up to the line that tells it."""
     word = answer if spoken.code == "zh" else rf"\b{answer}\b"
     before = spoken.tell(lines[: told + 1])
     return [found.start() for found in re.finditer(word, before)][-1]
@@ -195,7 +195,7 @@ def _place_of(answer: str, spoken: Language, lines: Sequence[Line], told: int) -
 
 @view("source", "target", "source_language", "target_language", *CODES)
 def translate(draw: Draw) -> Row:
-    """One to three sentences in all languages, English to one of the targets; no two splits share a text."""
+    """One to three sentences in all languages, from English to a target language; splits share no texts."""
     targets = [code for code, weight in draw.targets.items() if weight]
     target = draw.random.choices(targets, [draw.targets[code] for code in targets])[0]
     while True:
@@ -217,14 +217,14 @@ def _split_of(text: str) -> Split:
 
 @view("text", "summary", "language")
 def summarize(draw: Draw) -> Row:
-    """The story and one sentence: who wished for what, and what came of it."""
+    """A story, and a sentence on who wished for what, and the outcome."""
     tale = draw.tale()
     text = tale.language.tell(tale.story.lines)
     return {"text": text, "summary": tale.language.say(summary(tale.outcome)), "language": tale.language.code}
 
 
 def summary(state: State) -> Line:
-    """The one sentence that sums up a story which ends in this state."""
+    """Return the sentence that summarizes a story with this final state."""
     holder, place = state.held[state.main], state.place_of(state.main)
     values = {"h": state.people[0], "c": state.people[holder], "T": state.things[state.main], "p": place}
     outcome = "true" if state.granted else "false"
@@ -239,7 +239,7 @@ def summary(state: State) -> Line:
 
 @view("turns", "language")
 def chat(draw: Draw) -> Row:
-    """A dialogue: a story is asked for and told up to its ending; then questions about it, and thanks."""
+    """A dialogue: a request for a story, the story up to its ending, questions about it, and thanks."""
     tale, random = draw.tale(), draw.random
     state, hero = tale.outcome, {"h": tale.outcome.people[0]}
     turns = [

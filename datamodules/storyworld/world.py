@@ -1,4 +1,4 @@
-"""StoryWorld: the embedded corpus as yaml constructs it, and its exact entropy."""
+"""The source `StoryWorld`, which generates the embedded corpus, and its exact entropy."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from datamodules.corpus import Columns, Corpus
 
 VERSION = "1"
-"""Changes when any story of any seed changes: it is part of every seed and fingerprint."""
+"""Version of the stories; changed whenever a story changes, and a part of every seed and fingerprint."""
 
 VIEWS_VERSION = "4"
-"""Changes when a row of a view changes but no story: it is part of the fingerprints of all but `story`."""
+"""Version of the views; changed when rows change but stories do not, and a part of their fingerprints."""
 
 _N_TEST_ROWS = 1_000
 
@@ -31,7 +31,7 @@ _PLOT = Plot()
 
 
 class Entropy(NamedTuple):
-    """Information of a story on average, by sampling: and the best bits per byte, with standard errors."""
+    """Sampled estimates of the information per story and the bits per byte, with standard errors."""
 
     bits_per_story: float
     bits_per_story_error: float
@@ -40,22 +40,24 @@ class Entropy(NamedTuple):
 
 
 class StoryWorld(Source):
-    """Small stories in English, German and Chinese, without end and without download.
+    """A generator of short stories in English, German and Chinese, of any number.
 
-    Row i depends on (seed, split, i) alone. Splits share no text: a story carries at least 60 bits of
-    choices, too many to be made twice by chance; excerpts (`translate`) are dealt to the splits by hash.
+    Row i depends only on (seed, split, i). Splits share no texts: a story has at least 60 bits of
+    information, so that none is drawn twice by chance, and excerpts (view `translate`) are assigned to splits
+    by hash.
 
     Args:
-        n_train_rows: rows to train on.
-        n_validation_rows: rows to validate on.
-        n_test_rows: rows to look at once, at the end; None: 1,000, but none of the view `story`.
-        seed: another seed gives other stories of the same world.
-        languages: relative weights of en, de and zh; 2, 1 and 1 if None; for `translate`, of targets.
-        view: the task that the rows are for.
-        unanswerable: share of questions (view `qa`) about a thing that is not in the story.
+        n_train_rows: number of training rows.
+        n_validation_rows: number of validation rows.
+        n_test_rows: number of test rows; None: 1,000, but 0 for the view `story`.
+        seed: the seed of the stories.
+        languages: relative weights of en, de and zh; None: 2, 1 and 1. For `translate`, weights of the
+            targets.
+        view: the task of the rows.
+        unanswerable: fraction of questions (view `qa`) about a thing that is not in the story.
 
     Raises:
-        DataError: for arguments no corpus can be made from.
+        DataError: for invalid arguments.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class StoryWorld(Source):
                 raise DataError(f"n_{split}_rows={n}", "at least 1 row", f"set n_{split}_rows to 1 or more")
         unknown = sorted(set(self.languages) - set(CODES))
         if unknown:
-            raise DataError(f"languages has {unknown[0]!r}", "en, de or zh", "leave the others out")
+            raise DataError(f"languages contains {unknown[0]!r}", "en, de or zh", f"leave out {unknown[0]}")
         if any(weight < 0 for weight in self.languages.values()) or not any(self.languages.values()):
             raise DataError(f"languages={self.languages}", "weights of 0 or more, not all 0", "use {en: 1}")
         if self.view not in views.VIEWS:
@@ -104,17 +106,17 @@ class StoryWorld(Source):
                 "view=translate without de or zh in languages", "a target language", "add de: 1 or zh: 1"
             )
         if not 0 <= self.unanswerable <= 1:
-            raise DataError(f"unanswerable={self.unanswerable}", "a share from 0 to 1", "use 0.2")
+            raise DataError(f"unanswerable={self.unanswerable}", "a fraction from 0 to 1", "use 0.2")
 
     def _targets(self) -> dict[Code, float]:
-        """The languages to translate to, with their weights."""
+        """Return the languages to translate to, with their weights."""
         return {code: self.languages[code] for code in CODES if code != "en" and self.languages.get(code)}
 
     def load(self, columns: "Columns | None" = None) -> "Corpus":
-        """All splits as datasets, with fingerprint and sources; `columns` must be among those of the view.
+        """Return all splits as data sets; the required `columns` must be among those of the view.
 
         Raises:
-            DataError: the view lacks a required column.
+            DataError: if the view lacks a required column.
         """
         from datasets import Dataset
 
@@ -147,7 +149,7 @@ class StoryWorld(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 of everything the rows depend on: arguments and generator version."""
+        """The sha256 of everything that the rows depend on: the arguments and the generator's version."""
         parts = {
             "corpus": "storyworld", "version": VERSION, "view": self.view, "seed": self.seed,
             "rows": self.n_rows,
@@ -159,21 +161,21 @@ class StoryWorld(Source):
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def identity(self) -> str:
-        """What tells these rows from others, without making them; the generator's code is not in it."""
+        """Return the fingerprint, which needs no rows."""
         return self.fingerprint
 
     def rows(self, split: Split) -> Iterator[Row]:
-        """All rows of a split, in order."""
+        """Return all rows of a split, in order."""
         return (self.row(split, i) for i in range(self.n_rows[split]))
 
     def row(self, split: Split, i: int) -> Row:
-        """Row i of a split: a function of (seed, split, i) alone."""
+        """Return row i of a split, which depends only on (seed, split, i)."""
         random = self._random(split, i)
         draw = Draw(i, split, random, self._tale, self._targets(), self.unanswerable)
         return views.VIEWS[self.view].row(draw)
 
     def tale(self, split: Split, i: int) -> Tale:
-        """The tale that row i tells, in every view but `translate`."""
+        """Return the story of row i, in every view except `translate`."""
         return self._tale(self._random(split, i))
 
     def _random(self, split: Split, i: int) -> Random:
@@ -187,7 +189,7 @@ class StoryWorld(Source):
         return Tale(story, told_in, story.bits - log2(share))
 
     def information_bits(self, text: str) -> float:
-        """Exact -log2 of the probability that a story has this text; infinite for any other text."""
+        """Return the exact -log2 of the probability of a text; infinite if it is not a story."""
         words = split_words(text)
         charts = ((Chart(_PLOT, told_in, words), share) for told_in, share in self._shares)
         probability = sum(chart.probability * share for chart, share in charts)
@@ -196,17 +198,18 @@ class StoryWorld(Source):
     def masked_words(
         self, text: str, masked: Collection[int], accepts: Accepts | None = None
     ) -> dict[int, dict[str, float]]:
-        """Exact probability of each candidate for each masked word, given all words that are not masked.
+        """Return the exact probability of each candidate for each masked word, given all unmasked words.
 
-        The best guess for a masked word is its most probable candidate, and no model is right more often.
+        The best prediction for a masked word is its most probable candidate; no model can be right more
+        often.
 
         Args:
-            text: a story of this world.
-            masked: positions in `split_words(text)`; what stands there is not looked at.
-            accepts: may refuse a candidate (position, word), such as one of another length in tokens.
+            text: a story.
+            masked: positions in `split_words(text)`, whose words are not used.
+            accepts: may reject a candidate (position, word), for example by its length in tokens.
 
         Raises:
-            ValueError: if no story agrees with the words left.
+            ValueError: if no story agrees with the unmasked words.
         """
         pattern = [None if i in masked else word for i, word in enumerate(split_words(text))]
         found: dict[int, dict[str, float]] = {i: {} for i in masked}
@@ -219,7 +222,7 @@ class StoryWorld(Source):
         return {i: normalised(words) for i, words in found.items()}
 
     def entropy(self, n_stories: int = 2_000) -> Entropy:
-        """Estimate the world's entropy from stories drawn afresh; bits per byte by the ratio estimator."""
+        """Estimate the entropy from newly drawn stories; bits per byte are a ratio estimate."""
         rows = [views.whole_story(self._tale(Random(f"entropy/{self.seed}/{i}"))) for i in range(n_stories)]
         bits, sizes = [row["bits"] for row in rows], [len(row["text"].encode()) for row in rows]
         mean_bits, mean_bytes = sum(bits) / n_stories, sum(sizes) / n_stories

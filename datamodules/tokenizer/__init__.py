@@ -1,4 +1,4 @@
-"""Text to token ids and back, without loss: training, saving and loading of the four kinds of tokenizer."""
+"""Lossless conversion of text to token ids and back; train, save and load four kinds of tokenizer."""
 
 from datamodules.tokenizer.core import Tokenizer
 from datamodules.tokenizer.foreign import ForeignTokenizer, SpecialTokens

@@ -1,4 +1,4 @@
-"""The tokenizer as the rest of the program sees it: exact, byte-level, with the same special ids always."""
+"""The tokenizer: lossless, byte-level, and with the same special ids in every vocabulary."""
 
 import hashlib
 import json
@@ -17,47 +17,37 @@ from datamodules.tokenizer import pretokens
 from datamodules.tokenizer.offsets import character_spans
 from datamodules.tokenizer.special import (
     N_BYTES,
-    N_SENTINELS,
     N_SPECIAL_TOKENS,
     ROLES,
     SPECIAL_TOKENS,
 )
+from datamodules.tokenizer.special_ids import SpecialIds
 from datamodules.tokenizer.text import check_text, one_line
 from datamodules.tokenizer.vocabulary import OURS, printable, read_vocabulary
 
 TokenIds = npt.NDArray[np.int32]
 
 _GROUP_CHARACTERS = 1 << 21
-#: What each role is for, said where a vocabulary lacks it.
-_ROLE_USES = {
-    "pad": "padding",
-    "bos": "the beginning of a text",
-    "eos": "the end of a text",
-    "unk": "unknown words",
-    "mask": "hidden words (masked_lm)",
-    "sep": "what stands between two texts",
-    "cls": "a whole text",
-}
 
 
-class Tokenizer:
-    """Turns text into token ids and back; `decode(encode(text)) == text` for every Unicode text.
+class Tokenizer(SpecialIds):
+    """Converts text to token ids and back; `decode(encode(text)) == text` for every Unicode text.
 
-    Build one with a trainer (`ByteLevelBPE`, `WordPiece`, `Unigram`, `Bytes`), `from_file` or `from_json`.
-    Special tokens typed by a user ("<pad>") are plain text here: `encode` never gives a special id.
+    Create one with a trainer (`ByteLevelBPE`, `WordPiece`, `Unigram`, `Bytes`), `from_file` or `from_json`.
+    Special tokens in a text ("<pad>") are plain text: `encode` never returns a special id.
 
-    `target` is the tokenizer of what is written; it is this one, unless `with_target` gave another: text to
-    text may have a vocabulary for each side.
+    `target` is the tokenizer of generated text; it is this tokenizer itself unless `with_target` set another
+    one: text-to-text tasks may have a vocabulary for each side.
     """
 
-    #: Whether the ids hold every byte of a text, so that bits per byte can be told.
+    #: Whether the ids represent every byte of a text, so that bits per byte can be computed.
     is_exact = True
 
     def __init__(self, engine: tokenizers.Tokenizer, target: "Tokenizer | None" = None) -> None:
         """Wrap an engine whose vocabulary begins with the special tokens.
 
         Raises:
-            TokenizerError: the engine is not one that this program made.
+            TokenizerError: if the engine was not made by Prelude.
         """
         pieces, word_starts = read_vocabulary(engine)
         roles = {role: SPECIAL_TOKENS.index(f"<{role}>") for role in ROLES}
@@ -73,10 +63,10 @@ class Tokenizer:
         special_ids: Iterable[int],
         roles: Mapping[str, int | None],
     ) -> None:
-        """Keep what the vocabulary says, whoever made it."""
+        """Store the facts about the vocabulary."""
         self._engine = engine
         self.target: Tokenizer = self if target is None else target
-        # Not part of the saved file: "<pad>" in a text must stay five characters.
+        # This is not part of the saved file: "<pad>" in a text must be encoded as five characters.
         self._engine.encode_special_tokens = True
         self._pieces, self.word_starts = list(pieces), word_starts
         self.vocab_size = len(self._pieces)
@@ -92,26 +82,26 @@ class Tokenizer:
         """Load from the text of a `tokenizer.json`.
 
         Raises:
-            TokenizerError: the text is not a tokenizer of this program.
+            TokenizerError: if the text is not a tokenizer made by Prelude.
         """
         try:
             engine = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception for whatever is wrong in the text
+        except Exception as error:  # the library raises bare Exception for any invalid text
             raise TokenizerError(
                 f"the tokenizer cannot be read: {one_line(error)}",
                 OURS,
-                "train a new one with: make tokenizer",
+                "train a new one with `make tokenizer`",
             ) from error
         return cls(engine)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
-        """Load a saved `tokenizer.json`, with the `target_tokenizer.json` beside it where there is one.
+        """Load a saved `tokenizer.json`, and the `target_tokenizer.json` next to it if there is one.
 
-        With a `special_tokens.json` beside it the tokenizer is an imported one.
+        A `special_tokens.json` next to it marks an imported tokenizer.
 
         Raises:
-            TokenizerError: there is no such file, or it is not a tokenizer of this program.
+            TokenizerError: if there is no such file, or it is not a tokenizer made by Prelude or imported.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -124,29 +114,27 @@ class Tokenizer:
             raise TokenizerError(
                 f"tokenizer file {path}: {error.problem}", error.expected, error.remedy
             ) from error
-        beside = _target_file(Path(path))
-        return tokenizer.with_target(cls.from_file(beside)) if beside.exists() else tokenizer
+        target = _target_file(Path(path))
+        return tokenizer.with_target(cls.from_file(target)) if target.exists() else tokenizer
 
     def with_target(self, target: "Tokenizer") -> Self:
-        """The same tokenizer for what is read, and another one for what is written."""
+        """Return this tokenizer with another one for generated text."""
         return type(self)(self._engine, target)
 
     @property
     def has_own_target(self) -> bool:
-        """Whether what is written has another vocabulary than what is read."""
+        """Whether generated text has a different vocabulary."""
         return self.target is not self
 
     def to_json(self) -> str:
-        """Give the text of the `tokenizer.json`; the same tokenizer always gives the same text."""
+        """Return the text of the `tokenizer.json`, which is always the same for the same tokenizer."""
         return self._engine.to_str(pretty=True)
 
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json` atomically: `path` holds the old file or the whole new one, never a part.
-
-        A target of its own becomes the file `target_tokenizer.json` beside it.
+        """Write `tokenizer.json` atomically, and a separate target to `target_tokenizer.json` next to it.
 
         Raises:
-            TokenizerError: the folder cannot be written.
+            TokenizerError: if the folder cannot be written.
         """
         path = Path(path)
         try:
@@ -158,7 +146,7 @@ class Tokenizer:
             raise TokenizerError(
                 f"tokenizer file {path} cannot be written: {error.strerror}",
                 "a folder that can be written, with free space",
-                "choose another folder or make room",
+                "choose another folder, or free some space",
             ) from error
 
     def _write(self, path: Path) -> None:
@@ -166,7 +154,7 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """Sha256 of the canonical JSON: equal digests mean equal ids for every text."""
+        """The sha256 of the canonical JSON; equal digests mean equal ids for every text."""
         canonical = json.dumps(json.loads(self._engine.to_str()), sort_keys=True, separators=(",", ":"))
         if self.has_own_target:
             canonical += self.target.digest
@@ -174,7 +162,7 @@ class Tokenizer:
 
     @cached_property
     def folded_ids(self) -> npt.NDArray[np.int64]:
-        """One number (V,) for tokens that differ in case and spaces alone; 0 without a letter or digit."""
+        """A number (V,) equal for tokens that differ only in case and spaces; 0 without letters or digits."""
         numbers: dict[str, int] = {}
         texts = (piece.decode("utf-8", "ignore").strip().casefold() for piece in self._pieces)
         return np.array(
@@ -184,98 +172,22 @@ class Tokenizer:
             ]
         )
 
-    @property
-    def special_ids(self) -> list[int]:
-        """Ids of all special tokens, sentinels included."""
-        return np.flatnonzero(self._special).tolist()
-
-    @property
-    def sentinel_ids(self) -> list[int]:
-        """Ids of `<extra_0>`, `<extra_1>`, ... for span denoising."""
-        return list(range(N_SPECIAL_TOKENS - N_SENTINELS, N_SPECIAL_TOKENS))
-
-    @property
-    def pad_id(self) -> int:
-        """Fills what is no text; no model sees it."""
-        return self._id_of("pad")
-
-    @property
-    def bos_id(self) -> int:
-        """Begins a text."""
-        return self._id_of("bos")
-
-    @property
-    def eos_id(self) -> int:
-        """Ends a text, and what a model writes."""
-        return self._id_of("eos")
-
-    @property
-    def unk_id(self) -> int:
-        """Stands for what is not in the vocabulary."""
-        return self._id_of("unk")
-
-    @property
-    def mask_id(self) -> int:
-        """Stands for a hidden token."""
-        return self._id_of("mask")
-
-    @property
-    def sep_id(self) -> int:
-        """Stands between two texts."""
-        return self._id_of("sep")
-
-    @property
-    def cls_id(self) -> int:
-        """Stands for a whole text."""
-        return self._id_of("cls")
-
-    @property
-    def start_id(self) -> int:
-        """What the decoder of an encoder-decoder starts from."""
-        return self.bos_id
-
-    def has(self, role: str) -> bool:
-        """Whether there is a token of that role: pad, bos, eos, unk, mask, sep, cls."""
-        return self._roles.get(role) is not None
-
-    def _id_of(self, role: str) -> int:
-        found = self._roles[role]
-        if found is None:
-            raise TokenizerError(
-                f"the tokenizer has no {role} token",
-                f"a vocabulary with a token for {_ROLE_USES[role]}",
-                "choose a task that needs none, or a model whose tokenizer has it",
-            )
-        return found
-
-    @property
-    def frame(self) -> tuple[list[int], list[int]]:
-        """The ids before and after a text that is read by itself."""
-        return [self.bos_id], [self.eos_id]
-
-    def turn_frame(self, role: str) -> tuple[list[int], list[int]]:
-        """The ids before and after what one side says; role is user, assistant or system.
-
-        What the assistant says ends in `eos_id`, which may be followed by others.
-        """
-        start = [SPECIAL_TOKENS.index(f"<{role}>")]
-        return start, [self.eos_id] if role == "assistant" else []
-
     def encode(self, text: str) -> TokenIds:
-        """Encode one text; no special tokens are added.
+        """Encode one text without adding special tokens.
 
         Raises:
-            TokenizerError: the text holds a lone surrogate, which no file and no UTF-8 can hold.
+            TokenizerError: if the text contains a lone surrogate, which UTF-8 cannot represent.
         """
         return self.encode_batch([text])[0]
 
     def encode_with_offsets(self, text: str) -> tuple[TokenIds, TokenIds, TokenIds]:
-        """Encode one text, and give each token's characters [start, end) in it: ids, starts, ends, each (L,).
+        """Encode one text; return ids, and the start and end of each token's span of characters, each (L,).
 
-        The spans cover the text in order; a token that is a part of a character has that character's span.
+        The spans cover the text in order; a token that is a part of a character has the span of that
+        character.
 
         Raises:
-            TokenizerError: as `encode`.
+            TokenizerError: like `encode`.
         """
         ids = self.encode(text)
         return ids, *character_spans(text, self.token_bytes[ids])
@@ -284,7 +196,7 @@ class Tokenizer:
         """Encode many texts at once, of any length, on all cores.
 
         Raises:
-            TokenizerError: as `encode`.
+            TokenizerError: like `encode`.
         """
         for number, text in enumerate(texts):
             check_text(text, number)
@@ -319,24 +231,24 @@ class Tokenizer:
         return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
-        """Turn ids back into text; bytes that are not whole characters become U+FFFD.
+        """Decode ids to text; incomplete characters become U+FFFD.
 
         Raises:
-            TokenizerError: an id outside of the vocabulary.
+            TokenizerError: if an id is outside the vocabulary.
         """
         checked = self._checked(ids)
         kept = (token for token in checked if keep_special or not self._special[token])
         return b"".join(self._pieces[token] for token in kept).decode("utf-8", "replace")
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """The text that ids add to that of the ids before them."""
+        """Return the text that `ids` append to the text of the ids before them."""
         return self.decode(ids)
 
     def decode_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Give each id in readable form: spaces as `␣`, line ends as `⏎`, parts of characters in hexadecimal.
+        """Format each id: spaces as `␣`, line breaks as `⏎`, parts of characters in hexadecimal.
 
         Raises:
-            TokenizerError: an id outside of the vocabulary.
+            TokenizerError: if an id is outside the vocabulary.
         """
         return [printable(self._pieces[token]) for token in self._checked(ids)]
 
@@ -352,7 +264,7 @@ class Tokenizer:
         return checked
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        """Pickle as JSON, so that workers get `<pad>` in a text as plain text too."""
+        """Pickle as JSON, so that worker processes also encode `<pad>` in a text as plain text."""
         return _unpickled, (self._engine.to_str(), self.target if self.has_own_target else None)
 
 
@@ -360,13 +272,13 @@ def _read(text: str, path: Path) -> Tokenizer:
     roles = roles_file(path)
     if not roles.exists():
         return Tokenizer.from_json(text)
-    from datamodules.tokenizer.foreign import ForeignTokenizer  # it is made of what this module has
+    from datamodules.tokenizer.foreign import ForeignTokenizer  # imports this module
 
     return ForeignTokenizer.from_texts(text, roles.read_text(encoding="utf-8"))
 
 
 def roles_file(path: Path) -> Path:
-    """Where an imported tokenizer keeps which of its tokens are special."""
+    """Return the file in which an imported tokenizer stores which of its tokens are special."""
     return path.with_name("special_tokens.json")
 
 

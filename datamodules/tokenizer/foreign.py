@@ -1,4 +1,4 @@
-"""Tokenizers of other libraries' models, read from their own `tokenizer.json`: the same ids as there."""
+"""Tokenizers of imported models, read from their `tokenizer.json`, with the same ids as in `tokenizers`."""
 
 import hashlib
 import json
@@ -19,20 +19,21 @@ from datamodules.tokenizer.vocabulary import starts_word
 
 _EXPECTED = "a tokenizer.json as the tokenizers library writes it"
 _SPACE = "\u2581"
-#: Roles that another token can stand in for: BERT begins a text with [CLS], GPT-2 with the end of another.
+#: Role -> roles whose token can replace a missing one: BERT begins texts with [CLS], GPT-2 with the end
+#: token.
 _INSTEAD = {"bos": ("cls", "eos"), "eos": ("sep",), "sep": ("eos",), "pad": ("eos",), "cls": ("bos",)}
 _CHATML = ("<|im_start|>", "<|im_end|>")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """What a `tokenizer.json` does not say of its vocabulary.
+    """Facts about a vocabulary that `tokenizer.json` does not contain.
 
     Args:
         roles: the token of each role (pad, bos, eos, unk, mask, sep, cls) that the vocabulary has.
-        start: the token that a decoder beside an encoder starts from; None: bos.
-        n_rows: rows of the embedding, if there are more than tokens.
-        chat_template: the model's own form of dialogues, kept for export; nothing here runs it.
+        start: the token from which the decoder of an encoder-decoder starts; None: bos.
+        n_rows: number of rows of the embedding, if larger than the number of tokens.
+        chat_template: the model's template for dialogues, kept for export and never executed.
     """
 
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -42,12 +43,11 @@ class SpecialTokens:
 
 
 class ForeignTokenizer(Tokenizer):
-    """A tokenizer that this project has not trained.
+    """A tokenizer that was not trained by Prelude.
 
-    It gives the ids that the `tokenizers` library gives; a text that spells a special token is split as
-    any other, as with `split_special_tokens=True` there. It may lose spaces, case or accents, where its rules
-    say so.
-    Padding and truncation that the file asks for are left out: the tasks see to both.
+    It returns the same ids as the `tokenizers` library. The text of a special token is split like any other
+    text, as with `split_special_tokens=True` there. Depending on its rules, spaces, case or accents may be
+    lost. Padding and truncation in the file are ignored, since tasks handle both.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ForeignTokenizer(Tokenizer):
         """Wrap an engine.
 
         Raises:
-            TokenizerError: it has no token that ends a text, or a role names a token that it has not.
+            TokenizerError: if it has no end token, or a role names a token that it does not have.
         """
         engine.no_truncation()
         engine.no_padding()
@@ -84,19 +84,19 @@ class ForeignTokenizer(Tokenizer):
         """Load from the texts of a `tokenizer.json` and a `special_tokens.json`.
 
         Raises:
-            TokenizerError: one of them is none.
+            TokenizerError: if one of them is invalid.
         """
         try:
             return cls(tokenizers.Tokenizer.from_str(text), SpecialTokens(**json.loads(special)))
         except TokenizerError:
             raise
-        except Exception as error:  # the library raises bare Exception for whatever is wrong in the text
+        except Exception as error:  # the library raises bare Exception for any invalid text
             raise TokenizerError(
                 f"the tokenizer cannot be read: {one_line(error)}", _EXPECTED, "check the file"
             ) from error
 
     def with_target(self, target: Tokenizer) -> Self:
-        """The same tokenizer for what is read, and another one for what is written."""
+        """Return this tokenizer with another one for generated text."""
         return type(self)(self._engine, self.special, target)
 
     def _write(self, path: Path) -> None:
@@ -108,14 +108,14 @@ class ForeignTokenizer(Tokenizer):
 
     @property
     def digest(self) -> str:
-        """Sha256 of the rules and the special tokens; the form of dialogues changes no id."""
+        """The sha256 of the rules and the special tokens, without the chat template, which changes no ids."""
         facts = {key: value for key, value in asdict(self.special).items() if key != "chat_template"}
         canonical = super().digest + json.dumps(facts, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
     def sentinel_ids(self) -> list[int]:
-        """Ids of T5's `<extra_id_0>`, `<extra_id_1>`, ..., or of ours; there may be none."""
+        """Ids of T5's sentinels `<extra_id_0>`, `<extra_id_1>`, ..., or of Prelude's; there may be none."""
         numbers = range(len(self._added))
         found = [
             [self._added[form.format(n)] for n in numbers if form.format(n) in self._added]
@@ -125,18 +125,18 @@ class ForeignTokenizer(Tokenizer):
 
     @property
     def start_id(self) -> int:
-        """What the decoder of an encoder-decoder starts from."""
+        """The id from which the decoder of an encoder-decoder starts."""
         return self.bos_id if self.start_token_id is None else self.start_token_id
 
     @property
     def frame(self) -> tuple[list[int], list[int]]:
-        """The ids that the tokenizer itself puts before and after a text; there may be none."""
+        """The ids that the tokenizer adds before and after a text; there may be none."""
         return self._frame
 
     def turn_frame(self, role: str) -> tuple[list[int], list[int]]:
-        """The ids before and after what one side says.
+        """Return the ids before and after a turn of a dialogue.
 
-        They are those of `<user>`, of ChatML where the model's texts end so, or of the words `user: `.
+        They are those of `<user>`, of ChatML if that has the model's end token, or of the text `user: `.
         """
         ends = [self.eos_id] if role == "assistant" else []
         if (own := f"<{role}>") in self._added and own in SPECIAL_TOKENS:
@@ -150,7 +150,7 @@ class ForeignTokenizer(Tokenizer):
         """Encode many texts at once, on all cores.
 
         Raises:
-            TokenizerError: a text holds a lone surrogate.
+            TokenizerError: if a text contains a lone surrogate.
         """
         for number, text in enumerate(texts):
             check_text(text, number)
@@ -158,18 +158,18 @@ class ForeignTokenizer(Tokenizer):
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def encode_with_offsets(self, text: str) -> tuple[TokenIds, TokenIds, TokenIds]:
-        """Encode one text, and give each token's characters [start, end) in it, as the library tells them."""
+        """Encode one text; return ids, and the start and end of each token's span, from the library."""
         check_text(text)
         encoding = self._engine.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         return np.array(encoding.ids, dtype=np.int32), spans[:, 0], spans[:, 1]
 
     def decode(self, ids: Any, *, keep_special: bool = False) -> str:
-        """Turn ids back into text, by the library's own rules."""
+        """Decode ids to text by the rules of the library."""
         return str(self._engine.decode(self._checked(ids), skip_special_tokens=not keep_special))
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """The text that ids add; rules that drop the first space of a text keep it here."""
+        """Return the text that `ids` append, with a space that would be dropped at the beginning of text."""
         whole, first = self.decode([*before, *ids]), self.decode(before)
         return whole.removeprefix(first) if whole.startswith(first) else self.decode(ids)
 
@@ -209,7 +209,7 @@ def _stand_in(role: str, named: Mapping[str, int]) -> int | None:
 
 
 def _frame(engine: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
-    """What the post-processor puts around a text."""
+    """Return the ids that the post-processor adds before and after a text."""
     encoding = engine.encode("a", add_special_tokens=True)
     plain = [place for place, is_added in enumerate(encoding.special_tokens_mask) if not is_added]
     if not plain:
@@ -224,7 +224,7 @@ def _plain(name: str) -> bytes:
 
 @dataclass(frozen=True)
 class _Marks:
-    """How a vocabulary writes its pieces: bytes as characters, a mark of what continues a word, or spaces."""
+    """How a vocabulary writes its pieces: bytes as characters, a prefix of continuing pieces, or spaces."""
 
     is_bytes: bool
     is_exact: bool
@@ -240,7 +240,7 @@ class _Marks:
         return cls(is_bytes, is_bytes and not changes, prefix)
 
     def text(self, name: str) -> bytes:
-        """The bytes of text that a piece stands for."""
+        """Return the bytes of text that a piece represents."""
         if self.is_bytes and all(letter in BYTE_OF_CHARACTER for letter in name):
             return bytes(BYTE_OF_CHARACTER[letter] for letter in name)
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
@@ -248,14 +248,14 @@ class _Marks:
         return _plain(name.removeprefix(self.continues or "").replace(_SPACE, " "))
 
     def begins_word(self, name: str, piece: bytes) -> bool:
-        """Whether a word begins with the piece."""
+        """Return whether a piece begins a word."""
         if self.continues:
             return not name.startswith(self.continues)
         return bool(piece) and (piece.startswith(b" ") or starts_word(piece, alone=True))
 
 
 def _steps(node: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a pre-tokenizer or decoder, one after another."""
+    """Return the steps of a pre-tokenizer or decoder as a flat list."""
     if node is None:
         return []
     inner = node.get("pretokenizers") or node.get("decoders")

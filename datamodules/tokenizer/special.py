@@ -1,4 +1,4 @@
-"""The ids that mean the same in every tokenizer: special tokens first, then the 256 bytes."""
+"""The ids that are the same in every trained tokenizer: special tokens, followed by the 256 bytes."""
 
 N_SENTINELS = 32
 
@@ -15,19 +15,19 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     "<system>",
     *(f"<extra_{number}>" for number in range(N_SENTINELS)),
 )
-"""The one table of special tokens; a token's place in it is its id."""
+"""The table of special tokens; the index of a token is its id."""
 
 ROLES = ("pad", "bos", "eos", "unk", "mask", "sep", "cls")
-"""What a special token may be for; the one of a role is called so, in pointed brackets."""
+"""The roles of special tokens; the token of a role is its name in angle brackets."""
 
 N_SPECIAL_TOKENS = len(SPECIAL_TOKENS)
 N_BYTES = 256
 
 
 def _byte_alphabet() -> tuple[str, ...]:
-    """Give the printable character that stands for each byte in a byte-level vocabulary.
+    """Return the printable character that represents each byte in a byte-level vocabulary.
 
-    Printable bytes stand for themselves; the others, in order, for the characters from U+0100 on.
+    Printable bytes represent themselves; the others are mapped, in order, to the characters from U+0100 on.
 
     Source: Radford et al. 2019, Language Models are Unsupervised Multitask Learners, section 2.2.
     """
@@ -39,10 +39,10 @@ def _byte_alphabet() -> tuple[str, ...]:
 
 
 BYTE_ALPHABET = _byte_alphabet()
-"""Character number b stands for byte b in every vocabulary."""
+"""The character at index b represents byte b in every vocabulary."""
 
 BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
 
 CONTINUES = "\uff03\uff03"
-"""Prefix of WordPiece's continuing pieces: looks like BERT's `##`, but no byte is written with it, so that
-the piece `##a` (two hashes and an a, at the start of a word) and the continuing piece `a` stay two pieces."""
+"""Prefix of WordPiece's continuing pieces. It looks like BERT's `##`, but does not represent bytes, so that
+the piece `##a` (two hashes and an a, at the start of a word) and the continuing piece `a` stay different."""

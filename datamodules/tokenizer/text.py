@@ -1,13 +1,13 @@
-"""Text that can be encoded, and messages on one line."""
+"""Check that text can be encoded, and format messages on one line."""
 
 from datamodules.errors import TokenizerError
 
 
 def check_text(text: str, number: int = 0) -> None:
-    """Refuse what is not encodable text.
+    """Check that a text can be encoded.
 
     Raises:
-        TokenizerError: text number `number` is not a string or holds a lone surrogate.
+        TokenizerError: if the text, which has this number, is not a string or contains a lone surrogate.
     """
     if not isinstance(text, str):
         raise TokenizerError(
@@ -20,11 +20,11 @@ def check_text(text: str, number: int = 0) -> None:
     except UnicodeEncodeError as error:
         raise TokenizerError(
             f"text {number} has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}",
-            "text that UTF-8 can hold",
-            "decode the source again, or replace lone surrogates before",
+            "text that UTF-8 can represent",
+            "decode the source again, or replace lone surrogates first",
         ) from error
 
 
 def one_line(error: Exception) -> str:
-    """The message without line ends."""
+    """Return the message of an error on one line."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""The four kinds of tokenizer, and one from a file: what a configuration names, each with `train`."""
+"""Trainers of the four kinds of tokenizer, and one that reads a file; a configuration names one of them."""
 
 import itertools
 import json
@@ -28,29 +28,26 @@ _FIXED = (*SPECIAL_TOKENS, *BYTE_ALPHABET)
 
 
 class TokenizerTrainer(Protocol):
-    """What a configuration gives: makes a tokenizer from text, and says what would shape it.
-
-    Those that a configuration may name are subclasses.
-    """
+    """The interface of trainers; classes that a configuration may name are subclasses."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        """Make the tokenizer; the same texts give the same tokenizer."""
+        """Train a tokenizer; the same texts give the same tokenizer."""
         ...
 
     def describe(self) -> dict[str, str | int]:
-        """Give everything but the text that shapes the result, for cache keys."""
+        """Return everything except the texts that determines the result, for cache keys."""
         ...
 
 
 @dataclass(frozen=True)
 class ByteLevelBPE(TokenizerTrainer):
-    """Byte-level byte-pair encoding: the most frequent pair of pieces is merged until the vocabulary is full.
+    """Byte-level byte-pair encoding: merges the most frequent pair of pieces until the vocabulary is full.
 
     Args:
-        vocab_size: pieces in all at most, the 42 special tokens and 256 bytes included.
+        vocab_size: the most pieces, including the 42 special tokens and 256 bytes.
 
     Raises:
-        TokenizerError: `vocab_size` has no room for the special tokens and bytes.
+        TokenizerError: if `vocab_size` has no room for the special tokens and bytes.
 
     Source: Sennrich et al. 2016, Neural Machine Translation of Rare Words with Subword Units, section 3.2;
     on bytes: Radford et al. 2019, section 2.2.
@@ -65,7 +62,7 @@ class ByteLevelBPE(TokenizerTrainer):
         """Train on the texts.
 
         Raises:
-            TokenizerError: the texts are empty.
+            TokenizerError: if the texts are empty.
         """
         engine = tokenizers.Tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -82,21 +79,21 @@ class ByteLevelBPE(TokenizerTrainer):
         return _assemble(models.BPE(vocabulary, [(left, right) for left, right in trained["merges"]]))
 
     def describe(self) -> dict[str, str | int]:
-        """Give everything but the text that shapes the result."""
+        """Return everything except the texts that determines the result."""
         return _described(self, vocab_size=self.vocab_size)
 
 
 @dataclass(frozen=True)
 class WordPiece(TokenizerTrainer):
-    """WordPiece: words are cut greedily into the longest known pieces; those that continue a word are marked.
+    """WordPiece: cuts words greedily into the longest known pieces, and marks those that continue a word.
 
-    There is no [UNK]: every byte is in the vocabulary, as a beginning and as a continuing piece.
+    There are no unknown words: every byte is in the vocabulary, as a beginning and as a continuing piece.
 
     Args:
-        vocab_size: pieces in all at most, the 42 special tokens and twice 256 bytes included.
+        vocab_size: the most pieces, including the 42 special tokens and twice the 256 bytes.
 
     Raises:
-        TokenizerError: `vocab_size` has no room for the special tokens and bytes.
+        TokenizerError: if `vocab_size` has no room for the special tokens and bytes.
 
     Source: Devlin et al. 2019, BERT, section 3; Wu et al. 2016, section 4.1.
     """
@@ -110,15 +107,15 @@ class WordPiece(TokenizerTrainer):
         """Train on the texts.
 
         Raises:
-            TokenizerError: the texts are empty.
+            TokenizerError: if the texts are empty.
         """
         continuing = [CONTINUES + character for character in BYTE_ALPHABET]
         engine = tokenizers.Tokenizer(models.WordPiece())
         trainer = trainers.WordPieceTrainer(
             vocab_size=self.vocab_size,
             min_frequency=_MIN_FREQUENCY,
-            # Continuing bytes are named here because the trainer would number them in an order that changes
-            # from run to run, and ties between merges are broken by number.
+            # Continuing bytes are listed because the trainer would number them in an order that changes
+            # between runs, and ties between merges are broken by number.
             special_tokens=[*SPECIAL_TOKENS, *continuing],
             initial_alphabet=list(BYTE_ALPHABET),
             continuing_subword_prefix=CONTINUES,
@@ -132,25 +129,25 @@ class WordPiece(TokenizerTrainer):
                 vocabulary,
                 unk_token="<unk>",
                 continuing_subword_prefix=CONTINUES,
-                # The pattern bounds words; a limit here would only make unknown tokens.
+                # The pattern limits the length of words; a limit here would only cause unknown tokens.
                 max_input_chars_per_word=1_000_000,
             )
         )
 
     def describe(self) -> dict[str, str | int]:
-        """Give everything but the text that shapes the result."""
+        """Return everything except the texts that determines the result."""
         return _described(self, vocab_size=self.vocab_size)
 
 
 @dataclass(frozen=True)
 class Unigram(TokenizerTrainer):
-    """Unigram language model: of all ways to cut a word the most probable is taken.
+    """Unigram language model: cuts a word in the most probable way.
 
     Args:
-        vocab_size: pieces in all at most, the 42 special tokens and 256 bytes included.
+        vocab_size: the most pieces, including the 42 special tokens and 256 bytes.
 
     Raises:
-        TokenizerError: `vocab_size` has no room for the special tokens and bytes.
+        TokenizerError: if `vocab_size` has no room for the special tokens and bytes.
 
     Source: Kudo 2018, Subword Regularization, section 3.2.
     """
@@ -164,7 +161,7 @@ class Unigram(TokenizerTrainer):
         """Train on the texts.
 
         Raises:
-            TokenizerError: the texts are empty.
+            TokenizerError: if the texts are empty.
         """
         engine = tokenizers.Tokenizer(models.Unigram())
         trainer = trainers.UnigramTrainer(
@@ -181,26 +178,26 @@ class Unigram(TokenizerTrainer):
         return _assemble(models.Unigram(vocabulary, unk_id=SPECIAL_TOKENS.index("<unk>")))
 
     def describe(self) -> dict[str, str | int]:
-        """Give everything but the text that shapes the result."""
+        """Return everything except the texts that determines the result."""
         return _described(self, vocab_size=self.vocab_size)
 
 
 @dataclass(frozen=True)
 class Bytes(TokenizerTrainer):
-    """One token a byte: nothing to train, and byte b is token number 42 + b."""
+    """One token per byte, without training: byte b has the id 42 + b."""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        """Give the tokenizer; the texts are not read."""
+        """Return the tokenizer; the texts are not read."""
         return _assemble(models.BPE({piece: number for number, piece in enumerate(_FIXED)}, []))
 
     def describe(self) -> dict[str, str | int]:
-        """Give everything that shapes the result."""
+        """Return everything that determines the result."""
         return _described(self)
 
 
 @dataclass(frozen=True)
 class TokenizerFile(TokenizerTrainer):
-    """A tokenizer that was trained before.
+    """A tokenizer that has already been trained.
 
     Args:
         path: its `tokenizer.json`.
@@ -212,15 +209,15 @@ class TokenizerFile(TokenizerTrainer):
         """Load the tokenizer; the texts are not read.
 
         Raises:
-            TokenizerError: there is no such file, or it is not a tokenizer of this program.
+            TokenizerError: if there is no such file, or it is not a tokenizer made by Prelude.
         """
         return Tokenizer.from_file(self.path)
 
     def describe(self) -> dict[str, str | int]:
-        """Give the digest of the file's tokenizer: not its path, which does not shape the result.
+        """Return the digest of the tokenizer, but not its path, which does not affect the result.
 
         Raises:
-            TokenizerError: as `train`.
+            TokenizerError: like `train`.
         """
         return {"kind": type(self).__name__, "digest": Tokenizer.from_file(self.path).digest}
 
@@ -245,7 +242,7 @@ def _assemble(model: models.Model) -> Tokenizer:
 def _trained_model(
     engine: tokenizers.Tokenizer, trainer: trainers.Trainer, texts: Iterable[str]
 ) -> dict[str, Any]:
-    """Train, and give the library's own description of the model."""
+    """Train with the library, and return its description of the model."""
     feed = _slices(texts)
     first = next(feed, None)
     if first is None:
@@ -268,10 +265,10 @@ def _slices(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _stable_scores(trained: dict[str, float]) -> dict[str, float]:
-    """Remove from the scores what differs from run to run: their last digits, and the order of rare bytes.
+    """Remove what differs between runs from the scores: their last digits, and the order of rare bytes.
 
-    It sums in the order of a hash table, and gives bytes that it would have dropped the lowest score
-    plus a ten-thousandth for each in that order.
+    The library sums in the order of a hash table. In that order, it gives each byte that it would have
+    dropped the lowest score plus another ten-thousandth.
     """
     lowest = round(min(trained.values()), _SCORE_DIGITS)
     margin = lowest + 2e-4 * N_BYTES

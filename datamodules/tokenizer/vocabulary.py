@@ -1,4 +1,4 @@
-"""What the vocabulary of a tokenizer says of its pieces: their bytes, and which begin a word."""
+"""Read the pieces of a vocabulary: their bytes, and which of them begin a word."""
 
 import json
 
@@ -10,12 +10,16 @@ from datamodules.errors import TokenizerError
 from datamodules.tokenizer import pretokens
 from datamodules.tokenizer.special import BYTE_OF_CHARACTER, CONTINUES, N_SPECIAL_TOKENS, SPECIAL_TOKENS
 
-#: What is expected where a tokenizer of this program is read.
-OURS = "a tokenizer.json written by this program (a tokenizer stage or a bundle)"
+#: What is expected of a file that should be a tokenizer made by Prelude.
+OURS = "a tokenizer.json written by Prelude (by the stage tokenizer, or in a bundle)"
 
 
 def read_vocabulary(engine: tokenizers.Tokenizer) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
-    """Give the bytes of every id, and whether it begins a word; refuse engines that are not ours."""
+    """Return the bytes of each id, and whether it begins a word.
+
+    Raises:
+        TokenizerError: if the engine was not made by Prelude.
+    """
     model = json.loads(engine.to_str())
     vocabulary = engine.get_vocab(with_added_tokens=True)
     by_id = sorted(vocabulary, key=lambda piece: vocabulary[piece])
@@ -28,7 +32,7 @@ def read_vocabulary(engine: tokenizers.Tokenizer) -> tuple[list[bytes], npt.NDAr
         or any(c not in BYTE_OF_CHARACTER for piece in regular for c in piece.removeprefix(CONTINUES))
     ):
         raise TokenizerError(
-            "the tokenizer has other special tokens or rules", OURS, "train one with: make tokenizer"
+            "the tokenizer has different special tokens or rules", OURS, "train one with `make tokenizer`"
         )
     stripped = [piece.removeprefix(CONTINUES) for piece in regular]
     pieces = [piece.encode() for piece in SPECIAL_TOKENS]
@@ -42,23 +46,23 @@ def read_vocabulary(engine: tokenizers.Tokenizer) -> tuple[list[bytes], npt.NDAr
 
 
 def starts_word(piece: bytes, *, alone: bool) -> bool:
-    """Judge by its first character whether a piece begins a word.
+    """Return whether a piece begins a word, judged by its first character.
 
-    A letter of an alphabet continues the word before it (a space belongs to the piece after it); a Chinese
-    or Japanese character is a word of its own; anything else begins a word when pieces are not marked.
+    A letter of an alphabet continues a word (a space belongs to the piece after it). A Chinese or Japanese
+    character is a word. Anything else begins a word if continuing pieces are not marked (`alone`).
     """
     text = piece.decode("utf-8", "ignore")
     if 0x80 <= piece[0] < 0xC0:
         return False
-    if piece[0] >= 0xE3:  # lead bytes of CJK, kana, hangul and emoji, even where the character is cut
+    if piece[0] >= 0xE3:  # lead bytes of CJK, kana, hangul and emoji, even of an incomplete character
         return True
-    if not text or piece[0] >= 0x80 > ord(text[0]):  # a cut letter of Latin, Greek, Cyrillic, Indic scripts
+    if not text or piece[0] >= 0x80 > ord(text[0]):  # an incomplete letter of an alphabet
         return False
     return alone and not text[0].isalpha()
 
 
 def printable(piece: bytes) -> str:
-    """A piece for people: spaces as `␣`, line ends as `⏎`, parts of characters in hexadecimal."""
+    """Format a piece for display: spaces as `␣`, line breaks as `⏎`, parts of characters in hexadecimal."""
     try:
         text = piece.decode("utf-8")
     except UnicodeDecodeError:

@@ -18,7 +18,7 @@ LABELLED = Columns(("text", "label"), ("text_pair",))
 QUESTIONS = Columns(("context", "question", "answers"))
 PAIRS = Columns(("source", "target"))
 CHAT = Columns(("turns",))
-REPAIR = "repair or drop the row"
+REPAIR = "correct or remove the row"
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_optional_columns_are_read_where_the_file_has_them() -> None:
         "rows.jsonl, line 2: the key 'text_pair' is not in the first row; expected the same keys"
     )
     files = [write("one.jsonl", row), write("two.jsonl", {"text": "b", "label": 2})]
-    with pytest.raises(DataError, match="column 'text_pair' is in some of the files only"):
+    with pytest.raises(DataError, match="column 'text_pair' is only in some of the files"):
         Files(files).load(LABELLED)
 
 
@@ -154,7 +154,7 @@ FIRST = {
 def test_a_row_that_holds_what_its_column_should_not_is_named(what: str) -> None:
     columns, row, column, found = WRONG[what]
     message = error_of(columns, FIRST[columns], row)
-    assert message.startswith(f"rows.jsonl, line 2: column '{column}' holds {found}")
+    assert message.startswith(f"rows.jsonl, line 2: column '{column}' contains {found}")
     assert message.endswith(f"in every row\nhint: {REPAIR}")
 
 
@@ -186,8 +186,8 @@ def test_splits_of_which_one_has_lists_of_labels_are_refused() -> None:
     with pytest.raises(DataError) as caught:
         Files(train, validation).load(LABELLED)
     assert str(caught.value) == (
-        "column 'label' holds text in train and a list of texts in validation; "
-        "expected the same in all splits\nhint: repair one of them"
+        "column 'label' contains text in train and a list of texts in validation; "
+        "expected the same type in all splits\nhint: correct one of the files"
     )
 
 
@@ -267,7 +267,7 @@ def test_test_rows_that_are_trained_on_or_validated_on_are_refused() -> None:
         for given in (name, copy):
             with pytest.raises(DataError, match=f"{said} (rows|file)") as caught:
                 Files(train, validation, test=given).load(LABELLED)
-            assert str(caught.value).endswith("give another file, or leave data.test out")
+            assert str(caught.value).endswith("give another file, or leave out data.test")
 
 
 def test_all_questions_on_one_context_are_held_out_together() -> None:

@@ -44,8 +44,8 @@ def test_sentences_of_two_or_four_columns_are_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("EU B-ORG\nrejects\n", "line 2: 1 columns, and the first line has 2"),
-        ("EU X B-ORG\n\nPeter B-PER\n", "line 3: 2 columns, and the first line has 3"),
+        ("EU B-ORG\nrejects\n", "line 2: 1 columns, but the first line has 2"),
+        ("EU X B-ORG\n\nPeter B-PER\n", "line 3: 2 columns, but the first line has 3"),
         ("a O\n\nEU S-ORG\n", "line 3: the tag of 'EU' is 'S-ORG'; expected O, B-TYPE or I-TYPE"),
         ("a O\nEU B-\n", "line 2: the tag of 'EU' is 'B-'"),
         ("a b c\nx y z\n", "line 1: the tag of 'a' is 'c'"),

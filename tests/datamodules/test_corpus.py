@@ -16,7 +16,7 @@ from datamodules.corpus.rows import rows_digest
 from datamodules.errors import DataError
 
 TEXTS = ["one\n", 'zwei, "drei"', "", "小狐狸", "NA", "2024-01-01", "5"]
-REPAIR = "repair or drop the row"
+REPAIR = "correct or remove the row"
 
 
 @pytest.fixture(autouse=True)
@@ -196,29 +196,30 @@ def test_a_store_that_cannot_be_written_is_told(store: Path) -> None:
     store.parent.write_text("a file where the folder should be")
     assert error_of(write("a.jsonl", rows_of("a", "b"))) == (
         f"the data cache {store} cannot be written: Not a directory; "
-        "expected a folder that can be written, with room for the text\nhint: "
-        "make room, or set HF_HOME to another folder"
+        "expected a writable folder with enough free space\nhint: "
+        "free some space, or set HF_HOME to another folder"
     )
 
 
 BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
-    "empty": ("a.txt", "", "data.train=a.txt is empty; expected text\nhint: check how it was written"),
+    "empty": ("a.txt", "", "data.train=a.txt is empty; expected text\nhint: check how the file was written"),
     "only spaces": (
         *("a.txt", " \n\n"),
-        "a.txt holds no text; expected at least one row with text\nhint: check how it was written",
+        "a.txt contains no text; expected at least one row with text\nhint: check how the file was written",
     ),
     "empty gzip": (
         *("a.txt.gz", ""),
-        "a.txt.gz holds no text; expected at least one row with text\nhint: check how it was written",
+        "a.txt.gz contains no text; expected at least one row with text\n"
+        "hint: check how the file was written",
     ),
     "binary": (
         *("a.txt", b"some\nby\0tes"),
-        "a.txt, line 2: a NUL byte, so this is a binary file or UTF-16; expected UTF-8 text\nhint: "
+        "a.txt, line 2, has a NUL byte, so this is a binary file or UTF-16; expected UTF-8 text\nhint: "
         "convert it to UTF-8, or choose another file",
     ),
     "an image": (
         *("a.txt", b"\x89PNG\r\n\x1a\n"),
-        "a.txt is a PNG image; expected UTF-8 text\nhint: rename, unpack or convert it",
+        "a.txt is a PNG image; expected UTF-8 text\nhint: rename, unpack or convert the file",
     ),
     "Latin-1": (
         *("a.txt", "one\ntwo\nca\u00e9\n".encode("latin-1")),
@@ -232,28 +233,28 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "unnamed gzip": (
         *("a.jsonl", gzip.compress(b"{}")),
         "a.jsonl is gzip-compressed, but its name does not end in .gz; expected UTF-8 text\nhint: "
-        "rename, unpack or convert it",
+        "rename, unpack or convert the file",
     ),
     "cut gzip": (
         *("a.jsonl.gz", gzip.compress(bytes(range(256)))[:-20]),
-        "a.jsonl.gz is cut short: its gzip data ends too early; expected the whole file\nhint: "
+        "a.jsonl.gz is incomplete: its gzip data ends too early; expected the complete file\nhint: "
         "copy or download it again",
     ),
     "no gzip": (
         *("a.jsonl.gz", b"plain"),
-        "a.jsonl.gz is not valid gzip: Not a gzipped file (b'pl'); expected a gzip file, as its name says"
-        "\nhint: "
+        "a.jsonl.gz is not valid gzip: Not a gzipped file (b'pl'); "
+        "expected a gzip file, according to its name\nhint: "
         "copy or download it again",
     ),
     "a broken line": (
         *("a.jsonl", rows_of("a", "b") + '{"text": "c"\n' + rows_of("d")),
-        "a.jsonl, line 3: broken JSON at character 13: Expecting ',' delimiter; "
-        "expected one whole JSON object a line\nhint: repair or drop the line",
+        "a.jsonl, line 3: invalid JSON at character 13: Expecting ',' delimiter; "
+        "expected one complete JSON object per line\nhint: correct or remove the line",
     ),
     "no object": (
         *("a.jsonl", '["a"]\n'),
-        'a.jsonl, line 1: a list, not an object; expected an object as {"text": "..."}'
-        "\nhint: repair the file",
+        'a.jsonl, line 1: a list, not an object; expected an object such as {"text": "..."}'
+        "\nhint: correct the file",
     ),
     "no column": (
         *("a.jsonl", lines({"story": "a", "id": 1})),
@@ -266,30 +267,30 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "null": (
         *("a.jsonl", lines({"text": "a"}, {"text": None})),
-        f"a.jsonl, line 2: column 'text' holds null; expected text in every row\nhint: {REPAIR}",
+        f"a.jsonl, line 2: column 'text' contains null; expected text in every row\nhint: {REPAIR}",
     ),
     "mixed types": (
         *("a.jsonl", lines({"text": "a"}, {"text": "b"}, {"text": 5})),
-        f"a.jsonl, line 3: column 'text' holds a number; expected text in every row\nhint: {REPAIR}",
+        f"a.jsonl, line 3: column 'text' contains a number; expected text in every row\nhint: {REPAIR}",
     ),
     "half a character": (
         *("a.jsonl", '{"text": "\\ud83d"}\n'),
-        "a.jsonl, line 1: column 'text' holds half of a surrogate pair (\\ud800 to \\udfff); "
+        "a.jsonl, line 1: column 'text' contains half of a surrogate pair (\\ud800 to \\udfff); "
         f"expected text in every row\nhint: {REPAIR}",
     ),
     "a broken list": (
         *("a.json", '[{"text": "a"},\n{"text": }]'),
-        "a.json, line 2: broken JSON at character 10: Expecting value; expected one list of objects\nhint: "
-        "repair the file",
+        "a.json, line 2: invalid JSON at character 10: Expecting value; expected one list of objects\nhint: "
+        "correct the file",
     ),
     "an empty list": (
         *("a.json", "[]"),
-        "a.json holds no text; expected at least one row with text\nhint: check how it was written",
+        "a.json contains no text; expected at least one row with text\nhint: check how the file was written",
     ),
     "a long record": (
         *("a.csv", 'text,n\na,1\n"two\nlines",2\nb,3,4\n'),
         "a.csv, line 5: 3 fields; expected 2, as in the header\nhint: "
-        "put fields that hold separators, quotes or line ends in double quotes",
+        "put fields that contain separators, quotes or line breaks in double quotes",
     ),
     "an open quote": (
         *("a.csv", 'text,n\na,1\n"b,2\n'),
@@ -303,21 +304,21 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "a header only": (
         *("a.tsv", "text\tn\n"),
-        "a.tsv holds no text; expected at least one row with text\nhint: check how it was written",
+        "a.tsv contains no text; expected at least one row with text\nhint: check how the file was written",
     ),
     "no Parquet": (
         *("a.parquet", b"text"),
         "a.parquet cannot be read as Parquet: Parquet file size is 4 bytes, "
-        "smaller than the minimum file footer (8 bytes); expected a whole Parquet file\nhint: "
+        "smaller than the minimum file footer (8 bytes); expected a complete Parquet file\nhint: "
         "copy or download it again",
     ),
     "only empty rows": (
         *("a.jsonl", rows_of("", "")),
-        "a.jsonl holds no text; expected at least one row with text\nhint: check how it was written",
+        "a.jsonl contains no text; expected at least one row with text\nhint: check how the file was written",
     ),
     "one row": (
         *("a.jsonl", rows_of("a")),
-        "a.jsonl is too small to hold a part out for validation; "
+        "a.jsonl is too small to hold out a part for validation; "
         "expected at least two different rows or lines\nhint: "
         "set data.validation=PATH",
     ),
@@ -325,7 +326,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
         *("a.pdf", "text"),
         "data.train=a.pdf is of an unknown kind; "
         "expected a file ending in .txt, .jsonl, .json, .csv, .tsv, .conll, .parquet, "
-        "or one of these and .gz (not .parquet)\nhint: rename or convert it",
+        "or one of these and .gz (not .parquet)\nhint: rename or convert the file",
     ),
 }
 
@@ -340,7 +341,7 @@ def test_a_broken_line_is_named_by_its_number_in_the_whole_file(monkeypatch: pyt
     monkeypatch.setattr("datamodules.corpus.source_file._BLOCK_BYTES", 64)
     good = [f"row {number}" for number in range(100)]
     assert error_of(write("a.jsonl", rows_of(*good) + "{\n" + rows_of("b"))).startswith(
-        "a.jsonl, line 101: broken JSON"
+        "a.jsonl, line 101: invalid JSON"
     )
     latin = "".join(f"{row}\n" for row in good).encode() + b"\xe9\n"
     assert error_of(write("a.txt", latin)).startswith("a.txt, line 101, byte 1 of the line: 0xe9")
@@ -351,10 +352,10 @@ def test_columns_of_parquet_are_checked() -> None:
     pq.write_table(pa.table({"text": [1, 2]}), "numbers.parquet")
     pq.write_table(pa.table({"story": ["a"]}), "other.parquet")
     assert error_of("null.parquet") == (
-        f"null.parquet, row 2: column 'text' holds null; expected text in every row\nhint: {REPAIR}"
+        f"null.parquet, row 2: column 'text' contains null; expected text in every row\nhint: {REPAIR}"
     )
     assert error_of("numbers.parquet").startswith(
-        "numbers.parquet: column 'text' holds values of type int64;"
+        "numbers.parquet: column 'text' contains values of type int64;"
     )
     assert error_of("other.parquet").startswith(
         "other.parquet: there is no column 'text'; expected one of the columns"
@@ -366,18 +367,19 @@ def test_a_further_column_of_two_types_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         Files(train).load(Columns(("text", "n")))
     assert str(caught.value) == (
-        f"a.jsonl, line 2: column 'n' holds text; expected a number, as before, in every row\nhint: {REPAIR}"
+        "a.jsonl, line 2: column 'n' contains text; "
+        f"expected a number, as before, in every row\nhint: {REPAIR}"
     )
 
 
 def test_paths_that_lead_nowhere_are_answered_with_the_nearest_name() -> None:
     write("stories.jsonl", rows_of("a"))
     assert error_of("storys.jsonl") == (
-        "data.train=storys.jsonl: there is no such file; expected a file of text"
+        "data.train=storys.jsonl: there is no such file; expected an existing file"
         "\nhint: did you mean stories.jsonl?"
     )
     assert error_of("x/y.txt") == (
-        "data.train=x/y.txt: there is no such file; expected a file of text\nhint: "
+        "data.train=x/y.txt: there is no such file; expected an existing file\nhint: "
         "there is no folder x either: check the path"
     )
     assert error_of("*.txt") == (
@@ -390,18 +392,20 @@ def test_paths_that_lead_nowhere_are_answered_with_the_nearest_name() -> None:
 def test_validation_that_is_the_training_file_is_refused() -> None:
     remedy = (
         "expected text that is not trained on\nhint: give another file, "
-        "or leave data.validation out to hold out a part of data.train"
+        "or leave out data.validation to hold out a part of data.train"
     )
     train, copy = write("a.jsonl", rows_of("a", "b")), write("copy.jsonl", rows_of("a", "b"))
     assert (
-        error_of(train, train) == f"validation file a.jsonl has the bytes of training file a.jsonl; {remedy}"
+        error_of(train, train) == f"validation file a.jsonl is identical to training file a.jsonl; {remedy}"
     )
     assert (
-        error_of(train, copy)
-        == f"validation file copy.jsonl has the bytes of training file a.jsonl; {remedy}"
+        error_of(train, copy) == f"validation file copy.jsonl is identical to training file a.jsonl; {remedy}"
     )
     packed = write("a.jsonl.gz", rows_of("a", "b"))
-    assert error_of(train, packed) == f"the validation rows of a.jsonl.gz are the training rows; {remedy}"
+    assert (
+        error_of(train, packed)
+        == f"the validation rows of a.jsonl.gz are identical to the training rows; {remedy}"
+    )
 
 
 def test_impossible_options_are_refused_before_any_file_is_touched() -> None:
@@ -427,8 +431,8 @@ def test_without_a_mirror_the_variable_to_set_is_named() -> None:
     with pytest.raises(DataError) as caught:
         Mirror(None, "tales/train.jsonl", name="tales").load()
     assert str(caught.value) == (
-        "PRELUDE_DATA is not set, and tales is only in a local mirror; expected a folder that holds "
-        "tales/train.jsonl\nhint: set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus of the hub"
+        "PRELUDE_DATA is not set, but tales is only in a local mirror; expected a folder that contains "
+        "tales/train.jsonl\nhint: set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus on the hub"
     )
     with pytest.raises(
         DataError, match=r"^PRELUDE_DATA=nowhere is not a folder; expected a folder of local copies"

@@ -101,7 +101,7 @@ def test_missing_columns_and_rows_without_text_are_told(tmp_path: Path, folder: 
     )
     write(tmp_path / "nulls/train.jsonl", ["a", None])
     write(tmp_path / "nulls/validation.jsonl", VALIDATION)
-    with pytest.raises(DataError, match=r"row 2: column 'text' holds null; expected text in every row"):
+    with pytest.raises(DataError, match=r"row 2: column 'text' contains null; expected text in every row"):
         list(load(str(tmp_path / "nulls"), streaming=streaming).train)
 
 
@@ -127,7 +127,7 @@ def test_where_there_is_a_mirror_the_hub_is_not_asked(tmp_path: Path) -> None:
         f"data.train={tmp_path}/none.jsonl: there is no such file"
     )
     assert error_of("nobody/stories", mirror=str(tmp_path)) == (
-        "the local mirror has no place for nobody/stories; expected data.mirror_train\nhint: "
+        "nobody/stories is not in the local mirror; expected data.mirror_train\nhint: "
         "unset PRELUDE_DATA to use the hub"
     )
 

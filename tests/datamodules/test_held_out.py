@@ -78,7 +78,7 @@ def test_rows_that_leave_nothing_to_hold_out_are_refused(rows: list[Any], expect
     with pytest.raises(DataError) as caught:
         load(rows)
     assert str(caught.value) == (
-        "a.jsonl is too small to hold a part out for validation; "
+        "a.jsonl is too small to hold out a part for validation; "
         f"expected {expected}\nhint: set data.validation=PATH"
     )
 

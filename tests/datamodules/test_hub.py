@@ -181,7 +181,7 @@ def test_an_unknown_data_set_is_named(hub: str, tmp_path: Path) -> None:
     assert got["error"] == (
         "there is no data set someone/novels on the hub, and no such folder; "
         "expected OWNER/NAME of a public data set\nhint: "
-        "check the name, or run hf auth login if it is private"
+        "check the name, or run `hf auth login` if it is private"
     )
 
 

@@ -49,20 +49,20 @@ def test_a_folder_that_is_no_one_corpus_is_refused_with_what_works() -> None:
     write("mixed/a.txt", "mixed/b/c.txt", "mixed/labels.csv")
     message = error_of("mixed")
     assert message == (
-        "data.train=mixed is a folder of several kinds of files: 2 .txt, 1 .csv; expected files of one kind"
+        "data.train=mixed is a folder with several kinds of files: 2 .txt, 1 .csv; expected files of one kind"
         "\nhint: "
         "set data.train='mixed/**/*.txt'"
     )
     assert Files("mixed/**/*.txt").load().n_train_rows == 1
     write("split/train.csv", "split/test.csv")
     assert error_of("split") == (
-        "data.train=split is a folder with test.csv, which is held out by its name; "
-        "expected a folder of rows for one use\nhint: set data.train=split/train.csv"
+        "data.train=split is a folder with test.csv, which seems to contain held-out rows; "
+        "expected a folder with the rows of one split\nhint: set data.train=split/train.csv"
     )
     write("imdb/train/pos/1.txt", "imdb/train/neg/1.txt", "imdb/test/pos/1.txt")
     assert error_of("imdb").endswith("set data.train=[imdb/train/neg/1.txt,imdb/train/pos/1.txt]")
     write("empty/notes.md")
-    assert error_of("empty").startswith("data.train=empty is a folder without files of text; expected a file")
+    assert error_of("empty").startswith("data.train=empty is a folder without data files; expected a file")
 
 
 def test_a_separator_that_is_no_comma_is_told_of_files_mixtures_and_rows_to_be_answered() -> None:

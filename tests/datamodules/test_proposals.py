@@ -74,7 +74,7 @@ def test_nothing_is_proposed_where_nothing_is_like_it() -> None:
         "give the file"
     )
     Path("a.csv").write_text("I liked it a lot,1\nI did not,0\n")
-    with pytest.raises(DataError, match=r"write the names of the columns into the first line"):
+    with pytest.raises(DataError, match=r"write the names of the columns in the first line"):
         read_rows("a.csv", {}, CLASSIFY)
 
 
@@ -162,9 +162,12 @@ def test_rows_under_data_are_read_and_other_objects_are_json_lines(indent: int |
 @pytest.mark.parametrize(
     ("paragraphs", "said"),
     [
-        ({}, "a.json, article 1 has no list 'paragraphs'; expected a list of objects, one object a line, or"),
+        (
+            {},
+            "a.json, article 1 has no list 'paragraphs'; expected a list of objects, one object per line, or",
+        ),
         ([{"context": "a"}], "a.json, article 1, paragraph 1 has no list 'qas'"),
-        ([{"context": "a", "qas": [1]}], "a.json, article 1, paragraph 1, question 1 is no object"),
+        ([{"context": "a", "qas": [1]}], "a.json, article 1, paragraph 1, question 1 is not an object"),
         (
             [{"qas": [{"question": "?"}]}],
             "a.json: there is no column 'context'; expected one of the columns present: question",

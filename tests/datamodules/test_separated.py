@@ -59,7 +59,7 @@ def test_whatever_stands_between_two_tabs_is_the_cell(texts: list[str]) -> None:
 def test_a_ragged_line_of_tsv_is_named_with_what_can_be_done() -> None:
     assert error_of("a.tsv", "text\tlabel\na\t1\nb\tc\t0\n") == (
         "a.tsv, line 3: 3 fields; expected 2, as in the header\nhint: "
-        "replace tabs and line ends in texts by spaces (TSV has no quoting), or write the file as .csv"
+        "replace tabs and line breaks in texts by spaces (TSV has no quoting), or write the file as .csv"
     )
 
 

@@ -322,8 +322,8 @@ def test_no_text_is_refused() -> None:
 
 def test_a_lone_surrogate_is_refused_where_it_stands(tokenizer: Tokenizer) -> None:
     expected = (
-        "text 1 has the lone surrogate U+D83D at character 2; expected text that UTF-8 can hold\nhint: "
-        "decode the source again, or replace lone surrogates before"
+        "text 1 has the lone surrogate U+D83D at character 2; expected text that UTF-8 can represent\nhint: "
+        "decode the source again, or replace lone surrogates first"
     )
     assert error_of(lambda: tokenizer.encode_batch(["fine", "ab\ud83d"])) == expected
     assert error_of(lambda: ByteLevelBPE(400).train(["fine", "ab\ud83d"])) == expected
@@ -348,7 +348,7 @@ def test_files_that_are_no_tokenizer_of_ours_are_refused(tmp_path: Path) -> None
     import tokenizers
     from tokenizers import models
 
-    ours = "expected a tokenizer.json written by this program (a tokenizer stage or a bundle)"
+    ours = "expected a tokenizer.json written by Prelude (by the stage tokenizer, or in a bundle)"
     path = tmp_path / "tokenizer.json"
     assert error_of(lambda: Tokenizer.from_file(path)) == (
         f"tokenizer file {path}: No such file or directory; {ours}\nhint: check the path"
@@ -363,8 +363,8 @@ def test_files_that_are_no_tokenizer_of_ours_are_refused(tmp_path: Path) -> None
     )
     tokenizers.Tokenizer(models.BPE({"a": 0}, [])).save(str(path))
     assert error_of(lambda: Tokenizer.from_file(path)) == (
-        f"tokenizer file {path}: the tokenizer has other special tokens or rules; {ours}\nhint: "
-        "train one with: make tokenizer"
+        f"tokenizer file {path}: the tokenizer has different special tokens or rules; {ours}\nhint: "
+        "train one with `make tokenizer`"
     )
 
 
@@ -373,7 +373,8 @@ def test_a_folder_that_cannot_be_written_is_told(tokenizer: Tokenizer, tmp_path:
     path = tmp_path / "file" / "tokenizer.json"
     assert error_of(lambda: tokenizer.save(path)) == (
         f"tokenizer file {path} cannot be written: {error_text(path.parent)}; "
-        "expected a folder that can be written, with free space\nhint: choose another folder or make room"
+        "expected a folder that can be written, with free space\n"
+        "hint: choose another folder, or free some space"
     )
 
 

@@ -165,7 +165,7 @@ def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
     refused = pretrain()
     assert refused.code == 2
     assert "the token cache .cache/rows/" in refused.error
-    assert refused.error.endswith("delete the folder and run again")
+    assert refused.error.endswith("delete the folder, and run the command again")
     for file in trained.glob(".cache/tokenizers/*.json"):
         file.write_text("{")
     refused = pretrain()

@@ -85,7 +85,7 @@ def given(folder: Path, text: str) -> str:
         (lambda folder: "input=null", "no input; expected a file of rows"),
         (lambda folder: given(folder, ""), "bad.jsonl"),
         (lambda folder: given(folder, '{"txt": "x"}\n'), "there is no column 'text'"),
-        (lambda folder: given(folder, '{"text": 3}\n'), "line 1: column 'text' holds a number"),
+        (lambda folder: given(folder, '{"text": 3}\n'), "line 1: column 'text' contains a number"),
         (lambda folder: "input=missing.jsonl", "missing.jsonl"),
         (no_done, "unfinished is not a finished bundle"),
         (occupied, "there exists; expected a folder that does not exist yet\nhint: choose another OUTPUT="),

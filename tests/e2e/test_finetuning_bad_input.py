@@ -50,7 +50,11 @@ def runs(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("task", "rows", "says"),
     [
-        ("classify", texts({"label": 7}), "line 6: column 'label' holds a number; expected text, as before"),
+        (
+            "classify",
+            texts({"label": 7}),
+            "line 6: column 'label' contains a number; expected text, as before",
+        ),
         ("qa", questions("blue mat"), "the answer 'blue mat' is not in its context"),
     ],
 )
@@ -161,7 +165,7 @@ def test_predict_names_what_is_wrong_and_leaves_no_file(run: Call, tuned: Path) 
         "input=nowhere.jsonl": "input=nowhere.jsonl: there is no such file",
         "input=empty.jsonl": "empty.jsonl is empty",
         "input=other.jsonl": "there is no column 'sentence'; expected one of the columns present: body",
-        "input=number.jsonl": "column 'text' holds a number; expected text in every row",
+        "input=number.jsonl": "column 'text' contains a number; expected text in every row",
         "input=one.jsonl output=folder": "cannot write folder (Is a directory)",
         "input=one.jsonl output=nowhere/x.jsonl": "cannot write nowhere/x.jsonl (No such file or directory)",
         "input=one.jsonl output=one.jsonl": "output=one.jsonl is the input file",

@@ -47,9 +47,9 @@ def test_a_text_goes_on_as_with_the_command_of_the_same_options(writer: Bundle) 
     ("call", "kind", "words"),
     [
         (lambda c, w: c.predict([{"txt": "x"}]), DataError, "row 1 has no column 'text', only txt"),
-        (lambda c, w: c.predict([ROW, {"text": 3}]), DataError, "row 2: column 'text' holds a number"),
+        (lambda c, w: c.predict([ROW, {"text": 3}]), DataError, "row 2: column 'text' contains a number"),
         (lambda c, w: c.predict(ROW), DataError, "put brackets around it"),
-        (lambda c, w: c.predict(["x"]), DataError, "row 1 is str, no mapping"),
+        (lambda c, w: c.predict(["x"]), DataError, "row 1 is a str, not a mapping"),
         (lambda c, w: w.predict([ROW]), BundleError, "call bundle.generate"),
         (lambda c, w: c.generate("x"), BundleError, "use this one with bundle.predict"),
         (lambda c, w: w.generate("x", tempature=1), ConfigError, "did you mean temperature"),
