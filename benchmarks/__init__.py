@@ -1,1 +1,1 @@
-"""Measurements of speed and quality: each one command that prints one line of JSON."""
+"""Benchmarks of speed and quality; each is a command that prints one line of JSON."""

@@ -1,10 +1,10 @@
-"""What the commands share of reading their arguments."""
+"""Argument types shared by the benchmarks."""
 
 from argparse import ArgumentTypeError
 
 
 def count(word: str) -> int:
-    """A whole number from 1 on, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not word.isdecimal() or int(word) < 1:
-        raise ArgumentTypeError(f"'{word}' is no whole number of 1 or more")
+        raise ArgumentTypeError(f"'{word}' is not a whole number of 1 or more")
     return int(word)

@@ -1,15 +1,17 @@
-"""Prelude beside its peers, in one run: training, generation, tokenizing.
+"""Compare Prelude with its peers in training, generation and tokenization.
 
     python -m benchmarks.bench
     python -m benchmarks.bench --only small tokenize --turns 3
 
-Ours is the whole product: Lightning, callbacks, logging, the default recipe. Peers: a plain loop in the way
-of nanoGPT (`benchmarks/peers/plain.py`), `transformers`' Trainer and `generate`, and litgpt where `make
-bench-peers` has installed it. Shape, rows, batch and precision are the same for all; they take turns, and a
-ratio is taken within each turn. Given are medians over the turns, with the lowest and highest.
+Prelude is measured with Lightning, callbacks, logging and the default recipe. The peers are a plain loop like
+nanoGPT's (`benchmarks/peers/plain.py`), the Trainer and `generate` of `transformers`, and litgpt if `make
+bench-peers` has installed it. Shape, rows, batch and precision are the same for all. They run alternately,
+and a ratio is computed within each turn. The results are medians over the turns, with the lowest and highest
+value.
 
-Standard output has a line of JSON a row, standard error a table at the end. `share` is the part of the
-machine's matrix rate that ours reaches in training; the rate is measured first, in the same precision.
+Standard output has one line of JSON per row, and standard error a table at the end. `share` is the fraction
+of the machine's matrix rate that Prelude reaches in training; the rate is measured first, in the same
+precision.
 """
 
 import argparse
@@ -26,13 +28,13 @@ from pipeline.threads import wait_briefly
 if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
     from benchmarks.side_by_side import Row
 
-#: What is measured beside training at each of the shapes.
+#: Measurements other than training at each of the shapes.
 GENERATE, TOKENIZE = "generate", "tokenize"
 ALL = (*SHAPES, GENERATE, TOKENIZE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and return the exit code."""
+    """Run the measurements, print the results, and return the exit code."""
     parsed = _parser().parse_args(arguments)
     wait_briefly()
     from benchmarks.machine import describe
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(name: str, machine: Mapping[str, Any], n_turns: int) -> "list[Row]":
-    """The rows of one name of `ALL`."""
+    """Return the rows of one of the measurements `ALL`."""
     if name == GENERATE:
         from benchmarks import generation
 
@@ -71,7 +73,7 @@ HEADER = f"{'what':<20} {'ours':>9} {'peer':>9} {'unit':<9} {'ours / peer':<22} 
 
 
 def as_line(row: "Row") -> str:
-    """A row of the table: medians, and the ratio with its lowest and highest turn."""
+    """Format a row of the table: medians, and the ratio with its lowest and highest value."""
     found = row.ratio
     spread = f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
     ours, theirs = (

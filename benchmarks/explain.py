@@ -1,11 +1,11 @@
-"""Do attributions find the words that carry the answer? On the story world their place is known.
+"""Measure whether attributions find the words that determine the answer, which are known in the story world.
 
     .venv/bin/python -m benchmarks.explain --bundle runs/NAME/bundles/best
 
-Takes a bundle that was fine-tuned on the story world for `classify` or `qa`. Of test rows that it answers
-rightly: how often is a word that carries the answer among the five with the highest attributions? For `qa`
-these are the words of the answer where the story tells it, for `classify` the name of the person in the
-sentence in which they get the thing. Prints one line of JSON.
+The bundle must have been fine-tuned on the story world for `classify` or `qa`. For test rows with correct
+predictions, this measures how often a word that determines the answer is among the five with the highest
+attributions. For `qa`, these are the words of the answer in the story; for `classify`, the name of the person
+in the sentence in which they get the thing. Prints one line of JSON.
 """
 
 import argparse
@@ -24,19 +24,19 @@ from pipeline.explain.words import Word
 from pipeline.runs.bundle import load_bundle
 from pipeline.tasks.scoring import mean_score
 
-#: A column, and the characters [start, end) in it that carry the answer.
+#: A column, and the span [start, end) in it that determines the answer.
 Carrier = tuple[str, int, int]
 
 N_HIGHEST = 5
 
 
 def label_carrier(world: StoryWorld, i: int) -> Carrier:
-    """Where the story says who gets the thing."""
+    """Return the span of the story that says who gets the thing."""
     return ("text", *place_of_label(world.tale("test", i)))
 
 
 def answer_carrier(world: StoryWorld, i: int) -> Carrier:
-    """Where the story says what is asked for."""
+    """Return the span of the story that answers the question."""
     answers = world.row("test", i)["answers"]
     start = answers["answer_start"][0]
     return "context", start, start + len(answers["text"][0])
@@ -49,13 +49,13 @@ CARRIERS: dict[str, Callable[[StoryWorld, int], Carrier]] = {
 
 
 def carries(word: Word, carrier: Carrier) -> bool:
-    """Whether a word holds one of the characters."""
+    """Return whether a word overlaps the span."""
     column, start, end = carrier
     return word.column == column and word.start < end and word.end > start
 
 
 def measure(folder: Path, *, n_rows: int, n_highest: int = N_HIGHEST) -> dict[str, Any]:
-    """Explain the right answers among the first test rows."""
+    """Explain the correct predictions among the first test rows."""
     bundle = load_bundle(folder)
     view: str = bundle.config["data"]["view"]
     world = StoryWorld(view=view)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path, required=True, help="a fine-tuned bundle's folder")
-    parser.add_argument("--rows", type=int, default=200, help="test rows that are answered")
+    parser.add_argument("--rows", type=int, default=200, help="number of test rows (200)")
     given = parser.parse_args(arguments)
     print(json.dumps(measure(given.bundle, n_rows=given.rows)))
 

@@ -1,4 +1,4 @@
-"""Greedy writing by ours and by `transformers`' `generate`, on the same weights."""
+"""Compare greedy generation with `generate` of `transformers`, with the same weights."""
 
 import time
 from functools import partial
@@ -24,7 +24,7 @@ PAD_ID, EOS_ID = 0, 2
 
 
 def measure(n_turns: int) -> list[Row]:
-    """Tokens a second of a decoder of GPT-2 small's shape, at one row and at eight."""
+    """Measure tokens per second of a decoder with the shape of GPT-2 small, for one row and for eight."""
     ours, theirs = same_models()
     rows = []
     for n_rows in BATCHES:
@@ -46,7 +46,7 @@ def measure(n_turns: int) -> list[Row]:
 
 
 def same_models() -> tuple[Model, Any]:
-    """A decoder of ours with random weights, and the `transformers` model of the same weights."""
+    """Return a decoder with random weights, and a model of `transformers` with the same weights."""
     config = compose("pretrain", SHAPES["gpt2-small"].overrides())
     torch.manual_seed(0)
     tokenizer = make_tokenizer(config)
@@ -63,13 +63,13 @@ def same_models() -> tuple[Model, Any]:
 
 
 def write_ours(model: Model, prompts: torch.Tensor) -> list[list[int]]:
-    """`N_NEW` tokens of each row."""
+    """Generate `N_NEW` tokens for each row with Prelude."""
     options = SamplingOptions(temperature=0.0, max_new_tokens=N_NEW)
     return generate(model, prompts.tolist(), options, eos_id=-1, pad_id=PAD_ID)
 
 
 def write_theirs(model: Any, prompts: torch.Tensor) -> list[list[int]]:
-    """The same by `transformers`."""
+    """Generate `N_NEW` tokens for each row with `transformers`."""
     options = {"do_sample": False, "max_new_tokens": N_NEW, "pad_token_id": PAD_ID, "eos_token_id": None}
     with torch.inference_mode():
         written = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)

@@ -1,8 +1,8 @@
-"""Hidden words of a story, and the best possible guess of each by one who sees what a model sees.
+"""Mask words of a story, and compute the best possible prediction for each.
 
-A model sees tokens, a story is made of words, and neither fits into the other: a token holds the space before
-its word, or two Chinese characters; a rare word is several tokens. A `Unit` is the least that can be hidden:
-words and tokens that begin and end together.
+Models see tokens, but stories consist of words, and their boundaries differ: a token may contain the space
+before its word, or two Chinese characters, and a rare word is several tokens. A `Unit` is the smallest span
+of words and tokens that begin and end together, and so can be masked.
 """
 
 from bisect import bisect_left
@@ -25,10 +25,10 @@ from datamodules.tokenizer import Tokenizer
 
 SPACE = " "
 
-#: Words that might stand in the place of a unit, with their probabilities (or weights proportional to them).
+#: Words that may replace a unit, with their probabilities or proportional weights.
 Candidates = dict[tuple[str, ...], float]
 
-#: The words at some positions of a story -> whether these could stand there.
+#: Words at some positions of a story -> whether they are possible there.
 Fits = Callable[[Filled], bool]
 
 
@@ -45,7 +45,7 @@ class Unit(NamedTuple):
 
 
 def align(words: Sequence[str], token_bytes: Sequence[int]) -> list[Unit]:
-    """Cut a text into its smallest units, from its words and the bytes of text that each token stands for."""
+    """Split a text into units, given its words and the number of bytes of each token."""
     word_ends = list(accumulate(len(word.encode()) for word in words))
     token_ends = list(accumulate(token_bytes))
     units, first_word, first_token = [], 0, 0
@@ -58,27 +58,27 @@ def align(words: Sequence[str], token_bytes: Sequence[int]) -> list[Unit]:
 
 @dataclass(frozen=True)
 class HiddenWords:
-    """A story with some of its units hidden: `ids` are all its tokens, those of `hidden` not to be seen."""
+    """A story with masked units: `ids` are all its tokens, including those of the units in `hidden`."""
 
     words: tuple[str, ...]
     ids: tuple[int, ...]
     hidden: tuple[Unit, ...]
 
     def positions(self, unit: Unit) -> tuple[int, ...]:
-        """Where the words of a unit stand; the spaces in it are no words."""
+        """Return the positions of the words in a unit, without spaces."""
         return tuple(i for i in range(unit.first_word, unit.end_word) if self.words[i] != SPACE)
 
     def truth(self, unit: Unit) -> tuple[str, ...]:
-        """The words of a unit."""
+        """Return the words of a unit."""
         return tuple(self.words[i] for i in self.positions(unit))
 
     def tokens(self, unit: Unit) -> tuple[int, ...]:
-        """The tokens of a unit."""
+        """Return the tokens of a unit."""
         return self.ids[unit.first_token : unit.end_token]
 
 
 def hide(text: str, tokenizer: Tokenizer, *, rate: float, random: np.random.Generator) -> HiddenWords:
-    """Hide a share of the words of a text, one at least, any of them equally likely."""
+    """Mask a fraction of the words of a text, at least one, all with equal probability."""
     words, ids = split_words(text), tokenizer.encode(text)
     units = [unit for unit in align(words, tokenizer.token_bytes[ids].tolist()) if _is_word(words, unit)]
     n_hidden = max(1, round(rate * len(units)))
@@ -87,19 +87,19 @@ def hide(text: str, tokenizer: Tokenizer, *, rate: float, random: np.random.Gene
 
 
 def _is_word(words: Sequence[str], unit: Unit) -> bool:
-    """Whether a unit is a word (in Chinese, one or more characters), perhaps with its space, and no mark."""
+    """Return whether a unit is a word, possibly with its space (in Chinese, one or more characters)."""
     inside = [word for word in words[unit.first_word : unit.end_word] if word != SPACE]
     return bool(inside) and all(word[0].isalnum() for word in inside)
 
 
 def posterior(world: StoryWorld, story: HiddenWords, tokenizer: Tokenizer) -> dict[Unit, Candidates]:
-    """Exact probability of each candidate for each hidden unit, given all that a model sees, and a bit more.
+    """Return the exact probability of each candidate for each masked unit, given what a model sees.
 
-    Given are the tokens that are not hidden, how many are, and also where words begin and end. So the best
-    guess is the most probable candidate, and no model is right more often on average.
+    Given are the unmasked tokens, the number of masked ones, and also the word boundaries. So the best
+    prediction is the most probable candidate, and no model can be right more often on average.
 
     Raises:
-        ValueError: if no story of the world agrees with what is seen.
+        ValueError: if no story agrees with the unmasked tokens.
     """
     fits = tokens_fit(story, tokenizer)
     found: dict[Unit, Candidates] = {unit: {} for unit in story.hidden}
@@ -119,7 +119,7 @@ def _normalised(weights: Candidates) -> Candidates:
 
 
 class UnitChart(Chart[State]):
-    """A chart whose hidden words must make the tokens that are seen."""
+    """A chart in which candidates must be consistent with the unmasked tokens."""
 
     def __init__(self, grammar: Grammar[State], told_in: Language, story: HiddenWords, fits: Fits) -> None:
         self._fits = fits
@@ -133,11 +133,11 @@ class UnitChart(Chart[State]):
         return (edge for edge in super()._follow(move, position) if self._fits(edge.filled))
 
     def hidden_units(self) -> dict[Unit, Candidates]:
-        """Candidates of each hidden unit with weights proportional to their exact probabilities."""
+        """Return the candidates for each masked unit, weighted in proportion to their exact probabilities."""
         outside: dict[Node[State], float] = defaultdict(float)
         outside[self._root] = 1.0
         found: dict[Unit, Candidates] = {unit: defaultdict(float) for unit in self._positions}
-        # children are finished before their parents: backwards, each node comes after all that lead to it
+        # Nodes are added after their successors, so that in reverse order each node follows its predecessors.
         for node in reversed(self._edges):
             for edge in self._edges[node]:
                 mass = outside[node] * edge.probability
@@ -151,9 +151,9 @@ class UnitChart(Chart[State]):
 
 
 def tokens_fit(story: HiddenWords, tokenizer: Tokenizer) -> Fits:
-    """A judge of candidates: do they leave all tokens that are seen, and the borders of units, as they are?
+    """Return a function that checks whether candidates leave unmasked tokens and unit boundaries unchanged.
 
-    Tokens depend on no more than the letters around them without a break, so that much is encoded again.
+    Tokens depend only on the uninterrupted letters around them, so only these are encoded again.
     """
     stretches = _stretches(story.words)
     seen = {i: _seen(story, stretch, tokenizer) for i, stretch in enumerate(stretches)}
@@ -175,14 +175,14 @@ def tokens_fit(story: HiddenWords, tokenizer: Tokenizer) -> Fits:
 
 
 class _Seen(NamedTuple):
-    """What is seen of a stretch of letters: its tokens, None for a hidden one, and its units."""
+    """A stretch of letters as a model sees it: its tokens, with None for masked ones, and its units."""
 
     ids: list[int | None]
     units: list[Unit]
 
 
 def _stretches(words: Sequence[str]) -> list[range]:
-    """Runs of words with nothing between them, each with the space before it."""
+    """Return runs of adjacent words, each with the space before it."""
     stretches, first = [], 0
     for i, word in enumerate([*words, SPACE]):
         if not word[0].isalnum():
@@ -216,5 +216,5 @@ def _matches(words: Sequence[str], seen: _Seen, tokenizer: Tokenizer) -> bool:
 
 
 def best(candidates: Candidates) -> tuple[tuple[str, ...], float]:
-    """The most probable candidate and its probability."""
+    """Return the most probable candidate and its probability."""
     return max(candidates.items(), key=lambda candidate: candidate[1])

@@ -1,13 +1,13 @@
-"""Imported weights: our fine-tuning, perplexity and generation beside those of `transformers`, turn about.
+"""Compare fine-tuning, perplexity and generation of imported weights with `transformers`, in alternation.
 
     .venv/bin/python -m benchmarks.imported classify --bundle NAME --folder FOLDER --data sst2 --steps 400
     .venv/bin/python -m benchmarks.imported perplexity --bundle NAME --folder FOLDER --text FILE
     .venv/bin/python -m benchmarks.imported generate --bundle NAME --folder FOLDER
 
-`FOLDER` is what the bundle was imported from, or its export. Prints one line of JSON. To classify, both train
-on the same rows, for as many steps of as many rows, in the same precision, at the same rates. The Trainer
-draws its rows at random, as it does by itself, or with `--sampling group_by_length` those of like length
-together, as ours.
+`FOLDER` is the folder that the bundle was imported from, or its export. Prints one line of JSON. For
+classification, both train on the same rows, with the same number of steps, batch size, precision and learning
+rates. The Trainer draws rows at random, as is its default, or with `--sampling group_by_length` groups rows
+of similar length, like Prelude.
 """
 
 import argparse
@@ -43,7 +43,7 @@ PROMPT = "One sunny morning, a baker went to the market"
 
 
 def main() -> None:
-    """Measure, print."""
+    """Run the requested measurement, and print the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("classify", "perplexity", "generate"))
     parser.add_argument("--bundle", required=True)
@@ -72,7 +72,7 @@ def _bundle(arguments: argparse.Namespace) -> Bundle:
 
 
 def classify(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy on the test rows, and seconds, of two trainings that take turns."""
+    """Measure the accuracy on the test rows, and the time, of alternating training runs."""
     precision = choose_precision(TrainerOptions(precision=arguments.precision, accelerator="cpu"))
     turns: dict[str, Callable[[], dict[str, float]]] = {
         "ours": partial(_our_classifier, arguments, precision),
@@ -91,7 +91,7 @@ def classify(arguments: argparse.Namespace) -> dict[str, Any]:
         "precision": precision,
         "optimizer": f"AdamW, {RATE}, no weight decay, linear to 0, gradients clipped at 1",
         "padding": {
-            "ours": "to the longest row of a batch, rows of like length together",
+            "ours": "to the longest row of a batch, rows of similar length together",
             "trainer": f"to the longest row of a batch, {arguments.sampling}",
         },
         "fit_s": "training alone, with one validation on 32 rows and two checkpoints (ours), none (Trainer)",
@@ -136,7 +136,7 @@ def _our_classifier(arguments: argparse.Namespace, precision: str) -> dict[str, 
 
 
 def _encoded(arguments: argparse.Namespace) -> tuple[Rows, Rows]:
-    """The training and the test rows of the corpus as their tokenizer makes them, labels as numbers."""
+    """Return the training and test rows, encoded by `transformers`, with labels as numbers."""
     import transformers
 
     config = compose("finetune", ["task=classify", f"data={arguments.data}"])
@@ -182,7 +182,7 @@ def _their_classifier(
 
 
 def perplexity(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Of the first windows of 512 tokens of a text, by both libraries."""
+    """Measure the perplexity of the first windows of 512 tokens of a text with both libraries."""
     bundle = _bundle(arguments)
     text = Path(arguments.text).read_text(encoding="utf-8")[:200_000]
     ids = torch.from_numpy(bundle.tokenizer.encode(text).astype("int64"))
@@ -200,7 +200,7 @@ def perplexity(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second of greedy generation, turn about."""
+    """Measure tokens per second of greedy generation, in alternation."""
     bundle = _bundle(arguments)
     theirs = _their_decoder(arguments.folder)
     before, _ = bundle.tokenizer.frame

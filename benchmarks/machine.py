@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Describe the machine of a measurement."""
 
 import os
 import platform
@@ -10,13 +10,13 @@ import torch
 
 from modules.hardware import multiplies_bf16_fast
 
-#: Rows and columns of the products that give the machine's matrix rate, and how long they are repeated.
+#: The size of the matrices whose products measure the machine's rate, and the duration of the measurement.
 SIZE_CPU, SIZE_GPU = 1024, 8192
 RATE_S = 1.0
 
 
 def describe() -> dict[str, Any]:
-    """Device, threads, precision, and the matrix rate measured in it, as plain values."""
+    """Return the device, threads, precision, and measured matrix rate, as plain values."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = multiplies_bf16_fast(device)
     return {
@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of large matrix products: the best of about a second."""
+    """Measure operations per second of large matrix products: the best rate within about a second."""
     size = SIZE_GPU if device.type == "cuda" else SIZE_CPU
     left = torch.rand(size, size, device=device, dtype=dtype)
     best, ends = 0.0, time.perf_counter() + RATE_S

@@ -1,13 +1,13 @@
-"""How long `make compare` and `make lineage` take to answer among many runs.
+"""Measure how long `make compare` and `make lineage` take with many runs.
 
     python -m benchmarks.many_runs
     python -m benchmarks.many_runs --runs 1000
 
-In a temporary folder, one small pretraining, one fine-tuning and one evaluation are run; the last two are
-copied until there are as many runs as asked for, in the folder and in a store of MLflow, where each has its
-parameters and a hundred points. Then both commands are timed as a person runs them, from a new process to
-its end: the median, lowest and highest wall time of a few turns, and the processor time of the first turn.
-One line of JSON on standard output; talk on standard error.
+In a temporary folder, a small pretraining, a fine-tuning and an evaluation run. The last two are copied until
+there are as many runs as requested, in the folder and in an MLflow store, where each has its parameters and a
+hundred points. Then both commands are timed as a user runs them, as a new process from start to end: the
+median, lowest and highest wall time of a few turns, and the processor time of the first turn. Standard output
+has one line of JSON, and standard error the messages.
 """
 
 import argparse
@@ -38,12 +38,12 @@ TIMED = {
     "compare": ("compare", "runs=[last:3:finetune]", "tracking=off", "output=compare.html"),
     "lineage": ("lineage", "bundle=tuned"),
 }
-#: What stands in each run of the store.
+#: The metrics of each run in the store.
 N_POINTS = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the runs, time both commands, print one line of JSON, and return the exit code."""
+    """Create the runs, time both commands, print one line of JSON, and return the exit code."""
     parsed = _parser().parse_args(arguments)
     with TemporaryDirectory(prefix="many-runs-") as name:
         folder = Path(name)
@@ -76,17 +76,17 @@ def multiply(folder: Path, n_runs: int) -> None:
 
 
 def _copy(runs: Path, original: str, name: str, run_id: str) -> None:
-    """A run folder of another name, whose large files are the same."""
+    """Copy a run folder under another name; large files are hard links."""
     target = runs / name
     shutil.copytree(runs / original, target, copy_function=os.link)
     for file, changes in (("run.json", {"name": name}), ("tracking/progress.json", {"run_id": run_id})):
         record = json.loads((target / file).read_text(encoding="utf-8")) | changes
-        (target / file).unlink()  # it is the original's too
+        (target / file).unlink()  # a hard link to the original
         (target / file).write_text(json.dumps(record), encoding="utf-8")
 
 
 def measure(folder: Path, words: Sequence[str], n_turns: int) -> Mapping[str, Any]:
-    """Wall seconds of each turn, and the processor seconds of the first."""
+    """Measure the wall time of each turn, and the processor time of the first, in seconds."""
     seconds, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
     used = 0.0
     for turn in range(n_turns):
@@ -105,10 +105,10 @@ def measure(folder: Path, words: Sequence[str], n_turns: int) -> Mapping[str, An
 
 
 def _run(folder: Path, words: Sequence[str]) -> None:
-    """A command of the pipeline in this folder.
+    """Run a command of the pipeline in this folder.
 
     Raises:
-        CalledProcessError: it failed; what it said stands on standard error.
+        CalledProcessError: if it failed; its messages are on standard error.
     """
     environ = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     subprocess.run(

@@ -1,23 +1,23 @@
-"""How well a masked language model restores hidden words of the story world, beside the best possible.
+"""Measure how well a masked language model restores words of stories, compared with the best possible.
 
     python -m benchmarks.masked_optimum --bundle runs/NAME/bundles/best --rows 200 --seed 0
 
-Takes the first validation stories of the world that the bundle was trained on (those longer than the model
-reads are left out and counted), hides 15 % of the words of each, all tokens of a word, and lets the model put
-the likeliest token in place of each mask. A word is right when all its tokens are. A word includes the space
-before it where they share a token; in Chinese it is the least number of characters whose tokens are theirs
-alone, most often one or two.
+The stories are the first validation stories of the corpus that the bundle was trained on; those longer than
+the model's context are left out and counted. All tokens of 15 % of the words are masked, and the model
+replaces each mask by its most probable token. A word is right if all its tokens are. It includes the space
+before it if they share a token; in Chinese, it is the smallest number of characters with tokens of their own,
+mostly one or two.
 
-The best possible is exact: the probability of every candidate is summed over all stories that agree with the
-tokens seen, their number, and where words begin and end (more than the model is told). Then
+The optimum is exact: the probability of every candidate is summed over all stories that agree with the
+unmasked tokens, their number, and the word boundaries (which the model does not see). The results are
 
-    model             share of words that the model restores
-    optimal_guesser   share that the most probable candidates restore, on the same words
-    optimum           mean probability of the most probable candidates: what any guesser can expect at best
+    model             fraction of words that the model restores
+    optimal_guesser   fraction that the most probable candidates restore, on the same words
+    optimum           mean probability of the most probable candidates, the best that can be expected
     short_of_optimum  optimum - model
 
-each with a bootstrap interval of 95 % over stories (percentiles; null with fewer than two stories), for all
-stories and for each language. One line of JSON on standard output; talk on standard error.
+each with a 95 % bootstrap interval over stories (percentiles; null with fewer than two stories), for all
+stories and for each language. Standard output has one line of JSON, and standard error the messages.
 """
 
 import argparse
@@ -55,7 +55,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What came of one story: its hidden words, and how many of them who restored."""
+    """The counts of one story: its masked words, and how many were restored."""
 
     language: str
     n_words: int
@@ -76,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(bundle_name: str, *, n_rows: int, seed: int) -> dict[str, Any]:
-    """The figures of a bundle on `n_rows` stories; `seed` chooses the words that are hidden.
+    """Return the results of a bundle on `n_rows` stories; `seed` selects the masked words.
 
     Raises:
-        BundleError: the bundle is unfinished, no masked language model, or not of the story world.
+        BundleError: if the bundle is unfinished, not a masked language model, or not of the story world.
     """
     started = time.monotonic()
     bundle = load_bundle(find_bundle(bundle_name, Path("runs")))
@@ -111,12 +111,12 @@ def measure(bundle_name: str, *, n_rows: int, seed: int) -> dict[str, Any]:
 
 
 def story_world(bundle: Bundle) -> StoryWorld:
-    """The world that a masked language model was trained on.
+    """Return the world that a masked language model was trained on.
 
     Raises:
-        BundleError: it is another kind of model, or was trained on other text.
+        BundleError: if it is another kind of model, or was trained on other text.
     """
-    # Targets are compared before anything is built: the configuration may have come from anywhere.
+    # Targets are checked before anything is built, since the configuration may come from anywhere.
     data, cleaning = bundle.config["data"], bundle.config["cleaning"]
     if not isinstance(bundle.task, MaskedLM):
         problem = f"{bundle.folder} was trained for {type(bundle.task).__name__}"
@@ -132,7 +132,7 @@ def story_world(bundle: Bundle) -> StoryWorld:
 
 
 def _scores(bundle: Bundle, world: StoryWorld, *, seed: int) -> Iterator[Score | None]:
-    """The score of each validation story; None for one that is longer than the model reads."""
+    """Yield the score of each validation story, or None if it is longer than the model's context."""
     for i, row in enumerate(world.rows("validation")):
         random = np.random.default_rng((seed, i))
         story = hide(row["text"], bundle.tokenizer, rate=RATE, random=random)
@@ -154,7 +154,7 @@ def _score(bundle: Bundle, world: StoryWorld, story: HiddenWords, language: str)
 
 @torch.inference_mode()
 def fill(bundle: Bundle, story: HiddenWords) -> tuple[int, ...]:
-    """The tokens of a story with the likeliest ordinary token in place of each mask."""
+    """Return the tokens of a story, with the most probable ordinary token in place of each mask."""
     tokenizer, model = bundle.tokenizer, bundle.model
     masked = list(story.ids)
     for unit in story.hidden:
@@ -173,7 +173,7 @@ def _logits(model: Model, ids: list[int]) -> torch.Tensor:
 
 
 def figures(scores: Sequence[Score]) -> dict[str, Any]:
-    """Shares of all words of some stories, with intervals."""
+    """Return fractions of all words of some stories, with intervals."""
     n_words = np.array([score.n_words for score in scores], float)
     model = np.array([score.n_model for score in scores], float)
     expected = np.array([score.expected for score in scores])
@@ -188,7 +188,7 @@ def figures(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def share(parts: Numbers, wholes: Numbers) -> dict[str, float | None]:
-    """Sum of parts over sum of wholes; the interval draws whole rows, whose words go together."""
+    """Return the sum of parts divided by the sum of wholes, with an interval that resamples whole rows."""
     low = high = None
     if len(parts) > 1:
         interval = bootstrap(
@@ -215,8 +215,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bundle", required=True, help="a bundle's folder, the name of a run, or latest")
-    parser.add_argument("--rows", type=count, default=200, help="stories to measure on (200)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the words that are hidden (0)")
+    parser.add_argument("--rows", type=count, default=200, help="number of stories (200)")
+    parser.add_argument("--seed", type=int, default=0, help="selects the masked words (0)")
     return parser
 
 

@@ -1,12 +1,12 @@
-"""Where the time of a pretraining step goes, in words. `make profile`.
+"""Profile a pretraining step (`make profile`).
 
     python -m benchmarks.profile
     python -m benchmarks.profile size=small task=masked_lm trainer.precision=fp32 --steps 10
 
-The words are those of `make pretrain`. The steps are real ones in a plain loop, on rows of random tokens, as
-torch's profiler sees them on the CPU. The loss computes its gradients in the forward pass.
+The overrides are those of `make pretrain`. Steps run in a plain loop on rows of random tokens, and are
+profiled by PyTorch on the CPU. The loss computes its gradients in the forward pass.
 
-Standard output has one line of JSON, standard error the same in words.
+Standard output has one line of JSON, and standard error the same in words.
 """
 
 import argparse
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 N_WARMUP_STEPS = 3
 
-#: What an operation does, by the beginning of its name; the first that fits.
+#: Kind of operation -> prefixes of the names of operations; the first match counts.
 KINDS = {
     "attention": ("aten::_scaled_dot_product", "aten::_softmax", "aten::bmm", "aten::baddbmm"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::linear"),
@@ -39,7 +39,7 @@ REST = "elementwise operations and Python"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Profile, print, and return the exit code."""
+    """Profile, print the results, and return the exit code."""
     parsed = _parser().parse_args(arguments)
     wait_briefly()
     from torch.profiler import ProfilerActivity, profile
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     training.run_plainly(N_WARMUP_STEPS)
-    measured = training.run_plainly(parsed.steps)  # the profiler makes steps slower
+    measured = training.run_plainly(parsed.steps)  # without the profiler, which slows steps down
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         training.run_plainly(parsed.steps)
     found = {
@@ -75,14 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def phases(profiled: "profile") -> Counter[str]:
-    """Microseconds of each phase of a step."""
+    """Return the time of each phase of a step, in microseconds."""
     found: Counter[str] = Counter()
     for event in profiled.key_averages():
         found["all"] += event.self_cpu_time_total
         if event.key.startswith("autograd::engine::evaluate_function"):
             found["backward"] += event.cpu_time_total
         elif event.key.startswith("Optimizer.step#"):
-            # One optimizer may call another: the outer one has the time of both.
+            # An optimizer may call another one; the time of the outer one includes both.
             found["optimizer"] = max(found["optimizer"], event.cpu_time_total)
         elif event.key.startswith("enumerate(DataLoader)"):
             found["data"] += event.cpu_time_total
@@ -91,7 +91,7 @@ def phases(profiled: "profile") -> Counter[str]:
 
 
 def kinds(profiled: "profile") -> Counter[str]:
-    """Microseconds of each kind of operation, without those that it calls."""
+    """Return the time of each kind of operation without nested ones, in microseconds."""
     found: Counter[str] = Counter()
     for event in profiled.key_averages():
         fitting = (kind for kind, names in KINDS.items() if event.key.startswith(names))
@@ -100,13 +100,13 @@ def kinds(profiled: "profile") -> Counter[str]:
 
 
 def shares(found: Counter[str]) -> dict[str, float]:
-    """Each as a part of all, the largest first."""
+    """Return each count as a fraction of the total, largest first."""
     total = found.total()
     return {name: round(value / total, 3) for name, value in found.most_common()}
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """The figures as sentences."""
+    """Describe the results in sentences."""
     lines = [
         f"A step takes {1000 * found['step_s']:,.0f} ms: {found['tokens_per_second']:,} tokens per second in "
         f"{found['precision']}, {found['parameters']:,} parameters.",

@@ -1,19 +1,18 @@
-"""What `make serve` does with a pretrained bundle, on this machine's loopback alone.
+"""Measure `make serve` with a pretrained bundle, over the loopback interface.
 
     python -m benchmarks.serving --bundle latest
     python -m benchmarks.serving --bundle runs/NAME/bundles/best --tokens 32 --requests 1000
 
-Greedy completions of prompts of the story world. Given are
-`ready_s`, from the start of the process to the first answer;
-`first_token_ms` of a stream (median), beside `generate_first_token_ms`, the same in a process that has the
-model, as in `make generate`;
-`tokens_per_s_1` and `tokens_per_s_8`, with one client and with eight;
-`requests_per_s` with eight clients, beside `peer_requests_per_s` of FastAPI around `generate` of transformers
-with the exported model (`benchmarks.serving_peer`); null where it cannot be exported;
-and of many requests by 32 clients how many were `lost`, how many `wrong` (not what the model writes alone),
-and the server's memory before and after, `rss_mb`.
+Clients request greedy completions of prompts from the story world. The results are
+`ready_s`: seconds from the start of the process to the first response;
+`first_token_ms`: the median time to the first token of a stream, and `generate_first_token_ms` within a
+process that has the model, as in `make generate`; `tokens_per_s_1` and `tokens_per_s_8`: with one client and
+with eight; `requests_per_s`: with eight clients, and `peer_requests_per_s` of FastAPI with `generate` of
+transformers and the exported model (`benchmarks.serving_peer`), or null if it cannot be exported; `lost` and
+`wrong`: of many requests by 32 clients, those without a response, and those whose text differs from what the
+model generates alone; `rss_mb`: the memory of the server before and after.
 
-One line of JSON on standard output. OMP_NUM_THREADS sets the threads of each process.
+Standard output has one line of JSON. OMP_NUM_THREADS sets the threads of each process.
 """
 
 import argparse
@@ -47,13 +46,13 @@ _HEADERS = {"Content-Type": "application/json"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print one line."""
+    """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", default="latest", help="a causal language model")
-    parser.add_argument("--tokens", type=count, default=32, help="of each answer, at most")
-    parser.add_argument("--requests", type=count, default=1000, help="of many clients")
+    parser.add_argument("--tokens", type=count, default=32, help="most tokens of each completion (32)")
+    parser.add_argument("--requests", type=count, default=1000, help="requests by many clients (1000)")
     options = parser.parse_args(arguments)
     try:
         print(json.dumps(measure(options.bundle, n_tokens=options.tokens, n_requests=options.requests)))
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(spec: str, *, n_tokens: int, n_requests: int) -> dict[str, Any]:
-    """All figures of a bundle."""
+    """Return all results of a bundle."""
     from pipeline.runs.bundle import load_bundle
     from pipeline.runs.find import find_bundle
     from pipeline.tasks.causal_lm import CausalLM
@@ -70,7 +69,9 @@ def measure(spec: str, *, n_tokens: int, n_requests: int) -> dict[str, Any]:
     folder = find_bundle(spec, Path("runs"), task="causal_lm").absolute()
     bundle = load_bundle(folder)
     if not isinstance(bundle.task, CausalLM):
-        raise ConfigError(f"{folder} goes on with no text", "one of `make pretrain`", "name another bundle")
+        raise ConfigError(
+            f"{folder} does not continue text", "a bundle of `make pretrain`", "name another bundle"
+        )
     room = bundle.model.backbone.max_seq_len + 1 - n_tokens
     prompts = [text for text in _prompts() if len(bundle.task.prompt(text, bundle.tokenizer)) <= room]
     if len(prompts) < CLIENTS:
@@ -98,7 +99,7 @@ def measure(spec: str, *, n_tokens: int, n_requests: int) -> dict[str, Any]:
 
 @contextmanager
 def running(words: Sequence[str]) -> Iterator[tuple[int, psutil.Process, float]]:
-    """A server in a process of its own: its port, the process, and how long it took to answer."""
+    """Run a server in another process; yield its port, the process, and the seconds until it responded."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -127,7 +128,7 @@ def _answers(port: int) -> bool:
 
 
 def _asking(port: int, n_tokens: int) -> Callable[[str], Any]:
-    """A function that gives the answer to a prompt; None where there was none."""
+    """Return a function that requests a completion, and returns None if there is no response."""
 
     def ask(prompt: str) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
@@ -189,7 +190,7 @@ def _many(
 
 
 def _alone(bundle: Any, prompts: Sequence[str], n_tokens: int) -> list[str]:
-    """What the model writes, one prompt at a time."""
+    """Return what the model generates for one prompt at a time."""
     from modules.generation import SamplingOptions
 
     options = SamplingOptions(temperature=0.0, max_new_tokens=n_tokens)
@@ -233,7 +234,7 @@ def _peer(bundle: Any, prompts: Sequence[str], n_tokens: int) -> float | None:
 
 
 def _prompts() -> list[str]:
-    """Beginnings of stories, of different lengths."""
+    """Return beginnings of stories with different lengths."""
     from datamodules.storyworld import StoryWorld
 
     texts = [row["text"] for row in StoryWorld(4 * N_PROMPTS).load().train][:N_PROMPTS]

@@ -1,4 +1,4 @@
-"""A plain server of an exported model: FastAPI around `generate` of transformers, a request at a time.
+"""Serve an exported model with FastAPI and `generate` of transformers, one request at a time.
 
 python -m benchmarks.serving_peer FOLDER PORT
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def main(folder: str, port: int) -> None:
-    """Serve until killed; on this machine alone."""
+    """Serve on the loopback interface until killed."""
     import torch
     import uvicorn
     from fastapi import FastAPI

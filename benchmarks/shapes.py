@@ -1,4 +1,4 @@
-"""The models that peers are measured at: the same numbers for each of them."""
+"""The shapes of the models with which all peers are measured."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ class Shape:
     """A decoder and the batch that it is trained on.
 
     Args:
-        block: tokens of a row.
-        batch: rows of a step.
+        block: tokens per row.
+        batch: rows per step.
     """
 
     n_layers: int
@@ -21,21 +21,21 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step."""
+        """Tokens per step."""
         return self.block * self.batch
 
     @property
     def flops(self) -> float:
-        """Operations of a step of a GPT-2 of this shape, forward and backward.
+        """Operations per step of a GPT-2 with this shape, forward and backward.
 
-        Six a weight and token, and 12 * layers * block * width a token for the products of attention.
+        These are 6 per weight and token, and 12 * layers * block * width per token for attention products.
         Source: Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters".
         """
         weights = 12 * self.n_layers * self.d_model**2 + self.vocab_size * self.d_model
         return self.tokens * (6.0 * weights + 12.0 * self.n_layers * self.block * self.d_model)
 
     def overrides(self) -> list[str]:
-        """The same as changes to a configuration of Prelude."""
+        """Return the shape as overrides of Prelude's configuration."""
         return [
             f"size.n_layers={self.n_layers}",
             f"size.d_model={self.d_model}",

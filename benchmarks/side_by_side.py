@@ -1,4 +1,4 @@
-"""Loops that take turns, and what is told of them."""
+"""Measure loops in alternation, and compare their rates."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,17 +16,17 @@ from benchmarks.shapes import Shape
 from benchmarks.speed import ratio, spread
 from benchmarks.training import Training
 
-#: Seconds of a turn of one loop, about: whole steps are made.
+#: The approximate duration of a turn of one loop, in seconds; it consists of whole steps.
 TURN_S = 4.0
 N_WARMUP_STEPS = 2
 
-#: Makes so many steps and says how many seconds they took.
+#: Makes a number of steps and returns the seconds that they took.
 Loop = Callable[[int], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement: ours beside one peer, as rates (more is better) and as a ratio within each turn."""
+    """A comparison of Prelude with a peer: rates (higher is better), and the ratio within each turn."""
 
     what: str
     peer: str
@@ -40,10 +40,10 @@ class Row:
 def compare(
     what: str, loops: Mapping[str, Loop], *, amount: float, unit: str, n_turns: int, more: Mapping[str, Any]
 ) -> list[Row]:
-    """A row for each loop after the first, which is ours.
+    """Return a row for each loop after the first, which is Prelude's.
 
     Args:
-        amount: what a step does, in the unit of the rates: tokens, rows, megabytes.
+        amount: the amount of work per step, in the unit of the rates: tokens, rows or megabytes.
     """
     n_steps = {
         name: max(1, round(TURN_S * N_WARMUP_STEPS / run(N_WARMUP_STEPS))) for name, run in loops.items()
@@ -68,7 +68,7 @@ def compare(
 
 
 def training(name: str, shape: Shape, machine: Mapping[str, Any], n_turns: int) -> list[Row]:
-    """Training of one shape by all loops that there are here."""
+    """Measure training of one shape with all installed loops."""
     with loops_of(shape, bf16=machine["precision"] == "bf16") as loops:
         rows = compare(
             f"train {name}", loops, amount=shape.tokens, unit="tokens/s", n_turns=n_turns, more=asdict(shape)
@@ -81,7 +81,7 @@ def training(name: str, shape: Shape, machine: Mapping[str, Any], n_turns: int) 
 
 @contextmanager
 def loops_of(shape: Shape, *, bf16: bool) -> Iterator[dict[str, Loop]]:
-    """Ours, with both optimizers, and the peers."""
+    """Create the loops of Prelude, with both optimizers, and of the peers."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
@@ -99,7 +99,7 @@ def loops_of(shape: Shape, *, bf16: bool) -> Iterator[dict[str, Loop]]:
 def _ours(shape: Shape, folder: Path, overrides: list[str]) -> Loop:
     made = Training(
         [*shape.overrides(), *overrides, "trainer.precision=auto"],
-        document_tokens=16 * shape.block,  # as in a text: most rows hold a part of one document
+        document_tokens=16 * shape.block,  # as in long texts: most rows contain a part of a single document
         max_steps=10_000,
     )
 

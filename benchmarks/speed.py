@@ -1,21 +1,22 @@
-"""Tokens per second of training steps, one configuration beside another.
+"""Compare the tokens per second of training steps with different configurations.
 
     python -m benchmarks.speed a="trainer.precision=fp32" b="trainer.precision=bf16"
     python -m benchmarks.speed tiny="size=tiny" small="size=small" --steps 10
     python -m benchmarks.speed rotary="" alibi="position=alibi" learned="position=learned"
     python -m benchmarks.speed default="" --lightning
 
-Each NAME="KEY=VALUE ..." is a configuration: the overrides of `make pretrain`. Model, optimizer, packing,
-batches and gradient clipping are the real ones, the rows are random tokens, and the loop is a plain one.
-Configurations take turns, a b a b ..., so that what else the machine does meets them alike; a ratio is taken
-within each turn, to the first configuration. Given are medians over the turns, with the lowest and highest.
+Each NAME="KEY=VALUE ..." is a configuration, with overrides of `make pretrain`. Model, optimizer, packing,
+batches and gradient clipping are the real ones; rows are random tokens, and the loop is a plain one.
+Configurations alternate (a b a b ...), so that other load on the machine affects all of them equally, and a
+ratio to the first configuration is computed within each turn. The results are medians over the turns, with
+the lowest and highest value.
 
-With --lightning each turn of a configuration is followed by the same steps through Lightning's Trainer with
-the callbacks of a run; `lightning` holds its tokens per second as a part of the plain loop's. Neither counts
-validation, samples, checkpoints and what MLflow's writer does in its own process.
+With --lightning, each turn of a configuration is followed by the same steps with Lightning's Trainer and the
+callbacks of a run; `lightning` is the ratio of its tokens per second to those of the plain loop. Validation,
+samples, checkpoints and the writer process of MLflow are not included.
 
-A token is a position of the input that is no padding. One line of JSON on standard output; talk on standard
-error. OMP_NUM_THREADS sets the threads.
+A token is a position of the input that is not padding. Standard output has one line of JSON, and standard
+error the messages. OMP_NUM_THREADS sets the threads.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from pipeline.threads import wait_briefly
 if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
     from benchmarks.training import Training
 
-#: Steps before any is timed: memory is allocated, and kernels are chosen or compiled.
+#: Untimed steps at the beginning, in which memory is allocated, and kernels are selected or compiled.
 N_WARMUP_STEPS = 3
 
 #: Tokens per second of each turn, by configuration.
@@ -64,16 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_configurations(words: Sequence[str]) -> dict[str, list[str]]:
-    """Name -> overrides.
+    """Return name -> overrides.
 
     Raises:
-        ConfigError: a word is no named set of overrides, or two have the same name.
+        ConfigError: if a word is not a named set of overrides, or two have the same name.
     """
     configurations: dict[str, list[str]] = {}
     for word in words:
         name, equals, overrides = word.partition("=")
         if not equals or not name.isidentifier() or name in configurations:
-            problem = f"'{word}' is not a configuration with a name of its own"
+            problem = f"'{word}' is not a configuration with a unique name"
             raise ConfigError(problem, 'NAME="KEY=VALUE ..."', 'for example bf16="trainer.precision=bf16"')
         configurations[name] = shlex.split(overrides)
     return configurations
@@ -82,10 +83,10 @@ def parse_configurations(words: Sequence[str]) -> dict[str, list[str]]:
 def measure(
     configurations: dict[str, list[str]], *, n_steps: int, n_turns: int, document_tokens: int, lightning: bool
 ) -> dict[str, Any]:
-    """The figures of all configurations, in turns of `n_steps` steps.
+    """Return the results of all configurations, measured in turns of `n_steps` steps.
 
     Raises:
-        UserError: for what a user can get wrong in the overrides.
+        UserError: if an override is wrong.
     """
     import torch
 
@@ -125,7 +126,7 @@ def measure(
 def take_turns(
     trainings: Mapping[str, "Training"], *, n_steps: int, n_turns: int, lightning: bool
 ) -> tuple[Rates, Rates]:
-    """Tokens per second of each turn, in the plain loop and, where that is wanted, through Lightning."""
+    """Return tokens per second of each turn, in the plain loop and, if requested, with Lightning."""
     plain: Rates = {name: [] for name in trainings}
     trained: Rates = {name: [] for name in trainings}
     for training in trainings.values():
@@ -145,12 +146,12 @@ def take_turns(
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """Values as a part of their base, turn by turn."""
+    """Return the ratios of values to their base, within each turn."""
     return spread([value / other for value, other in zip(values, base, strict=True)], digits=3)
 
 
 def spread(values: Sequence[float], *, digits: int) -> dict[str, float]:
-    """The median with the lowest and the highest."""
+    """Return the median with the lowest and the highest."""
     found = {"median": median(values), "low": min(values), "high": max(values)}
     return {name: round(value, digits) for name, value in found.items()}
 
@@ -168,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         "--document-tokens",
         type=count,
         default=150,
-        help="tokens of a document, half as many to half as many again (150, as a story); rows hold several",
+        help="mean tokens of a document, varying by half (150, like a story); rows contain several documents",
     )
     parser.add_argument("--lightning", action="store_true", help="also measure the Trainer and our callbacks")
     return parser

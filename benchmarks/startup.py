@@ -1,12 +1,11 @@
-"""How long commands take to answer, and `make pretrain` to its first step, each as a process of its own.
+"""Measure the duration of commands, and of `make pretrain` up to its first step, each in a new process.
 
     python -m benchmarks.startup
     python -m benchmarks.startup --turns 5 size=nano
 
-What follows the options are changes to the configuration of the pretraining, which runs once before, so that
-the cache holds its corpus, tokenizer and token rows. Tracking is off, and its runs are in a temporary folder.
-Medians of wall time and of processor time (user and system, in seconds), as one line of JSON on standard
-output.
+Further arguments are overrides of the pretraining, which runs once before, so that its corpus, tokenizer and
+token rows are cached. Tracking is off, and runs are in a temporary folder. Standard output has one line of
+JSON with the medians of wall time and of processor time (user and system), in seconds.
 """
 
 import argparse
@@ -30,7 +29,7 @@ ANSWERS = {
     "wrong_key": ("pretrain", "trainer.max_step=1"),
     "show_config": ("show-config",),
 }
-#: Runs a pretraining, and says on standard output after the first step which processor time it took.
+#: A program that runs a pretraining, and prints its processor time after the first step.
 TO_FIRST_STEP = """
 import os, time
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(words: Sequence[str]) -> Times:
-    """Wall and processor seconds of a command, from a new process to its end."""
+    """Return the wall and processor seconds of a command, from the start of a new process to its end."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [*PIPELINE, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -71,10 +70,10 @@ def answer(words: Sequence[str]) -> Times:
 
 
 def first_step(words: Sequence[str]) -> Times:
-    """Wall and processor seconds of a pretraining, from a new process to its first step; it is killed there.
+    """Return the wall and processor seconds of a pretraining up to its first step, at which it is killed.
 
     Raises:
-        RuntimeError: it ended before.
+        RuntimeError: if it ended before its first step.
     """
     command = [sys.executable, "-c", TO_FIRST_STEP, *words]
     began = time.perf_counter()

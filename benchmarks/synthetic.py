@@ -1,4 +1,4 @@
-"""Rows of random tokens, and a tokenizer for them: the work of training without a corpus."""
+"""Rows of random tokens, and a tokenizer for them, to measure training without a corpus."""
 
 from collections.abc import Iterator
 from random import Random
@@ -13,15 +13,15 @@ from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.tasks.base import PretrainingTask
 
-#: Batches of rows; after these they come again in another order.
+#: Number of different batches, which are then repeated in another order.
 N_BATCHES = 32
 
-#: Made-up words a token of the vocabulary: enough for any tokenizer to reach its size.
+#: Number of made-up words per token of the vocabulary, enough for any tokenizer to reach its size.
 WORDS_PER_TOKEN = 10
 
 
 class SyntheticRows:
-    """Packed rows in memory, as the cache gives them."""
+    """Packed rows in memory, with the interface of the cache."""
 
     def __init__(self, ids: npt.NDArray[np.integer], segment_ids: npt.NDArray[np.integer]) -> None:
         self._ids, self._segment_ids = ids, segment_ids
@@ -30,12 +30,12 @@ class SyntheticRows:
         return len(self._ids)
 
     def take(self, indices: npt.ArrayLike, /) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Ids (n, L) and segment ids (n, L) of these rows."""
+        """Return the ids (n, L) and segment ids (n, L) of these rows."""
         chosen = np.asarray(indices)
         return self._ids[chosen], self._segment_ids[chosen]
 
     def first(self, n: int) -> Self:
-        """The first `n` rows."""
+        """Return the first `n` rows."""
         return type(self)(*self.take(range(n)))
 
 
@@ -49,7 +49,7 @@ def make_rows(
     batch_size: int,
     seed: int,
 ) -> SyntheticRows:
-    """Rows for `N_BATCHES` batches, packed from documents of half to one and a half `document_tokens`."""
+    """Return rows for `N_BATCHES` batches, packed from documents of 0.5 to 1.5 times `document_tokens`."""
     chunks = pack(
         _documents(tokenizer, document_tokens, seed=seed),
         row_tokens=task.row_tokens(max_seq_len),
@@ -63,7 +63,7 @@ def make_rows(
 
 
 def make_tokenizer(config: Config) -> Tokenizer:
-    """A tokenizer of the kind and size that is configured, trained on made-up words."""
+    """Return a tokenizer of the configured kind and size, trained on made-up words."""
     random = Random(0)
     n_words = WORDS_PER_TOKEN * config.tokenizer.get("vocab_size", 1)
     words = (

@@ -1,4 +1,4 @@
-"""A text file to rows of tokens on the disk: ours, and the way of `transformers`' run_clm.py."""
+"""Compare the conversion of a text file to token rows on disk with run_clm.py of `transformers`."""
 
 import time
 from functools import partial
@@ -23,7 +23,7 @@ BLOCK = 256
 
 
 def measure(n_turns: int) -> list[Row]:
-    """Megabytes a second, both with the same vocabulary and as many cores as there are."""
+    """Measure megabytes per second, both with the same vocabulary and on all cores."""
     with TemporaryDirectory() as place:
         folder = Path(place)
         text = folder / "text.txt"
@@ -43,7 +43,7 @@ def measure(n_turns: int) -> list[Row]:
 
 
 def made_up_text() -> str:
-    """Lines of words whose frequencies fall as those of a language do (Zipf)."""
+    """Return lines of made-up words whose frequencies follow Zipf's law, as in natural languages."""
     random = np.random.default_rng(0)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = ["".join(random.choice(letters, size)) for size in random.integers(2, 10, N_WORDS)]
@@ -57,7 +57,7 @@ def made_up_text() -> str:
 
 
 def ours(text: Path, tokenizer: Tokenizer, folder: Path, n_times: int) -> float:
-    """Seconds of reading, tokenizing, packing and writing, with nothing in a cache."""
+    """Return the seconds for reading, tokenizing, packing and writing, without a cache."""
     started = time.perf_counter()
     for _ in range(n_times):
         with TemporaryDirectory(dir=folder) as cache:
@@ -75,7 +75,7 @@ def ours(text: Path, tokenizer: Tokenizer, folder: Path, n_times: int) -> float:
 
 
 def theirs(text: Path, folder: Path, n_times: int) -> float:
-    """The same by `datasets`: map the tokenizer, then group the texts."""
+    """Return the seconds for the same with `datasets`: map the tokenizer, then group the texts."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # type: ignore[no-untyped-call]
     started = time.perf_counter()
     for _ in range(n_times):

@@ -1,23 +1,23 @@
-"""What an outage of MLflow's server costs a training, and whether its points are whole afterwards.
+"""Measure what an outage of the MLflow server costs training, and whether all points are stored afterwards.
 
     python -m benchmarks.tracking_outage
     python -m benchmarks.tracking_outage --steps 400 --pause 60 --turns 3 --overrides "size=small"
 
-The same training on the same random rows four times a turn, each with an MLflow server of its own:
-undisturbed; the server killed for good; paused (SIGSTOP) for some seconds; answering 500 to the end. The
-fault comes after a quarter of the steps; in every other turn the four go in the reverse order. After each run
-the server is well again, and what is left in the spool is sent as `make sync` does it.
+In each turn, the same training runs four times on the same random rows, each with a separate MLflow server:
+without a fault; with the server killed; with the server paused (SIGSTOP) for some seconds; and with the
+server returning errors (500) until the end. The fault begins after a quarter of the steps. Every other turn
+uses the reverse order. After each run, the server is restored, and the rest of the spool is sent as by `make
+sync`.
 
-For each fault: `total` and `step`, the ratio of whole training times and of median step times to the
-undisturbed run of the turn (median, lowest, highest); `cpu`, that of the processor time of the training
-process; `call_share`, the share of the training time that its steps waited for tracking, which the noise of
-the machine does not touch; `longest_step_ms` and `longest_call_ms`, the longest step and the longest that a
-step waited for tracking; `end_s`, how long the end of the run took; `n_left`, the records left for
-`make sync`; and `equal`, whether the store then had each point of the spool once, at its own step and time,
-and the same losses at the same steps as the undisturbed run. `load` is the machine's load when it began and
-when it ended.
+For each fault, the results are `total` and `step`, the ratios of training times and of median step times to
+the run without a fault (median, lowest, highest); `cpu`, the ratio of processor times of the training
+process; `call_share`, the fraction of the training time that steps waited for tracking, which other load does
+not affect; `longest_step_ms` and `longest_call_ms`, the longest step and the longest wait for tracking;
+`end_s`, the duration of the end of the run; `n_left`, the records left for `make sync`; and `equal`, whether
+the store then has each point of the spool exactly once, with its step and time, and the same losses as the
+run without a fault. `load` is the load of the machine at the beginning and at the end.
 
-One line of JSON on standard output. OMP_NUM_THREADS sets the threads.
+Standard output has one line of JSON. OMP_NUM_THREADS sets the threads.
 """
 
 import argparse
@@ -46,13 +46,13 @@ if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must
 
 FAULTS = ("undisturbed", "killed", "paused", "500s")
 
-#: Step -> value of each curve that depends on nothing but the training.
+#: Step -> value, for each curve that depends only on the training.
 Losses = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One training, and what was in the store afterwards."""
+    """The result of one training: its times, and whether the store is complete."""
 
     steps: "Steps"
     calls_s: list[float]
@@ -64,14 +64,14 @@ class Outcome:
 
 @dataclass
 class Server:
-    """A server's process, the proxy before it, and the way to start it again."""
+    """A server process, the proxy in front of it, and a function that restarts it."""
 
     process: Popen[bytes]
     proxy: Proxy
     restart: Callable[[], None]
 
     def strike(self, fault: str, pause_s: float) -> None:
-        """Let the fault begin."""
+        """Begin the fault."""
         if fault == "killed":
             os.killpg(self.process.pid, signal.SIGKILL)
         elif fault == "paused":
@@ -107,10 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(overrides: Sequence[str], *, n_steps: int, n_turns: int, pause_s: float) -> dict[str, Any]:
-    """The figures of each fault.
+    """Return the results of each fault.
 
     Raises:
-        UserError: for what a user can get wrong in the overrides.
+        UserError: if an override is wrong.
     """
     load, started = os.getloadavg(), time.monotonic()
     turns = []
@@ -134,7 +134,7 @@ def measure(overrides: Sequence[str], *, n_steps: int, n_turns: int, pause_s: fl
 
 
 def figures(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
-    """What one fault did, in each turn beside the undisturbed run."""
+    """Return the effects of a fault, compared with the run without a fault in each turn."""
     return {
         "total": spread([sum(a.steps.wall_s) / sum(b.steps.wall_s) for a, b in pairs]),
         "step": spread([median(a.steps.wall_s) / median(b.steps.wall_s) for a, b in pairs]),
@@ -149,12 +149,12 @@ def figures(pairs: Sequence[tuple[Outcome, Outcome]]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
+    """Return the median, lowest and highest value."""
     return {"median": round(median(values), 5), "low": round(min(values), 5), "high": round(max(values), 5)}
 
 
 def run(fault: str, overrides: Sequence[str], *, n_steps: int, pause_s: float) -> Outcome:
-    """One training with one fault, sent to the end afterwards."""
+    """Train with a fault, and send the rest of the spool afterwards."""
     from benchmarks.tracking_training import TimedRun, TrackedTraining
     from pipeline.tracking import RunCard, TrackingOptions, start_run
     from pipeline.tracking.spool import Progress, count_unsent
@@ -180,7 +180,7 @@ def run(fault: str, overrides: Sequence[str], *, n_steps: int, pause_s: float) -
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
-    """A fresh MLflow server with a proxy before it."""
+    """Run a new MLflow server with a proxy in front of it."""
     from contextlib import ExitStack
 
     from pipeline.tracking import ui
@@ -201,7 +201,7 @@ def running_server(folder: Path) -> Iterator[Server]:
 
 
 def send_rest(run_folder: Path, limit_s: float = 180.0) -> str:
-    """What `make sync` does, until nothing is left; gives the run's id in the store."""
+    """Send the rest of the spool as by `make sync`, and return the id of the run in the store."""
     from pipeline.tracking import RunStillSent, sync
 
     deadline = time.monotonic() + limit_s
@@ -209,14 +209,14 @@ def send_rest(run_folder: Path, limit_s: float = 180.0) -> str:
         try:
             report = sync(run_folder, environ=os.environ)
         except RunStillSent:
-            continue  # it has waited for half a second
+            continue  # after waiting for half a second
         if not report.n_left and report.run_id is not None:
             return report.run_id
     raise TimeoutError(f"the spool of {run_folder} could not be sent within {limit_s} s")
 
 
 def compare(run_folder: Path, uri: str, run_id: str) -> tuple[bool, Losses]:
-    """Whether the store has each point of the spool once, at its step and time; and its losses."""
+    """Return whether the store has each point of the spool exactly once, and its losses."""
     from pipeline.tracking.options import Store
     from pipeline.tracking.spool import POINTS, SYSTEM, lane_file, read_records
     from pipeline.tracking.store import open_client

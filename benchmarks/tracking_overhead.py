@@ -1,20 +1,22 @@
-"""What full tracking costs a training step, beside the same steps without it.
+"""Measure what tracking costs a training step, compared with the same steps without it.
 
     python -m benchmarks.tracking_overhead
     python -m benchmarks.tracking_overhead --steps 40 --turns 20 --overrides "size=small"
 
-One training on random rows, whose tracking is switched on and off in turns of some steps: on, its metrics
-go to the spool, and a writer process beside it sends them to a SQLite store and samples the machine; off,
-nothing is logged and the writer is stopped (SIGSTOP). On and off follow each other within seconds, so that
-what else the machine does meets both alike, and a ratio is taken within each turn.
-Given are, with the 95 % interval of the median over the turns (bootstrap): `step`, the ratio of median step
-times, and `cpu`, that of the processor time which the training process took. Two figures that no other load
-touches: `call_share`, the part of the tracked steps' time that training spent in calls of tracking; and
-`writer_share`, the processor time of the writer by the time of the tracked steps, in cores, which is what a
-step can lose where no core is free. `writer_start_cpu_s` is what a writer takes once, to import MLflow.
-`load` is the machine's load when it began and when it ended: above the number of cores, others were at work.
+In a training on random rows, tracking is switched on and off in blocks of some steps. When it is on, metrics
+go to the spool, and the writer process sends them to a SQLite store and samples system metrics. When it is
+off, nothing is logged, and the writer is stopped (SIGSTOP). The blocks alternate within seconds, so that
+other load on the machine affects both equally, and a ratio is computed within each turn.
 
-One line of JSON on standard output. OMP_NUM_THREADS sets the threads.
+The results, with 95 % bootstrap intervals of the median over the turns, are `step`, the ratio of median step
+times, and `cpu`, the ratio of processor times of the training process. Two further results are not affected
+by other load: `call_share`, the fraction of the tracked steps' time spent in calls of tracking, and
+`writer_share`, the processor time of the writer divided by the time of the tracked steps, in cores, which is
+what a step can lose if no core is free. `writer_start_cpu_s` is the processor time for importing MLflow, once
+per writer. `load` is the load of the machine at the beginning and at the end; above the number of cores,
+other programs were running.
+
+Standard output has one line of JSON. OMP_NUM_THREADS sets the threads.
 """
 
 import argparse
@@ -39,7 +41,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
     from benchmarks.tracking_training import Steps, TimedRun
 
-#: Steps before any is timed: memory is allocated, and kernels are chosen.
+#: Untimed steps at the beginning, in which memory is allocated and kernels are selected.
 N_WARMUP_STEPS = 3
 N_RESAMPLES = 2000
 _START_LIMIT_S = 120.0
@@ -57,12 +59,12 @@ class Switch:
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of the writer until now."""
+        """The processor time of the writer so far."""
         times = self._writer.cpu_times()
         return float(times.user + times.system)
 
     def turn(self, on: bool) -> None:
-        """Let tracking go on, or stand still."""
+        """Resume or pause tracking."""
         self._run.on = on
         self._writer.send_signal(signal.SIGCONT if on else signal.SIGSTOP)
 
@@ -80,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(overrides: Sequence[str], *, n_steps: int, n_turns: int) -> dict[str, Any]:
-    """The ratios, tracked to untracked.
+    """Return the ratios of tracked to untracked steps.
 
     Raises:
-        UserError: for what a user can get wrong in the overrides.
+        UserError: if an override is wrong.
     """
     from benchmarks.tracking_training import TimedRun, TrackedTraining
     from pipeline.tracking import RunCard, TrackingOptions, start_run
@@ -119,12 +121,12 @@ def measure(overrides: Sequence[str], *, n_steps: int, n_turns: int) -> dict[str
 
 
 def tracked_blocks(n_turns: int) -> list[bool]:
-    """Whether each block of steps is tracked: on off, off on, on off, ..."""
+    """Return whether each block of steps is tracked: on off, off on, on off, ..."""
     return [tracked for turn in range(n_turns) for tracked in ((True, False) if turn % 2 else (False, True))]
 
 
 def figures(steps: "Steps", order: Sequence[bool], n_steps: int) -> dict[str, Any]:
-    """Ratios of the two blocks of each turn."""
+    """Return the ratios of the two blocks of each turn."""
     wall, cpu = (blocks(values, len(order), n_steps) for values in steps)
     return {
         "step": interval(_ratios([median(block) for block in wall], order)),
@@ -136,7 +138,7 @@ def figures(steps: "Steps", order: Sequence[bool], n_steps: int) -> dict[str, An
 def shares(
     steps: "Steps", order: Sequence[bool], n_steps: int, *, calls_s: Sequence[float], writer_s: float
 ) -> dict[str, float]:
-    """What tracking itself took, by the time of the steps that were tracked."""
+    """Return the time of tracking itself, as fractions of the time of the tracked steps."""
     wall = blocks(steps.wall_s, len(order), n_steps)
     tracked_s = sum(sum(block) for block, on in zip(wall, order, strict=True) if on)
     return {
@@ -147,7 +149,7 @@ def shares(
 
 
 def blocks(values: Sequence[float], n_blocks: int, n_steps: int) -> list[Sequence[float]]:
-    """The steps of each block; `values` begin with the second step of all."""
+    """Return the values of each block; `values` begin with the second step."""
     first = N_WARMUP_STEPS - 1
     return [values[first + i * n_steps : first + (i + 1) * n_steps] for i in range(n_blocks)]
 
@@ -160,7 +162,7 @@ def _ratios(values: Sequence[float], order: Sequence[bool]) -> list[float]:
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Median, and its 95 % interval by bootstrap over the values."""
+    """Return the median, with its 95 % bootstrap interval."""
     drawn = np.random.default_rng(0).choice(values, (N_RESAMPLES, len(values)))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
     return {"median": round(median(values), 4), "low": round(float(low), 4), "high": round(float(high), 4)}

@@ -1,4 +1,4 @@
-"""A loopback proxy that stands before a real MLflow server and behaves as a sick one does."""
+"""A proxy in front of a real MLflow server that simulates failures."""
 
 import http.client
 import socket
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-#: refusing: 500, nothing is done; answer lost: done, but 500; hanging: no answer at all; cut: done, and half
-#: an answer; empty: not done, and 200 with nothing in it.
+#: refusing: not executed, 500; answer lost: executed, but 500; hanging: no response; cut: executed, with half
+#: a response; empty: not executed, 200 with an empty body.
 Mode = Literal["honest", "refusing", "answer lost", "hanging", "cut", "empty"]
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """Return an unused port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards each request, or does with it what its mode says."""
+    """Forwards each request, or fails according to its mode."""
 
     daemon_threads = True
     mode: Mode = "honest"
@@ -34,12 +34,12 @@ class Proxy(ThreadingHTTPServer):
         self.healed = threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what these tests are about."""
+        """Ignore errors, since clients that disconnect are expected."""
 
 
 @contextmanager
 def running_proxy(behind: int) -> Iterator[Proxy]:
-    """A proxy before the server at a port of this machine."""
+    """Run a proxy in front of the server at a port of this machine."""
     proxy = Proxy(behind)
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()

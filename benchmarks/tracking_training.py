@@ -1,4 +1,4 @@
-"""The training steps that the benchmarks of tracking time: the Trainer of a run, with a run's record."""
+"""The training of the benchmarks of tracking: the Trainer of a run, tracked like a run."""
 
 import os
 import time
@@ -25,14 +25,14 @@ from pipeline.training.trainer import build_trainer
 
 
 class Steps(NamedTuple):
-    """Seconds of each optimizer step, by the wall and by the processors (all threads of the training)."""
+    """The wall and processor seconds (of all threads) of each optimizer step."""
 
     wall_s: list[float]
     cpu_s: list[float]
 
 
 class TimedRun(Run):
-    """Passes what training logs on to a run while it is `on`, and keeps how long each call took."""
+    """Forwards metrics to a run while it is `on`, and records the duration of each call."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -40,7 +40,7 @@ class TimedRun(Run):
         self.calls_s: list[float] = []
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers at an optimizer step."""
+        """Record metrics at an optimizer step."""
         if not self.on:
             return
         begun = time.perf_counter()
@@ -49,10 +49,10 @@ class TimedRun(Run):
 
 
 class StepTimes(Callback):
-    """The time from the end of each optimizer step to the end of the next, and what happens on the way.
+    """Measures the time from the end of each optimizer step to the end of the next.
 
     Args:
-        at: step -> what is done after it, for example an outage.
+        at: step -> function that is called after it, for example to begin an outage.
     """
 
     def __init__(self, at: Mapping[int, Any]) -> None:
@@ -63,7 +63,7 @@ class StepTimes(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at both clocks."""
+        """Read both clocks."""
         if not ends_optimizer_step(trainer, batch_idx):
             return
         self._wall.append(time.perf_counter())
@@ -73,15 +73,15 @@ class StepTimes(Callback):
 
     @property
     def steps(self) -> Steps:
-        """All steps but the first, which has no step before it."""
+        """All steps except the first, which has no predecessor."""
         return Steps(_differences(self._wall), _differences(self._cpu))
 
 
 class TrackedTraining(Training):
-    """A training whose steps are logged to a run as those of `make pretrain` are."""
+    """A training whose steps are tracked like those of `make pretrain`."""
 
     def run_tracked(self, n_steps: int, run: TimedRun, *, folder: Path, at: Mapping[int, Any]) -> Steps:
-        """Make `n_steps` through the Trainer, from a new optimizer on."""
+        """Make `n_steps` steps with the Trainer and a new optimizer."""
         times = StepTimes(at)
         options = replace(self.options, max_steps=n_steps, val_every_steps=n_steps)
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere:

@@ -1,4 +1,4 @@
-"""The training steps of one configuration: in a plain loop, and the same through the real Trainer."""
+"""Training steps of a configuration, in a plain loop and with the Trainer."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,14 +38,14 @@ Batch = Mapping[str, Tensor]
 
 
 class Measured(NamedTuple):
-    """Training steps that were timed."""
+    """The number and duration of timed training steps."""
 
     n_tokens: int
     seconds: float
 
     @property
     def tokens_per_second(self) -> float:
-        """How fast they were."""
+        """The speed of the steps."""
         return self.n_tokens / self.seconds
 
 
@@ -54,11 +54,11 @@ class Training:
 
     Args:
         overrides: changes to the configuration.
-        document_tokens: length of the documents that rows are packed from.
-        max_steps: steps of the whole training, for the schedule.
+        document_tokens: mean length of the documents that rows are packed from.
+        max_steps: number of steps of the whole training, for the schedule.
 
     Raises:
-        UserError: for what a user can get wrong in the overrides.
+        UserError: if an override is wrong.
     """
 
     def __init__(self, overrides: Sequence[str], *, document_tokens: int, max_steps: int) -> None:
@@ -89,11 +89,11 @@ class Training:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that are trained."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def run_plainly(self, n_steps: int) -> Measured:
-        """Make steps in a plain loop, going on from the last call."""
+        """Make steps in a plain loop, continuing from the last call."""
         self.module.to(self.device).train()
         self._wait()
         started = time.perf_counter()
@@ -104,10 +104,10 @@ class Training:
     def run_in_lightning(
         self, n_steps: int, *, n_warmup_steps: int, folder: Path, stream: TextIO
     ) -> Measured:
-        """Make steps through the Trainer, from a new optimizer on; those of the warm-up are not timed.
+        """Make steps with the Trainer and a new optimizer; those of the warm-up are not timed.
 
         The callbacks are those of a run. Validation and checkpoint come after the last step and are not
-        timed, and what is logged is computed, but not sent.
+        timed. Metrics are computed, but not sent.
         """
         n_all = n_warmup_steps + n_steps
         clock = StepClock(n_warmup_steps)
@@ -140,7 +140,7 @@ class Training:
         )
 
     def _step(self) -> int:
-        """One update of the weights; how many tokens it has learned from."""
+        """Update the weights once, and return the number of tokens."""
         factor = self._schedule.factor(self._n_steps, self.module.max_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -150,7 +150,8 @@ class Training:
             n_tokens += count_tokens(batch)
             nats, n_new = self._loss(batch)
             n_labels += n_new
-            divisor = divisor or max(n_new, 1)  # of the first pass: all labels are known after the last one
+            # The number of labels of the first pass, since that of all passes is only known after the last.
+            divisor = divisor or max(n_new, 1)
             self._scaler.scale(nats / divisor / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
         factor = self.options.accumulate * divisor / max(n_labels, 1)
@@ -165,14 +166,14 @@ class Training:
         return n_tokens
 
     def _trained_parameters(self) -> list[Tensor]:
-        """All parameters in the optimizer's order, in which Lightning adds up their norms."""
+        """Return all parameters in the order of the optimizer, in which Lightning sums their norms."""
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
     def _loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """The sum of nats, and of how many labels."""
+        """Return the sum of losses in nats, and the number of labels."""
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        # Without a cache of weights in the lower precision, as Lightning does it.
+        # Like Lightning, without a cache of weights in the lower precision.
         with torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32", cache_enabled=False):
             return self.module.objective.loss(self.module.model, moved)
 
@@ -196,8 +197,8 @@ class Training:
 class StepClock(Callback):
     """Times training from the end of step `n_warmup_steps` to the end of the last one.
 
-    Listed first, it looks at the clock before the other callbacks have done their work of the last step, and
-    that of the last warm-up step is counted instead.
+    Listed first, it reads the clock before the other callbacks have processed the last step; their work for
+    the last warm-up step is counted instead.
     """
 
     def __init__(self, n_warmup_steps: int) -> None:
@@ -207,13 +208,13 @@ class StepClock(Callback):
 
     @property
     def measured(self) -> Measured:
-        """The steps between."""
+        """The steps between these two."""
         return Measured(self._n_tokens, self._ended - self._started)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count tokens, and look at the clock where it starts and where it ends."""
+        """Count tokens, and read the clock at the start and at the end."""
         if trainer.global_step > self._n_warmup_steps or self._started:
             self._n_tokens += count_tokens(batch)
         if not ends_optimizer_step(trainer, batch_idx):
@@ -225,6 +226,6 @@ class StepClock(Callback):
 
 
 def count_tokens(batch: Batch) -> int:
-    """Positions of the input that are no padding."""
+    """Return the number of positions of the input that are not padding."""
     segment_ids = batch.get("segment_ids")
     return batch["input_ids"].numel() if segment_ids is None else int(segment_ids.count_nonzero())

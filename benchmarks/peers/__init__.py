@@ -1,1 +1,1 @@
-"""What Prelude is measured beside, each as its users run it."""
+"""The peers that Prelude is compared with, each as its users run it."""

@@ -1,9 +1,9 @@
-"""litgpt's own model under its own loop, in an environment of its own; run by `benchmarks.peers.process`.
+"""The model and the training loop of litgpt, in a separate environment; run by `benchmarks.peers.process`.
 
     .venv-litgpt/bin/python benchmarks/peers/litgpt_loop.py '{"n_layers": 4, ...}' bf16-mixed
 
-It reads a number of steps a line from standard input and answers each with their seconds. What is timed is
-the body of the loop of `litgpt pretrain`: Fabric, a compiled model, chunked cross-entropy, clipping, AdamW.
+It reads one number of steps per line from standard input, and prints the seconds that they took. The body of
+the loop of `litgpt pretrain` is timed: Fabric, a compiled model, chunked cross-entropy, clipping, AdamW.
 """
 
 import json
@@ -17,7 +17,7 @@ from litgpt.utils import chunked_cross_entropy
 
 
 def main() -> None:
-    """Train at the shape that the command line names, as far as standard input asks."""
+    """Train with the shape on the command line, for the steps read from standard input."""
     shape, precision = json.loads(sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
     fabric = L.Fabric(devices=1, precision=precision)

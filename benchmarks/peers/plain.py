@@ -1,7 +1,7 @@
-"""A decoder and its training in the way of nanoGPT, written plainly: what a step costs without a framework.
+"""A plain decoder and training loop like nanoGPT's, to measure a step without a framework.
 
-GPT-2's parts (learned positions, LayerNorm without biases, GELU, a tied head), torch's fused attention and
-AdamW, clipping, autocast. Rows are random tokens.
+It has learned positions, LayerNorm without biases, GELU, a tied head, PyTorch's fused attention and AdamW,
+clipping and autocast. Rows are random tokens.
 """
 
 import time
@@ -23,7 +23,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(shape.d_model, shape.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to the same."""
+        """Map (B, T, D) to (B, T, D)."""
         b, t, d = x.shape
         q, k, v = (part.view(b, t, self.n_heads, -1).transpose(1, 2) for part in self.qkv(x).split(d, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each after a norm and beside a residual."""
+    """Pre-norm attention and feed-forward layers with residual connections."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * shape.d_model, shape.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to the same."""
+        """Map (B, T, D) to (B, T, D)."""
         x = x + self.attention(self.norms[0](x))
         out: Tensor = x + self.down(F.gelu(self.up(self.norms[1](x))))
         return out
@@ -62,7 +62,7 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=0.02)
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """The mean cross-entropy of `labels` (B, T)."""
+        """Return the mean cross-entropy of `labels` (B, T)."""
         x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -71,7 +71,7 @@ class GPT(nn.Module):
 
 
 class PlainLoop:
-    """The model in training: `run` makes steps and says how long they took."""
+    """The training loop: `run` makes steps and returns their duration."""
 
     def __init__(self, shape: Shape, *, bf16: bool, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -84,7 +84,7 @@ class PlainLoop:
         self.rows = torch.randint(shape.vocab_size, (64, shape.block + 1), device=device)
 
     def run(self, n_steps: int) -> float:
-        """Seconds of `n_steps` steps."""
+        """Make `n_steps` steps, and return the seconds."""
         _wait(self._device)
         started = time.perf_counter()
         for _ in range(n_steps):

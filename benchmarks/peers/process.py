@@ -1,4 +1,4 @@
-"""A peer in an environment of its own, as a loop like the others."""
+"""Run a peer in a separate environment as a loop like the others."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ LITGPT = Path(".venv-litgpt") / "bin" / "python"
 
 
 class LitgptLoop:
-    """litgpt in another process: `run` tells it to make steps and reads how long they took."""
+    """litgpt in another process: `run` makes it train and reads the duration."""
 
     def __init__(self, shape: Shape, *, bf16: bool) -> None:
         precision = "bf16-mixed" if bf16 else "32-true"
@@ -30,10 +30,10 @@ class LitgptLoop:
         self._process.communicate()
 
     def run(self, n_steps: int) -> float:
-        """Seconds of `n_steps` steps.
+        """Make `n_steps` steps, and return the seconds.
 
         Raises:
-            RuntimeError: the process has ended.
+            RuntimeError: if the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""`transformers`' own GPT-2 under `transformers`' Trainer, as run_clm.py trains it."""
+"""GPT-2 of `transformers` with its Trainer, as in run_clm.py."""
 
 import time
 from pathlib import Path
@@ -35,13 +35,13 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
 
 class Clock(TrainerCallback):
-    """Looks at the clock after the warm-up and after the last step."""
+    """Records the time after the warm-up and after the last step."""
 
     def __init__(self) -> None:
         self.started = self.ended = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note the time where it begins to count, and of the latest step."""
+        """Record the time at the end of the warm-up, and at the latest step."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ended = time.perf_counter()
@@ -50,7 +50,7 @@ class Clock(TrainerCallback):
 
 
 class TrainerLoop:
-    """The Trainer: `run` trains anew and says how long the steps after the warm-up took."""
+    """The Trainer: `run` trains from scratch and returns the duration of the steps after the warm-up."""
 
     def __init__(self, shape: Shape, *, bf16: bool, device: torch.device, folder: Path) -> None:
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ class TrainerLoop:
         self._use_cpu = device.type == "cpu"
 
     def run(self, n_steps: int) -> float:
-        """Seconds of `n_steps` steps."""
+        """Make `n_steps` steps, and return the seconds."""
         clock = Clock()
         arguments = TrainingArguments(
             output_dir=str(self._folder),

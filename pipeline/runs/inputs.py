@@ -3,10 +3,11 @@
 Every stage that writes files records its inputs in `run.json`. For each step, `make pipeline` looks for a
 finished run with the same inputs, and `make why` compares the inputs with those of the newest run. They are:
 
-    KEY.KEY         the resolved configuration, without keys that do not affect results or come from the
-    bundle rows            the identity of the corpus bundle          the digest of the bundle that the stage
-    reads code FILE       each source file that the stage runs (`pipeline.runs.code`) version NAME    the
-    version of each library that affects results
+    KEY.KEY         the resolved configuration, except keys that do not affect results or come from the bundle
+    rows            the identity of the corpus
+    bundle          the digest of the bundle that the stage reads
+    code FILE       each source file that the stage runs (`pipeline.runs.code`)
+    version NAME    the version of each library that affects results
 """
 
 from collections.abc import Mapping

@@ -73,8 +73,8 @@ def test_a_spread_is_the_median_with_the_lowest_and_the_highest() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["trainer.precision=bf16"], "not a configuration with a name"),
-        (["a=", "a="], "not a configuration with a name"),
+        (["trainer.precision=bf16"], "not a configuration with a unique name"),
+        (["a=", "a="], "not a configuration with a unique name"),
         (["a=trainer.precison=bf16"], "did you mean precision?"),
         (["a=size=huge"], "size=huge: no such option"),
     ],
@@ -89,4 +89,4 @@ def test_a_mistake_in_a_configuration_is_answered_in_one_line(
 def test_no_steps_are_no_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["a=", "--steps", "0"])
-    assert "'0' is no whole number of 1 or more" in capsys.readouterr().err
+    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
