@@ -1,18 +1,25 @@
 """Measure `make serve` with a pretrained bundle, over the loopback interface.
 
     python -m benchmarks.serving --bundle latest
-    python -m benchmarks.serving --bundle runs/NAME/bundles/best --tokens 32 --requests 1000
+    python -m benchmarks.serving --bundle runs/NAME/bundles/best --tokens 32 --requests 1000 --seconds 90
 
-Clients request greedy completions of prompts from the story world. The results are
-`ready_s`: seconds from the start of the process to the first response;
+Clients request greedy completions of prompts from the story world. What is compared alternates, so that other
+programs on the machine slow both sides. The results are
+`ready_s`, `ready_cpu_s`: from the start of the process to the first response, in seconds and in seconds of
+processor time;
 `first_token_ms`: the median time to the first token of a stream, and `generate_first_token_ms` within a
-process that has the model, as in `make generate`; `tokens_per_s_1` and `tokens_per_s_8`: with one client and
-with eight; `requests_per_s`: with eight clients, and `peer_requests_per_s` of FastAPI with `generate` of
-transformers and the exported model (`benchmarks.serving_peer`), or null if it cannot be exported; `lost` and
-`wrong`: of many requests by 32 clients, those without a response, and those whose text differs from what the
-model generates alone; `rss_mb`: the memory of the server before and after.
+process that has the model, as in `make generate`; `first_token_ratio`: the median ratio of neighbouring pairs;
+`first_token_cpu_ms`, `generate_first_token_cpu_ms`, `client_cpu_ms`: the processor time of a request for one
+token in the server (all threads), of `generate` and of the client;
+`tokens_per_s_1`, `tokens_per_s_8`, `batch_ratio`: with one client, with eight, and their ratio;
+`batch_cpu_ratio` is that of the server's processor time per token;
+`requests_per_s`: with eight clients, `peer_requests_per_s` of FastAPI with `generate` of transformers and the
+exported model (`benchmarks.serving_peer`), or null if it cannot be exported, and `peer_ratio`;
+`lost` and `wrong`: of many requests by 32 clients, those without a response, and those whose text differs from
+what the model generates alone; `rss_mb`: the memory of the server before and after.
 
-Standard output has one line of JSON. OMP_NUM_THREADS sets the threads of each process.
+Standard output has one line of JSON. OMP_NUM_THREADS sets the threads of each process. The rounds of
+throughput end after `--seconds`. With the defaults, a run takes about a minute on two idle cores.
 """
 
 import argparse
@@ -38,8 +45,8 @@ from benchmarks.arguments import count
 from pipeline.errors import ConfigError, UserError
 
 _START_LIMIT_S = 120.0
-N_PROMPTS = 64
-N_FIRST_TOKENS = 30
+N_PROMPTS = 24
+N_FIRST_TOKENS = 40
 CLIENTS = 8
 MANY_CLIENTS = 32
 _HEADERS = {"Content-Type": "application/json"}
@@ -51,16 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", default="latest", help="a causal language model")
-    parser.add_argument("--tokens", type=count, default=32, help="most tokens of each completion (32)")
-    parser.add_argument("--requests", type=count, default=1000, help="requests by many clients (1000)")
+    parser.add_argument("--tokens", type=count, default=24, help="most tokens of each completion (24)")
+    parser.add_argument("--requests", type=count, default=200, help="requests by many clients (200)")
+    parser.add_argument("--seconds", type=count, default=40, help="duration of the rounds of throughput (40)")
     options = parser.parse_args(arguments)
     try:
-        print(json.dumps(measure(options.bundle, n_tokens=options.tokens, n_requests=options.requests)))
+        figures = measure(
+            options.bundle,
+            n_tokens=options.tokens,
+            n_requests=options.requests,
+            most_s=options.seconds,
+        )
     except UserError as error:
         sys.exit(f"error: {error}")
+    print(json.dumps(figures))
 
 
-def measure(spec: str, *, n_tokens: int, n_requests: int) -> dict[str, Any]:
+def measure(spec: str, *, n_tokens: int, n_requests: int, most_s: float) -> dict[str, Any]:
     """Return all results of a bundle."""
     from pipeline.runs.bundle import load_bundle
     from pipeline.runs.find import find_bundle
@@ -79,22 +93,24 @@ def measure(spec: str, *, n_tokens: int, n_requests: int) -> dict[str, Any]:
             f"{n_tokens} tokens leave no room for prompts", "less than the model reads", "give fewer --tokens"
         )
     expected = _alone(bundle, prompts, n_tokens)
-    command = ["-m", "pipeline", "serve", f"bundle={folder}", "tracking=off"]
-    with running([*command, "port={port}"]) as (port, process, ready_s):
+    command = ["-m", "pipeline", "serve", f"bundle={folder}", "tracking=off", "port={port}"]
+    with (
+        _peer(bundle) as peer_port,
+        running(command) as (port, process, ready_s),
+    ):
+        figures: dict[str, Any] = {
+            "bundle": str(folder),
+            "parameters": sum(weight.numel() for weight in bundle.model.parameters()),
+            "tokens": n_tokens,
+            "ready_s": ready_s,
+            "ready_cpu_s": _processor_s(process),
+        }
+        figures |= _first_tokens(bundle, port, process, prompts)
         ask = _asking(port, n_tokens)
-        figures: dict[str, Any] = {"bundle": str(folder), "tokens": n_tokens, "ready_s": ready_s}
-        figures["first_token_ms"] = median(
-            _first_token_ms(port, prompt) for prompt in prompts[:N_FIRST_TOKENS]
-        )
-        for clients in (1, CLIENTS):
-            answers, took_s = _timed(ask, prompts, clients)
-            written = sum(answer["usage"]["completion_tokens"] for answer in answers)
-            figures[f"tokens_per_s_{clients}"] = written / took_s
-        figures["requests_per_s"] = len(prompts) / took_s
+        peer = None if peer_port is None else _asking(peer_port, n_tokens)
+        figures |= _rounds(ask, peer, process, prompts, most_s)
         figures |= _many(ask, prompts, expected, n_requests, process)
-    figures["generate_first_token_ms"] = _generate_first_token_ms(bundle, prompts)
-    figures["peer_requests_per_s"] = _peer(bundle, prompts, n_tokens)
-    return figures
+    return {name: round(one, 3) if isinstance(one, float) else one for name, one in figures.items()}
 
 
 @contextmanager
@@ -146,9 +162,35 @@ def _asking(port: int, n_tokens: int) -> Callable[[str], Any]:
     return ask
 
 
+def _first_tokens(
+    bundle: Any, port: int, process: psutil.Process, prompts: Sequence[str]
+) -> dict[str, float]:
+    """Measure the first token of a stream and of `generate`, alternately."""
+    turns = [prompts[number % len(prompts)] for number in range(N_FIRST_TOKENS)]
+    for prompt in turns[:3]:
+        _first_token_ms(port, prompt)
+        _generate_first_token_ms(bundle, prompt)
+    pairs = [(_first_token_ms(port, prompt), _generate_first_token_ms(bundle, prompt)) for prompt in turns]
+    before, own = _processor_s(process), time.process_time()
+    for prompt in turns:
+        _first_token_ms(port, prompt)
+    served_s, asking_s = _processor_s(process) - before, time.process_time() - own
+    own = time.process_time()
+    for prompt in turns:
+        _generate_first_token_ms(bundle, prompt)
+    return {
+        "first_token_ms": median(served for served, _ in pairs),
+        "generate_first_token_ms": median(generated for _, generated in pairs),
+        "first_token_ratio": median(served / generated for served, generated in pairs),
+        "first_token_cpu_ms": 1000 * served_s / len(turns),
+        "client_cpu_ms": 1000 * asking_s / len(turns),
+        "generate_first_token_cpu_ms": 1000 * (time.process_time() - own) / len(turns),
+    }
+
+
 def _first_token_ms(port: int, prompt: str) -> float:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    body = json.dumps({"prompt": prompt, "max_tokens": 2, "temperature": 0, "stream": True})
+    body = json.dumps({"prompt": prompt, "max_tokens": 1, "temperature": 0, "stream": True})
     connection.connect()
     begun = time.perf_counter()
     connection.request("POST", "/v1/completions", body, _HEADERS)
@@ -157,6 +199,62 @@ def _first_token_ms(port: int, prompt: str) -> float:
     took_ms = 1000 * (time.perf_counter() - begun)
     connection.close()
     return took_ms
+
+
+def _generate_first_token_ms(bundle: Any, prompt: str) -> float:
+    from modules.generation import SamplingOptions, stream
+
+    tokenizer, options = bundle.tokenizer, SamplingOptions(temperature=0.0, max_new_tokens=1)
+    begun = time.perf_counter()
+    ids = bundle.task.prompt(prompt, tokenizer)
+    next(stream(bundle.model, [ids], options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id))
+    return 1000 * (time.perf_counter() - begun)
+
+
+def _processor_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _rounds(
+    ask: Callable[[str], Any],
+    peer: Callable[[str], Any] | None,
+    process: psutil.Process,
+    prompts: Sequence[str],
+    most_s: float,
+) -> dict[str, float | None]:
+    """Measure throughput with one client, eight clients, and eight clients of the peer, alternately."""
+    few = prompts[: len(prompts) // 3]
+    written = dict.fromkeys((1, CLIENTS), 0)
+    took_s, used_s = dict.fromkeys(written, 0.0), dict.fromkeys(written, 0.0)
+    answered, peer_s, n_rounds, begun = 0, 0.0, 0, time.monotonic()
+    while n_rounds == 0 or time.monotonic() - begun < most_s:
+        n_rounds += 1
+        for clients, some in ((1, few), (CLIENTS, prompts)):
+            before = _processor_s(process)
+            answers, its_s = _timed(ask, some, clients)
+            written[clients] += sum(answer["usage"]["completion_tokens"] for answer in answers)
+            took_s[clients] += its_s
+            used_s[clients] += _processor_s(process) - before
+        answered += len(prompts)
+        if peer is not None:
+            peer_s += _timed(peer, few, CLIENTS)[1]
+    rates = {clients: written[clients] / took_s[clients] for clients in written}
+    cpu_ms = {clients: 1000 * used_s[clients] / written[clients] for clients in written}
+    requests_per_s = answered / took_s[CLIENTS]
+    peer_per_s = len(few) * n_rounds / peer_s if peer_s else None
+    return {
+        "rounds": n_rounds,
+        "tokens_per_s_1": rates[1],
+        f"tokens_per_s_{CLIENTS}": rates[CLIENTS],
+        "batch_ratio": rates[CLIENTS] / rates[1],
+        "cpu_ms_per_token_1": cpu_ms[1],
+        f"cpu_ms_per_token_{CLIENTS}": cpu_ms[CLIENTS],
+        "batch_cpu_ratio": cpu_ms[1] / cpu_ms[CLIENTS],
+        "requests_per_s": requests_per_s,
+        "peer_requests_per_s": peer_per_s,
+        "peer_ratio": None if peer_per_s is None else requests_per_s / peer_per_s,
+    }
 
 
 def _timed(ask: Callable[[str], Any], prompts: Sequence[str], clients: int) -> tuple[list[Any], float]:
@@ -203,20 +301,9 @@ def _alone(bundle: Any, prompts: Sequence[str], n_tokens: int) -> list[str]:
     return texts
 
 
-def _generate_first_token_ms(bundle: Any, prompts: Sequence[str]) -> float:
-    from modules.generation import SamplingOptions, stream
-
-    tokenizer, options = bundle.tokenizer, SamplingOptions(temperature=0.0, max_new_tokens=2)
-    times = []
-    for prompt in prompts[:N_FIRST_TOKENS]:
-        begun = time.perf_counter()
-        ids = bundle.task.prompt(prompt, tokenizer)
-        next(stream(bundle.model, [ids], options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id))
-        times.append(1000 * (time.perf_counter() - begun))
-    return median(times)
-
-
-def _peer(bundle: Any, prompts: Sequence[str], n_tokens: int) -> float | None:
+@contextmanager
+def _peer(bundle: Any) -> Iterator[int | None]:
+    """Run a server of the exported model; yield its port, or None if it cannot be exported."""
     from pipeline.interop.export import export_bundle
 
     with TemporaryDirectory() as scratch:
@@ -225,12 +312,11 @@ def _peer(bundle: Any, prompts: Sequence[str], n_tokens: int) -> float | None:
             export_bundle(bundle, folder, None)
         except UserError as error:
             print(f"no peer: {error}", file=sys.stderr)
-            return None
+            yield None
+            return
         with running(["-m", "benchmarks.serving_peer", str(folder), "{port}"]) as (port, _, _):
-            ask = _asking(port, n_tokens)
-            _timed(ask, prompts[:CLIENTS], CLIENTS)
-            _, took_s = _timed(ask, prompts, CLIENTS)
-    return len(prompts) / took_s
+            _timed(_asking(port, 2), _prompts()[:CLIENTS], CLIENTS)
+            yield port
 
 
 def _prompts() -> list[str]:

@@ -66,7 +66,9 @@ class DecodingBatch(Generic[K]):
                 "a Decoder",
                 "use `generate` or `beam_search`",
             )
-        self._model, self._backbone = model.eval(), model.backbone
+        if any(module.training for module in model.modules()):  # a third of a small model's step, where not
+            model.eval()
+        self._model, self._backbone = model, model.backbone
         self._eos_id, self._pad_id = eos_id, pad_id
         self._forbidden = forbidden_mask(self._backbone, forbidden_ids, eos_id=eos_id)
         self._waiting: list[_Row[K]] = []
@@ -126,11 +128,13 @@ class DecodingBatch(Generic[K]):
         self._rows, self._waiting = self._waiting, []
         prompts = [row.prompt for row in self._rows]
         batch, _, _ = first_batch(self._backbone, prompts, pad_id=self._pad_id, bos_id=None)
+        room = 0 if others else self._room(self._rows)  # what joins others is copied
         self._cache = self._backbone.new_cache(
-            len(prompts), batch["input_ids"].shape[1], max_real_tokens=max(map(len, prompts))
+            len(prompts), batch["input_ids"].shape[1] + room, max_real_tokens=max(map(len, prompts))
         )
         written = self._note(self._choose(self._backbone.forward(batch, self._cache)))
-        self._join(others, cache, last)
+        if others:
+            self._join(others, cache, last)
         return written
 
     def _note(self, chosen: Int[Tensor, " B"]) -> dict[K, NextToken]:

@@ -109,30 +109,48 @@ class Engine:
         return [self.filter.prediction(answer) for answer in answers]
 
     async def write(
-        self, model: ServedModel, prompt: Sequence[int], options: SamplingOptions, *, number: int = 0
+        self,
+        model: ServedModel,
+        prompt: Sequence[int],
+        options: SamplingOptions,
+        *,
+        number: int = 0,
+        at_once: bool = False,
     ) -> AsyncGenerator[NextToken, None]:
-        """The tokens that a model goes on with, as they come.
+        """The tokens that a model goes on with, as they come, or all `at_once` when the text has ended.
+
+        To wake the caller for each token costs as much processor time as a small model needs for it.
 
         Raises:
             RequestProblem: the queue is full.
         """
-        began, came = time.monotonic(), asyncio.Queue[Any]()
-        job = TextJob(model=model, receive=came.put_nowait, prompt=prompt, options=options, number=number)
-        with self._submitted([job]):
-            self.metrics.count("prelude_prompt_tokens_total", len(prompt), model=model.name)
-            is_first = True
-            while True:
-                step = await came.get()
-                if isinstance(step, BaseException):
-                    raise _failure(step) from step
-                if is_first:
-                    waited = time.monotonic() - began
-                    self.metrics.observe("prelude_first_token_seconds", waited, model=model.name)
-                    is_first = False
-                self.metrics.count("prelude_written_tokens_total", step.token is not None, model=model.name)
-                yield step
-                if step.ended is not None:
-                    return
+        began, came = time.monotonic(), asyncio.Queue[list[Any]]()
+        held: list[Any] = []
+        n_written = 0
+
+        def receive(step: Any) -> None:
+            if not (n_written or held) and not isinstance(step, BaseException):
+                waited = time.monotonic() - began
+                self.metrics.observe("prelude_first_token_seconds", waited, model=model.name)
+            held.append(step)
+            if not at_once or isinstance(step, BaseException) or step.ended is not None:
+                came.put_nowait(held.copy())
+                held.clear()
+
+        job = TextJob(model=model, receive=receive, prompt=prompt, options=options, number=number)
+        try:
+            with self._submitted([job]):
+                self.metrics.count("prelude_prompt_tokens_total", len(prompt), model=model.name)
+                while True:
+                    for step in await came.get():
+                        if isinstance(step, BaseException):
+                            raise _failure(step) from step
+                        n_written += step.token is not None
+                        yield step
+                        if step.ended is not None:
+                            return
+        finally:
+            self.metrics.count("prelude_written_tokens_total", n_written, model=model.name)
 
     @contextmanager
     def _submitted(self, jobs: Sequence[Job]) -> Iterator[None]:

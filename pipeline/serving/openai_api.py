@@ -68,9 +68,29 @@ class Writing:
 
     async def events(self) -> AsyncGenerator[Chunk, None]:
         """Piece by piece; the pieces of several texts come as they are written."""
-        came: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
         totals: list[int] = []
-        tasks = [asyncio.create_task(self._send(choice, came, totals)) for choice in self.choices]
+        chunks = self._chunks(self.choices[0], totals) if len(self.choices) == 1 else self._mixed(totals)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+        if self.request.with_usage:
+            frame = self._frame("chat.completion.chunk")
+            yield frame | {"choices": [], "usage": self._usage(sum(totals))}
+
+    async def _mixed(self, totals: list[int]) -> AsyncGenerator[Chunk, None]:
+        """The pieces of all texts."""
+        came: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
+
+        async def send(choice: _Choice) -> None:
+            try:
+                async with aclosing(self._chunks(choice, totals)) as chunks:
+                    async for chunk in chunks:
+                        came.put_nowait(chunk)
+                came.put_nowait(None)
+            except Exception as error:
+                came.put_nowait(error)
+
+        tasks = [asyncio.create_task(send(choice)) for choice in self.choices]
         try:
             left = len(tasks)
             while left:
@@ -81,31 +101,22 @@ class Writing:
                     left -= 1
                 else:
                     yield chunk
-            if self.request.with_usage:
-                frame = self._frame("chat.completion.chunk")
-                yield frame | {"choices": [], "usage": self._usage(sum(totals))}
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _send(
-        self, choice: _Choice, came: "asyncio.Queue[Chunk | Exception | None]", totals: list[int]
-    ) -> None:
-        try:
-            frame = self._frame("chat.completion.chunk")
-            is_new = self.is_chat  # a reply begins with who speaks, as soon as there is a token
-            async with aclosing(self._pieces(choice)) as pieces:
-                async for piece, stream in pieces:
-                    if is_new:
-                        came.put_nowait(frame | {"choices": [self._begin(choice)]})
-                    if piece or stream.ended:
-                        made = self._choice(choice, piece, stream.ended, "delta")
-                        came.put_nowait(frame | {"choices": [made]})
-                    is_new, n_tokens = False, stream.n_tokens
-            totals.append(n_tokens)
-            came.put_nowait(None)
-        except Exception as error:
-            came.put_nowait(error)
+    async def _chunks(self, choice: _Choice, totals: list[int]) -> AsyncGenerator[Chunk, None]:
+        """The pieces of one text; the number of its tokens is added to `totals` at its end."""
+        frame = self._frame("chat.completion.chunk")
+        is_new = self.is_chat  # a reply begins with who speaks, as soon as there is a token
+        async with aclosing(self._pieces(choice)) as pieces:
+            async for piece, stream in pieces:
+                if is_new:
+                    yield frame | {"choices": [self._begin(choice)]}
+                if piece or stream.ended:
+                    yield frame | {"choices": [self._choice(choice, piece, stream.ended, "delta")]}
+                is_new, n_tokens = False, stream.n_tokens
+        totals.append(n_tokens)
 
     async def _pieces(self, choice: _Choice) -> AsyncGenerator[tuple[str, TextStream], None]:
         """What each token adds to a text, until its end."""
@@ -114,11 +125,13 @@ class Writing:
             partial(tokenizer.decode_after, choice.prompt),
             stops=self.request.stops,
             strip=self.is_chat,
-            whole=engine.filter.is_on,
+            whole=engine.filter.is_on or not self.request.stream,
         )
-        async with aclosing(
-            engine.write(self.model, choice.prompt, choice.options, number=choice.number)
-        ) as tokens:
+        at_once = not self.request.stream and not self.request.stops
+        writing = engine.write(
+            self.model, choice.prompt, choice.options, number=choice.number, at_once=at_once
+        )
+        async with aclosing(writing) as tokens:
             async for step in tokens:
                 yield engine.filter.text(stream.push(step)), stream
                 if stream.ended is not None:

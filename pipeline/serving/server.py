@@ -220,6 +220,7 @@ def _config(app: Any, protocol: Any, options: ServingOptions) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing is made of where a client is
         limit_concurrency=options.max_connections,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(options.request_timeout_s) + 1,

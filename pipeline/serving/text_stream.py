@@ -45,6 +45,8 @@ class TextStream:
         if step.token is not None:
             self._ids.append(step.token)
         self.ended = step.ended
+        if self._whole and not self._stops and self.ended is None:
+            return ""
         text = self._decode(self._ids)
         text = text.lstrip() if self._strip else text
         if (place := min((at for at in map(text.find, self._stops) if at >= 0), default=None)) is not None:
