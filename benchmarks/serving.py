@@ -8,15 +8,15 @@ programs on the machine slow both sides. The results are
 `ready_s`, `ready_cpu_s`: from the start of the process to the first response, in seconds and in seconds of
 processor time;
 `first_token_ms`: the median time to the first token of a stream, and `generate_first_token_ms` within a
-process that has the model, as in `make generate`; `first_token_ratio`: the median ratio of neighbouring pairs;
+process that has the model, as in `make generate`; `first_token_ratio`: the median of their ratios in pairs;
 `first_token_cpu_ms`, `generate_first_token_cpu_ms`, `client_cpu_ms`: the processor time of a request for one
 token in the server (all threads), of `generate` and of the client;
 `tokens_per_s_1`, `tokens_per_s_8`, `batch_ratio`: with one client, with eight, and their ratio;
 `batch_cpu_ratio` is that of the server's processor time per token;
 `requests_per_s`: with eight clients, `peer_requests_per_s` of FastAPI with `generate` of transformers and the
 exported model (`benchmarks.serving_peer`), or null if it cannot be exported, and `peer_ratio`;
-`lost` and `wrong`: of many requests by 32 clients, those without a response, and those whose text differs from
-what the model generates alone; `rss_mb`: the memory of the server before and after.
+`lost` and `wrong`: of many requests by 32 clients, those without a response, and those whose text differs
+from what the model generates alone; `rss_mb`: the memory of the server before and after.
 
 Standard output has one line of JSON. OMP_NUM_THREADS sets the threads of each process. The rounds of
 throughput end after `--seconds`. With the defaults, a run takes about a minute on two idle cores.
