@@ -117,31 +117,67 @@ class SizedBatchLoader(BatchLoader):
 
 
 class _ResumableDataModule(LightningDataModule):
-    """Counts the batches that training has used, not those that workers have prefetched.
+    """Counts the rows that training has used, not those that workers have prefetched.
 
     The trainer must count steps, not epochs: `max_steps=...`, `check_val_every_n_epoch=None` and
     `val_check_interval=n`, which counts batches. After `load_state_dict`, training starts at exactly the next
-    batch.
+    row. The number of ranks and the batch size may differ, if the number of rows per step is the same.
     """
 
-    def __init__(self, *, num_workers: int) -> None:
+    def __init__(self, *, batch_size: int, num_workers: int) -> None:
         super().__init__()
+        self.batch_size = batch_size
         self.num_workers = num_workers
-        self.batches_done = 0
+        self.rows_done = 0
+        self._first_rows_per_pass: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the training stream, in batches per rank."""
-        return {"batches_done": self.batches_done}
+        """Return the number of rows that all ranks have used, and the initial number of rows per pass."""
+        return {"rows_done": self.rows_done, "first_rows_per_pass": self._order_rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after the batches that are done."""
-        self.batches_done = int(state_dict["batches_done"])
+        """Continue after the rows that are done."""
+        if "rows_done" in state_dict:
+            self.rows_done = int(state_dict["rows_done"])
+            self._first_rows_per_pass = int(state_dict["first_rows_per_pass"])
+        else:  # older checkpoints count batches per rank
+            self.rows_done = int(state_dict["batches_done"]) * self._rows_per_pass
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count a batch when training uses it, not when it is prefetched."""
+        """Count the rows of a batch when training uses it, not when it is prefetched."""
         if self.trainer is not None and self.trainer.training:
-            self.batches_done += 1
+            self.rows_done += self._rows_per_pass
         return batch
+
+    @property
+    def _rows_per_pass(self) -> int:
+        """Number of rows in one forward pass of all ranks."""
+        return self.batch_size * self._ranks()[1]
+
+    @property
+    def _order_rows(self) -> int:
+        """The same at the start of training; the order of rows may depend on it."""
+        return self._first_rows_per_pass or self._rows_per_pass
+
+    def _position(self) -> dict[str, Any]:
+        """Return the position of this rank in the stream, as arguments of a sampler.
+
+        Raises:
+            ValueError: if the rows that are done are not whole batches of all ranks.
+        """
+        rank, world_size = self._ranks()
+        start_batch, rest = divmod(self.rows_done, self._rows_per_pass)
+        if rest:
+            raise ValueError(
+                f"batch_size={self.batch_size}; expected {self.rows_done} rows to be whole batches of "
+                f"{world_size} ranks"
+            )
+        return {
+            "batch_size": self.batch_size,
+            "rank": rank,
+            "world_size": world_size,
+            "start_batch": start_batch,
+        }
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -173,28 +209,19 @@ class PretrainDataModule(_ResumableDataModule):
         seed: int,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(num_workers=num_workers)
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
         self.train_rows = train_rows
         self.validation_rows = validation_rows
         self.collate = collate
         self.validation_collate = validation_collate
-        self.batch_size = batch_size
         self.validation_batch_size = validation_batch_size
         self.seed = seed
         for rank_rows, size in ((train_rows, batch_size), (validation_rows, validation_batch_size)):
             sequential_batches(len(rank_rows), size)
 
     def train_dataloader(self) -> BatchLoader:
-        """Return an endless loader that starts after the batches that are done."""
-        rank, world_size = self._ranks()
-        sampler = ResumableBatchSampler(
-            len(self.train_rows),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            start_batch=self.batches_done,
-        )
+        """Return an endless loader that starts after the rows that are done."""
+        sampler = ResumableBatchSampler(len(self.train_rows), seed=self.seed, **self._position())
         return BatchLoader(_PackedRows(self.train_rows), sampler, **self._options(self.collate))
 
     def val_dataloader(self) -> SizedBatchLoader:
@@ -231,12 +258,11 @@ class FinetuneDataModule(_ResumableDataModule):
         num_workers: int = 0,
         curriculum_batches: int = 0,
     ) -> None:
-        super().__init__(num_workers=num_workers)
+        super().__init__(batch_size=batch_size, num_workers=num_workers)
         self.curriculum_batches = curriculum_batches
         self.train = train
         self.validation = validation
         self.collate = collate
-        self.batch_size = batch_size
         self.seed = seed
         for features in (train, validation):
             sequential_batches(len(features), batch_size)
@@ -244,19 +270,16 @@ class FinetuneDataModule(_ResumableDataModule):
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches per rank in an epoch, rounded up."""
-        return -(-len(self.train) // (self.batch_size * self._ranks()[1]))
+        return -(-len(self.train) // self._rows_per_pass)
 
     def train_dataloader(self) -> BatchLoader:
-        """Return an endless loader that starts after the batches that are done."""
-        rank, world_size = self._ranks()
+        """Return an endless loader that starts after the rows that are done."""
         sampler = LengthBucketSampler(
             self.train.lengths,
-            batch_size=self.batch_size,
             seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            start_batch=self.batches_done,
-            curriculum_steps=self.curriculum_batches,
+            curriculum_steps=self.curriculum_batches * self._rows_per_pass // self._order_rows,
+            step_rows=self._order_rows,
+            **self._position(),
         )
         return BatchLoader(_Examples(self.train), sampler, **self._options(self.collate))
 

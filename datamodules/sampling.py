@@ -17,6 +17,9 @@ class ResumableBatchSampler:
     the samples from (b * world_size + r) * batch_size on, so that ranks share no samples. An epoch need not
     be a whole number of batches: a batch may contain the end of one epoch and the start of the next.
 
+    The rows of a step are those of all ranks and of all forward passes in it. While their number is the same,
+    a stream may be continued with other numbers of ranks and batch sizes: each step has the same rows.
+
     A key is epoch * N + row. It identifies the row and the epoch, on which corruption may depend.
 
     Raises:
@@ -51,9 +54,13 @@ class ResumableBatchSampler:
 
     def keys(self, batch: int) -> npt.NDArray[np.int64]:
         """Return the keys (batch_size,) of this rank's batch; this computes at most one new permutation."""
-        epoch, offset = divmod((batch * self.world_size + self.rank) * self.batch_size, self.n_rows)
+        return self._stream((batch * self.world_size + self.rank) * self.batch_size, self.batch_size)
+
+    def _stream(self, first: int, n_samples: int) -> npt.NDArray[np.int64]:
+        """Return the keys (n_samples,) that start with sample number `first`."""
+        epoch, offset = divmod(first, self.n_rows)
         parts: list[npt.NDArray[np.int64]] = []
-        missing = self.batch_size
+        missing = n_samples
         while missing:
             rows = self._order(epoch)[offset : offset + missing]
             parts.append(rows.astype(np.int64) + epoch * self.n_rows)
@@ -83,11 +90,11 @@ class ResumableBatchSampler:
 class LengthBucketSampler(ResumableBatchSampler):
     """The same stream, with epochs ordered so that a batch has rows of similar length and little padding.
 
-    The permutation of (seed, epoch) is cut into pools of `pool_steps` steps (a step is one batch of every
-    rank). Each pool is sorted by length and cut into steps, and these are shuffled over the whole epoch. So
-    every batch is full, the ranks of a step have similar lengths, and every row occurs once per epoch. At
-    both ends of an epoch, rows that do not fill a step stay in the order of the permutation: the step that
-    contains the end of an epoch and the start of the next has mixed lengths.
+    The permutation of (seed, epoch) is cut into pools of `pool_steps` steps (here, a step is one batch of
+    every rank). Each pool is sorted by length and cut into steps, and these are shuffled over the whole
+    epoch. So every batch is full, the ranks of a step have similar lengths, and every row occurs once per
+    epoch. At both ends of an epoch, rows that do not fill a step stay in the order of the permutation: the
+    step that contains the end of an epoch and the start of the next has mixed lengths.
 
     `curriculum_steps` adds steps before the first epoch. In their first half, they draw from the shortest
     fifth of the rows, then from a linearly growing fraction, and finally from all rows. What short rows teach
@@ -95,15 +102,18 @@ class LengthBucketSampler(ResumableBatchSampler):
 
     Args:
         lengths: the length (N,) of each row, in any unit.
+        step_rows: number of rows in such a step, on which the order depends; None: `batch_size * world_size`.
+            A stream that is continued with another batch size or number of ranks keeps its initial value.
 
     Raises:
-        ValueError: like `ResumableBatchSampler`, or if `pool_steps` is below 1 or `curriculum_steps` below 0.
+        ValueError: like `ResumableBatchSampler`, or if `pool_steps` or `step_rows` is below 1, or
+            `curriculum_steps` below 0.
 
     Source: Bengio et al. 2009, "Curriculum Learning", section 5; Platanios et al. 2019, "Competence-based
     Curriculum Learning for Neural Machine Translation", section 3 (length as difficulty).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a place in a stream, and the order of the stream
         self,
         lengths: npt.ArrayLike,
         *,
@@ -114,10 +124,12 @@ class LengthBucketSampler(ResumableBatchSampler):
         start_batch: int = 0,
         pool_steps: int = 50,
         curriculum_steps: int = 0,
+        step_rows: int | None = None,
     ) -> None:
         self.lengths = np.asarray(lengths)
-        if pool_steps < 1:
-            raise ValueError(f"pool_steps={pool_steps}; expected at least 1")
+        self.step_rows = batch_size * world_size if step_rows is None else step_rows
+        if pool_steps < 1 or (step_rows is not None and step_rows < 1):
+            raise ValueError(f"pool_steps={pool_steps}, step_rows={step_rows}; expected both at least 1")
         if curriculum_steps < 0:
             raise ValueError(f"curriculum_steps={curriculum_steps}; expected 0 or more")
         self.pool_steps = pool_steps
@@ -132,18 +144,30 @@ class LengthBucketSampler(ResumableBatchSampler):
             start_batch=start_batch,
         )
 
-    def keys(self, batch: int) -> npt.NDArray[np.int64]:
-        """Return the keys (batch_size,) of this rank's batch; those of the curriculum have epoch 0."""
-        if batch >= self.curriculum_steps:
-            return super().keys(batch - self.curriculum_steps)
-        share = max(SHORTEST, SHORTEST + (1 - SHORTEST) * (2 * batch / self.curriculum_steps - 1))
-        random = np.random.default_rng((self.seed, batch * self.world_size + self.rank, 2))
-        places = random.integers(math.ceil(share * self.n_rows), size=self.batch_size)
+    def _stream(self, first: int, n_samples: int) -> npt.NDArray[np.int64]:
+        """Return the keys (n_samples,); those of the curriculum have epoch 0."""
+        easy = self.curriculum_steps * self.step_rows
+        parts: list[npt.NDArray[np.int64]] = []
+        end = first + n_samples
+        while first < min(end, easy):
+            step, offset = divmod(first, self.step_rows)
+            part = self._easy_step(step)[offset : offset + end - first]
+            parts.append(part)
+            first += len(part)
+        if first < end:
+            parts.append(super()._stream(first - easy, end - first))
+        return np.concatenate(parts)
+
+    def _easy_step(self, step: int) -> npt.NDArray[np.int64]:
+        """Return the keys (step_rows,) of a step of the curriculum."""
+        share = max(SHORTEST, SHORTEST + (1 - SHORTEST) * (2 * step / self.curriculum_steps - 1))
+        random = np.random.default_rng((self.seed, step, 2))
+        places = random.integers(math.ceil(share * self.n_rows), size=self.step_rows)
         return self._shortest_first[places]
 
     def _ordered(self, epoch: int) -> npt.NDArray[np.integer]:
         rows = super()._ordered(epoch)
-        step = self.batch_size * self.world_size
+        step = self.step_rows
         first = -epoch * self.n_rows % step  # the start of the first step with rows of this epoch only
         n_steps = max(0, self.n_rows - first) // step
         if not n_steps:

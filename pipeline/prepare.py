@@ -26,6 +26,7 @@ from datamodules.tokenizer import Tokenizer, TokenizerTrainer
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.errors import CacheError, TokenizerError
+from pipeline.machine.devices import rows_per_step
 from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.base import PretrainingTask
 
@@ -117,7 +118,7 @@ def build_rows(
     """
     needed = None
     if corpus.n_train_rows is None:
-        needed = options.n_steps * options.batch_size * options.accumulate
+        needed = options.n_steps * rows_per_step(options)
     train = _rows(config, corpus, "train", tokenizer, task, max_seq_len, needed)
     return train, build_validation_rows(config, options, corpus, tokenizer, task, max_seq_len=max_seq_len)
 

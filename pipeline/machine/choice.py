@@ -11,6 +11,7 @@ import torch
 
 from modules.hardware import bf16_speedup_on_cpu
 from modules.muon import fastest_newton_schulz
+from pipeline import processes
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import with_defaults
@@ -36,6 +37,17 @@ def choose_for_machine(config: Config) -> dict[str, Any]:
     if with_defaults(config)["optimizer"].get("newton_schulz") == AUTO:
         chosen[NEWTON_SCHULZ] = fastest_newton_schulz(device_of(options))
     return chosen
+
+
+def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the choices for a resumed run: the recorded ones, but with the current number of devices."""
+    if chosen is None or DEVICES not in chosen:
+        return None if chosen is None else dict(chosen)
+    devices = select(config, DEVICES)
+    if devices == AUTO:
+        launched = processes.count_launched()
+        devices = launched if launched > 1 else chosen[DEVICES]
+    return {**chosen, DEVICES: devices}
 
 
 def with_chosen(config: Config, chosen: Mapping[str, Any] | None) -> Config:

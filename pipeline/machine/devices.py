@@ -44,7 +44,7 @@ def check_device(options: TrainerOptions) -> None:
         raise ConfigError(
             f"{devices} devices are requested, but this machine has {torch.cuda.device_count()} GPUs",
             f"at most {torch.cuda.device_count()} devices on this machine",
-            "use trainer.devices=auto in a new run without torchrun, or resume on a machine with enough GPUs",
+            f"use trainer.devices={torch.cuda.device_count()}, or start as many processes with torchrun",
         )
 
 
@@ -132,9 +132,14 @@ def describe_device(options: TrainerOptions) -> str:
     return f"{device}, {choose_precision(options)}"
 
 
+def rows_per_step(options: TrainerOptions) -> int:
+    """Return the rows of a step: those of all forward passes on all devices."""
+    return options.batch_size * options.accumulate * count_devices(options)
+
+
 def for_rows(options: TrainerOptions, n_rows: int) -> TrainerOptions:
     """Compute `max_steps` from `max_epochs` and the number of rows, if `max_epochs` is given."""
     if options.max_epochs is None:
         return options
-    rows_per_step = options.batch_size * options.accumulate * count_devices(options)
-    return replace(options, max_steps=math.ceil(options.max_epochs * n_rows / rows_per_step), max_epochs=None)
+    steps = math.ceil(options.max_epochs * n_rows / rows_per_step(options))
+    return replace(options, max_steps=steps, max_epochs=None)

@@ -1,13 +1,15 @@
-"""The changes allowed when a run is resumed: its length, and options that do not affect its weights."""
+"""The changes allowed when a run is resumed: length, devices, and options that do not affect its weights."""
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import with_defaults
 from pipeline.errors import RunError
 from pipeline.files import read_yaml
+from pipeline.machine.options import TrainerOptions
 from pipeline.runs.record import RunFolder
 from pipeline.words import shorten
 
@@ -29,11 +31,14 @@ FREE = (
     *("prompts", "sampling", "log_corpus_text"),
 )
 
+#: Options that distribute the rows of a step over devices and forward passes.
+SPREAD = ("trainer.devices", "trainer.batch_size", "trainer.accumulate")
+
 #: Keys of the command itself, which do not count as changes to a run.
 OF_THE_COMMAND = ("resume", "name", "runs_dir", "cache_dir", "tracking", "pipeline_id", "choices", "stage")
 
-#: The most characters of a value in a message.
-MAX_CHARS = 60
+#: The most characters of a value, and the most numbers of devices, in a message.
+MAX_CHARS, MOST_DIVISORS = 60, 12
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -58,6 +63,7 @@ def check_changes(run: RunFolder, config: Config) -> Changes:
 
     Raises:
         RunError: if a change is not allowed, or has no effect.
+        ConfigError: if this machine does not have the devices.
     """
     original, requested = (to_plain(tree) for tree in (recorded(run), with_defaults(config)))
     before, now = dict(leaves(original)), dict(leaves(requested))
@@ -67,8 +73,10 @@ def check_changes(run: RunFolder, config: Config) -> Changes:
         if key.partition(".")[0] not in OF_THE_COMMAND and not _same(before.get(key), now.get(key))
     }
     for key, (old, new) in changes.items():
-        if key not in LONGER and key not in FREE and key.partition(".")[0] not in FREE:
+        if key not in (*LONGER, *FREE, *SPREAD) and key.partition(".")[0] not in FREE:
             raise forbidden_change(run, key, old, new)
+    if "optimizer" in requested:
+        _check_rows_per_step(run, original["trainer"], requested["trainer"])
     if changes.keys() & set(LONGER[:2]):
         _check_length(run, requested, changes)
     return changes
@@ -78,9 +86,45 @@ def forbidden_change(run: RunFolder, key: str, before: Any, now: Any) -> RunErro
     """Return the error for a change that is not allowed."""
     return RunError(
         f"{run.path} was started with {key}={brief(before)}, not {brief(now)}",
-        f"the same value: only {', '.join(LONGER)} and what is shown or logged may be changed",
+        f"the same value: only {', '.join(LONGER)}, how the rows of a step are spread over devices "
+        f"({', '.join(SPREAD)}), and what is shown or logged may be changed",
         f"leave out {key}, or start a new run without RESUME",
     )
+
+
+def _check_rows_per_step(run: RunFolder, original: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    """Reject steps with more or fewer rows than before, which would lead to different weights.
+
+    Raises:
+        RunError: with the options that keep the number of rows on these devices.
+        ConfigError: if this machine does not have the devices.
+    """
+    from pipeline.machine.devices import count_devices, rows_per_step  # torch takes seconds to import
+
+    if not isinstance(original["devices"], int):  # written by an older version
+        return
+    before = original["batch_size"] * original["accumulate"] * original["devices"]
+    options = construct(requested, TrainerOptions)
+    now, n_devices = rows_per_step(options), count_devices(options)
+    if now == before:
+        return
+    raise RunError(
+        f"{run.path} was started with {before} rows per step, and would now have {now}: trainer.batch_size="
+        f"{options.batch_size} and trainer.accumulate={options.accumulate} on {n_devices} "
+        f"{'device' if n_devices == 1 else 'devices'}",
+        "the same number of rows per step, so that each step has the same rows",
+        _same_rows(run, before, n_devices, original["batch_size"]),
+    )
+
+
+def _same_rows(run: RunFolder, rows: int, n_devices: int, most: int) -> str:
+    """Return the options for `rows` per step on `n_devices`, with at most `most` per forward pass."""
+    each, rest = divmod(rows, n_devices)
+    if rest:
+        fitting = [str(n) for n in range(1, rows + 1) if rows % n == 0]
+        return f"use a number of devices that divides {rows}: {', '.join(fitting[:MOST_DIVISORS])}"
+    accumulate = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= most)
+    return f"resume={run.name} trainer.batch_size={each // accumulate} trainer.accumulate={accumulate}"
 
 
 def _check_length(run: RunFolder, requested: Mapping[str, Any], changes: Changes) -> None:

@@ -23,7 +23,7 @@ from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import config_hash, with_defaults
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import to_yaml, write_whole
-from pipeline.machine.choice import as_asked, choose_for_machine, with_chosen
+from pipeline.machine.choice import as_asked, choose_again, choose_for_machine, with_chosen
 from pipeline.rendezvous import rendezvous
 from pipeline.runs import bundle
 from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe, leaves
@@ -78,9 +78,11 @@ def open_run(
     _check_store(config)
     run = found or _find_or_create(config, label)
     with _locked(run):
-        changes = {} if found else changes_of(run, with_chosen(config, run.record.chosen))
+        chosen = choose_again(config, run.record.chosen)
+        changes = {} if found else changes_of(run, with_chosen(config, chosen))
         try:
-            chosen = choose_for_machine(config) if run.record.chosen is None else run.record.chosen
+            if chosen is None:
+                chosen = choose_for_machine(config)
             write_whole(run.path / "config.yaml", to_yaml(with_defaults(with_chosen(config, chosen))))
             run.write(
                 status="RUNNING",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import processes
 from pipeline.config.check import check
 from pipeline.config.compose import composed
 from pipeline.config.grammar import read_overrides
@@ -17,6 +18,9 @@ from pipeline.runs.record import RunFolder
 
 #: Groups that may be changed: where a run is tracked, and how sample texts are generated.
 FREE_GROUPS = ("tracking", "sampling")
+
+#: Of torchrun and srun, the number of processes is the number of devices.
+DEVICES = "trainer.devices"
 
 
 def with_recorded(config: Config, words: Sequence[str]) -> Config:
@@ -53,6 +57,8 @@ def _changed(run: RunFolder, config: Config, words: Sequence[str]) -> dict[str, 
             raise forbidden_change(run, group, before, now)
         if before != now:
             plain[group] = requested[group]
+    if processes.count_launched() > 1 and DEVICES not in keys:
+        plain = with_key(plain, DEVICES, processes.count_launched())
     if "init_from" in keys:
         plain["init_from"] = _same_start(original.get("init_from"), requested.get("init_from"), config)
     kept = {"name": original["name"], "stage": requested["stage"]}

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from pipeline.machine.devices import count_devices
+from pipeline.machine.devices import rows_per_step
 from pipeline.machine.options import TrainerOptions
 
 #: The number of epochs, and bounds on the number of steps.
@@ -37,8 +37,8 @@ def with_budget(
     The result depends on nothing else but `epochs`, so the same command on the same rows trains for the same
     number of steps on any machine, up to the time limit.
     """
-    rows_a_step = options.batch_size * options.accumulate * count_devices(options)
-    steps = max(math.ceil(epochs * n_rows / rows_a_step), STEPS_PER_CLASS * n_classes, least_steps)
+    of_epochs = math.ceil(epochs * n_rows / rows_per_step(options))
+    steps = max(of_epochs, STEPS_PER_CLASS * n_classes, least_steps)
     steps = min(steps, MOST_STEPS)
     return replace(
         options,
@@ -51,7 +51,7 @@ def with_budget(
 
 def describe_budget(options: TrainerOptions, n_rows: int) -> str:
     """Describe the length of training, and the options that change it."""
-    epochs = options.n_steps * options.batch_size * options.accumulate * count_devices(options) / n_rows
+    epochs = options.n_steps * rows_per_step(options) / n_rows
     minutes = (options.time_budget_s or 0) / 60
     parts = [
         f"at most {options.n_steps:,} steps, {epochs:.1f} epochs of {n_rows:,} rows (trainer.max_steps=...)",

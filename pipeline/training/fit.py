@@ -23,6 +23,7 @@ from pipeline.training.callbacks.averaging import EMA
 from pipeline.training.callbacks.forecast import Forecast
 from pipeline.training.callbacks.guard import NonFiniteGuard
 from pipeline.training.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
+from pipeline.training.callbacks.passes import Passes
 from pipeline.training.callbacks.plateau import Plateau
 from pipeline.training.callbacks.preemption import Preemption
 from pipeline.training.callbacks.progress import ProgressBar
@@ -124,7 +125,7 @@ def _callbacks(
     config, options = prepared.config, prepared.options
     monitor, mode = training.monitor, training.mode
     budget = TimeBudget(options.time_budget_s) if options.time_budget_s else None
-    callbacks: list[Callback] = [StepSeed(config.seed)]
+    callbacks: list[Callback] = [StepSeed(config.seed), Passes()]
     callbacks += training.callbacks  # before EMA, which swaps its averaged weights out when a validation ends
     if options.ema_decay is not None:
         callbacks.append(EMA(options.ema_decay))

@@ -193,7 +193,7 @@ def test_validation_runs_at_the_steps_asked_for_after_a_resume_too(tmp_path: Pat
 def test_only_batches_that_training_used_are_counted(tmp_path: Path) -> None:
     data = datamodule_in(tmp_path, num_workers=2)
     trainer_in(tmp_path, max_steps=5).fit(Toy(), data)
-    assert data.state_dict() == {"batches_done": 5}
+    assert data.state_dict() == {"rows_done": 5 * BATCH_SIZE, "first_rows_per_pass": BATCH_SIZE}
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -222,17 +222,24 @@ def test_validating_alone_needs_no_training(tmp_path: Path) -> None:
     data = datamodule_in(tmp_path)
     trainer_in(tmp_path, max_steps=1).validate(toy, data, verbose=False)
     assert sum(len(keys) for keys, _ in toy.validated[0]) == 11
-    assert data.state_dict() == {"batches_done": 0}
+    assert data.state_dict()["rows_done"] == 0
 
 
 def test_the_loaders_work_without_a_trainer(tmp_path: Path) -> None:
     data = datamodule_in(tmp_path)
-    data.load_state_dict({"batches_done": 2})
+    data.load_state_dict({"batches_done": 2})  # of an older checkpoint
     start = next(iter(data.train_dataloader()))["keys"]
-    data.load_state_dict({"batches_done": 0})
+    data.load_state_dict({"rows_done": 0, "first_rows_per_pass": BATCH_SIZE})
     batches = iter(data.train_dataloader())
     assert torch.equal([next(batches)["keys"] for _ in range(3)][2], start)
     assert len(list(data.val_dataloader())) == len(data.val_dataloader()) == 3
+
+
+def test_rows_that_are_no_whole_batches_are_refused(tmp_path: Path) -> None:
+    data = datamodule_in(tmp_path)
+    data.load_state_dict({"rows_done": 6, "first_rows_per_pass": 6})
+    with pytest.raises(ValueError, match="expected 6 rows to be whole batches of 1 ranks"):
+        data.train_dataloader()
 
 
 def test_the_global_random_state_is_not_moved_by_the_loaders(tmp_path: Path) -> None:

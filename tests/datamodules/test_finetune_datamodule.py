@@ -91,7 +91,19 @@ def test_validation_sees_every_example_once_the_longest_first(tmp_path: Path) ->
 def test_the_position_is_that_of_training_not_of_prefetching(tmp_path: Path) -> None:
     data = datamodule(num_workers=2)
     trainer_in(tmp_path, max_steps=5).fit(Toy(), data)
-    assert data.state_dict() == {"batches_done": 5}
+    assert data.state_dict() == {"rows_done": 5 * BATCH_SIZE, "first_rows_per_pass": BATCH_SIZE}
+
+
+def test_batches_of_another_size_continue_the_order_of_the_first_ones() -> None:
+    def keys(data: FinetuneDataModule, n_batches: int) -> list[int]:
+        batches = zip(data.train_dataloader(), range(n_batches), strict=False)
+        return [key for batch, _ in batches for key in batch["keys"].tolist()]
+
+    whole = keys(datamodule(curriculum_batches=2), 12)
+    data = datamodule(curriculum_batches=4)  # of half as many rows
+    data.batch_size = 2
+    data.load_state_dict({"rows_done": 4, "first_rows_per_pass": 4})
+    assert keys(data, 22) == whole[4:]
 
 
 def test_an_epoch_is_as_many_batches_as_hold_every_example() -> None:

@@ -86,10 +86,11 @@ def of_rank(number: int, name: str, below: list[psutil.Process]) -> psutil.Proce
 
 
 @pytest.mark.slow
-def test_two_processes_of_torchrun_are_one_run_with_the_losses_of_one_process(
+def test_two_processes_of_torchrun_are_one_run_with_the_losses_of_one_process_which_can_go_on_with_it(
     run: Callable[..., Outcome], text_file: Path, tmp_path: Path
 ) -> None:
-    words = ("data=files", f"data.train={text_file}", *WORDS, *SPOOLED, "trainer.log_every_steps=1")
+    files = ("data=files", f"data.train={text_file}", "schedule=constant")  # of any length
+    words = (*files, *WORDS, *SPOOLED, "trainer.log_every_steps=1")
     process = start(tmp_path, *TORCHRUN, "pretrain", *words, "name=two", "--json")
     out, said = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, said
@@ -97,9 +98,15 @@ def test_two_processes_of_torchrun_are_one_run_with_the_losses_of_one_process(
     assert [one.name for one in list_runs(tmp_path / "runs")] == ["two"]
     assert said.count("two: done") == 1
     assert said.count("Tokenizer ") == 1
-    assert run("pretrain", *words, "name=one", "trainer.batch_size=8").code == 0
+    longer = ("resume=two", "trainer.max_steps=30", "trainer.devices=1")
+    refused = run("pretrain", *longer)
+    assert refused.code == 2
+    assert "8 rows per step, and would now have 4: trainer.batch_size=4 and " in refused.error
+    assert "resume=two trainer.batch_size=4 trainer.accumulate=2" in refused.error
+    assert run("pretrain", *longer, "trainer.batch_size=4", "trainer.accumulate=2").code == 0
+    assert run("pretrain", *words, "name=one", "trainer.batch_size=8", "trainer.max_steps=30").code == 0
     of_one = losses(tmp_path / "runs" / "one")
-    assert len(of_one) == 20
+    assert len(of_one) == 30
     assert losses(tmp_path / "runs" / "two") == pytest.approx(of_one, rel=1e-5)
 
 

@@ -24,6 +24,7 @@ from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.training.callbacks.averaging import EMA
 from pipeline.training.callbacks.guard import NonFiniteGuard
 from pipeline.training.callbacks.limits import EarlyStopping, FinalValidation, TimeBudget
+from pipeline.training.callbacks.passes import Passes
 from pipeline.training.callbacks.preemption import Preemption
 from pipeline.training.callbacks.seeding import StepSeed
 from pipeline.training.callbacks.throughput import Throughput
@@ -185,6 +186,7 @@ class ToyTraining:
         ]
         return [
             StepSeed(self.seed),
+            Passes(),
             *[callback for callback in optional if callback],
             Throughput(rows_per_epoch=self.n_rows),
             NonFiniteGuard(),

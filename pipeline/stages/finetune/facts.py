@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pipeline import report
 from pipeline.compare.significance import Difference, paired_difference
 from pipeline.evaluation.rows import Evaluation
-from pipeline.machine.devices import count_devices
+from pipeline.machine.devices import rows_per_step
 from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.finetuning import Row
 from pipeline.training.callbacks.trend import LossTrend
@@ -71,7 +71,7 @@ def length_facts(options: TrainerOptions, trend: LossTrend, n_rows: int) -> dict
     if not trend.losses:  # a run begun before losses were kept
         return {}
     steps = trend.last_step
-    epochs = steps * options.batch_size * options.accumulate * count_devices(options) / n_rows
+    epochs = steps * rows_per_step(options) / n_rows
     facts = {"epochs": f"{epochs:.1f} of {n_rows:,} examples ({steps:,} of {options.n_steps:,} steps)"}
     if trend.still_falls:
         remedy = f"more steps may help: trainer.max_steps={2 * options.n_steps}"

@@ -10,6 +10,7 @@ from pipeline.config.compose import compose, compose_unchecked
 from pipeline.config.plain import Config, select
 from pipeline.errors import RunError
 from pipeline.files import read_yaml
+from pipeline.machine.choice import choose_again
 from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.runs.folders import RunFolder, list_runs, open_run
 from pipeline.runs.resume import with_recorded
@@ -66,8 +67,15 @@ def test_the_words_that_it_was_begun_with_are_no_changes() -> None:
     ("word", "told"),
     [
         ("seed=1", "seed=7, not 1"),
-        ("trainer.devices=2", "trainer.devices=1, not 2"),
-        ("trainer.batch_size=16", "trainer.batch_size=4, not 16"),
+        (
+            "trainer.devices=2",
+            "4 rows per step, and would now have 8: trainer.batch_size=4 and ",
+        ),
+        ("trainer.batch_size=16", "4 rows per step, and would now have 16: trainer.batch_size=16"),
+        (
+            "trainer.accumulate=2",
+            "4 rows per step, and would now have 8: trainer.batch_size=4 and ",
+        ),
         ("trainer.precision=fp16", "trainer.precision="),
         ("trainer.curriculum=0.5", "trainer.curriculum=0.0, not 0.5"),
         ("trainer.ema_decay=0.9", "trainer.ema_decay=null, not 0.9"),
@@ -85,9 +93,54 @@ def test_what_its_weights_depend_on_is_refused_and_nothing_is_touched(word: str,
     with pytest.raises(RunError) as refused:
         resumed(word)
     assert f"runs/mine was started with {told}" in str(refused.value)
-    assert "start a new run without RESUME" in str(refused.value)
+    remedy = "resume=mine trainer.batch_size=" if "rows per step" in told else "start a new run"
+    assert remedy in str(refused.value)
     (now,) = list_runs(Path("runs"))
     assert now.record == run.record
+
+
+@pytest.mark.parametrize(
+    ("n_devices", "remedy"),
+    [
+        (2, "trainer.batch_size=3 trainer.accumulate=2"),
+        (4, "trainer.batch_size=3 trainer.accumulate=1"),
+    ],
+)
+def test_on_other_devices_it_goes_on_with_as_many_rows_in_a_step_and_is_told_how(
+    n_devices: int, remedy: str
+) -> None:
+    run = begin("trainer.accumulate=3")
+    with pytest.raises(RunError) as refused:
+        resumed(f"trainer.devices={n_devices}")
+    assert f"resume=mine {remedy}" in str(refused.value)
+    with open_run(resumed(f"trainer.devices={n_devices}", *remedy.split()), label="x") as again:
+        recorded = read_yaml(again.path / "config.yaml")["trainer"]
+    assert recorded["devices"] * recorded["batch_size"] * recorded["accumulate"] == 12
+    assert again.record.chosen is not None
+    assert again.record.chosen["trainer.devices"] == n_devices
+    changes = [change.partition(" ")[2] for change in again.record.changes or []]
+    assert f"trainer.devices: 1 -> {n_devices}" in changes
+    assert run.record.changes is None
+
+
+def test_devices_that_cannot_share_the_rows_of_a_step_are_refused_with_those_that_can() -> None:
+    begin("trainer.accumulate=3")
+    with pytest.raises(RunError, match=r"a number of devices that divides 12: 1, 2, 3, 4, 6, 12"):
+        resumed("trainer.devices=5")
+
+
+def test_the_processes_of_torchrun_are_the_devices_of_a_run_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match=r"have 8: .* on 2 devices.*\n?.*resume=mine trainer.batch_size=2"):
+        resumed()
+    config = resumed("trainer.batch_size=2")
+    assert (config.trainer.devices, config.trainer.batch_size) == (2, 2)
+    again = choose_again(config, {"trainer.devices": 1, "trainer.precision": "fp32"})
+    assert again == {"trainer.devices": 2, "trainer.precision": "fp32"}
 
 
 def test_a_longer_run_is_accepted_said_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:

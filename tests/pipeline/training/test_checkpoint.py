@@ -195,6 +195,6 @@ def test_checkpoints_are_saved_at_optimizer_steps_only(tmp_path: Path) -> None:
     crash(training, after=4, resume=False, logger=Recorder())
     state = checkpoint(tmp_path)
     assert state["global_step"] == 4
-    assert state["PretrainDataModule"]["batches_done"] == 12
+    assert state["PretrainDataModule"]["rows_done"] == 48
     crash(training.with_(extra=(StopAfter(4),)), after=5, resume=True, logger=Recorder())
-    assert checkpoint(tmp_path)["PretrainDataModule"]["batches_done"] == 12
+    assert checkpoint(tmp_path)["PretrainDataModule"]["rows_done"] == 48

@@ -93,6 +93,22 @@ def test_a_run_that_accumulates_gradients_is_the_same_run_after_resuming(tmp_pat
     assert_same_run(ToyTraining(folder=tmp_path, accumulate=2), tmp_path, stops=[3, 5])
 
 
+def test_a_run_that_is_resumed_with_more_passes_of_fewer_rows_has_the_same_steps(tmp_path: Path) -> None:
+    training = ToyTraining(folder=tmp_path, uneven=True, log_every_steps=1, val_every_steps=4)
+    whole_log, parts_log = Recorder(), Recorder()
+    whole = finish(training.with_(folder=tmp_path / "whole"), resume=False, logger=whole_log)
+    parts = training.with_(folder=tmp_path / "parts")
+    orders = [crash(parts, after=3, resume=False, logger=parts_log)]
+    orders.append(crash(parts.with_(batch_size=1, accumulate=4), after=6, resume=True, logger=parts_log))
+    orders.append(finish(parts.with_(batch_size=2, accumulate=2), resume=True, logger=parts_log))
+    assert [len(order.batches) for order in orders] == [3, 3 * 4, 6 * 2]
+    assert len(whole.batches) == 12
+    for name in ("train/loss", "val/loss", "grad_norm", "epoch"):
+        found, expected = parts_log.of(name), whole_log.of(name)
+        assert found.keys() == expected.keys()
+        assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-5)
+
+
 def test_a_run_without_averaged_weights_is_the_same_run_after_resuming(tmp_path: Path) -> None:
     assert_same_run(ToyTraining(folder=tmp_path, ema_decay=None), tmp_path, stops=[6])
 
