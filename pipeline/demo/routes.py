@@ -56,4 +56,6 @@ def add_page(server: Server) -> None:
         """The style sheet of all pages."""
         return FileResponse(SHARED / "style.css", headers=HEADERS)
 
+    files = [file.relative_to(PAGE).as_posix() for file in PAGE.rglob("*") if file.is_file()]
+    server.guard.without_token |= {"/", "/style.css", *(f"/{name}" for name in files)}
     app.mount("/", _Page(directory=PAGE, html=True))

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -18,9 +18,6 @@ from pipeline.serving.options import ServingOptions
 from pipeline.serving.problems import RequestProblem
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-#: Open to whoever reaches the port: they say nothing of models or texts.
-_WITHOUT_TOKEN = frozenset({"/health"})
 
 
 @dataclass(kw_only=True)
@@ -34,6 +31,7 @@ class Guard:
         token: what a request must bring along; None: nothing.
         metrics: counts requests.
         say: is told of what went wrong, without any text of a request.
+        without_token: paths that anyone may request: they reveal nothing about models or texts.
     """
 
     app: ASGIApp
@@ -42,6 +40,7 @@ class Guard:
     token: str | None
     metrics: Metrics
     say: Callable[[str], None]
+    without_token: set[str] = field(default_factory=lambda: {"/health"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -72,7 +71,7 @@ class Guard:
             raise RequestProblem(
                 400, "Host: this name is not allowed; see serving.allowed_hosts", field="Host"
             )
-        if self.token is not None and scope["path"] not in _WITHOUT_TOKEN:
+        if self.token is not None and scope["path"] not in self.without_token:
             self._check_token(headers)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > self.options.max_body_bytes:

@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
         metrics = Metrics()
         self.engine = Engine(models, options, metrics, self._failed)
         self.api = make_app(self.engine)
-        guard = Guard(
+        self.guard = Guard(
             app=self.api,
             options=options,
             host=host,
@@ -130,7 +130,7 @@ class Server(uvicorn.Server):
             say=lambda text: say("Error", text),
         )
         protocol = type("Protocol", (_BoundedProtocol,), {"read_timeout_s": options.read_timeout_s})
-        super().__init__(_config(guard, protocol, options))
+        super().__init__(_config(self.guard, protocol, options))
         self._had_terminal = _has_terminal()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:

@@ -62,7 +62,7 @@ def answer_requests(
         follower = None
         if store is not None and any(model.version is not None for model in models):
             follower = Follower(store=store, every_s=options.follow_s, say=report.say)
-        token = os.environ.get(TOKEN) or None
+        token = _token()
         server = Server(
             models,
             options,
@@ -81,6 +81,17 @@ def answer_requests(
 def specs_of(typed: str) -> Sequence[str]:
     """Split several models separated by spaces; a folder may have spaces in its name."""
     return [typed] if Path(typed).exists() else shlex.split(typed)
+
+
+def _token() -> str | None:
+    token = os.environ.get(TOKEN) or None
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+        raise ConfigError(
+            f"{TOKEN} has characters that cannot be part of an HTTP header",
+            "printable ASCII characters without spaces",
+            f"choose another token: {TOKEN}=$(openssl rand -hex 16)",
+        )
+    return token
 
 
 def _store(config: Config, specs: Sequence[str]) -> Store | None:

@@ -224,6 +224,28 @@ def test_what_is_typed_stays_text_and_what_the_server_refuses_is_said(
         expect(panel(page).get_by_role("button", name="Send")).to_be_enabled()
 
 
+def test_a_server_with_a_token_is_opened_by_it_alone(browser: "api.Browser") -> None:
+    with serving([served("classify")], token="secret") as running:
+        add_page(running.server)
+        page = browser.new_page(locale="en-GB")
+        page.set_default_timeout(DEADLINE_MS)
+        page.goto(f"{running.url}/")
+        expect(page.get_by_label("Token")).to_be_focused()
+        assert page.get_by_role("tab").count() == 0
+        page.keyboard.type("guess")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("The server does not know this token.")
+        page.keyboard.type("secret")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("tab")).to_have_text(["Classify"])
+        page.reload()
+        expect(page.get_by_role("tab")).to_have_text(["Classify"])
+        panel(page).locator(".examples button").first.click()
+        panel(page).get_by_role("button", name="Send").click()
+        explained(page)
+        page.close()
+
+
 def test_a_request_can_be_stopped_and_another_one_sent(browser: "api.Browser", running: Running) -> None:
     rows = {"rows": [{"source": "Frieda has a hat. " * 4, "target_language": "de"}] * 200}
     with opened(browser, running) as page:

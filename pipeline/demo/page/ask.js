@@ -9,10 +9,19 @@ export class Refusal extends Error {
   }
 }
 
+const KEY = "prelude.token";
+
+// Kept while the browser's tab is open; sent with every request, as the server may ask for it.
+export function useToken(token) {
+  sessionStorage.setItem(KEY, token);
+}
+
 async function request(path, body, signal) {
-  const options = body === undefined ? {} : {
+  const token = sessionStorage.getItem(KEY);
+  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+  const options = body === undefined ? { headers } : {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { ...headers, "Content-Type": "application/json" },
     body: JSON.stringify(body),
   };
   let response;
@@ -23,6 +32,7 @@ async function request(path, body, signal) {
     throw new Refusal("away");
   }
   if (response.ok) return response;
+  if (response.status === 401) throw new Refusal(token === null ? "token" : "wrongToken");
   if (response.status === 503) throw new Refusal("busy");
   throw refusal(await response.json().catch(() => ({})), response.status);
 }

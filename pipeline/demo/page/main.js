@@ -1,6 +1,6 @@
 // The page: a tab for each model that is loaded, and the language of it all.
 
-import { ask } from "./ask.js";
+import { ask, useToken } from "./ask.js";
 import { freshId, language, make, said, say, show, switchTo } from "./dom.js";
 import { makePanel } from "./panel.js";
 import { WORDS } from "./words.js";
@@ -58,6 +58,24 @@ tabs.addEventListener("keydown", (event) => {
   next.focus();
 });
 
+function askForToken(word) {
+  const input = make("input", { type: "password", id: freshId("token"), autocomplete: "off", required: true });
+  const enter = (event) => {
+    event.preventDefault();
+    const token = input.value.trim();
+    if (/^[\x21-\x7e]+$/.test(token)) {
+      useToken(token);
+      load();
+    } else askForToken("wrongToken");  // no header can have it
+  };
+  const form = make("form", { onsubmit: enter },
+    said("p", word, {}, { role: word === "token" ? "status" : "alert" }),
+    make("div", { class: "field" }, said("label", "tokenName", {}, { for: input.id }), input),
+    said("button", "open", {}, { type: "submit", class: "main" }));
+  panels.replaceChildren(form);
+  input.focus();
+}
+
 async function load() {
   try {
     const { models } = await ask("demo/models");
@@ -66,6 +84,10 @@ async function load() {
     if (models.length) choose(tabs.firstChild);
     else panels.append(said("p", "none"));
   } catch (error) {
+    if (error.word === "token" || error.word === "wrongToken") {
+      askForToken(error.word);
+      return;
+    }
     const again = said("button", "again", {}, { type: "button", onclick: load });
     panels.replaceChildren(make("div", { role: "alert" }, said("p", error.word ?? "away", error.values), again));
   }

@@ -118,6 +118,17 @@ def test_the_page_may_load_and_ask_its_own_server_alone(running: Running, path: 
     assert "http" not in done.text.replace("http://www.w3.org/2000/svg", "")
 
 
+def test_the_page_is_open_and_asks_for_the_token_that_its_requests_need() -> None:
+    with serving([served("classify")], token="secret") as running:
+        add_page(running.server)
+        for path in ("/", "/main.js", "/style.css", "/health"):
+            assert requests.get(f"{running.url}{path}", timeout=60).status_code == 200
+        for path in ("/demo/models", "/v1/models", "/openapi.json", "/metrics", "/main.js/../demo/models"):
+            assert requests.get(f"{running.url}{path}", timeout=60).status_code == 401
+        right = {"Authorization": "Bearer secret"}
+        assert requests.get(f"{running.url}/demo/models", headers=right, timeout=60).status_code == 200
+
+
 def test_the_newest_bundle_of_each_task_that_can_be_asked_is_shown(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no finished bundle"):
         newest_of_each_task(tmp_path)
