@@ -125,6 +125,8 @@ def attend(
     n_scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and n_scores <= _plain_scores.get():
         seen = _attend_by_products(q, k, v, mask, dropout)
+    elif _fits_half(q, k, v, mask, dropout):
+        seen = _attend_to_half(q, k, v, mask)
     else:
         seen = F.scaled_dot_product_attention(
             q,
@@ -132,10 +134,37 @@ def attend(
             v,
             attn_mask=mask.allowed if mask.bias is None else mask.bias.to(q.dtype),
             dropout_p=dropout,
-            is_causal=mask.causal,
+            is_causal=mask.causal and mask.allowed is None and mask.bias is None,
             enable_gqa=k.shape[1] != q.shape[1],
         )
     return seen if mask.alive is None else seen * mask.alive
+
+
+def _fits_half(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> bool:
+    """Whether the mask is causal with documents or a bias, and the CPU's own kernel takes the tensors."""
+    has_tensor = mask.allowed is not None or (mask.bias is not None and not mask.bias.requires_grad)
+    return (
+        mask.causal
+        and has_tensor
+        and q.device.type == "cpu"
+        and q.shape == k.shape == v.shape
+        and q.dtype == k.dtype == v.dtype
+        and not dropout
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _attend_to_half(
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H T K"], v: Float[Tensor, "B H T K"], mask: Mask
+) -> Float[Tensor, "B H T K"]:
+    """Attend by torch's kernel for CPUs, which leaves out the scores of later keys and adds a tensor as well.
+
+    `F.scaled_dot_product_attention` takes one or the other: with a tensor it computes all scores.
+    """
+    seen: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, True, attn_mask=mask.additive(q.shape[2], k.shape[2], q)
+    )[0]
+    return seen
 
 
 def _attend_by_products(

@@ -13,9 +13,11 @@ from modules.errors import ArgumentError
 class Mask:
     """The keys that a query may attend to: all (`Mask()`), earlier ones, given pairs; or a bias.
 
-    At most one of the three is used: `causal` (no tensor: the fast kernel's own form), `allowed` (True: the
-    query may look at the key), `bias` (added to the scores, -inf where it may not look). `alive` tells the
-    queries that may look at any key at all; the others get zeros. It is None where each query sees itself.
+    At most one tensor is used: `allowed` (True: the query may look at the key) or `bias` (added to the
+    scores, -inf where it may not look). With `causal` no query looks at later keys: by itself it needs no
+    tensor, and beside a tensor, which then says so too, it tells a kernel that half of the scores need not
+    be computed. `alive` tells the queries that may look at any key at all; the others get zeros. It is None
+    where each query sees itself.
     """
 
     causal: bool = False
@@ -65,28 +67,29 @@ class Mask:
                 "two masks of self-attention",
                 "leave the bias out",
             )
+        causal = self.causal or other.causal
         if self.allowed is None and other.allowed is None:
-            return Mask(causal=self.causal or other.causal)
+            return Mask(causal=causal)
         allowed = _joined(self.allowed, other.allowed)
-        return Mask(allowed=allowed.tril() if self.causal or other.causal else allowed)
+        return Mask(causal=causal, allowed=allowed.tril() if causal else allowed)
 
     def with_bias(self, bias: Float[Tensor, "#B H T S"] | None) -> "Mask":
         """This mask with `bias` added to the scores (ALiBi)."""
         if bias is None:
             return self
         allowed = self.allowed
-        if self.causal:
+        if allowed is None and self.causal:
             allowed = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()[None, None]
         if allowed is not None:
             bias = bias.masked_fill(~allowed, float("-inf"))
-        return Mask(bias=bias, alive=self.alive)
+        return Mask(causal=self.causal, bias=bias, alive=self.alive)
 
     def additive(self, n_queries: int, n_keys: int, like: Tensor) -> Float[Tensor, "#B #H T S"] | None:
         """What to add to scores of the type of `like`: 0 or the bias, and -inf; None where all is seen."""
         if self.bias is not None:
             return self.bias.to(like.dtype)
         allowed = self.allowed
-        if self.causal:
+        if allowed is None and self.causal:
             ones = torch.ones(n_queries, n_keys, dtype=torch.bool, device=like.device)
             allowed = ones.tril(n_keys - n_queries)[None, None]
         if allowed is None:

@@ -33,14 +33,43 @@ def orthogonalized(
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
-    a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(dtype)
     x = x / x.norm().clamp(min=eps)
+    by_gram = dtype == torch.float32 and x.shape[1] >= 2 * x.shape[0]
+    x = (_iterated_by_gram if by_gram else _iterated)(x, coefficients, steps)
+    return x.T if tall else x
+
+
+def _iterated(
+    x: Float[Tensor, "R C"], coefficients: tuple[float, float, float], steps: int
+) -> Float[Tensor, "R C"]:
+    """Return x after `steps` times x <- (a I + b G + c G^2) x, where G = x x^T."""
+    a, b, c = coefficients
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+    return x
+
+
+def _iterated_by_gram(
+    x: Float[Tensor, "R C"], coefficients: tuple[float, float, float], steps: int
+) -> Float[Tensor, "R C"]:
+    """Return the same by products of small matrices: 0.6 of the time where C is 4 * R.
+
+    All polynomials of G commute, so that with P = a I + b G + c G^2 the next G is P G P, and the result is
+    the product of all P times x. It needs float32: squaring halves the digits.
+    """
+    a, b, c = coefficients
+    gram = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for step in range(steps):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product if step else polynomial
+        if step < steps - 1:
+            gram = polynomial @ gram @ polynomial
+    return product @ x
 
 
 class TypedMuon(torch.optim.Muon):

@@ -44,6 +44,22 @@ def test_attention_equals_equation_1_computed_number_by_number(name):
     torch.testing.assert_close(attend(q, k, v, mask), truth(q, k, v, mask), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["past of segments", "bias"])
+def test_scores_of_later_keys_are_not_computed_where_a_mask_says_that_they_are_not_needed(name, monkeypatch):
+    mask = masks()[name]
+    leaves = [torch.randn(2, 4, 6, 8, requires_grad=True) for _ in range(3)]
+    g = torch.randn(2, 4, 6, 8)
+    assert attention._fits_half(*leaves, mask, 0.0)
+    assert not attention._fits_half(*leaves, Mask.segments(SEGMENTS), 0.0)
+    half = attend(*leaves, mask)
+    monkeypatch.setattr(attention, "_fits_half", lambda *_: False)
+    whole = attend(*leaves, mask)
+    torch.testing.assert_close(half, whole)
+    grads = (torch.autograd.grad(seen, leaves, g) for seen in (half, whole))
+    for first, second in zip(*grads, strict=True):
+        torch.testing.assert_close(first, second)
+
+
 @pytest.mark.parametrize("name", sorted(masks()))
 def test_attention_by_products_equals_the_kernel_in_value_and_gradients(name):
     mask = masks()[name]

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modules.layers import FeedForward, LayerSpec
+from modules.layers import ACTIVATIONS, FeedForward, LayerSpec
 from modules.masks import Mask
 from modules.norms import RMSNorm
 
@@ -13,6 +13,13 @@ def test_the_feed_forward_networks_are_their_formulas():
         ffn = FeedForward(16, d_ff=24, activation=activation, bias=True)
         up = x @ ffn.up_proj.weight.T + ffn.up_proj.bias
         torch.testing.assert_close(ffn(x), bend(up) @ ffn.down_proj.weight.T + ffn.down_proj.bias)
+
+
+def test_the_gradient_of_the_squared_relu_is_that_of_autograd():
+    x, g = torch.randn(3, 7, requires_grad=True), torch.randn(3, 7)
+    (ours,) = torch.autograd.grad(ACTIVATIONS["relu2"](x), x, g)
+    (theirs,) = torch.autograd.grad(F.relu(x).square(), x, g)
+    assert torch.equal(ours, theirs)
 
 
 def test_swiglu_is_a_gated_product():

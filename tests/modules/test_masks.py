@@ -60,7 +60,7 @@ def test_a_bias_is_kept_where_the_mask_allows_and_is_minus_infinity_elsewhere():
     assert mask.bias is not None
     assert torch.equal(mask.bias.isinf()[0, 0], ~torch.ones(4, 4, dtype=torch.bool).tril())
     assert torch.equal(mask.bias.masked_fill(mask.bias.isinf(), 0), bias.tril())
-    assert not mask.causal
+    assert mask.causal
 
 
 def test_masks_of_cross_attention_are_not_joined():
