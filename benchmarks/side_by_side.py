@@ -86,8 +86,8 @@ def loops_of(shape: Shape, *, bf16: bool) -> Iterator[dict[str, Loop]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         loops: dict[str, Loop] = {
-            "ours": _ours(shape, folder / "ours", []),
-            "ours, adamw": _ours(shape, folder / "adamw", ["optimizer=adamw"]),
+            "ours": our_loop(shape, folder / "ours", []),
+            "ours, adamw": our_loop(shape, folder / "adamw", ["optimizer=adamw"]),
             "plain loop": PlainLoop(shape, bf16=bf16, device=device).run,
             "Trainer": TrainerLoop(shape, bf16=bf16, device=device, folder=folder / "trainer").run,
         }
@@ -96,7 +96,8 @@ def loops_of(shape: Shape, *, bf16: bool) -> Iterator[dict[str, Loop]]:
         yield loops
 
 
-def _ours(shape: Shape, folder: Path, overrides: list[str]) -> Loop:
+def our_loop(shape: Shape, folder: Path, overrides: list[str]) -> Loop:
+    """Return the loop of Prelude through Lightning, with all callbacks and logging in `folder`."""
     made = Training(
         [*shape.overrides(), *overrides, "trainer.precision=auto"],
         document_tokens=16 * shape.block,  # as in long texts: most rows contain a part of a single document
