@@ -41,9 +41,9 @@ def options_of(task: FinetuneTask) -> set[str]:
 @pytest.mark.parametrize("name", finetuning_tasks())
 def test_the_page_on_fine_tuning_gives_each_task_as_it_is(name: str) -> None:
     task, cells = finetuning_tasks()[name], task_tables()
-    assert tuple(code(cells["what the model reads", name])[: len(task.inputs)]) == task.inputs
-    assert task.targets == () or code(cells["what it learns", name])[0] in task.targets
-    assert set(task.optional) <= set(code(cells["what may be there too", name]))
+    assert tuple(code(cells["input columns", name])[: len(task.inputs)]) == task.inputs
+    assert task.targets == () or code(cells["target columns", name])[0] in task.targets
+    assert set(task.optional) <= set(code(cells["optional columns", name]))
     assert f"**`{task.metric}`**" in cells["metric", name]
     assert set(code(cells["option", name])) == options_of(task)
     for backbone in ("Decoder", "Encoder", "EncoderDecoder"):
@@ -70,7 +70,7 @@ def test_the_page_on_fine_tuning_gives_every_default_as_it_is() -> None:
 def test_every_corpus_of_a_row_of_the_page_on_fine_tuning_is_there() -> None:
     cells = task_tables()
     corpora = groups()["data"]
-    for kind in ("story world (the default)", "hub", "mirror only"):
+    for kind in ("story world (the default)", "Hub", "mirror only"):
         listed = {name: re.findall(r"\w+", cells[kind, name]) for name in finetuning_tasks()}
         assert any(listed.values()), kind
         assert [name for names in listed.values() for name in names if name not in corpora] == []

@@ -143,7 +143,7 @@ def test_as_many_devices_as_processes_that_were_started_and_these_for_training_o
         monkeypatch.setenv(name, value)
     assert devices_and_nodes(TrainerOptions(accelerator="cpu")) == (2, 2)
     assert count_devices(TrainerOptions(accelerator="cpu", devices=4)) == 4
-    with pytest.raises(ConfigError, match=r"trainer\.devices=3, and 4 processes were started"):
+    with pytest.raises(ConfigError, match=r"trainer\.devices=3, but 4 processes were started"):
         count_devices(TrainerOptions(accelerator="cpu", devices=3))
     with pytest.raises(RunError, match="4 processes were started for evaluate"):
         processes.refuse_several("evaluate")
