@@ -1,7 +1,7 @@
-"""Export an adapter for the `peft` library, next to its base for `transformers`.
+"""Export an adapter for the `peft` library, next to its base model for `transformers`.
 
-Another library may part or join our matrices, so what was learnt is translated as a whole, layer by layer,
-and parted into two thin matrices again: the singular value decomposition gives them without loss.
+Another library may split or join our matrices. Therefore the change of the weights is converted as a whole,
+layer by layer, and factored into two thin matrices again by a singular value decomposition, without loss.
 """
 
 import json
@@ -26,23 +26,23 @@ from pipeline.runs.adapters import ADAPTER, base_of
 from pipeline.runs.bundle import Bundle, digest, load_bundle
 from pipeline.runs.stored import read_part
 
-#: Singular values below this share of the largest are rounding.
+#: Singular values below this share of the largest one are rounding errors.
 NOTHING = 1e-9
 
 
 def export_adapter(bundle: Bundle, folder: Path) -> Exported:
-    """Write the adapter's two files into `folder`, and its base into `folder/base`, proved equal.
+    """Write the adapter's two files into `folder` and its base model into `folder/base`, and verify the base.
 
     Raises:
-        InteropError: the bundle holds no adapter, or more than one, or no class can express its base.
-        BundleError: its base is gone or another one by now.
+        InteropError: the bundle has no adapter or more than one, or no class can express its base model.
+        BundleError: the base bundle is missing or has changed.
     """
     if folder.exists():
         raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
     node = read_part(bundle.folder, "model.json").get(ADAPTER)
     if node is None:
         raise InteropError(
-            f"{bundle.folder} holds no adapter",
+            f"{bundle.folder} has no adapter",
             "a bundle that was trained with peft=lora",
             "leave out FORMAT",
         )
@@ -62,15 +62,15 @@ def export_adapter(bundle: Bundle, folder: Path) -> Exported:
         draft = Path(drafts) / folder.name
         draft.mkdir()
         exported = export_bundle(base, draft / "base")
-        learnt = _learnt(base, stored, construct(node, LoRA))
-        _write(draft, learnt, base_place=folder / "base")
+        update = _update(base, stored, construct(node, LoRA))
+        _write(draft, update, base_place=folder / "base")
         give_usual_mode(draft / "adapter_model.safetensors")
         draft.rename(folder)
     return Exported(folder=folder, architecture=exported.architecture, error=exported.error)
 
 
-def _learnt(base: Bundle, stored: Mapping[str, Tensor], options: LoRA) -> dict[str, Tensor]:
-    """Name of a weight of theirs -> what was added to it, in float64."""
+def _update(base: Bundle, stored: Mapping[str, Tensor], options: LoRA) -> dict[str, Tensor]:
+    """Return what the adapter adds to each weight, in float64, by the weight's name in `transformers`."""
     ours = dotted(base.model_config, base.tokenizer.vocab_size)
     family = choose_family(ours)
     before = {name: each.double() for name, each in base.model.state_dict().items()}
@@ -82,11 +82,11 @@ def _learnt(base: Bundle, stored: Mapping[str, Tensor], options: LoRA) -> dict[s
     return {name: new[name] - old[name] for name in old if not torch.equal(new[name], old[name])}
 
 
-def _write(folder: Path, learnt: Mapping[str, Tensor], *, base_place: Path) -> None:
-    """`adapter_model.safetensors` and `adapter_config.json`."""
+def _write(folder: Path, update: Mapping[str, Tensor], *, base_place: Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json`."""
     tensors, ranks = {}, {}
     transposed = _transposed_layers(folder / "base")
-    for name, delta in learnt.items():
+    for name, delta in update.items():
         layer = name.removesuffix(".weight")
         left, sizes, right = torch.linalg.svd(delta.T if layer in transposed else delta, full_matrices=False)
         rank = int((sizes > NOTHING * sizes[0]).sum())
@@ -114,7 +114,7 @@ def _write(folder: Path, learnt: Mapping[str, Tensor], *, base_place: Path) -> N
 
 
 def _transposed_layers(base: Path) -> set[str]:
-    """Layers that keep their matrices with inputs first, as GPT-2's."""
+    """Return the layers whose matrices have the inputs first, such as those of GPT-2."""
     from transformers import AutoConfig, AutoModel
     from transformers.pytorch_utils import Conv1D
 

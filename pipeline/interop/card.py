@@ -1,9 +1,9 @@
-"""The card of an exported model: that of its bundle, with how `transformers` loads it."""
+"""The card of an exported model: the card of its bundle, and how `transformers` loads it."""
 
 from pipeline.card import CardFacts, model_card
 from pipeline.runs.bundle import Bundle
 
-#: The class that loads an architecture, by how the architecture's name ends.
+#: The class that loads an architecture, by the ending of the architecture's name.
 _USE = {
     "ForCausalLM": "AutoModelForCausalLM",
     "LMHeadModel": "AutoModelForCausalLM",
@@ -14,7 +14,7 @@ _USE = {
 
 
 def exported_card(bundle: Bundle, architecture: str) -> str:
-    """Markdown with a YAML head, as model hubs read it."""
+    """Return a model card in Markdown with YAML metadata, as model hubs expect it."""
     auto = next(name for ending, name in _USE.items() if architecture.endswith(ending))
     use = f"""```python
 from transformers import AutoTokenizer, {auto}
@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, {auto}
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = {auto}.from_pretrained("FOLDER")
 ```"""
-    about = f"Here it is a `{architecture}`, whose logits equal the original's."
+    about = f"This folder contains it as a `{architecture}`, whose logits equal the original's."
     facts = CardFacts(
         provenance=bundle.provenance,
         metrics=bundle.metrics,

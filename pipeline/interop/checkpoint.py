@@ -13,7 +13,7 @@ from pipeline.errors import InteropError
 from pipeline.files import sha256_of
 from pipeline.interop.families import FAMILIES
 
-#: Files of weights that run code when they are read.
+#: Weight files that can run code when they are loaded.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 #: Optional files that are read in addition to the weights.
 SMALL_FILES = (
@@ -24,16 +24,16 @@ SMALL_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A foreign model, before it is converted.
+    """A Hugging Face model before its conversion.
 
     Args:
-        folder: where its files lie.
-        config: `config.json` with the defaults of `transformers`.
-        names: of all tensors.
-        tensor: reads one.
-        files: those that were read.
-        gguf: the name of the GGUF file, where it is one.
-        origin: what a hub says of it: repository and commit.
+        folder: the folder with its files.
+        config: `config.json`, completed with the defaults of `transformers`.
+        names: the names of all tensors.
+        tensor: a function that reads the tensor of a name.
+        files: the files that were read.
+        gguf: the name of the GGUF file, if it is one.
+        origin: the repository and commit on the hub, if it was downloaded.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @property
     def sources(self) -> list[dict[str, Any]]:
-        """Each file with its hash and length."""
+        """The path, hash and length in bytes of each file."""
         return [
             {"uri": str(file), "sha256": sha256_of(file), "n_bytes": file.stat().st_size}
             for file in self.files
@@ -57,7 +57,7 @@ def read_checkpoint(folder: Path, origin: Mapping[str, str] | None = None) -> Ch
     """Open the model in a folder of safetensors, or in a GGUF file.
 
     Raises:
-        InteropError: what is missing, damaged or not supported.
+        InteropError: says what is missing, damaged or not supported.
     """
     if folder.is_file() and folder.suffix == ".gguf":
         return _read_gguf(folder)
@@ -91,10 +91,10 @@ def read_checkpoint(folder: Path, origin: Mapping[str, str] | None = None) -> Ch
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with what `transformers` takes where it says nothing.
+    """Return the configuration, completed with the defaults of `transformers`.
 
     Raises:
-        InteropError: it asks for code of its own, is of no family that is supported, or is quantised.
+        InteropError: the model requires its own code, is of an unsupported family, or is quantized.
     """
     import transformers
 
@@ -114,15 +114,15 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     if config.get("quantization_config"):
         raise InteropError(
-            "the weights are quantised",
+            "the weights are quantized",
             "weights in floating point",
             "choose the original model, or a GGUF file",
         )
     try:
         return dict(transformers.AutoConfig.for_model(**config).to_dict())
-    except Exception as error:  # what the library makes of a wrong value cannot be listed
+    except Exception as error:  # the library may raise anything for a wrong value
         raise InteropError(
-            f"config.json cannot be used ({' '.join(str(error).split())[:200]})",
+            f"transformers rejects config.json ({' '.join(str(error).split())[:200]})",
             f"the configuration of a {model_type} model",
             "check config.json",
         ) from error
@@ -149,7 +149,7 @@ def _shards(folder: Path) -> list[Path]:
         names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
         if not names or any(Path(name).name != name for name in names):
             raise InteropError(
-                f"{index} does not name files next to it", "its weight_map", "download it again"
+                f"{index} does not name files next to it", "a weight_map with file names", "download it again"
             )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
@@ -182,7 +182,7 @@ def _names_in(shard: Path) -> list[str]:
 
 
 def _check_index(index: Path, places: Mapping[str, Path]) -> None:
-    """Each tensor is in the file that the index names."""
+    """Check that each tensor is in the file that the index names."""
     named = _read_json(index, "the names of the files of weights")["weight_map"]
     wrong = sorted(name for name, file in named.items() if name not in places or places[name].name != file)
     if wrong:
@@ -194,14 +194,14 @@ def _check_index(index: Path, places: Mapping[str, Path]) -> None:
 
 
 def _read_gguf(file: Path) -> Checkpoint:
-    """Through the reader of `transformers`, which turns the numbers into float32."""
+    """Read a GGUF file with `transformers`, which converts the weights to float32."""
     import transformers
 
     _check_gguf_library()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
-    except Exception as error:  # what the library makes of a damaged file cannot be listed
+    except Exception as error:  # the library may raise anything for a damaged file
         raise InteropError(
             f"{file} cannot be read ({' '.join(str(error).split())[:200]})",
             "a GGUF file of a model that transformers supports",
@@ -209,7 +209,7 @@ def _read_gguf(file: Path) -> Checkpoint:
         ) from error
     state = model.state_dict()
     described = model.config.to_dict()
-    described.pop("quantization_config", None)  # the numbers are whole ones now
+    described.pop("quantization_config", None)  # the weights are float32 now
     config = with_defaults(described)
     return Checkpoint(
         folder=file.parent,

@@ -1,4 +1,4 @@
-"""Choose a family of Hugging Face models that can express a model."""
+"""Choose the Hugging Face model family that can express a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from pipeline.interop.table import Family
 
 
 def choose_family(ours: Mapping[str, Any], model_type: str | None = None) -> Family:
-    """The family of that name, or the first that can express the model.
+    """Return the family named `model_type`, or the first one that can express the model.
 
     Raises:
-        InteropError: no family of that name, or none that can; says which option stands in the way.
+        InteropError: there is no such family, or it cannot express the model; names the options responsible.
     """
     known = list(dict.fromkeys(family.model_type for family in FAMILIES))
     if model_type is not None and model_type not in known:
@@ -21,5 +21,5 @@ def choose_family(ours: Mapping[str, Any], model_type: str | None = None) -> Fam
         )
     named = [family for family in FAMILIES if model_type in (None, family.model_type)]
     nearest = min(named, key=lambda family: len(family.problems(ours)))
-    nearest.to_theirs(ours)  # refuses what it cannot express
+    nearest.to_theirs(ours)  # raises if it cannot express the model
     return nearest

@@ -1,4 +1,4 @@
-"""Export a bundle as a folder that `transformers` loads, verified before it is moved into place."""
+"""Export a bundle as a folder that `transformers` loads; it is verified before it is moved into place."""
 
 import json
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from pipeline.runs.bundle import Bundle
 from pipeline.runs.start import check_has_head
 from pipeline.tasks.chat import Dialogue
 
-#: Tokens of each row that is compared.
+#: The number of tokens per row that are compared.
 N_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written, and how far the loaded model's logits are from ours."""
+    """An exported folder, and the relative error of its logits when loaded by `transformers`."""
 
     folder: Path
     architecture: str
@@ -39,15 +39,15 @@ class Exported:
 
 
 def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -> Exported:
-    """Write the bundle's model, tokenizer and card, load them in a fresh process, and compare.
+    """Write the bundle's model, tokenizer and card, load them in a new process, and compare.
 
     Raises:
-        InteropError: the folder exists, no class can express the model, or what was loaded differs.
+        InteropError: the folder exists, no class can express the model, or the loaded model differs.
     """
     if folder.exists():
         raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
     check_has_head(bundle)
-    _check_head_of_words(bundle)
+    _check_head(bundle)
     ours = dotted(bundle.model_config, bundle.tokenizer.vocab_size)
     family = choose_family(ours, model_type)
     folder = folder.resolve()
@@ -69,18 +69,18 @@ def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -
     return Exported(folder=folder, architecture=family.architecture, error=error)
 
 
-def _check_head_of_words(bundle: Bundle) -> None:
-    """Refuse the heads of tasks: `transformers` has other ones, with layers of their own.
+def _check_head(bundle: Bundle) -> None:
+    """Check for a language-model head: heads of other tasks have no equivalent in `transformers`.
 
     Raises:
-        InteropError: the head does not score words.
+        InteropError: the model has another head.
     """
     head = bundle.model.head
     if not isinstance(head, LMHead):
         raise InteropError(
-            f"{bundle.folder} ends in a {type(head).__name__}, which no class of transformers has",
+            f"{bundle.folder} has a {type(head).__name__}, which has no equivalent in transformers",
             "a bundle that was pretrained, or fine-tuned for chat, translate or summarize",
-            "use this one with `make serve`, or from Python with pipeline.load_bundle",
+            "use the bundle with `make serve`, or from Python with pipeline.load_bundle",
         )
 
 

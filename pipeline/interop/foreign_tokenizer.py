@@ -1,4 +1,4 @@
-"""Read the tokenizer of a Hugging Face model as one of this project."""
+"""Read the tokenizer of a Hugging Face model."""
 
 import json
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from datamodules.tokenizer.special import ROLES
 from pipeline.errors import InteropError
 from pipeline.interop.checkpoint import Checkpoint
 
-#: An embedding may have rows that no token uses, up to so many, so that its size is a multiple of this.
+#: An embedding may be padded with unused rows, fewer than 1,024, to a multiple of 64.
 _MULTIPLE, _MOST_UNUSED = 64, 1024
 
 
 def read_tokenizer(checkpoint: Checkpoint, n_rows: int) -> ForeignTokenizer:
-    """The tokenizer beside the weights, for an embedding of `n_rows`.
+    """Return the tokenizer next to the weights, for an embedding of `n_rows`.
 
     Raises:
-        InteropError: there is no tokenizer.json, or its size is not that of the embedding.
-        TokenizerError: it cannot be read.
+        InteropError: there is no tokenizer.json, or its size does not match the embedding.
+        TokenizerError: the tokenizer cannot be read.
     """
     engine, settings = _from_gguf(checkpoint) if checkpoint.gguf else _from_folder(checkpoint.folder)
     n_tokens = max(engine.get_vocab(with_added_tokens=True).values()) + 1
@@ -58,7 +58,7 @@ def _from_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         )
     try:
         engine = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for whatever is wrong in the text
+    except Exception as error:  # the library raises a bare Exception for any invalid content
         raise InteropError(
             f"{file} cannot be read ({' '.join(str(error).split())[:200]})",
             "a file of the tokenizers library",
@@ -91,21 +91,21 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def _text(token: Any) -> str | None:
-    """A token that stands there as a text, or as an object that holds it."""
-    found = token.get("content") if isinstance(token, Mapping) else token
-    return found if isinstance(found, str) else None
+    """Return the text of a token, which is stored as a string or as an object."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
 
 
 def _token(engine: tokenizers.Tokenizer, number: Any) -> str | None:
-    """The token with a number; of a list, with the first."""
+    """Return the token with this id, or with the first id of a list; None if there is none."""
     first = number[0] if isinstance(number, list) and number else number
     known = isinstance(first, int) and not isinstance(first, bool) and first >= 0
     return engine.id_to_token(first) if known else None
 
 
-def _template(found: Any) -> str | None:
-    """The template of dialogues; of several the one that is called default."""
-    if isinstance(found, list):
-        named = {str(each.get("name")): each.get("template") for each in found if isinstance(each, Mapping)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+def _template(stored: Any) -> str | None:
+    """Return the chat template; of several, the one named `default`."""
+    if isinstance(stored, list):
+        named = {str(each.get("name")): each.get("template") for each in stored if isinstance(each, Mapping)}
+        stored = named.get("default")
+    return stored if isinstance(stored, str) else None

@@ -1,11 +1,12 @@
-"""Run on its own, without this project: check that an exported folder loads and is the same model.
+"""Standalone script, without imports from Prelude: check that an exported folder loads and is the same model.
 
     python -I fresh_process.py FOLDER CHECK
 
-`CHECK` holds as safetensors a batch (`batch.*`), which of its tokens are `real`, the hidden states of each
-layer (`hidden.STACK.NUMBER`), their `logits` where there is a head, and for models that write a `prompt` and
-what was `written`. `question.json` beside it names the class, and has pairs of a text and its ids. Prints one
-JSON object: the relative error of the logits, the first layer that differs, and what else does.
+`CHECK` is a safetensors file with a batch (`batch.*`), a mask of its `real` tokens, the hidden states of each
+layer (`hidden.STACK.NUMBER`), the `logits` if there is a head and, for models that generate text, a `prompt`
+and the expected continuation (`written`). `question.json` next to it names the class and contains pairs of a
+text and its ids. The script prints a JSON object: the relative error of the logits, the first layer that
+differs, and other differences.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 
 def main(folder: str, check: str) -> None:
-    """Load, compare, print."""
+    """Load the folder, compare the model, and print the differences."""
     import torch
     import transformers
     from safetensors.torch import load_file
@@ -29,12 +30,12 @@ def main(folder: str, check: str) -> None:
     batch = {name.removeprefix("batch."): value for name, value in saved.items() if name.startswith("batch.")}
     real = saved["real"]
     with torch.no_grad():
-        made = model(**batch, output_hidden_states=True)
+        outputs = model(**batch, output_hidden_states=True)
     errors = {
-        name: error(state[real], saved[f"hidden.{name}"]) for name, state in states(made, saved).items()
+        name: error(state[real], saved[f"hidden.{name}"]) for name, state in states(outputs, saved).items()
     }
-    found: dict[str, Any] = {
-        "error": error(made.logits[real], saved["logits"]) if "logits" in saved else max(errors.values()),
+    result: dict[str, Any] = {
+        "error": error(outputs.logits[real], saved["logits"]) if "logits" in saved else max(errors.values()),
         "differs": next((name for name, each in errors.items() if not each < question["tolerance"]), None),
         "missing": sorted(report["missing_keys"]),
         "surplus": sorted(report["unexpected_keys"]),
@@ -44,22 +45,22 @@ def main(folder: str, check: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **source)
     for text, ids in question["texts"]:
         if tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
-            found["texts"].append(text)
+            result["texts"].append(text)
     if "written" in saved:
         prompt, expected = saved["prompt"], saved["written"].tolist()
         answer = model.generate(prompt, max_new_tokens=max(len(expected), 1), do_sample=False)[0].tolist()
         before = 1 if model.config.is_encoder_decoder else prompt.shape[1]
-        found["written"] = answer[before : before + len(expected)] == expected
-    print(json.dumps(found))
+        result["written"] = answer[before : before + len(expected)] == expected
+    print(json.dumps(result))
 
 
-def error(found: Any, expected: Any) -> float:
-    """The relative error."""
-    return float((found - expected).norm() / expected.norm())
+def error(value: Any, expected: Any) -> float:
+    """Return the relative error."""
+    return float((value - expected).norm() / expected.norm())
 
 
-def states(made: Any, saved: dict[str, Any]) -> dict[str, Any]:
-    """Hidden states by `STACK.NUMBER`, in the order in which they are computed."""
+def states(outputs: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the hidden states as `STACK.NUMBER`, in the order in which they are computed."""
     lists = {
         "stack": "hidden_states", "encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states",
     }  # fmt: skip
@@ -67,7 +68,7 @@ def states(made: Any, saved: dict[str, Any]) -> dict[str, Any]:
         f"{name}.{number}": state
         for name, key in lists.items()
         if f"hidden.{name}.0" in saved
-        for number, state in enumerate(made[key])
+        for number, state in enumerate(outputs[key])
     }
 
 

@@ -1,4 +1,4 @@
-"""Find a model to import: a folder or file on this machine, or a name on the hub."""
+"""Find a model to import: a folder or file on this machine, or a name on the Hugging Face Hub."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import InteropError
 from pipeline.interop.checkpoint import SMALL_FILES
 
-#: The page that a model comes with, and as much of it as is read.
+#: The model card, and the maximum size that is read.
 _PAGE, _PAGE_BYTES = "README.md", 1_000_000
 _LICENCE_CHARACTERS = 100
 
@@ -15,10 +15,10 @@ _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def find_model(source: str) -> tuple[Path, Mapping[str, str]]:
-    """The folder or file, and what the hub says of it; a name that is no path is downloaded.
+    """Return the folder or file and, for a model downloaded from the hub, its name and commit.
 
     Raises:
-        InteropError: it is neither, or cannot be downloaded.
+        InteropError: the source is neither a path nor a name on the hub, or it cannot be downloaded.
     """
     place = Path(source).expanduser()
     if place.exists():
@@ -38,9 +38,9 @@ def _download(name: str) -> tuple[Path, Mapping[str, str]]:
     wanted = ["*.safetensors", "model.safetensors.index.json", _PAGE, *SMALL_FILES]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # the hub's client and its libraries raise too many to list
+    except Exception as error:  # the hub's client and its libraries raise many types
         raise InteropError(
-            f"{name} is not a folder here, and cannot be downloaded from the hub ({type(error).__name__})",
+            f"{name} is not a local folder and cannot be downloaded from the hub ({type(error).__name__})",
             "the folder of a model, or the name of a public model on the hub and a network connection",
             "download it elsewhere with `hf download`, then run make import FROM=FOLDER",
         ) from error
@@ -48,7 +48,7 @@ def _download(name: str) -> tuple[Path, Mapping[str, str]]:
 
 
 def stated_licence(place: Path) -> str | None:
-    """The licence that the head of a model's README.md names; None if it cannot be read, or names none."""
+    """Return the licence in the metadata of a model's README.md; None if there is none or it is invalid."""
     from huggingface_hub import metadata_load
 
     page = place / _PAGE
@@ -56,6 +56,6 @@ def stated_licence(place: Path) -> str | None:
         if page.stat().st_size > _PAGE_BYTES:
             return None
         found = (metadata_load(page) or {}).get("license")
-    except Exception:  # a page for people: whatever is wrong with it, the model can be used
+    except Exception:  # metadata are optional: an error in them must not prevent the import
         return None
     return found[:_LICENCE_CHARACTERS] if isinstance(found, str) and found.strip() else None

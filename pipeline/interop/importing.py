@@ -19,10 +19,10 @@ from pipeline.interop.proof import Theirs, prove_equal
 from pipeline.interop.shape import build_model, nested
 from pipeline.interop.table import NO_HEAD, Family, Values
 
-#: Tokens of each row that is compared with what `transformers` makes of it.
+#: The number of tokens per row that are compared with the output of `transformers`.
 N_TOKENS = 128
 
-#: What a backbone of each kind is pretrained with.
+#: The pretraining task of each architecture.
 TASKS = {
     "Decoder": "pipeline.tasks.causal_lm.CausalLM",
     "Encoder": "pipeline.tasks.masked_lm.MaskedLM",
@@ -32,15 +32,15 @@ TASKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What was read.
+    """A converted model.
 
     Args:
-        model: with their weights, in float32.
-        model_config: the node of `model.json`.
-        tokenizer: of the model.
-        task: the class that the backbone is pretrained with.
-        unused: tensors of the file that no model here reads.
-        theirs: how the original is loaded, for the proof.
+        model: the model, with weights in float32.
+        model_config: the content of `model.json`.
+        tokenizer: the tokenizer of the model.
+        task: the class of the pretraining task that suits the backbone.
+        unused: tensors of the file that the model does not use.
+        theirs: how to load the original, for the comparison.
     """
 
     model: Model
@@ -52,24 +52,24 @@ class Imported:
 
     @property
     def has_head(self) -> bool:
-        """Whether the file has a head."""
+        """Whether the model has a head."""
         return not isinstance(self.model.head, NoHead)
 
     def prove(self) -> float:
-        """The relative error of logits, or of hidden states, to the original in a fresh process.
+        """Compare with the original in a new process; return the relative error of logits or hidden states.
 
         Raises:
-            InteropError: it is not the same model; the first layer that differs is named.
+            InteropError: the models differ; names the first layer that does.
         """
         return prove_equal(self.model, self.tokenizer, self.theirs, n_tokens=N_TOKENS)
 
 
 def import_model(checkpoint: Checkpoint, *, max_seq_len: int | None = None) -> Imported:
-    """Read the model of a checkpoint; `max_seq_len` lets it read fewer tokens than it could.
+    """Convert the model of a checkpoint; `max_seq_len` reduces its context length.
 
     Raises:
-        InteropError: its configuration cannot be expressed, or its tensors do not fit.
-        TokenizerError: its tokenizer cannot be used.
+        InteropError: the configuration cannot be expressed, or the tensors do not match it.
+        TokenizerError: the tokenizer cannot be used.
     """
     family, ours, names, unused = _fitting(checkpoint)
     tokenizer = read_tokenizer(checkpoint, int(ours["vocab_size"]))
@@ -94,7 +94,7 @@ def import_model(checkpoint: Checkpoint, *, max_seq_len: int | None = None) -> I
 
 
 def _fitting(checkpoint: Checkpoint) -> tuple[Family, Values, dict[str, str], tuple[str, ...]]:
-    """The family, our configuration, full name of each tensor -> its name in the file, what is not read."""
+    """Return the family, our configuration, stored names of tensors by full name, and unused tensors."""
     model_type = checkpoint.config["model_type"]
     families = [family for family in FAMILIES if family.model_type == model_type]
     for family in families:
@@ -102,7 +102,7 @@ def _fitting(checkpoint: Checkpoint) -> tuple[Family, Values, dict[str, str], tu
         names = _full_names(family, checkpoint.names)
         unused = tuple(sorted(names[name] for name in family.unused if name in names))
         kept = {name: stored for name, stored in names.items() if name not in family.unused}
-        heads = {name for rule in family.rules(ours) if family.is_of_head(rule) for name in rule.theirs}
+        heads = {name for rule in family.rules(ours) if family.is_head_rule(rule) for name in rule.theirs}
         if heads and not heads & kept.keys():
             ours = {key: value for key, value in ours.items() if not key.startswith("head.")}
             ours["head._target_"] = NO_HEAD
@@ -115,7 +115,7 @@ def _fitting(checkpoint: Checkpoint) -> tuple[Family, Values, dict[str, str], tu
 
 
 def _full_names(family: Family, names: frozenset[str]) -> dict[str, str]:
-    """Names as a model with a head has them; a backbone that was saved alone leaves the first part out."""
+    """Map full names of tensors to stored names, which have no prefix if the backbone was saved alone."""
     if not family.prefix or any(name.startswith(family.prefix) for name in names):
         return {name: name for name in names}
     return {family.prefix + name: name for name in names}
@@ -135,7 +135,7 @@ def _shortened(ours: Mapping[str, Any], max_seq_len: int) -> Values:
 def _filled_model(
     checkpoint: Checkpoint, family: Family, ours: Mapping[str, Any], names: Mapping[str, str]
 ) -> Model:
-    """A model of ours with the tensors of the file, each of which is compared with what it must be."""
+    """Return our model with the tensors of the file, after comparing their names and shapes."""
     try:
         with torch.device("meta"):
             planned = build_model(ours)
@@ -146,11 +146,11 @@ def _filled_model(
             "check config.json",
         ) from error
     family.check_names(names, ours)
-    wanted = family.weights_to_theirs(planned.state_dict(), ours)
-    given = {name: checkpoint.tensor(names[name]).float() for name in wanted}
-    _check_shapes(given, wanted, names)
+    expected = family.weights_to_theirs(planned.state_dict(), ours)
+    stored = {name: checkpoint.tensor(names[name]).float() for name in expected}
+    _check_shapes(stored, expected, names)
     try:
-        state = family.weights_to_ours(given, ours)
+        state = family.weights_to_ours(stored, ours)
     except ValueError as error:
         raise InteropError(
             f"the weights are not those of a supported model ({error})",
@@ -163,16 +163,16 @@ def _filled_model(
 
 
 def _check_shapes(
-    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, str]
+    stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> None:
     wrong = [
-        f"{names[name]} is {tuple(tensor.shape)} and not {tuple(wanted[name].shape)}"
-        for name, tensor in given.items()
-        if tensor.shape != wanted[name].shape
+        f"{names[name]} has the shape {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+        for name, tensor in stored.items()
+        if tensor.shape != expected[name].shape
     ]
     if wrong:
         raise InteropError(
-            f"tensors do not have the shapes that config.json specifies: {'; '.join(wrong[:5])}",
+            f"tensors do not have the shapes that config.json implies: {'; '.join(wrong[:5])}",
             "config.json and weights of the same model",
-            "check that they belong together",
+            "check that the files belong together",
         )

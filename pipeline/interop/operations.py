@@ -1,7 +1,7 @@
-"""Steps between two layouts of the tensors of a model: split, transpose, permute, fold; all reversible.
+"""Reversible conversions between two layouts of a model's tensors: split, transpose, permute, fold.
 
-`forward` goes from their layout to ours and `backward` from ours to theirs; each takes and gives a list of
-tensors. A fold is an exact rewriting of the same function, such as a factor that moves into a matrix.
+`forward` converts from their layout to ours and `backward` from ours to theirs; each takes and returns a list
+of tensors. A fold rewrites the same function exactly, for example by moving a factor into a matrix.
 """
 
 from collections.abc import Sequence
@@ -15,59 +15,59 @@ Tensors = list[Tensor]
 
 
 class Operation(Protocol):
-    """A step between the two layouts."""
+    """A conversion between the two layouts."""
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """From theirs to ours."""
+        """Convert from their layout to ours."""
         ...
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """From ours to theirs."""
+        """Convert from our layout to theirs."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """One tensor of theirs is several of ours, of these sizes, one below the other."""
+    """Splits one tensor of theirs along its first dimension into several of ours, with these sizes."""
 
     sizes: Sequence[int]
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Cut it up."""
+        """Split the tensor."""
         (whole,) = tensors
         return list(torch.split(whole, list(self.sizes)))
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Put the parts together."""
+        """Concatenate the parts."""
         return [torch.cat(tensors)]
 
 
 @dataclass(frozen=True)
 class Transpose:
-    """Their matrix is (inputs, outputs), as in GPT-2's `Conv1D`; ours is (outputs, inputs)."""
+    """Transposes matrices: theirs are (inputs, outputs), as in GPT-2's `Conv1D`, ours (outputs, inputs)."""
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Swap the axes."""
+        """Transpose the tensors."""
         return [tensor.T for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Swap them back."""
+        """Transpose the tensors."""
         return [tensor.T for tensor in tensors]
 
 
 @dataclass(frozen=True)
 class Permute:
-    """The same features in another order: feature i of ours is feature `order[i]` of theirs, along `dims`."""
+    """Reorders features along `dims`: feature i of ours is feature `order[i]` of theirs."""
 
     order: Sequence[int]
     dims: Sequence[int] = (0,)
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Take theirs in our order."""
+        """Select their features in our order."""
         return [self._taken(tensor, torch.tensor(self.order)) for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Take ours in their order."""
+        """Select our features in their order."""
         return [self._taken(tensor, torch.tensor(self.order).argsort()) for tensor in tensors]
 
     def _taken(self, tensor: Tensor, order: Tensor) -> Tensor:
@@ -78,31 +78,31 @@ class Permute:
 
 @dataclass(frozen=True)
 class FoldFactor:
-    """A factor that their forward applies and ours does not, or the other way round, kept in the weight."""
+    """Moves a factor that only one of the two implementations applies into the weight."""
 
     factor: float
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Multiply."""
+        """Multiply by the factor."""
         return [tensor * self.factor for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Divide."""
+        """Divide by the factor."""
         return [tensor / self.factor for tensor in tensors]
 
 
 @dataclass(frozen=True)
 class FoldEqual:
-    """Two equal tensors of theirs are one of ours.
+    """Replaces two equal tensors of theirs by one of ours.
 
-    So a gated network with gate = up is our squared ReLU: relu(x W) * (x W) = relu(x W)^2.
+    Thus a gated network with gate = up is our squared ReLU: relu(x W) * (x W) = relu(x W)^2.
     """
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Keep one.
+        """Return the first of two equal tensors.
 
         Raises:
-            ValueError: they differ.
+            ValueError: the tensors differ.
         """
         first, second = tensors
         if not torch.equal(first, second):
@@ -110,44 +110,45 @@ class FoldEqual:
         return [first]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Write it twice."""
+        """Duplicate the tensor."""
         (one,) = tensors
         return [one, one.clone()]
 
 
 @dataclass(frozen=True)
 class FoldOffset:
-    """Their table of positions, which is the first tensor, begins with rows that no token uses."""
+    """Drops leading rows of their position table, the first tensor, that no token uses."""
 
     n_rows: int
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Cut them off."""
+        """Remove the leading rows."""
         table, *others = tensors
         return [table[self.n_rows :], *others]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Rows of zeros before."""
+        """Prepend rows of zeros."""
         table, *others = tensors
         return [torch.cat([table.new_zeros(self.n_rows, table.shape[1]), table]), *others]
 
 
 @dataclass(frozen=True)
 class FoldTypeZero:
-    """Their type 0 has a vector that every token gets by default; our type 0 adds nothing.
+    """Moves the vector of their token type 0, which is added to every token, into the position table.
 
-    So it is added to the table of positions, of which every token gets one row too, and taken from the
-    vectors of the other types. In the table of tokens it would reach the logits of a tied head.
+    Our type 0 adds nothing. The vector is therefore added to the position table, of which every token gets
+    one row too, and subtracted from the other types. In the token embedding it would affect the logits of a
+    tied head.
     """
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Positions and types, to positions with type 0 and the other types less it, where there are any."""
+        """Convert positions and types to positions with type 0 and, if there are others, types without it."""
         positions, types = tensors
         others = [types[1:] - types[0]] if len(types) > 1 else []
         return [positions + types[0], *others]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """A type 0 of zeros before the others."""
+        """Prepend a type 0 of zeros."""
         positions, *types = tensors
         zero = positions.new_zeros(1, positions.shape[1])
         return [positions, torch.cat([zero, *types])]
@@ -155,30 +156,30 @@ class FoldTypeZero:
 
 @dataclass(frozen=True)
 class FoldTable:
-    """Their table of positions is ours with a fixed one added."""
+    """Subtracts a fixed table from their position table."""
 
     fixed: Tensor
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """Take the fixed part away."""
+        """Subtract the fixed table."""
         return [tensor - self.fixed.to(tensor) for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """Add it."""
+        """Add the fixed table."""
         return [tensor + self.fixed.to(tensor) for tensor in tensors]
 
 
 @dataclass(frozen=True)
 class Reshape:
-    """The same numbers in another shape."""
+    """Reshapes a tensor."""
 
     theirs: Sequence[int]
     ours: Sequence[int]
 
     def forward(self, tensors: Tensors) -> Tensors:
-        """In our shape."""
+        """Reshape to our shape."""
         return [tensor.reshape(*self.ours) for tensor in tensors]
 
     def backward(self, tensors: Tensors) -> Tensors:
-        """In theirs."""
+        """Reshape to their shape."""
         return [tensor.reshape(*self.theirs) for tensor in tensors]

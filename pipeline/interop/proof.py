@@ -1,4 +1,4 @@
-"""Verify that a `transformers` folder is the same model, in a process without this project."""
+"""Verify that a `transformers` folder contains the same model, in a process that does not import Prelude."""
 
 import copy
 import json
@@ -26,10 +26,10 @@ from pipeline.errors import InteropError
 from pipeline.interop import fresh_process
 from pipeline.output import write_whole
 
-#: The largest relative error of logits in float64; norms, rotations and logits are float32 in both libraries.
+# The maximum relative error of logits in float64; norms, rotations and logits use float32 in both libraries.
 TOLERANCE = 1e-6
 
-#: Tokens that both libraries write greedily.
+#: The number of tokens that both libraries generate greedily.
 N_WRITTEN = 24
 
 #: Texts that expose differences between tokenizers.
@@ -44,15 +44,15 @@ TEXTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Theirs:
-    """What is compared.
+    """The `transformers` model to compare with.
 
     Args:
-        folder: of the model.
+        folder: the folder of the model.
         architecture: the class of `transformers` that loads it.
-        gguf: the name of the GGUF file that it is.
-        hidden: puts the features of hidden states (B, T, D) of ours in their order.
-        is_ours: whether this project has written it: then no tensor is missing, none is left over, and it
-            writes what the bundle writes.
+        gguf: the name of the GGUF file, if it is one.
+        hidden: reorders the features of our hidden states (B, T, D) to their order.
+        is_ours: whether the folder was exported by Prelude: then its tensors must match exactly, and it must
+            generate the same text as the bundle.
     """
 
     folder: Path
@@ -63,10 +63,10 @@ class Theirs:
 
 
 def prove_equal(model: Model, tokenizer: Tokenizer, theirs: Theirs, *, n_tokens: int) -> float:
-    """The relative error of the logits, or of hidden states where there is no head.
+    """Return the relative error of the logits, or of hidden states if there is no head.
 
     Raises:
-        InteropError: it does not load or differs; the first layer that does is named.
+        InteropError: the model does not load or differs; names the first layer that does.
     """
     with TemporaryDirectory() as place:
         check = Path(place) / "check.safetensors"
@@ -75,27 +75,27 @@ def prove_equal(model: Model, tokenizer: Tokenizer, theirs: Theirs, *, n_tokens:
         question = json.dumps({**facts, "texts": texts, "tolerance": TOLERANCE}, ensure_ascii=False)
         write_whole(Path(place) / "question.json", question)
         save_file(_expected(model, tokenizer, theirs, n_tokens), check)
-        found = _loaded_elsewhere(theirs.folder, check)
+        result = _loaded_elsewhere(theirs.folder, check)
     which = "exported" if theirs.is_ours else "imported"
-    first = f", first in {found['differs']}" if found["differs"] else ""
+    first = f", first in {result['differs']}" if result["differs"] else ""
     problems = [
-        *([f"logits differ by {found['error']:.1e}{first}"] if not found["error"] < TOLERANCE else []),
-        *(f"different ids for {text!r}" for text in found["texts"]),
+        *([f"logits differ by {result['error']:.1e}{first}"] if not result["error"] < TOLERANCE else []),
+        *(f"different ids for {text!r}" for text in result["texts"]),
     ]
     if theirs.is_ours:
-        problems += [f"{kind}: {', '.join(found[kind])}" for kind in ("missing", "surplus") if found[kind]]
-        problems += [] if found["written"] else ["the generated text differs"]
+        problems += [f"{kind}: {', '.join(result[kind])}" for kind in ("missing", "surplus") if result[kind]]
+        problems += [] if result["written"] else ["the generated text differs"]
     if problems:
         raise InteropError(
-            f"the {which} model is not the same ({'; '.join(problems)})",
+            f"the {which} model differs from the original ({'; '.join(problems)})",
             f"equal ids and texts, and logits within {TOLERANCE:.0e}",
             "report this with the model's configuration; nothing was written",
         )
-    return float(found["error"])
+    return float(result["error"])
 
 
 def _expected(model: Model, tokenizer: Tokenizer, theirs: Theirs, n_tokens: int) -> dict[str, Tensor]:
-    """A batch with padding, the hidden states and logits for it, and what is written after a prompt."""
+    """Return a padded batch, its hidden states and logits, and the continuation of a prompt."""
     model = copy.deepcopy(model).double().eval()
     n_tokens = min(model.backbone.max_seq_len, n_tokens)
     random = torch.Generator().manual_seed(0)
@@ -123,14 +123,14 @@ def _expected(model: Model, tokenizer: Tokenizer, theirs: Theirs, n_tokens: int)
 
 @contextmanager
 def hidden_states(model: Model) -> Iterator[dict[str, Tensor]]:
-    """What each stack is given and each of its layers gives, by `STACK.NUMBER`, of forwards within."""
+    """Record the input of each stack and the output of each of its layers, by `STACK.NUMBER`."""
     states: dict[str, Tensor] = {}
 
-    def keep(name: str, _: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
-        states[name] = made.detach()
+    def keep(name: str, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        states[name] = output.detach()
 
-    def keep_first(name: str, _: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
-        states.setdefault(name, given[0].detach())
+    def keep_first(name: str, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        states.setdefault(name, inputs[0].detach())
 
     hooks = []
     for name, stack in model.backbone.named_children():
@@ -149,7 +149,7 @@ def hidden_states(model: Model) -> Iterator[dict[str, Tensor]]:
 
 
 def _written(model: Model, tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """A prompt, and what the model writes after it, taking the likeliest token each time."""
+    """Return a prompt and its greedy continuation."""
     limit = model.backbone.max_seq_len
     text = tokenizer.encode(TEXTS[0]).tolist()[: limit // 2 - 2]
     before, after = tokenizer.frame

@@ -1,4 +1,4 @@
-"""Our model configuration as dotted keys, with every default and every size that follows written out."""
+"""Our model configuration as dotted keys, including all defaults and derived sizes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _LAYER = "backbone.layer."
 
 
 def dotted(node: Mapping[str, Any], vocab_size: int) -> Values:
-    """The dotted keys of a `model.json`."""
+    """Return the dotted keys for the content of a `model.json`."""
     ours = {"vocab_size": vocab_size, **_flat(filled(node, "model"))}
     spec = LayerSpec(**{key.removeprefix(_LAYER): value for key, value in ours.items() if _is_option(key)})
     ours |= {
@@ -31,7 +31,7 @@ def dotted(node: Mapping[str, Any], vocab_size: int) -> Values:
 
 
 def nested(ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The node of `model.json` for dotted keys."""
+    """Return the content of `model.json` for dotted keys."""
     node: dict[str, Any] = {}
     for key, value in ours.items():
         if key == "vocab_size":
@@ -45,7 +45,7 @@ def nested(ours: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_model(ours: Mapping[str, Any]) -> Model:
-    """A model with this configuration; its weights mean nothing."""
+    """Build a model with this configuration; its weights are arbitrary."""
     node = nested(ours)
     backbone = construct(node["backbone"], Transformer, vocab_size=ours["vocab_size"])
     return Model(backbone, build_head(node["head"], backbone))

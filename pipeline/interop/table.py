@@ -1,8 +1,9 @@
-"""A family of Hugging Face models as two tables, of configuration keys and of weights, each read both ways.
+"""A family of Hugging Face models as two tables, of configuration keys and of weights, for both directions.
 
-Names of ours are those of a bundle: dotted keys of `model.json` (with all defaults, and sizes that follow
-from others written out), and names of the state dict. Names of theirs are those of `config.json` and of
-their state dict. The tables are functions of our configuration, since a weight may be there or not.
+*Ours* are the names in a bundle: dotted keys of `model.json`, including all defaults and derived sizes, and
+    names of
+the state dict. *Theirs* are the names in `config.json` and in their state dict. The tables are functions of
+our configuration, because some weights are optional.
 """
 
 from abc import ABC, abstractmethod
@@ -18,24 +19,24 @@ from pipeline.interop.operations import Operation
 Values = dict[str, Any]
 State = dict[str, Tensor]
 
-#: Keys of ours that change nothing of what a trained model computes.
+#: Keys of ours that do not affect the output of a trained model.
 WITHOUT_EFFECT = ("init", "backbone.layer.dropout", "head.dropout", "backbone.max_seq_len")
 
 
-#: The head of a model that was saved without one, and the options that rules may ask for.
+#: The head of a model that was saved without one, and the options that rules may depend on.
 NO_HEAD = "modules.heads.NoHead"
 _HEAD_OPTIONS = ("head.tied", "head.bias")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A value that stands in both configurations.
+    """A value that both configurations have.
 
     Args:
-        theirs: its name there; of several the first is read and all are written.
-        ours: its name here.
-        values: a table (theirs -> ours), where the same thing has two names.
-        offset: theirs less ours, of a number.
+        theirs: its key in their configuration; of several keys the first is read and all are written.
+        ours: its key in our configuration.
+        values: a mapping from their values to ours, if these differ.
+        offset: their value minus ours, for numbers.
     """
 
     theirs: str | tuple[str, ...]
@@ -45,13 +46,13 @@ class Key:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names of theirs."""
+        """Their keys."""
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
 @dataclass(frozen=True)
 class Ours:
-    """A value that our configuration must have, or one of `also`; theirs has no key for it."""
+    """A value that our configuration must have, or one of `also`, without a key in theirs."""
 
     key: str
     value: Any
@@ -60,7 +61,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Theirs:
-    """A value that their configuration must have; ours has no key for it."""
+    """A value that their configuration must have, without a key in ours."""
 
     key: str
     value: Any
@@ -71,21 +72,21 @@ Entry = Key | Ours | Theirs
 
 @dataclass(frozen=True)
 class Rule:
-    """Some tensors of ours and the same of theirs, and the steps from theirs to ours."""
+    """Tensors of ours that correspond to tensors of theirs, and the steps from theirs to ours."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     steps: Sequence[Operation] = field(default_factory=tuple)
 
     def forward(self, theirs: Mapping[str, Tensor]) -> State:
-        """Our tensors, of theirs."""
+        """Convert their tensors to ours."""
         tensors = [theirs[name] for name in self.theirs]
         for step in self.steps:
             tensors = step.forward(tensors)
         return dict(zip(self.ours, tensors, strict=True))
 
     def backward(self, ours: Mapping[str, Tensor]) -> State:
-        """Their tensors, of ours."""
+        """Convert our tensors to theirs."""
         tensors = [ours[name] for name in self.ours]
         for step in reversed(self.steps):
             tensors = step.backward(tensors)
@@ -93,24 +94,24 @@ class Rule:
 
 
 def same(ours: str, theirs: str, *steps: Operation) -> Rule:
-    """A rule for one tensor."""
+    """Return a rule for one tensor."""
     return Rule((ours,), (theirs,), steps)
 
 
 def linear(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
-    """The weight of a linear layer or norm, and its bias where there is one."""
+    """Return rules for the weight of a linear layer or norm and, optionally, its bias."""
     return [same(f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", *(["bias"] if bias else []))]
 
 
 class Family(ABC):
-    """Models of one `model_type`.
+    """The models of one `model_type`.
 
     Class attributes:
-        model_type: as `config.json` has it.
-        architecture: the class of `transformers` that a whole model of the family is.
-        backbone: our class, by name.
-        prefix: what the names of the backbone's tensors begin with; files of a backbone alone leave it out.
-        unused: tensors that files may have and that no model of ours reads.
+        model_type: the value in `config.json`.
+        architecture: the class of `transformers` for a complete model of the family.
+        backbone: the name of our class.
+        prefix: the prefix of the backbone's tensors, which is absent if a backbone was saved alone.
+        unused: tensors that files may contain and that our models do not use.
     """
 
     model_type: ClassVar[str]
@@ -121,38 +122,38 @@ class Family(ABC):
 
     @abstractmethod
     def keys(self) -> list[Entry]:
-        """The table of the configuration."""
+        """Return the table of the configuration."""
 
     @abstractmethod
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """The table of the weights, of a model with this configuration (dotted keys of ours)."""
+        """Return the table of the weights of a model with our configuration `ours` (dotted keys)."""
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """Tensors that their files may have and that follow from others, such as those that are tied."""
+        """Return tensors that files may contain and that follow from others, such as tied ones."""
         return ()
 
     def fits(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> bool:
-        """Whether a model with these tensors is of this family, where several have one `model_type`."""
+        """Return whether the tensors are of this family, if several families share a `model_type`."""
         return True
 
     def hidden_to_theirs(self, hidden: Tensor, ours: Mapping[str, Any]) -> Tensor:
-        """Hidden states (B, T, D) of ours with their features in the order of theirs."""
+        """Return our hidden states (B, T, D) with their order of features."""
         return hidden
 
-    def is_of_head(self, rule: Rule) -> bool:
-        """Whether a rule is of the head alone."""
+    def is_head_rule(self, rule: Rule) -> bool:
+        """Return whether a rule is for tensors of the head."""
         return all(name.startswith("head.") for name in rule.ours)
 
     def rules_for(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """The table of the weights; without those of the head, where the model has none."""
+        """Return the table of the weights, without those of the head if the model has none."""
         rules = self.rules({**dict.fromkeys(_HEAD_OPTIONS), **ours})
-        return [rule for rule in rules if ours["head._target_"] != NO_HEAD or not self.is_of_head(rule)]
+        return [rule for rule in rules if ours["head._target_"] != NO_HEAD or not self.is_head_rule(rule)]
 
     def to_ours(self, theirs: Mapping[str, Any]) -> Values:
-        """Our configuration, as dotted keys.
+        """Return our configuration as dotted keys.
 
         Raises:
-            InteropError: theirs has a value that our classes cannot express.
+            InteropError: their configuration has a value that our classes cannot express.
         """
         ours: Values = {"backbone._target_": f"modules.transformer.{self.backbone}", "init": "default"}
         for entry in self.keys():
@@ -170,16 +171,16 @@ class Family(ABC):
         return ours
 
     def to_theirs(self, ours: Mapping[str, Any]) -> Values:
-        """Their configuration, as nested containers.
+        """Return their configuration as nested containers.
 
         Raises:
-            InteropError: ours has values that the family cannot express.
+            InteropError: our configuration has values that the family cannot express.
         """
         if problems := self.problems(ours):
-            found = ", ".join(f"model.{key}={ours.get(key)}" for key in problems)
+            actual = ", ".join(f"model.{key}={ours.get(key)}" for key in problems)
             needed = ", ".join(f"model.{key}={value}" for key, value in problems.items())
             raise InteropError(
-                f"{self.architecture} cannot express {found}",
+                f"{self.architecture} cannot express {actual}",
                 needed,
                 "train a model with these options, or choose another FORMAT",
             )
@@ -196,7 +197,7 @@ class Family(ABC):
         return theirs
 
     def problems(self, ours: Mapping[str, Any]) -> dict[str, str]:
-        """Key of ours -> what the family needs there, of each value that it cannot express."""
+        """Return what the family requires instead of each value that it cannot express, by our key."""
         allowed: dict[str, list[Any] | None] = {
             "backbone._target_": [f"modules.transformer.{self.backbone}"],
             **dict.fromkeys(WITHOUT_EFFECT),
@@ -206,39 +207,39 @@ class Family(ABC):
                 allowed[entry.key] = [entry.value, *entry.also]
             elif isinstance(entry, Key):
                 allowed[entry.ours] = None if entry.values is None else list(entry.values.values())
-        found: dict[str, str] = {}
+        problems: dict[str, str] = {}
         for key in sorted(
             {*allowed, *ours}, key=lambda key: (key.count("."), not key.endswith("_target_"), key)
         ):
             fitting = allowed.get(key, _defaults(ours, key))
-            if fitting is not None and ours.get(key) not in fitting and not _is_below(key, found):
-                found[key] = " or ".join(map(str, dict.fromkeys(fitting)))
-        return found
+            if fitting is not None and ours.get(key) not in fitting and not _is_below(key, problems):
+                problems[key] = " or ".join(map(str, dict.fromkeys(fitting)))
+        return problems
 
     def weights_to_ours(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> State:
-        """Our state dict, of theirs: each tensor used exactly once.
+        """Convert their state dict to ours; each tensor is used exactly once.
 
         Raises:
-            InteropError: tensors are missing or left over.
+            InteropError: tensors are missing or unused.
         """
         self.check_names(theirs, ours)
         rules = self.rules_for(ours)
         return {name: tensor for rule in rules for name, tensor in rule.forward(theirs).items()}
 
     def check_names(self, theirs: Iterable[str], ours: Mapping[str, Any]) -> None:
-        """Compare the names of their tensors with those that the table uses.
+        """Check that their tensors are exactly those that the table uses.
 
         Raises:
-            InteropError: tensors are missing or left over.
+            InteropError: tensors are missing or unused.
         """
         expected = [name for rule in self.rules_for(ours) for name in rule.theirs]
         _check_names(theirs, expected, self.derived({**dict.fromkeys(_HEAD_OPTIONS), **ours}))
 
     def weights_to_theirs(self, state: Mapping[str, Tensor], ours: Mapping[str, Any]) -> State:
-        """Their state dict, of ours: each tensor used exactly once.
+        """Convert our state dict to theirs; each tensor is used exactly once.
 
         Raises:
-            InteropError: tensors are missing or left over.
+            InteropError: tensors are missing or unused.
         """
         rules = self.rules_for(ours)
         _check_names(state, [name for rule in rules for name in rule.ours], ())
@@ -246,14 +247,14 @@ class Family(ABC):
         return {name: tensor.contiguous() for name, tensor in written.items()}
 
 
-def _is_below(key: str, found: Iterable[str]) -> bool:
-    """Whether the key is an option of a class that is not the right one."""
-    classes = [name.removesuffix("_target_") for name in found if name.endswith("_target_")]
+def _is_below(key: str, problems: Iterable[str]) -> bool:
+    """Return whether a key is an option of a class that is itself a problem."""
+    classes = [name.removesuffix("_target_") for name in problems if name.endswith("_target_")]
     return any(key.startswith(prefix) for prefix in classes)
 
 
 def _defaults(ours: Mapping[str, Any], key: str) -> list[Any]:
-    """What a key may be of which a family says nothing: what follows from other keys, or nothing."""
+    """Return the allowed values of a key that the family does not mention: the derived or neutral ones."""
     name = key.removeprefix("backbone.layer.")
     if name == "d_head":
         return [ours["backbone.layer.d_model"] // ours["backbone.layer.n_heads"]]
@@ -271,14 +272,14 @@ def _check(key: str, value: Any, allowed: Sequence[Any], family: str) -> None:
         )
 
 
-def _check_names(given: Iterable[str], expected: Sequence[str], derived: Iterable[str]) -> None:
-    present = set(given) - set(derived)
+def _check_names(names: Iterable[str], expected: Sequence[str], derived: Iterable[str]) -> None:
+    present = set(names) - set(derived)
     missing, surplus = sorted(set(expected) - present), sorted(present - set(expected))
     if missing or surplus:
         parts = [f"missing: {', '.join(missing)}"] if missing else []
         parts += [f"not used: {', '.join(surplus)}"] if surplus else []
         raise InteropError(
-            f"the weights do not fit the configuration ({'; '.join(parts)})",
+            f"the weights do not match the configuration ({'; '.join(parts)})",
             "each tensor used exactly once",
             "check that config.json and the weights belong together",
         )

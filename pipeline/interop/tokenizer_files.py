@@ -1,4 +1,4 @@
-"""Write a tokenizer as files that `transformers` reads: ids, special tokens and chat template."""
+"""Write a tokenizer as files for `transformers`: vocabulary, special tokens and chat template."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from datamodules.tokenizer import ForeignTokenizer, Tokenizer
 from pipeline.output import write_whole
 
-#: What each special token of ours is called there.
+#: The name of each special token in `transformers`.
 _ROLES = {
     "pad_token": "<pad>",
     "bos_token": "<bos>",
@@ -30,13 +30,13 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bo
     """Write `tokenizer.json` and `tokenizer_config.json`.
 
     Args:
-        tokenizer: of the bundle.
-        folder: it must be there.
+        tokenizer: the tokenizer of the bundle.
+        folder: an existing folder.
         frame: whether a text is read after `<bos>`, and whether before `<eos>`, as in training.
         chat: whether the model replies in dialogues.
     """
     if isinstance(tokenizer, ForeignTokenizer):
-        _write_as_it_came(tokenizer, folder)
+        _write_foreign(tokenizer, folder)
         return
     engine: dict[str, Any] = json.loads(tokenizer.to_json())
     engine["post_processor"] = _template(tokenizer, *frame)
@@ -52,8 +52,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bo
     write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2))
 
 
-def _write_as_it_came(tokenizer: ForeignTokenizer, folder: Path) -> None:
-    """An imported tokenizer with its own special tokens and its own form of dialogues."""
+def _write_foreign(tokenizer: ForeignTokenizer, folder: Path) -> None:
+    """Write an imported tokenizer with its own special tokens and chat template."""
     write_whole(folder / "tokenizer.json", tokenizer.to_json())
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -66,7 +66,7 @@ def _write_as_it_came(tokenizer: ForeignTokenizer, folder: Path) -> None:
 
 
 def _template(tokenizer: Tokenizer, begin: bool, end: bool) -> dict[str, Any]:
-    """A post-processor of the `tokenizers` library that puts a text between its ends."""
+    """Return a post-processor of the `tokenizers` library that adds special tokens around a text."""
     single: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
     used = {}
     if begin:

@@ -1,4 +1,4 @@
-"""The interface of a pretraining task: how rows become batches, the loss and metrics, and the samples.
+"""The interface of a pretraining task: how rows become batches, the loss and metrics, and sample outputs.
 
 A task holds options only: no weights, no files, no optimizer.
 """
@@ -29,15 +29,15 @@ if (
 
     from modules.lit_module import Objective
 
-#: The marker of a gap in a prompt.
+#: The text that marks a gap in a prompt.
 GAP = "<mask>"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A model's output with its input and, if there is one, its target.
+    """A model's input and output, with the target if there is one.
 
-    `goes_on` tells that the output goes on from the end of what was given, so that both are one text.
+    `goes_on` says that the output continues the input, so that both are shown as one text.
     """
 
     given: str
@@ -47,23 +47,23 @@ class Sample:
 
 
 class PretrainingTask(Protocol):
-    """A way to learn from raw text."""
+    """The interface of an objective that is learned from raw text."""
 
-    #: Tokens that two neighbouring rows of one document share.
+    #: The number of tokens by which consecutive rows of one document overlap.
     overlap: int
 
-    #: Whether the model fills the gaps of a prompt, instead of going on from its end.
+    #: Whether the model fills gaps in a prompt instead of continuing it.
     fills_gaps: bool
 
-    #: The task by the word of model hubs.
+    #: The name of the task on the Hugging Face Hub, such as `fill-mask`; None if it has none.
     hub_task: str | None
 
     def row_tokens(self, max_seq_len: int) -> int:
-        """Tokens of raw text in a row, such that no batch is longer than `max_seq_len`."""
+        """Return the number of tokens of raw text per row for which no batch is longer than `max_seq_len`."""
         ...
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
-        """The function that makes a batch of rows."""
+        """Return the function that collates rows into a batch."""
         ...
 
     def objective(self, tokenizer: Tokenizer) -> "Objective":
@@ -85,23 +85,23 @@ class PretrainingTask(Protocol):
     def writing(
         self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
     ) -> dict[str, npt.NDArray[np.int64]]:
-        """A text with what the model writes after it, or in its gaps, as labels.
+        """Return a text as model inputs, with the tokens that the model generates for it as labels.
 
         Raises:
-            DataError: the model fills gaps, and the text has none; or the text is longer than it reads.
+            DataError: the model fills gaps and the text has none, or the text is longer than the context.
         """
         ...
 
 
 class LossOnly(ABC):
-    """An objective of which only the loss is tracked during training; a subclass defines the loss.
+    """An objective that tracks only the loss during training; a subclass defines the loss.
 
     Metrics that need all predictions at once are computed by `FinetuneTask.score`.
     """
 
     @abstractmethod
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """Return the sum of the losses in nats, and the number of labels that they belong to."""
+        """Return the sum of the losses in nats and the number of labels that it covers."""
 
     def metrics(self) -> "MetricCollection":
         """Return the mean loss."""
@@ -118,17 +118,22 @@ class LossOnly(ABC):
 
 
 class TokenObjective:
-    """Cross-entropy at labelled tokens; `token_bytes` (V,) adds bits per byte, where all text is labelled."""
+    """Cross-entropy at the labelled tokens.
+
+    Args:
+        token_bytes: the number of bytes of each token (V,), to report bits per byte too. This requires that
+            every token of the text is labelled.
+    """
 
     def __init__(self, *, token_bytes: npt.NDArray[np.integer] | None = None) -> None:
         self.token_bytes = None if token_bytes is None else torch.from_numpy(token_bytes.astype(np.int64))
 
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """Sum of the losses in nats, and how many tokens they belong to."""
+        """Return the sum of the losses in nats and the number of labelled tokens."""
         return token_loss(model.hidden(batch), model.head, batch["labels"], batch["label_index"])
 
     def metrics(self) -> "MetricCollection":
-        """Loss, perplexity, accuracy and, for language models in the narrow sense, bits per byte."""
+        """Return loss, perplexity, accuracy and, if `token_bytes` is set, bits per byte."""
         from torchmetrics import Metric, MetricCollection
 
         from modules.metrics import BitsPerByte, Perplexity, TokenAccuracy, TokenLoss
@@ -151,7 +156,7 @@ class TokenObjective:
 
 
 def encode_with_gaps(tokenizer: Tokenizer, text: str, gap_ids: Sequence[int]) -> list[int]:
-    """The ids of `text`, with one of `gap_ids` for each `<mask>` in it: in order, and over again."""
+    """Return the ids of `text` with each `<mask>` replaced by the next of `gap_ids`, which repeat."""
     first, *rest = text.split(GAP)
     ids = tokenizer.encode(first).tolist()
     for gap, part in zip(cycle(gap_ids), rest, strict=False):
@@ -160,10 +165,10 @@ def encode_with_gaps(tokenizer: Tokenizer, text: str, gap_ids: Sequence[int]) ->
 
 
 def check_gaps(text: str) -> None:
-    """Refuse a text without a gap.
+    """Check that a text has a gap.
 
     Raises:
-        DataError: it has none.
+        DataError: the text has no `<mask>`.
     """
     if GAP not in text:
         raise DataError(
@@ -172,10 +177,10 @@ def check_gaps(text: str) -> None:
 
 
 def check_length(n_tokens: int, model: Model) -> None:
-    """Refuse a text that is longer than the model reads.
+    """Check that a text fits into the context of the model.
 
     Raises:
-        DataError: it is too long.
+        DataError: the text is too long.
     """
     most = model.backbone.max_seq_len
     if n_tokens > most:

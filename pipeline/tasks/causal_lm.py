@@ -19,10 +19,10 @@ from pipeline.tasks.showing import Showing
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
-#: Number of texts generated without a prompt if there are no prompts.
+#: The number of texts that are generated from scratch if there are no prompts.
 N_SAMPLES = 3
 
-#: The first sentence of a text, or a part of it.
+#: The first sentence of a text, or its first clause of at least 18 characters.
 _BEGINNING = re.compile(r"^.{18,}?[,，.。]", re.DOTALL)
 
 
@@ -41,7 +41,7 @@ class CausalLM(PretrainingTask):
         form="continuation",
         title={"en": "Write", "zh": "续写"},
         about={
-            "en": "Goes on from a beginning, word by word.",
+            "en": "Continues a beginning, word by word.",
             "zh": "从一个开头往下写，一词一词地接。",
         },
         columns={
@@ -51,20 +51,20 @@ class CausalLM(PretrainingTask):
     )
 
     def shown_input(self, row: Mapping[str, str]) -> dict[str, str]:
-        """The beginning of a document, to go on from."""
+        """Return the beginning of a document, for the model to continue."""
         words = list(_BEGINNING.finditer(row["text"]))
         return {"text": row["text"][: words[0].end()] if words else row["text"]}
 
     def row_tokens(self, max_seq_len: int) -> int:
-        """One more than the model reads: the last token is a target only."""
+        """Return one token more than the context: the last token is only a target."""
         return max_seq_len + 1
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
-        """Inputs, and the same moved by one as labels."""
+        """Return the function that uses each row shifted by one token as its labels."""
         return collate_causal
 
     def objective(self, tokenizer: Tokenizer) -> "Objective":
-        """Every token is labelled once, so bits per byte are exact where the ids hold every byte."""
+        """Return the cross-entropy of every token, with bits per byte if the tokenizer is lossless."""
         return TokenObjective(token_bytes=tokenizer.token_bytes if tokenizer.is_exact else None)
 
     def prompt(self, text: str, tokenizer: Tokenizer) -> list[int]:
@@ -82,23 +82,23 @@ class CausalLM(PretrainingTask):
         options: SamplingOptions,
     ) -> list[Sample]:
         """Continue the prompts, or generate text without a prompt."""
-        given = list(prompts) or [""] * N_SAMPLES
-        ids = [self.prompt(prompt, tokenizer) for prompt in given]
-        made = _go_on(model, tokenizer, ids, options)
+        inputs = list(prompts) or [""] * N_SAMPLES
+        ids = [self.prompt(text, tokenizer) for text in inputs]
+        generated = _continue(model, tokenizer, ids, options)
         return [
-            Sample(given=prompt, output=tokenizer.decode_after(asked, new), goes_on=True)
-            for prompt, asked, new in zip(given, ids, made, strict=True)
+            Sample(given=text, output=tokenizer.decode_after(prompt, new), goes_on=True)
+            for text, prompt, new in zip(inputs, ids, generated, strict=True)
         ]
 
     def writing(
         self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
     ) -> dict[str, npt.NDArray[np.int64]]:
-        """The text, and how it goes on."""
+        """Return the text and its continuation; only the continuation is labelled."""
         ids = self.prompt(text, tokenizer)
         check_length(len(ids), model)
         room = model.backbone.max_seq_len + 1 - len(ids)
         options = replace(options, max_new_tokens=min(options.max_new_tokens, room))
-        (new,) = _go_on(model, tokenizer, [ids], options)
+        (new,) = _continue(model, tokenizer, [ids], options)
         end = [tokenizer.eos_id] if len(new) < options.max_new_tokens else []
         read = np.array([*ids, *new, *end], np.int64)
         labels = read[1:].copy()
@@ -106,7 +106,7 @@ class CausalLM(PretrainingTask):
         return {"input_ids": read[:-1], "labels": labels}
 
 
-def _go_on(
+def _continue(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], options: SamplingOptions
 ) -> list[list[int]]:
     forbidden = [special for special in tokenizer.special_ids if special != tokenizer.eos_id]

@@ -1,4 +1,4 @@
-"""Dialogue: turns of a user and a model, one after another."""
+"""Dialogue: messages of a user and replies of a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue(WritingTask):
-    """Reply to a person: `<bos> <user> text <assistant> reply <eos> <user> ...`, trained on replies only.
+    """Reply to a user: `<bos> <user> text <assistant> reply <eos> <user> ...`, trained on replies only.
 
-    What is written is the last reply of a dialogue, from all turns before it, or a new one where the dialogue
-    does not end in a reply. `reply_perplexity` and `reply_accuracy` are over each token of all replies;
-    `exact_match` is over the last replies. Where a dialogue is longer than the backbone reads, its oldest
-    turns are dropped (`pipeline.tasks.turns.Stream`).
+    The model generates the last reply of a dialogue from the turns before it, or a new reply if the dialogue
+    does not end with one. `reply_perplexity` and `reply_accuracy` cover every token of all replies;
+    `exact_match` covers the last replies. If a dialogue is longer than the context, its oldest turns are
+    dropped (`pipeline.tasks.turns.Stream`).
 
     Args:
-        label_smoothing: share of a label's probability that is spread over all tokens in training.
-        temperature: of sampling; 0 takes the likeliest token.
-        top_p: keep the fewest likeliest tokens whose probabilities reach p together.
-        max_reply_tokens: the longest reply, its end included.
-        seed: of sampling.
+        label_smoothing: the share of a label's probability that is spread over all tokens in training.
+        temperature: the sampling temperature; 0 takes the most likely token.
+        top_p: sample from the smallest set of most likely tokens whose probabilities add up to p.
+        max_reply_tokens: the maximum length of a reply, including its end token.
+        seed: the seed for sampling.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -69,7 +69,7 @@ class Dialogue(WritingTask):
         form="dialogue",
         title={"en": "Talk", "zh": "对话"},
         about={
-            "en": "Replies to what you write; all turns so far are read.",
+            "en": "Replies to what you write; it reads the whole dialogue so far.",
             "zh": "回应你说的话，前面的对话它都会读。",
         },
         columns={
@@ -80,17 +80,17 @@ class Dialogue(WritingTask):
 
     @property
     def example_row(self) -> Row:
-        """One turn of a person."""
+        """A dialogue with one turn of the user."""
         return {"turns": [{"role": "user", "text": "Where is the lantern?"}]}
 
     def shown_input(self, row: Row) -> Row:
-        """The first turns, up to the second one of the person."""
+        """Return the first turns, up to the second one of the user."""
         turns = turns_of(row, "a row")
-        asked = [number for number, turn in enumerate(turns) if turn.role == "user"][:2]
-        return {"turns": [turn._asdict() for turn in turns[: asked[-1] + 1]]}
+        user_turns = [number for number, turn in enumerate(turns) if turn.role == "user"][:2]
+        return {"turns": [turn._asdict() for turn in turns[: user_turns[-1] + 1]]}
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse dialogues without a reply or with an empty one."""
+        """Check that dialogues have replies, and that none of these is empty."""
         for number, row in enumerate(rows):
             where = f"row {number_of(rows, number)} of {split}"
             replies = [turn.text for turn in turns_of(row, where) if turn.role == "assistant"]
@@ -106,20 +106,19 @@ class Dialogue(WritingTask):
         return [turn.text for turn in turns_of(row, "a row")]
 
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
-        """Return the dialogue, in parts if it is too long; each token of a reply is trained on once."""
+        """Return the dialogue, in parts if it is too long; each token of a reply is labelled once."""
         limit = backbone.max_seq_len
         return Stream.of(turns_of(row, "a row"), tokenizer, limit=limit).features(limit=limit)
 
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """The last reply of each dialogue, written anew.
+        """Generate the last reply of each dialogue; an existing last reply is not read for that.
 
-        The reply that is there is not looked at for that. How likely the model holds all replies, and how
-        many of their tokens it would have written, is in `details`, for `score`.
+        `details` contains the loss and the number of correct tokens over all existing replies, for `score`.
 
         Raises:
-            DataError: a row is no dialogue.
+            DataError: a row is not a dialogue.
         """
         if not rows:
             return []
@@ -135,14 +134,14 @@ class Dialogue(WritingTask):
         ]
 
     def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
-        """The turns before, and the reply that is written."""
+        """Return the prompt and the generated reply, which is labelled."""
         (answer,), prompts = self._answers(model, tokenizer, [turns_of(row, "the row")], batch_size=1)
         return written_feature(OneSequence(), tokenizer, prompts[0], answer)
 
     def _answers(
         self, model: Model, tokenizer: Tokenizer, dialogues: Sequence[Sequence[Turn]], *, batch_size: int
     ) -> tuple[list[Answer], dict[int, list[int]]]:
-        """The reply to each dialogue, and by its number the prompt that it was written after."""
+        """Return the reply to each dialogue, and the prompts by row."""
         limit = model.backbone.max_seq_len
         contexts = [Stream.of(_context(turns), tokenizer, limit=limit) for turns in dialogues]
         prompts: dict[int, list[int]] = {}
@@ -160,7 +159,7 @@ class Dialogue(WritingTask):
         return room.answers(prompt, len(dialogues), write, batch_size=batch_size), prompts
 
     def prompt(self, turns: Sequence[Turn], tokenizer: Tokenizer, *, limit: int, reserve: int) -> list[int]:
-        """What the next reply goes on from: the latest of these turns, with room for `reserve` tokens."""
+        """Return the prompt of the next reply: the latest turns, with space for `reserve` more tokens."""
         return Stream.of(turns, tokenizer, limit=limit).prompt(tokenizer, limit=limit, reserve=reserve)
 
     def _write(
@@ -169,7 +168,7 @@ class Dialogue(WritingTask):
         options = SamplingOptions(
             temperature=self.temperature, top_p=self.top_p, seed=self.seed, max_new_tokens=max_new_tokens
         )
-        made = generate(
+        generated = generate(
             model,
             prompts,
             options,
@@ -177,22 +176,22 @@ class Dialogue(WritingTask):
             pad_id=tokenizer.pad_id,
             forbidden_ids=forbidden_ids(tokenizer),
         )
-        return [Answer(ids=ids, ended=len(ids) < max_new_tokens) for ids in made]
+        return [Answer(ids=ids, ended=len(ids) < max_new_tokens) for ids in generated]
 
     def _reply_totals(
         self, model: Model, tokenizer: Tokenizer, dialogues: Sequence[Sequence[Turn]], *, batch_size: int
     ) -> list[dict[str, float]]:
-        """Nats, tokens and rightly foretold tokens of the replies of each dialogue."""
+        """Return the loss in nats, the number of tokens and of correct tokens of each dialogue's replies."""
         limit = model.backbone.max_seq_len
-        found = [
+        examples = [
             (number, feature)
             for number, turns in enumerate(dialogues)
             for feature in Stream.of(turns, tokenizer, limit=limit).features(limit=limit)
         ]
-        found.sort(key=lambda item: len(item[1]["input_ids"]))
+        examples.sort(key=lambda item: len(item[1]["input_ids"]))
         totals = np.zeros((len(dialogues), 3))
-        for first in range(0, len(found), batch_size):
-            numbers, features = zip(*found[first : first + batch_size], strict=True)
+        for first in range(0, len(examples), batch_size):
+            numbers, features = zip(*examples[first : first + batch_size], strict=True)
             np.add.at(totals, list(numbers), label_totals(model, collate_labelled(features)))
         return [
             {"reply_nats": nats, "reply_tokens": int(n_tokens), "reply_tokens_right": int(n_right)}
@@ -202,7 +201,7 @@ class Dialogue(WritingTask):
     def score(
         self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
     ) -> dict[str, Score]:
-        """Perplexity and accuracy over the tokens of replies; exact match where a dialogue ends in one."""
+        """Return perplexity and accuracy over reply tokens, and exact match if dialogues end in a reply."""
         table = _details(predictions)
 
         def perplexity(chosen: Ints) -> Floats:
@@ -235,7 +234,7 @@ class Dialogue(WritingTask):
         )
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """The turns before, the reply that was written, and the true one."""
+        """Return the turns so far, the generated reply, and the target reply."""
         turns = turns_of(row, "a row")
         given = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
         return Sample(given=given, output=prediction.text + prediction.remark, target=_reply(turns))
@@ -246,7 +245,7 @@ class Dialogue(WritingTask):
         return ("you",)
 
     def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """Return all turns so far, the last reply, and the new message."""
+        """Return the dialogue so far, including the last reply, with the new message."""
         turns: list[Turn] = []
         if history:
             row, prediction = history[-1]
@@ -256,12 +255,12 @@ class Dialogue(WritingTask):
 
 
 def _reply(turns: Sequence[Turn]) -> str | None:
-    """The reply that ends the dialogue, if one does."""
+    """Return the reply at the end of the dialogue; None if it does not end with one."""
     return turns[-1].text if turns[-1].role == "assistant" else None
 
 
 def _context(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns before the reply that ends the dialogue; all where none does."""
+    """Return the turns before the reply at the end of the dialogue, or all if it does not end with one."""
     return turns[:-1] if turns[-1].role == "assistant" else turns
 
 

@@ -1,4 +1,4 @@
-"""Span denoising: an encoder reads a text with gaps, a decoder writes what stood in them."""
+"""Span denoising: an encoder reads a text with gaps, and a decoder generates the missing spans."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SpanDenoising(PretrainingTask):
-    """Replace spans by sentinels; the target is each sentinel with the span that it stands for.
+    """Replace spans by sentinel tokens; the target is each sentinel followed by the span it replaced.
 
-    Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 3.1.4. There 15 % of the
-    tokens are dropped; half of them, as by one of the denoisers of Tay et al. 2022, "UL2", section 3.1, label
-    more tokens in a step, and small models learn far faster (docs/log.md).
+    Source: Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 3.1.4, with 15 % of the
+    tokens dropped. The default of 50 %, as in one of the denoisers of Tay et al. 2022, "UL2", section 3.1,
+    labels more tokens per step, and small models learn far faster with it (docs/log.md).
 
     Raises:
-        ConfigError: spans so short that not enough tokens stay to lie between them.
+        ConfigError: the spans are too short to keep a token between each two of them.
     """
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -49,24 +49,24 @@ class SpanDenoising(PretrainingTask):
     hub_task = "text2text-generation"
 
     def __post_init__(self) -> None:
-        shortest = self.rate / (1 - self.rate)  # one token stays between two spans
+        shortest = self.rate / (1 - self.rate)  # at least one token remains between two spans
         if self.mean_span_tokens < round(shortest, 6):
             raise ConfigError(
                 f"mean_span_tokens is {self.mean_span_tokens} at a rate of {self.rate}",
-                f"{shortest:.3g} or more, so that a token stays between two spans",
+                f"{shortest:.3g} or more, so that a token remains between two spans",
                 "lower task.rate or raise task.mean_span_tokens",
             )
 
     def row_tokens(self, max_seq_len: int) -> int:
-        """As many as the encoder reads, or fewer, where targets are longer than their texts."""
+        """Return the context length of the model, or less if targets are longer than their sources."""
         target_of_token = self.rate * (1 + 1 / self.mean_span_tokens)
-        return int(max_seq_len / max(1.0, 1.05 * target_of_token))  # numbers are rounded in each document
+        return int(max_seq_len / max(1.0, 1.05 * target_of_token))  # 5 % for rounding in each document
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
-        """Sources with sentinels, targets with what they hide.
+        """Return the function that makes sources with sentinels, and targets with the dropped spans.
 
         Raises:
-            TokenizerError: an imported vocabulary has no sentinels.
+            TokenizerError: the vocabulary, an imported one, has no sentinel tokens.
         """
         if not tokenizer.sentinel_ids:
             raise TokenizerError(
@@ -83,7 +83,7 @@ class SpanDenoising(PretrainingTask):
         )
 
     def objective(self, tokenizer: Tokenizer) -> "Objective":
-        """Loss and accuracy on the targets."""
+        """Return the cross-entropy on the targets."""
         return TokenObjective()
 
     def samples(
@@ -95,27 +95,27 @@ class SpanDenoising(PretrainingTask):
         texts: Sequence[str],
         options: SamplingOptions,
     ) -> list[Sample]:
-        """Fill the `<mask>`s of the prompts, or spans dropped from `texts`."""
+        """Fill the `<mask>` gaps of the prompts, or spans dropped from `texts`."""
         if prompts:
             sources = [encode_with_gaps(tokenizer, text, tokenizer.sentinel_ids) for text in prompts]
             targets: list[str | None] = [None] * len(sources)
         else:
             sources = [self._drop(tokenizer, text, limit=model.backbone.max_seq_len) for text in texts]
             targets = list(texts)
-        made = _write(model, tokenizer, sources, options)
+        generated = _write(model, tokenizer, sources, options)
         return [
             Sample(
                 given=_filled(tokenizer, source, []),
                 output=_filled(tokenizer, source, filled),
                 target=target,
             )
-            for source, filled, target in zip(sources, made, targets, strict=True)
+            for source, filled, target in zip(sources, generated, targets, strict=True)
         ]
 
     def writing(
         self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
     ) -> dict[str, npt.NDArray[np.int64]]:
-        """The text with sentinels for its gaps, and the target that fills them."""
+        """Return the text with a sentinel for each gap, and the generated target."""
         check_gaps(text)
         source = encode_with_gaps(tokenizer, text, tokenizer.sentinel_ids)
         check_length(len(source), model)
@@ -126,9 +126,9 @@ class SpanDenoising(PretrainingTask):
         return {"input_ids": np.array(source, np.int64), "decoder_input_ids": moved, "labels": labels}
 
     def _drop(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:
-        """The source of `text` with spans dropped as in training."""
+        """Return the source of `text`, with spans dropped as in training."""
         ids = [tokenizer.bos_id, *tokenizer.encode(text)[: limit - 2].tolist(), tokenizer.eos_id]
-        made = span_denoise(
+        corrupted = span_denoise(
             np.array([ids]),
             np.ones((1, len(ids)), np.int64),
             keys=np.zeros(1, np.int64),
@@ -137,14 +137,14 @@ class SpanDenoising(PretrainingTask):
             rate=self.rate,
             mean_span_tokens=self.mean_span_tokens,
         )
-        source: list[int] = made.source[0].tolist()
+        source: list[int] = corrupted.source[0].tolist()
         return source
 
 
 def _write(
     model: Model, tokenizer: Tokenizer, sources: Sequence[Sequence[int]], options: SamplingOptions
 ) -> list[list[int]]:
-    """A target for each source: sentinels and words."""
+    """Generate a target for each source: sentinels followed by the tokens of their spans."""
     forbidden = [
         special
         for special in tokenizer.special_ids
@@ -162,7 +162,7 @@ def _write(
 
 
 def _spans(tokenizer: Tokenizer, target: Sequence[int], n_gaps: int) -> dict[int, list[int]]:
-    """Number of a gap -> the ids that the target gives for it; a sentinel may stand for several, in turn."""
+    """Map the index of each gap to the ids that the target has for it; gaps reuse the sentinels in turn."""
     places = {sentinel: place for place, sentinel in enumerate(tokenizer.sentinel_ids)}
     spans: dict[int, list[int]] = {}
     current: list[int] = []
@@ -178,7 +178,7 @@ def _spans(tokenizer: Tokenizer, target: Sequence[int], n_gaps: int) -> dict[int
 
 
 def _filled(tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int]) -> str:
-    """The source with its sentinels replaced by what the target gives, or by a gap where it gives nothing."""
+    """Decode the source with its sentinels replaced by their spans in the target, or by gaps."""
     spans = _spans(tokenizer, target, sum(token in tokenizer.sentinel_ids for token in source))
     parts: list[str] = []
     run: list[int] = []

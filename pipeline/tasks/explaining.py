@@ -1,4 +1,4 @@
-"""The scores that decided a prediction, from which it is explained."""
+"""The scores that decide a prediction; explanations attribute them to the input."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A number by which a model decided, and what it read.
+    """A score by which a model decides, and the input it is computed from.
 
     Args:
-        about: what was decided, for people; no text of a corpus.
-        batch: the row as the model reads it: `input_ids` (1, T), and what else the batch of the task holds.
-        score: the model's logits for a batch -> the number of each row (B,).
-        places: for each token (T,) where it stands in the row; None for a special token.
+        about: what is decided, as a phrase for people that contains no corpus text.
+        batch: the row as the model reads it: `input_ids` (1, T) and other tensors of the task's batch.
+        score: a function from the model's logits for a batch to the score of each row (B,).
+        places: the characters of the row that each token (T,) covers; None for a special token.
     """
 
     about: str
@@ -38,5 +38,5 @@ class Decision:
 
 
 def places_of(column: str, starts: npt.NDArray[np.integer], ends: npt.NDArray[np.integer]) -> list[Place]:
-    """The places of tokens of one column, from what each covers."""
+    """Return the places of the tokens of one column, from the offsets of their characters."""
     return [Place(column, int(start), int(end)) for start, end in zip(starts, ends, strict=True)]

@@ -1,5 +1,5 @@
-"""The interface of a fine-tuning task: how labelled rows become features and batches, which loss is
-minimised, how predictions are made, and how they are scored.
+"""The interface of a fine-tuning task: how labelled rows become features and batches, the loss, and how
+predictions are made and scored.
 
 A task holds its options and what it has learned from the training rows, such as the names of labels. It holds
 no weights, files or optimizer.
@@ -40,7 +40,7 @@ class SplitRows(list[Any]):
 
 
 def number_of(rows: Sequence[Any], place: int) -> int:
-    """Return the number of a row that an error message shows: that of its file if known, else its place."""
+    """Return the row number for an error message: that of the row's file if known, else the index plus 1."""
     return rows.numbers[place] if isinstance(rows, SplitRows) else place + 1
 
 
@@ -59,7 +59,7 @@ _REMARKS = {"length": "cut at the maximum length", "empty_source": "empty input"
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model predicts for one row.
+    """The prediction of a model for one row.
 
     Args:
         text: the prediction as a person reads it.
@@ -95,7 +95,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneTask(ABC):
-    """A task that is learned from labelled rows: one class and one yaml each.
+    """A task that is learned from labelled rows; each task is one class and one yaml file.
 
     A subclass must define the class attributes without a default and `features`, `collate`, `head`,
     `objective`, `predict` and `score`. The other methods have defaults that suit a task whose inputs are
@@ -158,16 +158,16 @@ class FinetuneTask(ABC):
 
     @property
     def example_row(self) -> Row:
-        """An example row for a prediction."""
+        """An example of a row to predict."""
         return dict.fromkeys(self.input_columns.required, "Frieda the gardener has a yellow lantern.")
 
     @property
     def input_choices(self) -> Mapping[str, Sequence[str]]:
-        """The values that a column may have, for those columns that are no free text."""
+        """The allowed values of input columns that are not free text."""
         return {}
 
     def shown_input(self, row: Row) -> Row:
-        """A labelled row as a person would ask it: the columns that are read for a prediction."""
+        """Return the columns of a labelled row that are read for a prediction."""
         read = self.input_columns
         return {name: row[name] for name in (*read.required, *read.optional) if row.get(name) is not None}
 
@@ -183,7 +183,7 @@ class FinetuneTask(ABC):
         return replace(self, optional_read=read)
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse rows that cannot be used for training or scoring; by default, inputs that are not text.
+        """Check that rows can be used for training or scoring; by default, that the inputs are texts.
 
         Raises:
             DataError: the split, the row, what is wrong with it, and how to fix it.
@@ -193,21 +193,21 @@ class FinetuneTask(ABC):
                 check_text(row.get(column), f"row {number_of(rows, number)} of {split}: {column}")
 
     def texts(self, row: Row) -> list[str]:
-        """Return the texts of a row that a tokenizer is trained on if there is no pretrained one."""
+        """Return the texts of a row on which a tokenizer is trained if there is no pretrained one."""
         return [str(row[column]) for column in self.inputs]
 
     @property
     def vocabularies(self) -> dict[tuple[str, ...], Callable[[Row], list[str]]]:
-        """The texts that each tokenizer is trained on, by column: one for all, or one for each side."""
+        """The texts on which each tokenizer is trained, by columns: one for all, or one for each side."""
         return {(*self.inputs, *self.targets): self.texts}
 
     @abstractmethod
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
-        """Return the row as training examples (one or several windows) within the backbone's context."""
+        """Return the row as training examples (one, or several windows) that fit the backbone's context."""
 
     @abstractmethod
     def collate(self, features: Sequence[Feature]) -> Batch:
-        """Pad features to a batch."""
+        """Pad features and stack them into a batch."""
 
     @abstractmethod
     def head(self, backbone: Transformer) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class FinetuneTask(ABC):
         """Return metrics over all rows by name; `self.metric` is one of them."""
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
-        """Return the quality of each prediction, 0 to 1 (N,); by default the metric of each row alone."""
+        """Return the quality (N,) of each prediction from 0 to 1; by default the metric of each row alone."""
         pairs = zip(predictions, rows, strict=True)
         return np.array([self.score([one], [row])[self.metric].value for one, row in pairs], np.float64)
 
@@ -246,27 +246,27 @@ class FinetuneTask(ABC):
         return {}
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """Return, by metric, how it was computed, as far as that matters for comparison."""
+        """Return notes, by metric, on how it was computed, if that matters for comparisons."""
         return {}
 
     def cautions(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Return what is wrong with some predictions, each as a clause with its number of rows."""
+        """Return warnings about the predictions, each a clause with the number of rows concerned."""
         return []
 
     def fast(self) -> Self:
-        """Return the task with the options for predictions during training, such as no beams."""
+        """Return the task with options that make predictions fast during training, such as greedy search."""
         return self
 
     def needs_calibration(self, rows: Sequence[Row]) -> bool:
-        """Return whether an option is to be chosen on these validation rows from the model's predictions."""
+        """Return whether `calibrated` would choose an option on these validation rows."""
         return False
 
     def calibrated(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
-        """Return the task with what is chosen on validation rows after training, such as a threshold."""
+        """Return the task with options chosen on validation rows after training, such as a threshold."""
         return self
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """Return a prediction with its inputs and, if the row has one, its target, for people to read."""
+        """Return a prediction with its inputs and, if the row has one, its target, as texts to display."""
         target = row.get(self.targets[0]) if self.targets else None
         return Sample(
             given=" / ".join(self.texts(row)),
@@ -275,25 +275,25 @@ class FinetuneTask(ABC):
         )
 
     def labels(self, row: Row, prediction: Prediction) -> tuple[str, str] | None:
-        """Return the predicted and the target label if both are class names, which are not corpus text."""
+        """Return the predicted and the target label if both are class names, which reveal no corpus text."""
         return None
 
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
-        """Return plots by file name without extension."""
+        """Return plots, keyed by file name without extension."""
         return {}
 
     def decisions(
         self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction
     ) -> list[Decision]:
-        """The numbers that decided an answer, to be attributed to the words of the row; none by default."""
+        """Return the scores that decided a prediction, to be attributed to words; none by default."""
         return []
 
     def as_text(self, row: Row) -> Row:
-        """Return the row with its inputs as texts: the characters of `decisions` are counted in them."""
+        """Return the row with its inputs as texts, to which the characters in `decisions` refer."""
         return row
 
     def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
-        """The row with what the model writes for it as labels; None where it writes no text."""
+        """Return the row with the generated text as labels; None if the task generates none."""
         return None
 
     @property
@@ -302,19 +302,19 @@ class FinetuneTask(ABC):
         return self.input_columns.required
 
     def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """Return the row that was typed at the terminal, with one text for each of `questions`.
+        """Return the row that was typed in the terminal, one text for each of `questions`.
 
-        An empty text repeats the last one.
+        An empty text repeats the previous one.
         """
         last = history[-1][0] if history else {}
         return {name: text or last.get(name, "") for name, text in zip(self.questions, typed, strict=True)}
 
 
 def check_text(value: Any, what: str, *, empty: bool = False) -> None:
-    """Refuse a value that is not text and, unless `empty`, text of white space alone.
+    """Check that a value is text and, unless `empty`, not only white space.
 
     Raises:
-        DataError: what it is, and how to fix it.
+        DataError: says what the value is, and how to fix it.
     """
     if not isinstance(value, str):
         found = "missing" if value is None else f"of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""A model's outputs for many examples at once: sorted by length into batches, without gradients."""
+"""Model outputs for many examples: sorted by length into batches, computed without gradients."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def batches_by_length(lengths: npt.ArrayLike, batch_size: int) -> list[Ints]:
-    """Numbers of examples, the longest first and those of like length together, `batch_size` at a time."""
+    """Return indices of examples in batches of similar length, the longest first."""
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
@@ -29,9 +29,9 @@ def batch_outputs(
     *,
     batch_size: int,
 ) -> Iterator[tuple[Ints, Tensor, Batch]]:
-    """For each batch the numbers (B,) of its examples, the model's output, and the batch on its device.
+    """Yield the indices (B,) of the examples of each batch, the model's output, and the batch on its device.
 
-    In evaluation mode, without gradients, and in the precision of the weights whatever surrounds the call.
+    The model runs in evaluation mode and in the precision of its weights, even within `autocast`.
     """
     lengths = [len(feature["input_ids"]) for feature in features]
     device = model.backbone.embedding.weight.device
@@ -43,8 +43,8 @@ def batch_outputs(
 
 
 def padded_inputs(ids: Sequence[Ints]) -> Batch:
-    """`input_ids` (B, T) and, where a row is shorter than T, `attention_mask`; T is a multiple of 16."""
-    inputs = pad(ids, value=0)  # any id: it is masked
+    """Return `input_ids` (B, T), T a multiple of 16, and `attention_mask` if any row is padded."""
+    inputs = pad(ids, value=0)  # any id will do, because padding is masked
     lengths = np.array([len(row) for row in ids])
     batch = {"input_ids": torch.from_numpy(inputs)}
     if (lengths < inputs.shape[1]).any():
@@ -54,7 +54,7 @@ def padded_inputs(ids: Sequence[Ints]) -> Batch:
 
 
 def without_padding(batch: Batch) -> Batch:
-    """A batch of one row, cut to its tokens."""
+    """Return a batch of one row without its padding."""
     if "attention_mask" not in batch:
         return dict(batch)
     n_tokens = int(batch["attention_mask"].sum())

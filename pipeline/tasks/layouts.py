@@ -1,4 +1,4 @@
-"""The layout of a source and its answer: two sequences, or one after the other in a single sequence."""
+"""The layout of a source and its answer: two sequences, or both in a single sequence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -16,10 +16,10 @@ Ids = npt.NDArray[np.int64]
 
 
 class Layout(Protocol):
-    """Prompts, and examples of a prompt with its answer, within `limit` tokens."""
+    """How prompts, and examples of a prompt with its answer, are laid out within `limit` tokens."""
 
     def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
-        """Return what the model reads before it generates; a source that is too long loses its end."""
+        """Return what the model reads before it generates; the end of a source that is too long is cut."""
         ...
 
     def room(self, n_prompt: int, *, limit: int) -> int:
@@ -27,45 +27,45 @@ class Layout(Protocol):
         ...
 
     def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
-        """The example; only the answer is labelled."""
+        """Return the training example, in which only the answer is labelled."""
         ...
 
 
 class TwoSequences:
-    """For an encoder-decoder: the encoder reads `<bos> source <eos>`, the decoder goes from `<bos>`.
+    """For an encoder-decoder: the encoder reads `<bos> source <eos>`, the decoder starts from `<bos>`.
 
-    An imported tokenizer may have another frame, and another token that the decoder starts from.
+    An imported tokenizer may use other special tokens around the source, and another start token.
     """
 
     def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
-        """`<bos> source <eos>`."""
+        """Return `<bos> source <eos>`."""
         before, after = tokenizer.frame
         return framed(before, source[: max(limit - len(before) - len(after), 0)], after)
 
     def room(self, n_prompt: int, *, limit: int) -> int:
-        """The decoder's own sequence, whatever the encoder reads."""
+        """Return the whole context: the decoder has a sequence of its own."""
         return limit
 
     def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
-        """The decoder's input is the answer moved right by one."""
+        """Return the example, with the answer shifted right by one as the decoder's input."""
         moved = np.concatenate(([tokenizer.start_id], answer[:-1]))
         return {"input_ids": prompt, "decoder_input_ids": moved, "labels": answer}
 
 
 class OneSequence:
-    """For a decoder: `<bos> source <sep> answer`; tokens of the prompt are not trained on."""
+    """For a decoder: `<bos> source <sep> answer`; the loss covers the answer only."""
 
     def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
-        """`<bos> source <sep>`, such that `reserve` tokens can be written after it."""
+        """Return `<bos> source <sep>`, cut so that `reserve` tokens can be generated after it."""
         kept = source[: max(limit + 1 - reserve - 2, 0)]
         return framed([tokenizer.bos_id], kept, [tokenizer.sep_id])
 
     def room(self, n_prompt: int, *, limit: int) -> int:
-        """Return what the prompt leaves; the last token is generated and never read."""
+        """Return the rest of the context, plus one: the last token is generated but never read."""
         return limit + 1 - n_prompt
 
     def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
-        """Labels stand where the token before them is read."""
+        """Return the example; the label of each position is the token that follows it."""
         unlabelled = np.full(len(prompt) - 1, IGNORE)
         return {
             "input_ids": np.concatenate((prompt, answer[:-1])),
@@ -81,7 +81,7 @@ def layout_of(backbone: Transformer) -> Layout:
     """Return the layout for an architecture.
 
     Raises:
-        ConfigError: it cannot write.
+        ConfigError: the architecture cannot generate text.
     """
     for kind, layout in LAYOUTS.items():
         if isinstance(backbone, kind):
@@ -94,5 +94,5 @@ def layout_of(backbone: Transformer) -> Layout:
 
 
 def framed(before: Sequence[int], ids: Ids, after: Sequence[int]) -> Ids:
-    """The ids between others."""
+    """Return the ids between a prefix and a suffix."""
     return np.concatenate((before, ids, after)).astype(np.int64)

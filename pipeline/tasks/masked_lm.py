@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLM(PretrainingTask):
-    """Hide a share of the tokens: 80 % become the mask, 10 % another token, 10 % stay.
+    """Hide a share of the tokens: 80 % become the mask token, 10 % a random token, 10 % stay unchanged.
 
-    Source: Devlin et al. 2019, "BERT", section 3.1, where 15 % are hidden; 40 % by Wettig et al.
-    2023, "Should You Mask 15% in Masked Language Modeling?", section 3.
+    Source: Devlin et al. 2019, "BERT", section 3.1, where 15 % are hidden; the default of 40 % is from
+    Wettig et al. 2023, "Should You Mask 15% in Masked Language Modeling?", section 3.
     """
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.4
@@ -45,14 +45,14 @@ class MaskedLM(PretrainingTask):
     hub_task = "fill-mask"
 
     def row_tokens(self, max_seq_len: int) -> int:
-        """As many as the model reads."""
+        """Return the context length of the model."""
         return max_seq_len
 
     def collator(self, tokenizer: Tokenizer, *, seed: int) -> Callable[[RowBatch], Batch]:
-        """Inputs with hidden tokens, labels at these alone.
+        """Return the function that hides tokens of the inputs and labels only those.
 
         Raises:
-            TokenizerError: an imported vocabulary has no mask token.
+            TokenizerError: the vocabulary, an imported one, has no mask token.
         """
         table = TokenTable.of(tokenizer)
         return partial(
@@ -64,7 +64,7 @@ class MaskedLM(PretrainingTask):
         )
 
     def objective(self, tokenizer: Tokenizer) -> "Objective":
-        """Loss and accuracy at the hidden tokens."""
+        """Return the cross-entropy at the hidden tokens."""
         return TokenObjective()
 
     def samples(
@@ -76,7 +76,7 @@ class MaskedLM(PretrainingTask):
         texts: Sequence[str],
         options: SamplingOptions,
     ) -> list[Sample]:
-        """Fill the `<mask>`s of the prompts, or tokens hidden from `texts`."""
+        """Fill the `<mask>` gaps of the prompts, or tokens hidden from `texts`."""
         if prompts:
             rows = [
                 encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP)) for text in prompts
@@ -97,7 +97,7 @@ class MaskedLM(PretrainingTask):
     def writing(
         self, model: Model, tokenizer: Tokenizer, text: str, options: SamplingOptions
     ) -> dict[str, npt.NDArray[np.int64]]:
-        """The text, and the likeliest token of each gap."""
+        """Return the text, with the most likely token as the label of each gap."""
         check_gaps(text)
         ids = encode_with_gaps(tokenizer, text, [tokenizer.mask_id] * text.count(GAP))
         check_length(len(ids), model)
@@ -105,7 +105,7 @@ class MaskedLM(PretrainingTask):
         return {"input_ids": read, "labels": np.where(read == tokenizer.mask_id, filled, IGNORE)}
 
     def _hide(self, tokenizer: Tokenizer, text: str, *, limit: int) -> list[int]:
-        """Ids of `text` with a share of whole words hidden, always as the mask."""
+        """Return the ids of `text` with a share of the words replaced by mask tokens."""
         ids = tokenizer.encode(text)[: limit - 2]
         begins = tokenizer.word_starts[ids]
         words = np.cumsum(begins)
@@ -115,7 +115,7 @@ class MaskedLM(PretrainingTask):
 
 @torch.inference_mode()
 def _fill(model: Model, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """The ids with the likeliest ordinary token in place of each mask."""
+    """Replace each mask by the most likely token that is not a special token."""
     device = model.backbone.embedding.weight.device
     inputs = torch.tensor([ids], device=device)
     logits = model({"input_ids": inputs})
@@ -125,7 +125,7 @@ def _fill(model: Model, tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 
 def _with_gaps(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text with each hidden token as a gap."""
+    """Decode ids, with each mask token shown as a gap."""
     parts: list[str] = []
     run: list[int] = []
     for token in ids:

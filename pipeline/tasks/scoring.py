@@ -1,7 +1,7 @@
-"""Metrics over rows with 95 % confidence intervals: how far a number would move with other such rows.
+"""Metrics over rows with 95 % confidence intervals, which say how far a number varies between samples.
 
-Shares of rows have Wilson's interval. All else has a bootstrap interval, widened for few rows; each is drawn
-from the same resamples, so that metrics of the same rows can be compared.
+Shares of rows have Wilson intervals. All other metrics have bootstrap intervals, widened for few rows; all
+use the same resamples, so that metrics on the same rows can be compared.
 
 Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference"; Efron and
 Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (the percentile interval); Hesterberg 2015,
@@ -24,12 +24,12 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 SEED = 0
 
-#: Numbers of rows that are drawn at once: 4 MB, which stays in the cache of a CPU.
+#: The number of row indices drawn at once: 4 MB, which fits into the cache of a CPU.
 _DRAWN_AT_ONCE = 1 << 19
 
 
 def mean_score(values: npt.ArrayLike, *, intervals: bool = True) -> Score:
-    """The mean of one value a row (N,).
+    """Return the mean of one value per row (N,).
 
     Raises:
         ValueError: there are no rows.
@@ -41,16 +41,16 @@ def mean_score(values: npt.ArrayLike, *, intervals: bool = True) -> Score:
 
 
 def statistic_score(statistic: Callable[[Ints], Floats], n_rows: int, *, intervals: bool = True) -> Score:
-    """Any number of a set of rows.
+    """Return any statistic of a set of rows, with its interval.
 
-    There is no interval where the number is the same for all resamples, such as F1 where all rows are right:
-    they cannot tell then how it would be with other rows.
+    There is no interval if all resamples give the same value, such as an F1 of 1: they then say nothing about
+    other rows.
 
     Args:
-        statistic: gets numbers of rows (R, N), one resample a line and some rows several times in it, and
-            gives the value (R,) of each resample. `cell_sums` and `column_sums` make most of them cheap.
-        n_rows: how many rows there are: N.
-        intervals: whether the interval is wanted; otherwise the statistic is called once.
+        statistic: receives row indices (R, N), one resample per line, and returns a value for each (R,).
+            `cell_sums` and `column_sums` compute most statistics fast.
+        n_rows: the number of rows N.
+        intervals: whether to compute the interval; otherwise the statistic is called only once.
 
     Raises:
         ValueError: there are no rows.
@@ -71,10 +71,10 @@ def cell_sums(rows: Ints, cells: Ints, n_cells: int, *, weights: Floats | None =
     """Count each cell in each resample, or sum its weights: (R, n_cells).
 
     Args:
-        rows: numbers of rows (R, N).
-        cells: the cell (N,) of each row, such as a place in a confusion matrix.
-        n_cells: how many cells there are.
-        weights: what each row (N,) adds to its cell; 1 if left out.
+        rows: row indices (R, N).
+        cells: the cell of each row (N,), such as an index into a confusion matrix.
+        n_cells: the number of cells.
+        weights: what each row (N,) adds to its cell; 1 by default.
     """
     lines = np.arange(len(rows))[:, None] * n_cells
     places = (cells[rows] + lines).ravel()
@@ -84,18 +84,18 @@ def cell_sums(rows: Ints, cells: Ints, n_cells: int, *, weights: Floats | None =
 
 
 def column_sums(rows: Ints, table: npt.NDArray[np.number]) -> Floats:
-    """The sums over each resample of a table (N, K) with a line a row, such as counts of n-grams: (R, K)."""
+    """Return the sums over each resample of a table (N, K) with one line per row: (R, K)."""
     counts = cell_sums(rows, np.arange(len(table)), len(table))
     sums: Floats = counts @ table.astype(np.float64)
     return sums
 
 
 def _share(n_ones: int, n_rows: int) -> Score:
-    """The share of rows that are 1; unlike resamples, Wilson's interval does not take 30 of 30 for all."""
+    """Return the share of ones with Wilson's interval, which is not empty if all are ones."""
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-    found = binomtest(n_ones, n_rows).proportion_ci(CONFIDENCE, method="wilson")
-    return Score(value=n_ones / n_rows, low=float(found.low), high=float(found.high), n_rows=n_rows)
+    interval = binomtest(n_ones, n_rows).proportion_ci(CONFIDENCE, method="wilson")
+    return Score(value=n_ones / n_rows, low=float(interval.low), high=float(interval.high), n_rows=n_rows)
 
 
 def _interval(statistic: Callable[[Ints], Floats], every: Ints) -> tuple[float, float]:
@@ -104,7 +104,7 @@ def _interval(statistic: Callable[[Ints], Floats], every: Ints) -> tuple[float, 
     def of_resamples(rows: Ints, axis: Any) -> Floats:
         return statistic(rows)
 
-    found = bootstrap(
+    interval = bootstrap(
         (every,),
         of_resamples,
         vectorized=True,
@@ -114,13 +114,13 @@ def _interval(statistic: Callable[[Ints], Floats], every: Ints) -> tuple[float, 
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 def expanded_confidence(n_rows: int) -> float:
-    """The level of a percentile interval of a mean that is as wide as Student's: 0.998 for 5 rows.
+    """Return the level at which a percentile interval of a mean is as wide as Student's: 0.998 for 5 rows.
 
-    Resamples vary less than samples do, by sqrt((N - 1) / N), and have the tails of a normal distribution.
+    Resamples vary less than samples, by sqrt((N - 1) / N), and have the tails of a normal distribution.
     """
     from scipy.stats import norm, t
 

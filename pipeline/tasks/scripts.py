@@ -6,32 +6,32 @@ from typing import Literal
 
 import regex  # type: ignore[import-untyped]
 
-#: Letters of scripts that put no space between words.
+#: Letters of scripts that are written without spaces between words.
 #: Source: Unicode Standard Annex 14, classes SA (Thai, Lao, Khmer, Myanmar), AK and AS (Javanese, Balinese).
 _UNSPACED = r"[\p{L}&&[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{scx=Tibt}\p{lb=SA}\p{lb=AK}\p{lb=AS}]]"
 _HAN = regex.compile(r"[\p{L}&&\p{Han}]", regex.V1)
 _KANA = regex.compile(r"[\p{L}&&[\p{Hira}\p{Kana}]]", regex.V1)
 _LETTERS = regex.compile(r"\p{L}")
 _UNSPACED_LETTERS = regex.compile(_UNSPACED, regex.V1)
-#: One such letter with its marks, or a run of other letters and digits with theirs.
+#: One such letter with its combining marks, or a run of other letters and digits with theirs.
 _WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}]\p{{M}}*)+", regex.V1)
-#: Joiners, marks of direction and soft hyphens: seen by nobody, written by some.
+#: Joiners, direction marks and soft hyphens: invisible, and used inconsistently.
 _INVISIBLE = regex.compile(r"\p{Cf}")
 
-#: Tokenizers of sacrebleu that need no further package and no download.
+#: The tokenizers of sacrebleu that need no other package and no download.
 BleuTokenizer = Literal["13a", "char", "zh"]
 _BY_LANGUAGE: dict[str, BleuTokenizer] = {
     **dict.fromkeys(("zh", "cmn", "lzh", "wuu", "yue"), "zh"),
     **dict.fromkeys(("ja", "th", "lo", "km", "my", "bo"), "char"),
 }
-#: A Japanese text has kana; a Chinese one that quotes some has fewer.
+#: The share of kana from which a text counts as Japanese; a Chinese text that quotes some has less.
 _KANA_SHARE = 0.1
 
 
 def words_of(text: str) -> list[str]:
-    """The words in lower case and normal form C; characters where a script has no spaces; no punctuation.
+    """Split text into lower-case words in NFC without punctuation, or characters if a script has no spaces.
 
-    Of ASCII text these are the tokens of rouge_score.
+    For ASCII text these are the tokens of rouge_score.
     """
     return _WORD.findall(unicodedata.normalize("NFC", _INVISIBLE.sub("", text.lower())))  # type: ignore[no-any-return]
 
@@ -42,10 +42,10 @@ def has_unspaced(text: str) -> bool:
 
 
 def bleu_tokenizer(language: str, texts: Iterable[str]) -> BleuTokenizer:
-    """Return the sacrebleu tokenizer for texts: by the code of their language, or else by their script.
+    """Return the sacrebleu tokenizer for texts, by the code of their language or else by their script.
 
-    `zh` is sacrebleu's own for Chinese, `char` is for other texts without spaces, `13a`, its default, for the
-    rest. Its tokenizers for Japanese and Korean need MeCab; Korean has spaces.
+    `zh` is sacrebleu's tokenizer for Chinese, `char` is used for other scripts without spaces, and `13a`, the
+    default, for the rest. The tokenizers for Japanese and Korean need MeCab; Korean has spaces.
     """
     known = _BY_LANGUAGE.get(language.lower().replace("_", "-").partition("-")[0])
     if known is not None:

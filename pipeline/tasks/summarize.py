@@ -1,4 +1,4 @@
-"""Summarisation: a text, summarised in one or a few sentences."""
+"""Summarization: a text, summarized in one or a few sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from pipeline.tasks.text_to_text import TextToText
 
 @dataclass(frozen=True, kw_only=True)
 class Summarisation(TextToText):
-    """Write the `summary` of `text`; a row may have a list of several summaries, which are all trained on.
+    """Generate the `summary` of `text`; a row may have a list of several summaries, all used for training.
 
-    Scores are those of rouge_score, from 0 to 1, and of the nearest summary where there are several.
+    Scores are those of rouge_score, from 0 to 1; of several summaries, the most similar one counts.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("text",)
@@ -29,7 +29,7 @@ class Summarisation(TextToText):
     showing: ClassVar[Showing] = Showing(
         title={"en": "Summarize", "zh": "摘要"},
         about={
-            "en": "Tells a text in a sentence or a few.",
+            "en": "Summarizes a text in one or a few sentences.",
             "zh": "用一两句话概括一段文字。",
         },
         columns={
@@ -39,29 +39,29 @@ class Summarisation(TextToText):
     )
 
     def source(self, row: Row) -> str:
-        """The text."""
+        """Return the text."""
         return str(row["text"])
 
     def references(self, row: Row) -> list[str]:
-        """The summaries."""
+        """Return the summaries."""
         summary = row.get("summary")
         if summary is None:
             return []
         return [summary] if isinstance(summary, str) else [str(text) for text in summary]
 
     def target_values(self, value: Any) -> list[Any]:
-        """One summary, or each of a list."""
+        """Return one summary, or the items of a list."""
         return value if isinstance(value, list) and value else [value]
 
     def score(
         self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
     ) -> dict[str, Score]:
-        """The means of ROUGE-1, -2 and -L over rows."""
-        found = self._rouge(predictions, rows)
-        return {name: mean_score(values, intervals=intervals) for name, values in found.items()}
+        """Return the means of ROUGE-1, ROUGE-2 and ROUGE-L over rows."""
+        scores = self._rouge(predictions, rows)
+        return {name: mean_score(values, intervals=intervals) for name, values in scores.items()}
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
-        """ROUGE-L of each summary."""
+        """Return the ROUGE-L of each summary."""
         return self._rouge(predictions, rows)["rouge_l"]
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:

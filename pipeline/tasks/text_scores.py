@@ -1,6 +1,6 @@
 """Similarity of generated texts to references: BLEU and chrF of a corpus, ROUGE of each text.
 
-sacrebleu and rouge_score compute them; here they are only resampled for intervals.
+sacrebleu and rouge_score compute the scores; this module resamples them for confidence intervals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def bleu_of(tokenizer: BleuTokenizer) -> "Metric":
-    """BLEU as sacrebleu's command computes it.
+    """Return the BLEU metric with the settings of sacrebleu's command.
 
     Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
     """
@@ -31,7 +31,7 @@ def bleu_of(tokenizer: BleuTokenizer) -> "Metric":
 
 
 def chrf() -> "Metric":
-    """chrF2 as sacrebleu's command computes it, of characters in any script.
+    """Return the chrF2 metric with the settings of sacrebleu's command; it works in any script.
 
     Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation".
     """
@@ -41,7 +41,7 @@ def chrf() -> "Metric":
 
 
 def signature(metric: "Metric") -> str:
-    """Return what is needed to reproduce the number, for one reference per text."""
+    """Return sacrebleu's signature, which makes the score reproducible, for one reference per text."""
     metric.corpus_score([""], [[""]])
     return str(metric.get_signature())
 
@@ -54,14 +54,14 @@ def corpus_score(
     *,
     intervals: bool,
 ) -> Score:
-    """The mean over groups, such as languages, of the score of all texts of a group; one may be all there is.
+    """Return the corpus score of each group, such as a language, averaged over the groups.
 
     Args:
-        metrics: how each group is scored.
-        answers: what was written (N,).
-        references: what people wrote (N,).
-        groups: the group of each (N,).
-        intervals: whether the interval is wanted, over rows.
+        metrics: the metric of each group.
+        answers: the generated texts (N,).
+        references: the reference texts (N,).
+        groups: the group of each text (N,).
+        intervals: whether to compute a confidence interval over rows.
     """
     tables = [
         _counts(metric, answers, references, np.array([name == group for group in groups]))
@@ -80,17 +80,17 @@ def corpus_score(
 
 
 def row_chrf(answers: Sequence[str], references: Sequence[str]) -> Floats:
-    """chrF2 of each text (N,), from 0 to 100."""
+    """Return the chrF2 of each text (N,), from 0 to 100."""
     metric = chrf()
     pairs = zip(answers, references, strict=True)
     return np.array([metric.sentence_score(answer, [reference]).score for answer, reference in pairs])
 
 
 def rouge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Floats]:
-    """ROUGE-1, -2 and -L of each text (N,), from 0 to 1: F-measures, of the nearest of its references.
+    """Return F-measures of ROUGE-1, -2 and -L (N,), from 0 to 1, each against the most similar reference.
 
-    Nothing is stemmed. Tokens are the words of any script, or characters where it has no spaces (`words_of`).
-    Of English they are rouge_score's own, which knows a-z and 0-9 alone: any other text would score 0.
+    There is no stemming. Tokens are words, or characters in scripts without spaces (`words_of`). For English
+    they equal rouge_score's own tokens, which only contain a-z and 0-9: other scripts would score 0.
 
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"; the package rouge_score.
     """
@@ -105,7 +105,7 @@ def rouge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[s
 
 
 class _Words:
-    """The tokenizer that rouge_score asks for."""
+    """The tokenizer interface that rouge_score expects."""
 
     def tokenize(self, text: str) -> list[str]:
         return words_of(text)
@@ -117,15 +117,15 @@ def _counts(
     """Return the counts (N, K) that sacrebleu sums over a corpus; 0 for texts outside the group."""
     pairs = [(answers[row], references[row]) for row in np.flatnonzero(chosen).tolist()]
     # sacrebleu's own bootstrap uses this function, which has no public name.
-    found = metric._extract_corpus_statistics(
+    statistics = metric._extract_corpus_statistics(
         [answer for answer, _ in pairs], [[target for _, target in pairs]]
     )
-    table = np.zeros((len(answers), len(found[0])))
-    table[chosen] = found
+    table = np.zeros((len(answers), len(statistics[0])))
+    table[chosen] = statistics
     return table
 
 
 def _values(metric: "Metric", sums: Floats) -> Floats:
-    """The score (R,) of each resample's sums (R, K); not a number for one without a text of the group."""
+    """Return the score (R,) of each resample's sums (R, K); NaN for a resample without a row of the group."""
     score: Callable[[list[Any]], Any] = metric._compute_score_from_stats
     return np.array([score(line.tolist()).score if line.any() else np.nan for line in sums])

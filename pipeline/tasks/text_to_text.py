@@ -1,4 +1,4 @@
-"""Text in, text out: what translation and summarisation share."""
+"""Text to text: what translation and summarization have in common."""
 
 import math
 from abc import abstractmethod
@@ -22,19 +22,19 @@ from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids, wri
 
 @dataclass(frozen=True, kw_only=True)
 class TextToText(WritingTask):
-    """A source is read, its target is written: by an encoder-decoder, or by a decoder one after the other.
+    """Generate a target from a source, with an encoder-decoder or with a decoder.
 
-    A source that is too long keeps its beginning. On a decoder it has the room that its target leaves, and at
-    least half of it (`pipeline.tasks.writing.Room` tells what is done while the target is not known). A
-    target that is too long is trained on as far as it fits, without its end token.
+    A source that is too long is truncated at the end. On a decoder, which reads source and target as one
+    sequence, the source gets the space that the target leaves, and at least half of it (for prediction, see
+    `pipeline.tasks.writing.Room`). The end of a target that is too long is not trained on.
 
     Args:
-        label_smoothing: share of a label's probability that is spread over all tokens in training.
-        beams: unfinished answers that are followed at once; 1 is greedy.
-        length_penalty: more prefers longer answers; 1 compares means over tokens.
-        max_target_tokens: the longest target, its end included.
-        separate_vocabularies: train a tokenizer for the sources and another for the targets, each with an
-            embedding of its own; only when training from scratch, and on an encoder-decoder.
+        label_smoothing: the share of a label's probability that is spread over all tokens in training.
+        beams: the number of beams; 1 is greedy search.
+        length_penalty: higher values prefer longer outputs; 1 compares means over tokens.
+        max_target_tokens: the maximum length of a target, including its end token.
+        separate_vocabularies: train one tokenizer for sources and another one for targets, each with its own
+            embedding; only when training an encoder-decoder from scratch.
 
     Source: Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks"; Liu et al. 2018,
     "Generating Wikipedia by Summarizing Long Sequences", section 4.2.3 (decoder only).
@@ -55,10 +55,10 @@ class TextToText(WritingTask):
 
     @abstractmethod
     def references(self, row: Row) -> list[str]:
-        """Return the target texts: each is trained on, the nearest is scored; none without targets."""
+        """Return the target texts: all are trained on, and the most similar one is scored against."""
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse rows whose source or target is not text or is empty."""
+        """Check that sources and targets are texts and not empty."""
         (source,), (target,) = self.inputs, self.targets
         for number, row in enumerate(rows):
             where = f"row {number_of(rows, number)} of {split}"
@@ -71,18 +71,18 @@ class TextToText(WritingTask):
         return [value]
 
     def texts(self, row: Row) -> list[str]:
-        """The source and its targets."""
+        """Return the source and the targets."""
         return [self.source(row), *self.references(row)]
 
     @property
     def vocabularies(self) -> dict[tuple[str, ...], Callable[[Row], list[str]]]:
-        """One for both sides, or one for each."""
+        """One vocabulary for both sides, or one for each."""
         if not self.separate_vocabularies:
             return super().vocabularies
         return {self.inputs: lambda row: [self.source(row)], self.targets: self.references}
 
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
-        """One example for each target of the row."""
+        """Return one example for each target of the row."""
         layout, limit = layout_of(backbone), backbone.max_seq_len
         source = tokenizer.encode(self.source(row)).astype(np.int64)
         features = []
@@ -97,10 +97,10 @@ class TextToText(WritingTask):
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """The best answer that a beam search finds; confidence is the geometric mean over its tokens.
+        """Return the best output of a beam search; confidence is the geometric mean over its tokens.
 
-        An empty source has an empty answer. `finish_reason` in the details tells of it, and of answers that
-        were cut.
+        An empty source has an empty output. `finish_reason` in the details says so, and whether an output was
+        truncated.
 
         Raises:
             DataError: a source is not text.
@@ -108,9 +108,9 @@ class TextToText(WritingTask):
         (column,) = self.inputs
         for number, row in enumerate(rows):
             check_text(row.get(column), f"row {number + 1}: {column}", empty=True)
-        asked = [row for row in rows if row[column].strip()]
-        answers = self._answers(model, tokenizer, asked, batch_size=batch_size)[0] if asked else []
-        written = iter(
+        sources = [row for row in rows if row[column].strip()]
+        answers = self._answers(model, tokenizer, sources, batch_size=batch_size)[0] if sources else []
+        generated = iter(
             Prediction(
                 text=tokenizer.target.decode(answer.ids).strip(),
                 confidence=answer.confidence,
@@ -118,11 +118,11 @@ class TextToText(WritingTask):
             )
             for answer in answers
         )
-        nothing = Prediction(text="", details={"finish_reason": "empty_source"})
-        return [next(written) if row[column].strip() else nothing for row in rows]
+        empty = Prediction(text="", details={"finish_reason": "empty_source"})
+        return [next(generated) if row[column].strip() else empty for row in rows]
 
     def writing(self, model: Model, tokenizer: Tokenizer, row: Row) -> Feature | None:
-        """The source as it was read, and the answer that the search finds; None for an empty source."""
+        """Return the truncated source and the output of the search; None if the source is empty."""
         if not self.source(row).strip():
             return None
         (answer,), prompts = self._answers(model, tokenizer, [row], batch_size=1)
@@ -131,7 +131,7 @@ class TextToText(WritingTask):
     def _answers(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> tuple[list[Answer], dict[int, list[int]]]:
-        """The answer to each row, and by the row's number the prompt that it was written after."""
+        """Return the output for each row, and the prompts by row."""
         layout, limit = layout_of(model.backbone), model.backbone.max_seq_len
         sources = tokenizer.encode_batch([self.source(row) for row in rows])
         prompts: dict[int, list[int]] = {}
@@ -156,7 +156,7 @@ class TextToText(WritingTask):
         options = BeamOptions(
             beams=self.beams, length_penalty=self.length_penalty, max_new_tokens=max_new_tokens
         )
-        found = beam_search(
+        hypotheses = beam_search(
             model,
             prompts,
             options,
@@ -166,26 +166,26 @@ class TextToText(WritingTask):
             forbidden_ids=forbidden_ids(tokenizer),
         )
         answers = []
-        for best, *_ in found:
+        for best, *_ in hypotheses:
             n_tokens = len(best.ids) + best.ended
             mean = best.score * n_tokens ** (self.length_penalty - 1.0)
             answers.append(Answer(ids=best.ids, confidence=math.exp(min(mean, 0.0)), ended=best.ended))
         return answers
 
     def fast(self) -> Self:
-        """Greedy."""
+        """Return the task with greedy search."""
         return replace(self, beams=1)
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """Return the source, the written text and the first target."""
+        """Return the source, the generated text and the first target."""
         output = prediction.text + prediction.remark
         return Sample(given=self.source(row), output=output, target=next(iter(self.references(row)), None))
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """The source."""
+        """The prompt for the source."""
         return ("text",)
 
     def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """The typed text is the source."""
+        """Return the typed text as the source."""
         return {self.inputs[0]: typed[0]}

@@ -1,4 +1,4 @@
-"""Translation: a text in one language, rewritten in another."""
+"""Translation: a text in one language, written in another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +20,15 @@ from pipeline.tasks.text_to_text import TextToText
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(TextToText):
-    """Write the text of `source` as `target`.
+    """Generate the translation `target` of `source`.
 
-    Where rows have a `target_language`, the source begins with its name ("de: "), so that one model writes
-    several languages. Scores are those of sacrebleu, from 0 to 100: `bleu` and `chrf`; with several languages
-    also each one's (`bleu_de`), and `bleu` and `chrf` are then their means.
+    If rows have a `target_language`, the source is prefixed with its name ("de: "), so that one model can
+    translate into several languages. Scores are those of sacrebleu, from 0 to 100: `bleu` and `chrf`. With
+    several languages each has its own too (`bleu_de`), and `bleu` and `chrf` are their means.
 
     Args:
-        target_languages: learned: the languages of the training rows; None: not known, as in bundles of
-            earlier versions. A row that names none is written in the only one; of several it must name one.
+        target_languages: learned: the languages of the training rows; None: unknown, as in bundles of
+            earlier versions. A row must name its language unless there is only one.
     """
 
     target_languages: list[str] | None = None
@@ -42,7 +42,7 @@ class Translation(TextToText):
     showing: ClassVar[Showing] = Showing(
         title={"en": "Translate", "zh": "翻译"},
         about={
-            "en": "Writes a text in another language.",
+            "en": "Translates a text into another language.",
             "zh": "把一段文字译成另一种语言。",
         },
         columns={
@@ -54,21 +54,21 @@ class Translation(TextToText):
 
     @property
     def input_columns(self) -> Columns:
-        """The source, and its language where there is a choice; else it may be there."""
-        asked = super().input_columns
+        """The source, and the target language: required if there are several, optional otherwise."""
+        columns = super().input_columns
         if self.target_languages is None or len(self.target_languages) > 1:
-            return asked
+            return columns
         return Columns(self.inputs, self.optional)
 
     @property
     def example_row(self) -> Row:
-        """A sentence, and the first of several languages."""
+        """An example sentence, with the first of the target languages."""
         row = dict(super().example_row)
         return row | {"target_language": self.target_languages[0]} if self.target_languages else row
 
     @property
     def input_choices(self) -> Mapping[str, Sequence[str]]:
-        """The languages to translate to, as far as training rows named some."""
+        """The target languages of the training rows."""
         return {"target_language": self.target_languages} if self.target_languages else {}
 
     def fit(self, rows: Sequence[Row]) -> Self:
@@ -77,7 +77,7 @@ class Translation(TextToText):
         return replace(super().fit(rows), target_languages=sorted(map(str, names)))
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse empty sources and targets; a target language of some rows alone, or of no training row."""
+        """Check sources, targets, and that all rows or none have a target language known from training."""
         super().check(rows, split)
         self.check_languages(rows, lambda number: f"row {number_of(rows, number)} of {split}")
         for number, row in enumerate(rows):
@@ -92,10 +92,10 @@ class Translation(TextToText):
                 )
 
     def check_languages(self, rows: Sequence[Row], place: Callable[[int], str]) -> None:
-        """Refuse a language that training did not have, and none where it had several.
+        """Check that target languages occur in training, and that none is missing if there are several.
 
         Raises:
-            DataError: the place of the row, and the languages that there are.
+            DataError: names the row and the known languages.
         """
         if (known := self.target_languages) is None:
             return
@@ -110,7 +110,7 @@ class Translation(TextToText):
             )
 
     def source(self, row: Row) -> str:
-        """The text, after the language that it shall be written in."""
+        """Return the text, prefixed with the target language."""
         name, text = row.get("target_language"), str(row["source"])
         if name is None and self.target_languages is not None and len(self.target_languages) == 1:
             (name,) = self.target_languages
@@ -119,22 +119,22 @@ class Translation(TextToText):
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """The best answer that a beam search finds.
+        """Return the best output of a beam search.
 
         Raises:
-            DataError: a source is not text, or its language is none of the training rows.
+            DataError: a source is not text, or its target language does not occur in training.
         """
         self.check_languages(rows, lambda number: f"row {number + 1}")
         return super().predict(model, tokenizer, rows, batch_size=batch_size)
 
     def references(self, row: Row) -> list[str]:
-        """The one translation."""
+        """Return the translation, or nothing if there is none."""
         return [] if row.get("target") is None else [str(row["target"])]
 
     def score(
         self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
     ) -> dict[str, Score]:
-        """sacrebleu's BLEU and chrF2 over the corpus: of each language, and their mean."""
+        """Return sacrebleu's BLEU and chrF2 over the corpus, for each language and as their means."""
         answers = [prediction.text for prediction in predictions]
         targets, names = _targets(rows), _languages(rows)
         tokenizers = _tokenizers(targets, names)
@@ -157,11 +157,11 @@ class Translation(TextToText):
         return scores
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
-        """chrF2 of each sentence, from 0 to 1."""
+        """Return the chrF2 of each sentence, from 0 to 1."""
         return row_chrf([prediction.text for prediction in predictions], _targets(rows)) / 100
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """The signatures of sacrebleu by metric."""
+        """Return sacrebleu's signatures by metric."""
         tokenizers = _tokenizers(_targets(rows), _languages(rows))
         if len(set(tokenizers.values())) == 1:
             bleu = {"bleu": signature(bleu_of(next(iter(tokenizers.values()))))}
@@ -171,12 +171,12 @@ class Translation(TextToText):
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """The text, and the language to write it in where there is a choice."""
-        there = self.target_languages
-        return ("text",) if there is not None and len(there) < 2 else ("text", "target language")
+        """The prompts for the text and, if there are several or unknown ones, for the target language."""
+        known = self.target_languages
+        return ("text",) if known is not None and len(known) < 2 else ("text", "target language")
 
     def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """A text and the language to write it in; each is the last one's where nothing is typed."""
+        """Return the typed text and target language; an empty input repeats the previous one."""
         last = history[-1][0] if history else {}
         names = ("source", "target_language")[: len(typed)]
         row = {name: text.strip() or last.get(name) for name, text in zip(names, typed, strict=True)}

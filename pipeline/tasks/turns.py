@@ -1,4 +1,4 @@
-"""Dialogues as tokens: roles, which tokens are trained on, and which turns are read if not all fit."""
+"""Dialogues as token sequences: roles, labels, and which turns are kept if not all fit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,27 +23,27 @@ _ROLES = {"user": "user", "assistant": "assistant", "bot": "assistant", "system"
 
 @with_config(extra="forbid")
 class TurnInput(TypedDict):
-    """What one side said, as a server is sent it."""
+    """One turn, as sent to the server."""
 
     role: Literal["user", "assistant", "system"]
     text: str
 
 
 class Turn(NamedTuple):
-    """A message of one side."""
+    """One turn of a dialogue."""
 
     role: str
     text: str
 
 
 def turns_of(row: Row, where: str) -> list[Turn]:
-    """The dialogue of a row; what one side said twice in a row is joined by a line end.
+    """Return the dialogue of a row; consecutive turns of the same role are joined by a newline.
 
-    Plain texts are of the user and the assistant in turn. `role: system` is an instruction. Under the key
-    `speaker`, as in corpora of dialogue systems, `system` is who answers.
+    Plain texts alternate between user and assistant, starting with the user. `role: system` is an
+    instruction. Under the key `speaker`, used in corpora of dialogue systems, `system` is the assistant.
 
     Raises:
-        DataError: there is no turn, or one of an unknown role or without text.
+        DataError: there are no turns, or one has an unknown role or no text.
     """
     turns = row.get("turns")
     if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence | np.ndarray):
@@ -64,7 +64,7 @@ def _turn(turn: Any, number: int, where: str) -> Turn:
         return Turn(("user", "assistant")[number % 2], turn)
     if not isinstance(turn, Mapping):
         raise DataError(f"{where} is {_kind(turn)}", _EXPECTED, _REMEDY)
-    turn = {key: value for key, value in turn.items() if value is not None}  # Arrow fills up with None
+    turn = {key: value for key, value in turn.items() if value is not None}  # Arrow adds None for absent keys
     speaker, text = turn.get("speaker"), turn.get("text", turn.get("content"))
     said = turn.get("role") if speaker is None else speaker
     role = _ROLES.get(said.lower()) if isinstance(said, str) else None
@@ -81,13 +81,13 @@ def _kind(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A dialogue as tokens: `<user> text <assistant> reply <eos> <user> ...`.
+    """A dialogue as one token sequence: `<user> text <assistant> reply <eos> <user> ...`.
 
     Args:
-        head: `<bos>`, and the instruction that the dialogue opens with: read before whatever is kept.
-        ids: all turns after that, one after another.
-        learnt: whether each of `ids` is of a reply or ends it.
-        starts: where each turn begins in `ids`.
+        head: `<bos>` and the instruction at the beginning of the dialogue, which are kept in every window.
+        ids: the token ids of all further turns.
+        learnt: whether each of `ids` belongs to a reply, including its end token.
+        starts: the index in `ids` at which each turn begins.
     """
 
     head: Ids
@@ -97,7 +97,7 @@ class Stream:
 
     @classmethod
     def of(cls, turns: Sequence[Turn], tokenizer: Tokenizer, *, limit: int) -> "Stream":
-        """Encode turns; an instruction longer than a quarter of `limit` keeps its beginning."""
+        """Encode turns; an instruction longer than a quarter of `limit` is truncated."""
         opening = turns[:1] if turns[:1] and turns[0].role == "system" else []
         texts = tokenizer.encode_batch([turn.text for turn in turns])
         encoded = [_framed(turn.role, ids, tokenizer) for turn, ids in zip(turns, texts, strict=True)]
@@ -117,21 +117,22 @@ class Stream:
         )
 
     def prompt(self, tokenizer: Tokenizer, *, limit: int, reserve: int) -> list[int]:
-        """Return the prompt of a reply: the latest turns and `<assistant>`, and room for `reserve` more."""
+        """Return the prompt for a reply: the latest turns and `<assistant>`, with `reserve` tokens left."""
         ids = np.append(self.ids, tokenizer.turn_frame("assistant")[0])
         first = self._oldest(len(ids), max(limit + 1 - reserve - len(self.head), 1))
         return [*self.head.tolist(), *ids[first:].tolist()]
 
     def features(self, *, limit: int) -> list[Feature]:
-        """Examples of at most `limit` tokens in which each token of each reply is labelled just once.
+        """Return examples of at most `limit` tokens that label each token of each reply exactly once.
 
-        A dialogue that fits is one example. A longer one is several: each has as many whole replies as fit
-        after the turns before them, which take three quarters of the room, and more before the last replies.
+        A dialogue that fits is one example. A longer one is split: each example has as many whole replies as
+        fit after the context before them, which takes three quarters of the space, or more for the last
+        replies.
         """
         return [self._feature(*window) for window in self._windows(limit + 1 - len(self.head))]
 
     def _windows(self, room: int) -> Iterator[tuple[int, int, int]]:
-        """(begin, first token that is trained on, end) of each example."""
+        """Yield the begin, the first labelled token and the end of each example."""
         learnt = np.flatnonzero(self.learnt)
         ends = learnt[np.diff(learnt, append=-1) != 1] + 1
         n_done = 0
@@ -146,9 +147,9 @@ class Stream:
             n_done = int(np.searchsorted(learnt, end))
 
     def _oldest(self, end: int, room: int) -> int:
-        """Where to begin so that at most `room` tokens stand before `end`.
+        """Return where to begin so that at most `room` tokens precede `end`.
 
-        Whole turns are dropped, unless that left over a quarter of the room empty: then a part of one is.
+        Whole turns are dropped, unless that would leave over a quarter of the space empty; then one is cut.
         """
         lowest = max(end - room, 0)
         after = self.starts[np.searchsorted(self.starts, lowest) :]

@@ -1,4 +1,4 @@
-"""Shared parts of the tasks that generate text: labelled batches, smoothed loss, space for answers."""
+"""What the tasks that generate text have in common: labelled batches, label smoothing, length limits."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from pipeline.tasks.layouts import Layout
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
-#: What each array of a feature is padded with; an id is any, since padding is masked.
+#: The padding value of each array of a feature; ids may have any, since padding is masked.
 _PADDING = {"input_ids": 0, "decoder_input_ids": 0, "labels": IGNORE}
 
 
 def collate_labelled(features: Sequence[Feature]) -> Batch:
     """Pad features (`input_ids`, `labels` and, for an encoder-decoder, `decoder_input_ids`) to a batch.
 
-    A mask is there for a side that has padding, and `label_index` tells where the labels are.
+    A side that is padded has an attention mask, and `label_index` contains the indices of the labels.
     """
     arrays = {name: [feature[name] for feature in features] for name in features[0]}
     padded = {name: pad(values, value=_PADDING[name]) for name, values in arrays.items()}
@@ -51,7 +51,7 @@ def collate_labelled(features: Sequence[Feature]) -> Batch:
 
 
 class SmoothedObjective(TokenObjective):
-    """Trains with smoothed labels, and measures without.
+    """Cross-entropy with label smoothing for training, and without it for metrics.
 
     Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
     """
@@ -61,7 +61,7 @@ class SmoothedObjective(TokenObjective):
         self.label_smoothing = label_smoothing
 
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """Sum of the smoothed losses in nats, and how many tokens they belong to."""
+        """Return the sum of the smoothed losses in nats and the number of labelled tokens."""
         return token_loss(
             model.hidden(batch),
             model.head,
@@ -72,14 +72,14 @@ class SmoothedObjective(TokenObjective):
 
 
 class WritingTask(FinetuneTask):
-    """A task whose model generates text with the backbone's own embedding."""
+    """A task whose model generates text, scored by the backbone's own embedding."""
 
-    #: The option that says how long a text may become.
+    #: The name of the option that limits the length of a text.
     length_option: ClassVar[str]
     label_smoothing: float
 
     def cautions(self, predictions: Sequence[Prediction]) -> list[str]:
-        """Return the number of texts that were cut."""
+        """Return a clause with the number of truncated texts, if there are any."""
         n_cut = sum(one.details.get("finish_reason") == "length" for one in predictions)
         if not n_cut:
             return []
@@ -87,21 +87,21 @@ class WritingTask(FinetuneTask):
         return [f"{n_cut:,} of {len(predictions):,} texts were cut at {limit} or at the context length"]
 
     def collate(self, features: Sequence[Feature]) -> Batch:
-        """Pad; labels are what is written, and its ends."""
+        """Pad features; only the generated text is labelled."""
         return collate_labelled(features)
 
     def head(self, backbone: Transformer) -> dict[str, Any]:
-        """Scores of words by the backbone's own embedding."""
+        """Return a language-model head that uses the backbone's own embedding."""
         return {"_target_": "modules.heads.LMHead"}
 
     def objective(self) -> "Objective":
-        """Smoothed loss in training; loss, perplexity and accuracy of the labels as they are."""
+        """Return an objective with label smoothing in the loss and without it in the metrics."""
         return SmoothedObjective(label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The ids of an answer without its end, how sure the model is, and whether it has ended by itself."""
+    """The ids of a generated text without its end token, its confidence, and whether it reached the end."""
 
     ids: Sequence[int]
     confidence: float | None = None
@@ -109,11 +109,11 @@ class Answer:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """The reason why the answer ended."""
+        """Why the generation ended."""
         return "stop" if self.ended else "length"
 
 
-#: Prompts of one batch, and the most tokens that each may be answered with -> their answers.
+#: A function from the prompts of one batch and the maximum number of new tokens to their answers.
 Writer = Callable[[list[list[int]], int], list[Answer]]
 
 
@@ -121,13 +121,13 @@ Writer = Callable[[list[list[int]], int], list[Answer]]
 class Room:
     """The length limit of answers: the context that a prompt leaves, and at most `most_tokens`.
 
-    An answer is mostly short: at first a prompt is cut so that an eighth of the room is left. Only where the
-    answer does not end in what is left, it is written again after a prompt that leaves more, up to half.
+    Most answers are short, so a prompt is first truncated to leave an eighth of the context. Only if the
+    answer does not end within that, it is generated again after a shorter prompt, which leaves up to a half.
 
     Args:
-        left: tokens of a prompt -> how many can be written after it.
-        most_tokens: the longest answer, including its <eos>.
-        limit: tokens that the backbone reads.
+        left: a function from the length of a prompt to the number of tokens that can be generated after it.
+        most_tokens: the maximum length of an answer, including its <eos>.
+        limit: the context length of the backbone.
     """
 
     left: Callable[[int], int]
@@ -136,7 +136,7 @@ class Room:
 
     @property
     def steps(self) -> list[int]:
-        """The tokens that prompts leave at each attempt: doubled from an eighth to a half of the context."""
+        """The tokens that prompts leave at each attempt, doubled from an eighth to a half of the context."""
         steps = [max(self.limit // 8, 1)]
         while 2 * steps[-1] <= self.limit // 2:
             steps.append(2 * steps[-1])
@@ -145,13 +145,13 @@ class Room:
     def answers(
         self, prompts: Callable[[int, int], list[int]], n_rows: int, write: Writer, *, batch_size: int
     ) -> list[Answer]:
-        """The answer to each row, each from its own prompt alone; batches are of prompts of similar length.
+        """Return the answer for each row; batches contain prompts of similar length.
 
         Args:
-            prompts: (row, tokens to leave) -> the prompt of the row.
-            n_rows: how many rows there are.
-            write: answers a batch.
-            batch_size: rows of a batch.
+            prompts: a function from a row index and the number of tokens to leave to the prompt of the row.
+            n_rows: the number of rows.
+            write: generates the answers of a batch.
+            batch_size: the number of rows per batch.
         """
         answers: dict[int, Answer] = {}
         allowed: dict[int, int] = {}
@@ -161,15 +161,15 @@ class Room:
                 for row in range(n_rows)
                 if row not in answers or (not answers[row].ended and allowed[row] < reserve)
             ]
-            made = {row: prompts(row, reserve) for row in pending}
-            allowed |= {row: self._allowed(len(prompt)) for row, prompt in made.items()}
-            for batch in _batches(made, allowed, batch_size):
-                written = write([made[row] for row in batch], allowed[batch[0]])
+            shortened = {row: prompts(row, reserve) for row in pending}
+            allowed |= {row: self._allowed(len(prompt)) for row, prompt in shortened.items()}
+            for batch in _batches(shortened, allowed, batch_size):
+                written = write([shortened[row] for row in batch], allowed[batch[0]])
                 answers.update(zip(batch, written, strict=True))
         return [answers[row] for row in range(n_rows)]
 
     def _allowed(self, n_prompt: int) -> int:
-        """One of a few lengths, by the prompt alone: a row's neighbours have no say in its answer."""
+        """Return one of a few lengths, which depends on the prompt alone and not on the rest of its batch."""
         left = self.left(n_prompt)
         return max(step for step in (*self.steps, self.most_tokens) if step <= left)
 
@@ -177,7 +177,7 @@ class Room:
 def _batches(
     prompts: Mapping[int, Sequence[int]], allowed: Mapping[int, int], batch_size: int
 ) -> Iterator[list[int]]:
-    """Rows that may be answered equally long, the shortest prompts first."""
+    """Yield batches of rows with the same length limit, the shortest prompts first."""
     ordered = sorted(prompts, key=lambda row: (allowed[row], len(prompts[row])))
     for _, group in groupby(ordered, key=lambda row: allowed[row]):
         rows = list(group)
@@ -185,7 +185,7 @@ def _batches(
 
 
 def written_feature(layout: Layout, tokenizer: Tokenizer, prompt: Sequence[int], answer: Answer) -> Feature:
-    """A prompt and what was written after it, with its end where it has one, as labels."""
+    """Return a prompt with the generated answer as labels, including its end token if it has one."""
     end = [tokenizer.eos_id] if answer.ended else []
     labels = np.array([*answer.ids, *end], np.int64)
     return layout.feature(np.array(prompt, np.int64), labels, tokenizer)
@@ -198,7 +198,7 @@ def forbidden_ids(tokenizer: Tokenizer) -> list[int]:
 
 @torch.no_grad()
 def label_totals(model: Model, batch: Batch) -> npt.NDArray[np.float64]:
-    """Return, for the labels of each row, the nats, their number, and how many have rank 1 (B, 3)."""
+    """Return, for each row (B, 3), the loss in nats and the number of labels and of correct predictions."""
     device = model.backbone.embedding.weight.device
     with evaluating(model), torch.autocast(device.type, enabled=False):
         hidden = model.hidden({name: tensor.to(device) for name, tensor in batch.items()})

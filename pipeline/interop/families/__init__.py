@@ -1,4 +1,4 @@
-"""The families that are read and written; a new one is a module here and a row in the list."""
+"""The supported model families; to add one, write a module here and add its class to the list."""
 
 from pipeline.interop.families.bart import Bart, Marian, MarianWithTable
 from pipeline.interop.families.bert import Bert, Roberta
@@ -22,5 +22,5 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(model_type: str) -> Family | None:
-    """The family that reads models of this `model_type`; None where there is none."""
+    """Return the family for models of this `model_type`; None if there is none."""
     return next((family for family in FAMILIES if family.model_type == model_type), None)

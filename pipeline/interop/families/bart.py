@@ -1,4 +1,4 @@
-"""BART and Marian: encoder-decoders with LayerNorm after each block; learned positions, or sinusoids."""
+"""BART and Marian: encoder-decoders with LayerNorm after each block, and learned or sinusoidal positions."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ class _Bart(Family):
     prefix: ClassVar[str] = "model."
 
     def keys(self) -> list[Entry]:
-        """Sizes and activation; encoder and decoder have the same."""
+        """Return sizes and activation, which are the same in encoder and decoder."""
         return [
             Key(("vocab_size", "decoder_vocab_size"), "vocab_size"),
             Key("d_model", _LAYER + "d_model"),
@@ -50,7 +50,7 @@ class _Bart(Family):
         ]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors but the positions."""
+        """Return the rules of all tensors except the positions."""
         rules = [same("backbone.embedding.weight", "model.shared.weight", *self.residual(ours, 1))]
         if ours["head.bias"]:
             size = ours["vocab_size"]
@@ -64,12 +64,12 @@ class _Bart(Family):
         return rules
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """The embedding under its other names; a bias of logits that nothing has trained."""
+        """Return the tied embeddings and, if the model has no head bias, the untrained bias of the logits."""
         tied = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
         return tied if ours["head.bias"] else (*tied, "final_logits_bias")
 
     def residual(self, ours: Mapping[str, Any], *dims: int) -> list[Operation]:
-        """What happens to the axes of the residual stream; nothing here."""
+        """Return operations on axes of the residual stream; none by default."""
         return []
 
     def _layer(self, mine: str, theirs: str, side: str, ours: Mapping[str, Any]) -> list[Rule]:
@@ -100,13 +100,13 @@ class _Bart(Family):
 
 
 class Bart(_Bart):
-    """Lewis et al. 2020, "BART": learned positions of each side, and a norm after the embeddings."""
+    """Lewis et al. 2020, "BART": learned positions on each side, and a norm after the embeddings."""
 
     model_type: ClassVar[str] = "bart"
     architecture: ClassVar[str] = "BartForConditionalGeneration"
 
     def keys(self) -> list[Entry]:
-        """Learned positions of each side; their tables begin with two rows that no token uses."""
+        """Return keys for learned positions on each side."""
         return [
             *super().keys(),
             Theirs("scale_embedding", False),
@@ -122,7 +122,7 @@ class Bart(_Bart):
         ]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors."""
+        """Return the rules of all tensors; position tables begin with two rows that no token uses."""
         rules = super().rules(ours)
         for side, norm in (("encoder", "embedding_norm"), ("decoder", "decoder_embedding_norm")):
             table = f"model.{side}.embed_positions.weight"
@@ -132,10 +132,10 @@ class Bart(_Bart):
 
 
 class Marian(_Bart):
-    """Junczys-Dowmunt et al. 2018, "Marian": fixed sinusoids, and scaled embeddings.
+    """Junczys-Dowmunt et al. 2018, "Marian": fixed sinusoidal positions, and scaled embeddings.
 
-    Marian keeps all sines before all cosines, and ours alternate: the features of the residual stream stand
-    in another order, in every tensor that reads or writes it.
+    Marian stores all sines before all cosines, and our sinusoids alternate. Hence the features of the
+    residual stream are reordered in every tensor that reads or writes it.
     """
 
     model_type: ClassVar[str] = "marian"
@@ -143,7 +143,7 @@ class Marian(_Bart):
     position: ClassVar[str] = "Sinusoidal"
 
     def keys(self) -> list[Entry]:
-        """Scaled embeddings without a norm."""
+        """Return keys for scaled embeddings without a norm."""
         return [
             *super().keys(),
             Theirs("scale_embedding", True),
@@ -155,7 +155,7 @@ class Marian(_Bart):
         ]
 
     def fits(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> bool:
-        """Whether positions are the fixed ones, which files may hold."""
+        """Return whether positions that the file may contain are the sinusoidal ones."""
         fixed = sinusoids(torch.arange(ours["backbone.max_seq_len"])[None], ours[_LAYER + "d_model"])[0]
         (order,) = self.residual(ours, 1)
         (expected,) = order.backward([fixed])
@@ -165,43 +165,43 @@ class Marian(_Bart):
         )
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """What is tied, and the fixed positions."""
+        """Return the tied tensors and the fixed positions."""
         return (*super().derived(ours), *_TABLES)
 
     def hidden_to_theirs(self, hidden: Tensor, ours: Mapping[str, Any]) -> Tensor:
-        """All sines before all cosines."""
+        """Reorder hidden states to have all sines before all cosines."""
         (order,) = self.residual(ours, hidden.dim() - 1)
         return order.backward([hidden])[0]
 
     def residual(self, ours: Mapping[str, Any], *dims: int) -> list[Operation]:
-        """Sine 0, cosine 0, sine 1, ... of ours are features 0, D/2, 1, ... of theirs."""
+        """Reorder: sine 0, cosine 0, sine 1, ... of ours are features 0, D/2, 1, ... of theirs."""
         half = ours[_LAYER + "d_model"] // 2
         return [Permute([i // 2 + i % 2 * half for i in range(2 * half)], dims)]
 
 
 class MarianWithTable(Marian):
-    """Our tutorial model: learned positions beside the fixed ones.
+    """Models with learned positions in addition to the sinusoidal ones, as in our tutorial architecture.
 
-    Both are written as one table of positions, which `transformers` reads from a file like any other tensor.
+    Both are written as one position table, which `transformers` reads from a file like any other tensor.
     """
 
     position: ClassVar[str] = "SinusoidalPlusLearned"
 
     def fits(self, theirs: Mapping[str, Tensor], ours: Mapping[str, Any]) -> bool:
-        """Whether the file holds positions."""
+        """Return whether the file contains position tables."""
         return all(name in theirs for name in _TABLES)
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """What is tied."""
+        """Return the tied tensors."""
         return super(Marian, self).derived(ours)
 
     def keys(self) -> list[Entry]:
-        """The length of the table."""
+        """Return the keys, including the length of the position table."""
         return [*super().keys(), Key("max_position_embeddings", "backbone.position.max_seq_len")]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors."""
-        places = torch.arange(ours["backbone.position.max_seq_len"])[None]
-        fixed = sinusoids(places, ours[_LAYER + "d_model"])[0]
+        """Return the rules of all tensors."""
+        positions = torch.arange(ours["backbone.position.max_seq_len"])[None]
+        fixed = sinusoids(positions, ours[_LAYER + "d_model"])[0]
         steps = [FoldEqual(), *self.residual(ours, 1), FoldTable(fixed)]
         return [*super().rules(ours), Rule(("backbone.position.embedding.weight",), _TABLES, steps)]

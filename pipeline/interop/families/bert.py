@@ -1,4 +1,4 @@
-"""BERT and RoBERTa: encoders with LayerNorm after each block, learned positions and types of tokens."""
+"""BERT and RoBERTa: encoders with LayerNorm after each block, learned positions and token types."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu":
 
 
 class Bert(Family):
-    """Devlin et al. 2019, "BERT"; MiniLM has the same shape."""
+    """Devlin et al. 2019, "BERT"; MiniLM has the same architecture."""
 
     model_type: ClassVar[str] = "bert"
     architecture: ClassVar[str] = "BertForMaskedLM"
@@ -26,11 +26,11 @@ class Bert(Family):
         *("bert.pooler.dense.weight", "bert.pooler.dense.bias"),
         *("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
     )
-    #: Rows of their table of positions that no token uses.
+    #: The number of leading rows of their position table that no token uses.
     offset: ClassVar[int] = 0
 
     def keys(self) -> list[Entry]:
-        """Sizes and activation."""
+        """Return sizes and activation."""
         return [
             Key("vocab_size", "vocab_size"),
             Key("hidden_size", _LAYER + "d_model"),
@@ -63,7 +63,7 @@ class Bert(Family):
         ]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors."""
+        """Return the rules of all tensors."""
         table = f"{self.prefix}embeddings."
         types = ["backbone.type_embedding.weight"] if ours["backbone.n_token_types"] else []
         rules = [
@@ -85,7 +85,7 @@ class Bert(Family):
         return rules
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """The tied head, its bias under a second name, and the numbers of positions that old files hold."""
+        """Return the tied head, its duplicated bias, and the position ids that old files contain."""
         names = (f"{self.decoder}.bias", f"{self.prefix}embeddings.position_ids")
         return (*names, *([f"{self.decoder}.weight"] if ours["head.tied"] else []))
 
@@ -104,7 +104,7 @@ class Bert(Family):
 
 
 class Roberta(Bert):
-    """Liu et al. 2019, "RoBERTa": as BERT; positions begin at row 2, and there is one type of tokens."""
+    """Liu et al. 2019, "RoBERTa": like BERT, but positions start at row 2, and there is one token type."""
 
     model_type: ClassVar[str] = "roberta"
     architecture: ClassVar[str] = "RobertaForMaskedLM"
@@ -117,5 +117,5 @@ class Roberta(Bert):
     offset: ClassVar[int] = 2
 
     def keys(self) -> list[Entry]:
-        """As BERT; positions are counted from the token of padding, which is number 1."""
+        """Return the keys of BERT; positions are counted from the padding token, whose id is 1."""
         return [*super().keys(), Theirs("pad_token_id", 1)]

@@ -1,4 +1,4 @@
-"""GPT-2: a decoder with LayerNorm first, learned positions and one matrix for queries, keys and values."""
+"""GPT-2: a decoder with LayerNorm before each block, learned positions and a joint QKV matrix."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ class GPT2(Family):
     prefix: ClassVar[str] = "transformer."
 
     def keys(self) -> list[Entry]:
-        """Sizes; the rest is fixed."""
+        """Return sizes and activation; other options are fixed."""
         return [
             Key("vocab_size", "vocab_size"),
             Key("n_embd", _LAYER + "d_model"),
@@ -54,7 +54,7 @@ class GPT2(Family):
         ]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors; `Conv1D` holds its matrices transposed."""
+        """Return the rules of all tensors; `Conv1D` stores its matrices transposed."""
         rules = [
             same("backbone.embedding.weight", "transformer.wte.weight"),
             same("backbone.position.embedding.weight", "transformer.wpe.weight"),
@@ -69,7 +69,7 @@ class GPT2(Family):
         return rules
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """The tied head, and the masks that old files hold."""
+        """Return the tied head, and the masks that old files contain."""
         masks = [
             f"transformer.h.{i}.attn.{name}"
             for i in range(ours["backbone.n_layers"])

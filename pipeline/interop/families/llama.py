@@ -1,7 +1,7 @@
-"""Llama, Qwen2 and Qwen3: decoders with RMSNorm first, rotary positions and a gated network.
+"""Llama, Qwen2 and Qwen3: decoders with RMSNorm before each block, rotary positions and a gated network.
 
-With `relu2` our network is theirs with the activation `relu` and gate = up, which no Llama-like class has of
-its own: the matrix is written twice.
+Our network with `relu2` is theirs with the activation `relu` and gate = up. No Llama-like class has it, so
+the matrix is written twice.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class _LlamaLike(Family):
     prefix: ClassVar[str] = "model."
 
     def keys(self) -> list[Entry]:
-        """Sizes, activation, and what the three have in common."""
+        """Return sizes, activation, and what the three have in common."""
         return [
             Key("vocab_size", "vocab_size"),
             Key("hidden_size", _LAYER + "d_model"),
@@ -50,7 +50,7 @@ class _LlamaLike(Family):
         ]
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors."""
+        """Return the rules of all tensors."""
         rules = [
             same("backbone.embedding.weight", "model.embed_tokens.weight"),
             same("backbone.stack.norm.weight", "model.norm.weight"),
@@ -62,7 +62,7 @@ class _LlamaLike(Family):
         return rules
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """The tied head, and the frequencies that old files hold."""
+        """Return the tied head, and the rotary frequencies that old files contain."""
         layers = range(ours["backbone.n_layers"])
         frequencies = tuple(f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in layers)
         return (*frequencies, "lm_head.weight") if ours["head.tied"] else frequencies
@@ -89,13 +89,13 @@ class _LlamaLike(Family):
 
 
 class Llama(_LlamaLike):
-    """Touvron et al. 2023, "LLaMA"; SmolLM2 has the same shape."""
+    """Touvron et al. 2023, "LLaMA"; SmolLM2 has the same architecture."""
 
     model_type: ClassVar[str] = "llama"
     architecture: ClassVar[str] = "LlamaForCausalLM"
 
     def keys(self) -> list[Entry]:
-        """No QK-norm, no biases."""
+        """Return the keys: no QK-norm, no biases."""
         return [
             *super().keys(),
             Ours(_LAYER + "qk_norm", False),
@@ -112,7 +112,7 @@ class Qwen2(_LlamaLike):
     architecture: ClassVar[str] = "Qwen2ForCausalLM"
 
     def keys(self) -> list[Entry]:
-        """Biases of queries, keys and values; no QK-norm."""
+        """Return the keys: biases of queries, keys and values, and no QK-norm."""
         return [
             *super().keys(),
             Ours(_LAYER + "qk_norm", False),
@@ -128,7 +128,7 @@ class Qwen3(_LlamaLike):
     architecture: ClassVar[str] = "Qwen3ForCausalLM"
 
     def keys(self) -> list[Entry]:
-        """QK-norm; no biases."""
+        """Return the keys: QK-norm, and no biases."""
         return [
             *super().keys(),
             Ours(_LAYER + "qk_norm", True),

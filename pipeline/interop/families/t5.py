@@ -1,4 +1,4 @@
-"""T5 1.1: an encoder-decoder with RMSNorm first, relative positions and a gated network."""
+"""T5 1.1: an encoder-decoder with RMSNorm before each block, relative positions and a gated network."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _POSITIONS = "modules.positions."
 
 
 class T5(Family):
-    """Raffel et al. 2020, "T5", in the form of its version 1.1 (Shazeer 2020, "GLU Variants").
+    """Raffel et al. 2020, "T5", in its version 1.1 (Shazeer 2020, "GLU Variants").
 
     T5 does not divide scores by the square root of the head size; the factor is folded into the queries.
     """
@@ -22,7 +22,7 @@ class T5(Family):
     backbone: ClassVar[str] = "EncoderDecoder"
 
     def keys(self) -> list[Entry]:
-        """Sizes; encoder and decoder have ranges of distances of their own."""
+        """Return sizes; encoder and decoder each have their own relative positions."""
         relative = [
             entry
             for side in ("encoder", "decoder")
@@ -64,11 +64,11 @@ class T5(Family):
         ]
 
     def to_theirs(self, ours: Mapping[str, Any]) -> Values:
-        """As for any family; from this key `transformers` reads whether states are scaled before the head."""
+        """Return the configuration; a key stops `transformers` from scaling states before the head."""
         return super().to_theirs(ours) | {"tie_word_embeddings": False}
 
     def rules(self, ours: Mapping[str, Any]) -> list[Rule]:
-        """All tensors."""
+        """Return the rules of all tensors."""
         rules = [
             same("backbone.embedding.weight", "shared.weight"),
             same("head.own_embedding.weight", "lm_head.weight"),
@@ -87,7 +87,7 @@ class T5(Family):
         return rules
 
     def derived(self, ours: Mapping[str, Any]) -> tuple[str, ...]:
-        """The embedding under its other names."""
+        """Return the tied embeddings."""
         return ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
     def _layer(self, mine: str, theirs: str, side: str, ours: Mapping[str, Any]) -> list[Rule]:

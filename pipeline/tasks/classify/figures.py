@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Up to this number of classes, each cell shows its number.
+#: With at most this number of classes, each cell shows its count.
 _NUMBERED_CLASSES = 20
 _LONGEST_NAME = 40
-#: Colours go with the square root of the share, so that rare confusions are seen beside a full diagonal.
+#: The exponent of the colour scale: less than 1, so that rare confusions are visible next to a full diagonal.
 _GAMMA = 0.5
-#: Fonts with Chinese characters, one of which most machines have.
+#: Fonts with Chinese characters; most machines have one of them.
 _FONTS = (
     "Noto Sans CJK SC",
     "PingFang SC",
@@ -29,11 +29,11 @@ _FONTS = (
 
 
 def confusion_figure(target: Ints, predicted: Ints, names: Sequence[str]) -> "Figure":
-    """The confusion matrix: shares of each true class, with counts where there are few classes.
+    """Plot the confusion matrix: shares of each target class, and counts if there are few classes.
 
     Args:
-        target: places (N,) of the true classes.
-        predicted: places (N,) of the answers.
+        target: indices (N,) of the target classes.
+        predicted: indices (N,) of the predicted classes.
         names: names of the C classes.
     """
     from matplotlib.colors import PowerNorm
@@ -57,11 +57,11 @@ def confusion_figure(target: Ints, predicted: Ints, names: Sequence[str]) -> "Fi
 
 
 def reliability_figure(confidence: Floats, right: Bools, *, error: float) -> "Figure":
-    """Accuracy over confidence in bins, and below it how many answers are in each bin.
+    """Plot accuracy over binned confidence and, below it, the number of predictions in each bin.
 
     Args:
-        confidence: of each answer (N,).
-        right: whether the answer is right (N,).
+        confidence: the confidence of each prediction (N,).
+        right: whether each prediction is right (N,).
         error: the calibration error, for the title.
 
     Source: Guo et al. 2017, figure 1.
@@ -80,7 +80,7 @@ def reliability_figure(confidence: Floats, right: Bools, *, error: float) -> "Fi
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"calibration error {error:.3f}")
     upper.legend(loc="upper left", fontsize=8)
     lower.bar(middles, counts, 0.9 / N_BINS, color="0.6")
-    lower.set(xlabel="confidence", ylabel="answers")
+    lower.set(xlabel="confidence", ylabel="predictions")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
@@ -88,7 +88,7 @@ def reliability_figure(confidence: Floats, right: Bools, *, error: float) -> "Fi
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """A figure that no window and no global state knows of; sizes in inches."""
+    """Return a figure of this size in inches, independent of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,12 +104,12 @@ def _name_ticks(axes: "Axes", names: Sequence[str], *, size: float) -> None:
     axes.set_xticks(places, shown, rotation=90 if longest > 3 else 0, fontsize=size)
     axes.set_yticks(places, shown, fontsize=size)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)  # a name may hold dollar signs
+        label.set_parse_math(False)  # a name may contain dollar signs
         label.set_fontfamily(font)
 
 
 def printable(names: Sequence[str]) -> tuple[list[str], str]:
-    """Names without their middle where they are long, and a font that can write them; else numbers."""
+    """Return abbreviated names and an installed font that can display them, or numbers if there is none."""
     short = [_shortened(" ".join(name.split())) for name in names]
     wanted = {ord(character) for name in short for character in name}
     from matplotlib import font_manager
@@ -124,6 +124,6 @@ def printable(names: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _shortened(name: str) -> str:
-    """Beginning and end: names often differ in one of them only."""
+    """Cut the middle of a long name: names often differ only at the beginning or the end."""
     kept = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: kept - 1]}…{name[-kept:]}"

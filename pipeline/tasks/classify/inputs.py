@@ -1,4 +1,4 @@
-"""One text or a pair of texts as token ids that fit the backbone."""
+"""One text or a pair of texts as token ids that fit into the context of the backbone."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,15 +13,15 @@ from pipeline.tasks.finetuning import Feature, Row, number_of
 from pipeline.tasks.inference import padded_inputs
 from pipeline.tasks.scoring import Ints
 
-#: Rows that are tokenized at once.
+#: The number of rows that are tokenized at once.
 _ENCODE_ROWS = 1024
 
 
 def check_texts(rows: Sequence[Row], split: str) -> None:
-    """Refuse a text that is none, and a second text that is neither text nor missing.
+    """Check that `text` is text, and that `text_pair` is text or missing.
 
     Raises:
-        DataError: the split, the row, and what it has instead.
+        DataError: names the split, the row, and the value.
     """
     for place, row in enumerate(rows):
         for column in ("text", "text_pair"):
@@ -36,7 +36,7 @@ def check_texts(rows: Sequence[Row], split: str) -> None:
 
 
 def encoded(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, limit: int) -> Iterator[Ints]:
-    """Each row's one or two texts as ids with their special tokens, at most `limit`."""
+    """Yield the token ids of each row with special tokens, at most `limit` of them."""
     for first in range(0, len(texts), _ENCODE_ROWS):
         some = texts[first : first + _ENCODE_ROWS]
         encoded = iter(tokenizer.encode_batch([text for row in some for text in row]))
@@ -47,7 +47,7 @@ def encoded(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, limit: int) ->
 
 
 def truncated(parts: Sequence[npt.NDArray[np.integer]], room: int) -> list[npt.NDArray[np.integer]]:
-    """One or two texts that together have at most `room` tokens: the longer one loses its end first."""
+    """Truncate one or two texts to `room` tokens together, the longer one first."""
     if len(parts) == 1:
         return [parts[0][:room]]
     first, second = map(len, parts)
@@ -56,7 +56,7 @@ def truncated(parts: Sequence[npt.NDArray[np.integer]], room: int) -> list[npt.N
 
 
 def places(texts: Mapping[str, str], tokenizer: Tokenizer, limit: int) -> list[Place | None]:
-    """Where each token of `encoded` stands in the texts, given by column."""
+    """Return the characters that each token of `encoded` covers in `texts`, given by column."""
     room = max(limit - 1 - len(texts), 0)
     spans = [np.stack(tokenizer.encode_with_offsets(text)[1:], axis=1) for text in texts.values()]
     found: list[Place | None] = []
@@ -66,5 +66,5 @@ def places(texts: Mapping[str, str], tokenizer: Tokenizer, limit: int) -> list[P
 
 
 def collated_inputs(features: Sequence[Feature]) -> Batch:
-    """`input_ids` (B, T), and `attention_mask` where there is padding."""
+    """Return `input_ids` (B, T) and, if there is padding, `attention_mask`."""
     return padded_inputs([feature["input_ids"] for feature in features])

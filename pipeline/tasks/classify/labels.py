@@ -1,4 +1,4 @@
-"""Labels as rows have them (text, whole numbers, or lists of these), and their places among the classes."""
+"""Labels as they occur in rows (text, whole numbers, or lists of these), and their class indices."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from datamodules.corpus.as_text import label_text
 from datamodules.errors import DataError
 from pipeline.tasks.finetuning import number_of
 
-#: Labels that an error names before it only counts them.
+#: The number of labels that an error message shows before it only counts them.
 _NAMED = 5
 
 _WHOLE_NUMBER, _PLACE = re.compile(r"-?[0-9]{1,18}"), re.compile(r"0|[1-9][0-9]{0,8}")
@@ -22,19 +22,19 @@ _KINDS = {_LIST, _NUMBER, _TEXT, _BOOL}
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTable:
-    """The names of the classes in the order of the model's outputs.
+    """The names of the classes, in the order of the model's outputs.
 
     Args:
-        names: one name a class.
-        numbered: whether rows may give a class as a number: its place in `names`, counted from 0. Only where
-            someone wrote the names in that order; in names that were collected, 3 is the name "3".
+        names: one name per class.
+        numbered: whether a row may name a class by its index in `names`. Only if the user set their order; in
+            names that were collected from rows, 3 is the name "3".
     """
 
     names: tuple[str, ...]
     numbered: bool = False
 
     def place(self, label: Any) -> int | None:
-        """The place of a label; None where there is none."""
+        """Return the class index of a label; None if it is unknown."""
         name = label_text(label)
         if self.numbered and is_place(name):
             return int(name) if int(name) < len(self.names) else None
@@ -51,14 +51,14 @@ class LabelTable:
 
 
 def labels_of(label: Any) -> list[Any]:
-    """The labels of a row, one or many, as a list; none where the label is missing."""
+    """Return the labels of a row as a list, which is empty if the label is missing."""
     if isinstance(label, list | tuple):
         return [one for one in label if not _is_missing(one)]
     return [] if _is_missing(label) else [label]
 
 
 def collected_names(labels: Iterable[Any]) -> list[str]:
-    """Every label that occurs, in alphabetical order; in that of the numbers where all are numbers."""
+    """Return all labels that occur, sorted as numbers if all of them are, otherwise alphabetically."""
     names = sorted({label_text(one) for label in labels for one in labels_of(label)})
     return sorted(names, key=int) if are_numbers(names) else names
 
@@ -69,12 +69,12 @@ def are_numbers(names: Iterable[str]) -> bool:
 
 
 def is_place(name: str) -> bool:
-    """Return whether a label may be the number of a class: 7, but not 007."""
+    """Return whether a label may be a class index: 7, but not 007."""
     return _PLACE.fullmatch(name) is not None
 
 
 def check_labels(labels: Sequence[Any], table: LabelTable | None, split: str) -> None:
-    """Refuse labels that are missing, of several types, or not in the table.
+    """Check that no label is missing, all have the same type, and all are in the table.
 
     Raises:
         DataError: names the split, the first such row and the labels.
@@ -127,7 +127,7 @@ def _refuse_unknown(labels: Sequence[Any], table: LabelTable, split: str) -> Non
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names in quotes, and how many more there are."""
+    """Return the first few names in quotes, and the number of those left out."""
     every = list(names)
     shown = ", ".join(f"'{name}'" for name in every[:_NAMED])
     return shown if len(every) <= _NAMED else f"{shown} and {len(every) - _NAMED:,} more"

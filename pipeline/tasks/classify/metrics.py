@@ -1,6 +1,6 @@
-"""Scores of classifications, for many resamples of the rows at once: each equal to the usual library's.
+"""Classification metrics over many resamples of the rows at once, equal to those of standard libraries.
 
-Places of classes are whole numbers from 0. R is the number of resamples, N of rows, C of classes.
+Classes are indices from 0. R is the number of resamples, N of rows, C of classes.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ N_BINS = 15
 def single_label_scores(
     target: Ints, predicted: Ints, confidence: Floats, *, n_classes: int, intervals: bool
 ) -> dict[str, Score]:
-    """Accuracy, macro F1, Matthews correlation and calibration error of one label a row: arrays (N,)."""
+    """Return accuracy, macro F1, Matthews correlation and calibration error for one label per row (N,)."""
     cells = target * n_classes + predicted
     right = target == predicted
 
@@ -40,7 +40,7 @@ def single_label_scores(
 
 
 def multi_label_scores(target: Bools, predicted: Bools, *, intervals: bool) -> dict[str, Score]:
-    """Share of rows with all labels right, and micro and macro F1, of any number of labels a row: (N, C)."""
+    """Return exact accuracy, micro F1 and macro F1 for any number of labels per row (N, C)."""
     counts = np.concatenate((target & predicted, ~target & predicted, target & ~predicted), axis=1).astype(
         np.float64
     )
@@ -59,7 +59,7 @@ def multi_label_scores(target: Bools, predicted: Bools, *, intervals: bool) -> d
 
 
 def macro_f1(confusion: Floats) -> Floats:
-    """The mean of the F1 of all classes that occur as target or answer: (R, C, C), target first, to (R,).
+    """Return the mean F1 of all classes that occur as target or prediction: (R, C, C), target first, to (R,).
 
     Source: `sklearn.metrics.f1_score(average="macro")`.
     """
@@ -71,7 +71,7 @@ def macro_f1(confusion: Floats) -> Floats:
 
 
 def matthews_correlation(confusion: Floats) -> Floats:
-    """The correlation of target and answer: (R, C, C) to (R,); 0 where all of one side are one class.
+    """Return the correlation of target and prediction: (R, C, C) to (R,); 0 if either has a single class.
 
     Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient",
     equation 2; as `sklearn.metrics.matthews_corrcoef`.
@@ -86,7 +86,7 @@ def matthews_correlation(confusion: Floats) -> Floats:
 
 
 def calibration_error(confidence: Floats, right: Bools, *, intervals: bool) -> Score:
-    """By how much confidence and accuracy differ, in the mean over rows: 0 is calibrated.
+    """Return the mean absolute difference of confidence and accuracy over bins; 0 is perfectly calibrated.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; as
     `torchmetrics.classification.MulticlassCalibrationError(n_bins=15, norm="l1")`.
@@ -102,14 +102,14 @@ def calibration_error(confidence: Floats, right: Bools, *, intervals: bool) -> S
 
 
 def bin_of(confidence: Floats) -> Ints:
-    """The bin of each confidence: (N,) from 0 to N_BINS; the last one holds exactly 1."""
+    """Return the bin of each confidence (N,), from 0 to N_BINS; the last one contains exactly 1."""
     return np.searchsorted(np.linspace(0, 1, N_BINS + 1), confidence, side="right").astype(np.int64) - 1
 
 
 def best_threshold(target: Bools, probabilities: Floats) -> float:
-    """The threshold that gives the best micro F1, probabilities at or above it being yes; both are (N, C).
+    """Return the threshold with the best micro F1, where probabilities (N, C) at or above it are positive.
 
-    Of thresholds that are equally good the highest is taken; 0.5 where no label is true.
+    If several are equally good, the highest is returned; 0.5 if no label is true.
     """
     order = np.argsort(-probabilities, axis=None, kind="stable")
     sure, true = probabilities.ravel()[order], target.ravel()[order]
@@ -127,6 +127,6 @@ def _micro_f1(counts: Floats) -> Floats:
 
 
 def _f1(hits: Floats, false_alarms: Floats, misses: Floats) -> Floats:
-    """F1, and 0 where nothing is true and nothing said."""
+    """Return F1, or 0 if there are no positives."""
     total = 2 * hits + false_alarms + misses
     return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)

@@ -15,11 +15,11 @@ from pipeline.tasks.scoring import Floats, Ints
 
 
 class SingleLabelObjective(LossOnly):
-    """Cross-entropy of a row's class.
+    """Cross-entropy of the class of each row.
 
     Args:
-        weights: what a row of each class (C,) counts; 1 if left out. Their mean over the training rows should
-            be 1: the loss is divided by the number of rows, not by the sum of their weights.
+        weights: the weight of a row of each class (C,); 1 by default. The mean over the training rows should
+            be 1, because the loss is divided by the number of rows and not by the sum of weights.
     """
 
     def __init__(self, *, weights: Floats | None = None) -> None:
@@ -27,16 +27,16 @@ class SingleLabelObjective(LossOnly):
 
     @classmethod
     def balanced(cls, label_counts: Ints, n_rows: int) -> "SingleLabelObjective":
-        """Every class of `label_counts` (C,) training rows weighs the same; one without rows weighs nothing.
+        """Weight the classes equally, given their numbers of training rows (C,); empty classes weigh nothing.
 
-        As `sklearn.utils.class_weight.compute_class_weight("balanced")`.
+        Equal to `sklearn.utils.class_weight.compute_class_weight("balanced")`.
         """
         weights, present = np.zeros(len(label_counts)), label_counts > 0
         weights[present] = balanced_weights(torch.from_numpy(label_counts[present])).numpy()
         return cls(weights=weights)
 
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """The weighted sum over rows, and the number of rows."""
+        """Return the weighted sum over rows and the number of rows."""
         logits, labels = model(batch).float(), batch["class_labels"]
         if self._weights is not None and self._weights.device != logits.device:
             self._weights = self._weights.to(logits.device)
@@ -47,8 +47,8 @@ class MultiLabelObjective(LossOnly):
     """Binary cross-entropy of each label of each row.
 
     Args:
-        weights: what a row that has the label (first line) and one that has not (second) count: (2, C);
-            1 if left out.
+        weights: the weight of a row with the label (first row) and of one without it (second row), (2, C);
+            1 by default.
     """
 
     def __init__(self, *, weights: Floats | None = None) -> None:
@@ -56,12 +56,12 @@ class MultiLabelObjective(LossOnly):
 
     @classmethod
     def balanced(cls, label_counts: Ints, n_rows: int) -> "MultiLabelObjective":
-        """Having a label of `label_counts` (C,) training rows weighs as much as not having it."""
+        """Weight rows with a label, given their numbers (C,), as much as those without it."""
         counts = np.stack((label_counts, n_rows - label_counts))
         return cls(weights=n_rows / (2 * np.maximum(counts, 1)))
 
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """The weighted sum over rows and labels, and the number of yes-or-no decisions."""
+        """Return the weighted sum over rows and labels, and the number of binary decisions."""
         logits, labels = model(batch).float(), batch["class_labels"].float()
         weights = None
         if self._weights is not None:

@@ -1,4 +1,4 @@
-"""Extractive question answering: the answer is a part of a text, or there is none."""
+"""Extractive question answering: the answer is a span of the context, or there is none."""
 
 from pipeline.tasks.qa.task import ExtractiveQA
 

@@ -1,4 +1,4 @@
-"""The loss of a reader: the first and last token of the answer, or the token that stands for no answer."""
+"""The loss of extractive question answering: predict the first and last token of the answer."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 class SpanObjective:
     """The mean of the cross-entropies of the answer's first and last token.
 
+    The end token of a window stands for no answer.
+
     Source: Devlin et al. 2019, "BERT", section 4.2.
     """
 
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
-        """The sum over windows in nats, and the number of windows."""
+        """Return the sum over windows in nats and the number of windows."""
         return _nats(model(batch), batch), len(batch["answer_span"])
 
     def metrics(self) -> "MetricCollection":
-        """Loss, and `accuracy`: the share of windows whose two ends are both right."""
+        """Return the loss and `accuracy`: the share of windows with both ends right."""
         from torchmetrics import MeanMetric, MetricCollection
 
         from modules.metrics import MeanLoss

@@ -7,7 +7,7 @@ from datamodules.errors import DataError
 from pipeline.tasks.finetuning import number_of
 from pipeline.words import shorten
 
-#: Characters of a text that an error shows, and of a context that people see around its answer.
+#: The maximum length of a text in an error message, and of the context shown around an answer.
 _SHOWN = 40
 _AROUND = 300
 _FORM = '{"text": [...], "answer_start": [...]}, both empty where there is no answer'
@@ -16,10 +16,10 @@ Row = Mapping[str, Any]
 
 
 def check_rows(rows: Sequence[Row], split: str) -> None:
-    """Refuse rows without question or context, and answers that do not stand where they are said to.
+    """Check that rows have a question and a context, and that each answer starts where the row says.
 
     Raises:
-        DataError: the split, the first such row, what it has, and the number of such rows.
+        DataError: names the split, the first such row, its values, and the number of such rows.
     """
     wrong: list[tuple[int, str, int]] = []
     for place, row in enumerate(rows):
@@ -35,7 +35,7 @@ def check_rows(rows: Sequence[Row], split: str) -> None:
 
 
 def references(row: Row) -> list[str]:
-    """The texts of a row's answers; none where the question has no answer."""
+    """Return the texts of a row's answers; empty if the question has no answer."""
     return list(row["answers"]["text"])
 
 

@@ -1,4 +1,4 @@
-"""From the logits of windows to the answers of rows: the best spans of all windows of a row together."""
+"""From the logits of windows to answers: the best spans of all windows of a row."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from pipeline.tasks.qa.windows import Passage, Window
 
 @dataclass(frozen=True)
 class Span:
-    """A part [start, end) of a context, and the sum of its two logits."""
+    """A span [start, end) of a context, and the sum of its two logits."""
 
     score: float
     start: int
@@ -25,12 +25,12 @@ class Span:
 
 @dataclass(eq=False)
 class Candidates:
-    """The candidate answers from the windows of one row.
+    """The candidate answers from all windows of one row.
 
     Args:
-        passage: the row's context.
-        spans: proposals of all windows.
-        null_score: the sum of the logits of no answer, in the window where it is the least likely.
+        passage: the context of the row.
+        spans: the spans that the windows propose.
+        null_score: the sum of the logits of no answer, from the window in which it is lowest.
     """
 
     passage: Passage
@@ -40,7 +40,7 @@ class Candidates:
     def add(
         self, window: Window, places: Iterable[Sequence[int]], scores: Iterable[float], null: float
     ) -> None:
-        """Take the proposals of a window: first and last place in it, and score; and its null score."""
+        """Add the spans of a window, as first and last index and score, and the window's null score."""
         self.null_score = min(self.null_score, null)
         shift = window.first_token - window.passage_start
         for (first, last), score in zip(places, scores, strict=True):
@@ -49,7 +49,7 @@ class Candidates:
                 self.spans.append(Span(score, start, end, self.passage.context[start:end]))
 
     def best(self, n_best: int) -> list[Span]:
-        """The best spans of different texts, the best first."""
+        """Return the best spans with different texts, the best first."""
         chosen: dict[str, Span] = {}
         for span in sorted(self.spans, key=lambda span: (-span.score, span.start, span.end)):
             chosen.setdefault(span.text, span)
@@ -65,20 +65,20 @@ def propose(
     n_best: int,
     max_answer_tokens: int,
 ) -> list[tuple[list[list[int]], list[float], float]]:
-    """For each window of a batch its best places (first, last), their scores, and its null score."""
+    """Return, for each window, the best (first, last) indices, their scores, and the null score."""
     nulls = torch.tensor([window.null for window in windows], device=logits.device)
     spans, scores = SpanHead.n_best_spans(logits, n=n_best, max_answer_tokens=max_answer_tokens, null=nulls)
-    made = []
+    proposals = []
     for places, values, null in zip(
         spans.tolist(), scores.tolist(), SpanHead.null_scores(logits, nulls).tolist(), strict=True
     ):
         n_real = sum(math.isfinite(value) for value in values)  # the best come first
-        made.append((places[:n_real], values[:n_real], null))
-    return made
+        proposals.append((places[:n_real], values[:n_real], null))
+    return proposals
 
 
 def probabilities(scores: Sequence[float]) -> list[float]:
-    """Softmax of the scores."""
+    """Return the softmax of the scores."""
     if not scores:
         return []
     odds = np.exp(np.array(scores) - max(scores))

@@ -1,7 +1,7 @@
-"""Exact match and F1 of answers as the official evaluation scripts compute them, and the null threshold.
+"""Exact match and F1 of answers, as computed by the official evaluation scripts, and the null threshold.
 
-All scores are shares from 0 to 1; the scripts print 100 times as much. Answers to questions about Chinese
-contexts are compared by characters, as the script of CMRC 2018 does.
+All scores are from 0 to 1; the scripts print percentages. Answers from Chinese contexts are compared by
+characters, as in the script of CMRC 2018.
 
 Source: Rajpurkar et al. 2016, "SQuAD", section 6.1, `evaluate-v1.1.py`; Rajpurkar et al. 2018, "Know What You
 Don't Know", `evaluate-v2.0.py`; Cui et al. 2019, "A Span-Extraction Dataset for Chinese Machine Reading
@@ -25,20 +25,21 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _CHINESE = re.compile(f"[{_HAN}]")
-#: A Chinese character; a mark; or a run of anything else, points and commas within it included, as nearly as
-#: need be what NLTK makes of it: on the 3,219 development rows of CMRC 2018 two have another F1.
+#: A Chinese character, a punctuation mark, or a run of other characters that may include points and commas.
+#: This approximates NLTK's tokens: of the 3,219 development rows of CMRC 2018, two have another F1.
 _MARKS = r"\s;@#$%&?!()\[\]{}<>\""
 _SEGMENT = re.compile(rf"[{_HAN}]|(?:[^{_HAN}{_MARKS},.]|,(?=\d)|\.(?!\s*$))+|[^\s]")
-#: What cmrc2018_evaluate.py drops.
+#: The punctuation that cmrc2018_evaluate.py removes.
 _NO_CHINESE_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 
 
 def row_scores(
     predictions: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """Exact match, F1 and whether there is an answer, each (N,).
+    """Return exact match, F1 and whether there is an answer, each (N,).
 
-    As v2.0 if some question has no answer, else as v1.1; a row with a Chinese context as CMRC 2018.
+    Rows are scored as in v2.0 if any question has no answer, else as in v1.1; Chinese contexts as in CMRC
+    2018.
     """
     references = [list(row["answers"]["text"]) for row in rows]
     answerable = np.array([bool(some) for some in references], np.bool_)
@@ -52,43 +53,43 @@ def row_scores(
 
 
 def scores_v1(prediction: str, references: Sequence[str]) -> tuple[float, float]:
-    """Exact match and F1 with the best reference, as SQuAD v1.1: an answer that is only articles has F1 0."""
+    """Return exact match and F1 with the best reference, as in SQuAD v1.1: an answer of articles has F1 0."""
     return _best(_compared_by_words(prediction, reference, both_empty=0.0) for reference in references)
 
 
 def scores_v2(prediction: str, references: Sequence[str]) -> tuple[float, float]:
-    """As SQuAD v2.0: without references, the right answer is none, and both scores are 1 or 0."""
-    said = [reference for reference in references if normalized(reference)] or [""]
-    return _best(_compared_by_words(prediction, reference, both_empty=1.0) for reference in said)
+    """Score as in SQuAD v2.0: without references, an empty prediction scores 1 and any other 0."""
+    nonempty = [reference for reference in references if normalized(reference)] or [""]
+    return _best(_compared_by_words(prediction, reference, both_empty=1.0) for reference in nonempty)
 
 
 def scores_cmrc(prediction: str, references: Sequence[str]) -> tuple[float, float]:
-    """As CMRC 2018, which has no unanswerable questions: these are scored as in SQuAD v2.0."""
+    """Score as in CMRC 2018; it has no unanswerable questions, so those are scored as in SQuAD v2.0."""
     if not references:
         return float(not prediction), float(not prediction)
     return _best(_compared_by_characters(prediction, reference) for reference in references)
 
 
 def normalized(text: str) -> str:
-    """Lower case, without ASCII punctuation, English articles and superfluous white space."""
+    """Return lower-case text without ASCII punctuation, English articles and redundant white space."""
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def is_chinese(context: str) -> bool:
-    """Whether a tenth of a text or more is Chinese characters."""
+    """Return whether at least a tenth of a text is Chinese characters."""
     return not context.isascii() and 10 * len(_CHINESE.findall(context)) >= len(context)
 
 
 def best_null_threshold(margins: Floats, answered: Floats, unanswered: Floats) -> float:
-    """The threshold that gives the best mean score when rows with a margin above it are not answered.
+    """Return the threshold with the best mean score if rows with a margin above it are left unanswered.
 
-    Of several the lowest; it lies in the middle between two margins, so that rounding moves no row across it.
+    Among equals it is the lowest, halfway between two margins, so that rounding changes no decision.
 
     Args:
-        margins: (N,) by how much no answer outscored the best answer; infinite where there is no answer.
-        answered: (N,) F1 of the best answer.
-        unanswered: (N,) F1 of giving none.
+        margins: (N,) the score of no answer minus that of the best answer; infinite without candidates.
+        answered: (N,) the F1 of the best answer.
+        unanswered: (N,) the F1 of an empty answer.
 
     Source: `find_best_thresh` of evaluate-v2.0.py: one pass over the rows in order of their margins.
     """
@@ -122,7 +123,7 @@ def _f1_of_words(said: list[str], true: list[str], *, both_empty: float) -> floa
 
 
 def _compared_by_characters(prediction: str, reference: str) -> tuple[float, float]:
-    """Exact match without punctuation; F1 of the longest run of segments that both have."""
+    """Return exact match without punctuation, and the F1 of the longest common run of segments."""
     said, true = (text.lower().strip().translate(_NO_CHINESE_PUNCTUATION) for text in (prediction, reference))
     segments, true_segments = _SEGMENT.findall(said), _SEGMENT.findall(true)
     run = SequenceMatcher(None, segments, true_segments, autojunk=False).find_longest_match().size

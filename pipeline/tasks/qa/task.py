@@ -1,4 +1,4 @@
-"""Extractive question answering: the answer is a part of a text, or there is none."""
+"""Extractive question answering: the answer is a span of the context, or there is none."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,30 +31,31 @@ from pipeline.tasks.showing import Showing
 if TYPE_CHECKING:
     from modules.lit_module import Objective
 
-#: Questions on one context mostly follow each other.
+#: Passages are cached, because questions on one context usually follow each other.
 _PASSAGES_KEPT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractiveQA(FinetuneTask):
-    """Point at the first and the last token of the answer in a context, or at none.
+    """Predict the first and last token of the answer in a context, or that there is no answer.
 
-    A context longer than the backbone reads is cut into windows that overlap. All of them are trained on; as
-    in BERT's `run_squad.py`, one that does not hold the whole first answer has none. The answers of the
-    windows are compared by the sum of their two logits; that of no answer is its lowest of all windows.
+    A context longer than the backbone's is split into overlapping windows. All of them are trained on; as in
+    BERT's `run_squad.py`, a window without the whole first answer is labelled as having none. Answers of
+    different windows are compared by the sum of their two logits; the score of no answer is the lowest of all
+    windows.
 
     Args:
-        stride: tokens that neighbouring windows share.
-        max_question_tokens: what is beyond is left out.
+        stride: the number of tokens by which consecutive windows overlap.
+        max_question_tokens: longer questions are truncated.
         max_answer_tokens: longer answers are not considered.
-        n_best: answers that are kept for each window, and given in `details`.
-        null_threshold: by how much no answer must outscore the best answer to be given; None: chosen for the
-            best F1 on validation rows, where questions without an answer are among them; 0 until then.
-        mark_question_words: tell the model of each token of the context whether the question has it too.
-        both_directions: read a bundle's decoder as an encoder, with the same weights: the answer may stand
-            before the words that tell that it is one.
+        n_best: the number of answers kept for each window and returned in `details`.
+        null_threshold: by how much the score of no answer must exceed that of the best answer to be
+            predicted; None: chosen for the best F1 on validation rows if some have no answer; 0 until then.
+        mark_question_words: mark each token of the context that also occurs in the question.
+        both_directions: load a bundle's decoder as an encoder with the same weights, so that an answer is
+            predicted from the words after it too.
         unanswerable: whether a question may have no answer; learned from the training rows.
-        dropout: of the hidden states before the head.
+        dropout: dropout of the hidden states before the head.
 
     Sources: Devlin et al. 2019, "BERT", sections 4.2 and 4.3; Chen et al. 2017, "Reading Wikipedia to Answer
     Open-Domain Questions", section 3.2 (marked words); BehnamGhader et al. 2024, "LLM2Vec", section 2.1 (a
@@ -98,12 +99,12 @@ class ExtractiveQA(FinetuneTask):
 
     @property
     def example_row(self) -> Row:
-        """A sentence, and a question about it."""
+        """An example sentence with a question about it."""
         return {"context": "Frieda the gardener has a yellow lantern.", "question": "What does Frieda have?"}
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """One type of tokens, of those that the question has."""
+        """One token type, for tokens that occur in the question, if `mark_question_words` is set."""
         return {"n_token_types": 1} if self.mark_question_words else {}
 
     def fit(self, rows: Sequence[Row]) -> Self:
@@ -112,36 +113,36 @@ class ExtractiveQA(FinetuneTask):
         return replace(super().fit(rows), unanswerable=self.unanswerable or empty)
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse rows without question or context, and answers that do not stand where they are said to."""
+        """Check that rows have a question and a context, and that each answer starts where the row says."""
         check_rows(rows, split)
 
     def texts(self, row: Row) -> list[str]:
-        """Context and question; the answer is in the context."""
+        """Return the context and the question; the answer is part of the context."""
         return [row["context"], row["question"]]
 
     def features(self, row: Row, tokenizer: Tokenizer, backbone: Transformer) -> list[Feature]:
-        """One example a window: `passage_start` (1,), and `answer_span` (2,), first and last place."""
+        """Return one example per window; `answer_span` (2,) has the first and last index of the answer."""
         passage = _passage(row["context"], tokenizer)
-        made: list[Feature] = []
+        features: list[Feature] = []
         for window in self._windows(row, passage, tokenizer, backbone):
             span = window.null, window.null
             if references(row):
                 start = row["answers"]["answer_start"][0]
                 span = window.span(*passage.tokens(start, start + len(row["answers"]["text"][0])))
-            made.append(_as_feature(window) | {"answer_span": np.array(span, np.int64)})
-        return made
+            features.append(_as_feature(window) | {"answer_span": np.array(span, np.int64)})
+        return features
 
     def collate(self, features: Sequence[Feature]) -> Batch:
-        """`input_ids`, `token_type_ids` (B, T); `passage_mask` (B, T): the choices; `answer_span` (B, 2)."""
+        """Return `input_ids`, `token_type_ids`, `passage_mask` (B, T) and `answer_span` (B, 2)."""
         spans = np.stack([feature["answer_span"] for feature in features])
         return _collate_inputs(features) | {"answer_span": torch.from_numpy(spans)}
 
     def head(self, backbone: Transformer) -> dict[str, Any]:
-        """Two scores for each token."""
+        """Return a head with two scores for each token."""
         return {"_target_": "modules.heads.SpanHead", "d_model": backbone.d_model, "dropout": self.dropout}
 
     def objective(self) -> "Objective":
-        """Cross-entropy of the first and the last token."""
+        """Return the cross-entropy of the first and the last token."""
         from pipeline.tasks.qa.objective import SpanObjective
 
         return SpanObjective()
@@ -149,13 +150,14 @@ class ExtractiveQA(FinetuneTask):
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """The best answer of each row, or "" for none.
+        """Return the best answer for each row, or "" if there is none.
 
-        `details`: `start` and `end` of the answer in the context; `n_best`, answers with their places and
-        probabilities; `null_margin`, by how much no answer outscored the best answer.
+        `details` contains `start` and `end` of the answer in the context; `n_best`, the best answers with
+        their positions and probabilities; and `null_margin`, the score of no answer minus that of the best
+        answer.
         """
-        found = [Candidates(_passage(row["context"], tokenizer)) for row in rows]
-        owned = list(self._all_windows(rows, found, tokenizer, model.backbone))
+        candidates = [Candidates(_passage(row["context"], tokenizer)) for row in rows]
+        owned = list(self._all_windows(rows, candidates, tokenizer, model.backbone))
         features = [_as_feature(window) for _, window in owned]
         for numbers, logits, _ in batch_outputs(model, features, _collate_inputs, batch_size=batch_size):
             some = [owned[number] for number in numbers]
@@ -166,15 +168,16 @@ class ExtractiveQA(FinetuneTask):
                 max_answer_tokens=self.max_answer_tokens,
             )
             for (row, window), (places, scores, null) in zip(some, proposed, strict=True):
-                found[row].add(window, places, scores, null)
-        return [self._answer(candidates) for candidates in found]
+                candidates[row].add(window, places, scores, null)
+        return [self._answer(row_candidates) for row_candidates in candidates]
 
     def score(
         self, predictions: Sequence[Prediction], rows: Sequence[Row], *, intervals: bool = False
     ) -> dict[str, Score]:
-        """exact_match and f1, as shares from 0 to 1; and by themselves for questions with and without answer.
+        """Return exact match and F1 from 0 to 1, also for questions with and without an answer separately.
 
-        As SQuAD's script of v1.1, or of v2.0 where a question has no answer; Chinese as that of CMRC 2018.
+        They follow the script of SQuAD v1.1, or of v2.0 if some question has no answer, or of CMRC 2018 for
+        Chinese.
         """
         exact, f1, answerable = squad.row_scores([p.text for p in predictions], rows)
         values = {"exact_match": exact, "f1": f1}
@@ -187,11 +190,11 @@ class ExtractiveQA(FinetuneTask):
         return {name: mean_score(some, intervals=intervals) for name, some in values.items()}
 
     def row_scores(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> npt.NDArray[np.float64]:
-        """The F1 of each answer."""
+        """Return the F1 of each answer."""
         return squad.row_scores([p.text for p in predictions], rows)[1]
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """Return the script whose definition is used."""
+        """Return the name of the evaluation script whose definition is used."""
         chinese = sum(squad.is_chinese(row["context"]) for row in rows)
         script = "SQuAD v1.1" if all(references(row) for row in rows) else "SQuAD v2.0"
         if chinese == len(rows):
@@ -201,11 +204,11 @@ class ExtractiveQA(FinetuneTask):
         return {"exact_match": script, "f1": script}
 
     def needs_calibration(self, rows: Sequence[Row]) -> bool:
-        """Where a question has no answer, and no threshold was given."""
+        """Return whether a question has no answer and no threshold is set."""
         return self.null_threshold is None and not all(references(row) for row in rows)
 
     def calibrated(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Self:
-        """With the null threshold of the best F1 where rows have no answer; one that was given stays."""
+        """Return the task with the null threshold of the best F1, unless a threshold is set or not needed."""
         if not self.needs_calibration(rows):
             return self
         best = [next((one["text"] for one in p.details["n_best"] if one["text"]), "") for p in predictions]
@@ -218,7 +221,7 @@ class ExtractiveQA(FinetuneTask):
         return replace(self, null_threshold=threshold)
 
     def sample(self, row: Row, prediction: Prediction) -> Sample:
-        """The question and its context, the answer and how sure it is, and the first true answer."""
+        """Return the question with its context, the predicted answer with its confidence, and the target."""
         target = None
         if row.get("answers") is not None:
             target = next(iter(references(row)), "no answer")
@@ -229,19 +232,19 @@ class ExtractiveQA(FinetuneTask):
     def decisions(
         self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction
     ) -> list[Decision]:
-        """The log-probability of both ends of the answer, in the window that it was found in."""
+        """Return the log-probability of both ends of the answer in its window."""
         passage = _passage(row["context"], tokenizer)
         cut = self._windows(row, passage, tokenizer, model.backbone)
         features = [_as_feature(window) for window in cut]
         start, end = (prediction.details[name] for name in ("start", "end"))
-        found = None if start is None else passage.tokens(start, end)
+        answer = None if start is None else passage.tokens(start, end)
         outputs: dict[int, Tensor] = {}
         for numbers, logits, _ in batch_outputs(model, features, _collate_inputs, batch_size=len(features)):
             outputs |= dict(zip(numbers.tolist(), logits, strict=True))
-        number, span = deciding_window(cut, outputs, found)
+        number, span = deciding_window(cut, outputs, answer)
         return [
             Decision(
-                about="the answer" if found else "that there is no answer",
+                about="the answer" if answer else "that there is no answer",
                 batch=without_padding(_collate_inputs([features[number]])),
                 score=partial(span_score, span=span),
                 places=window_places(cut[number], row["question"], passage, tokenizer),
@@ -261,9 +264,9 @@ class ExtractiveQA(FinetuneTask):
         )
 
     def _all_windows(
-        self, rows: Sequence[Row], found: Sequence[Candidates], tokenizer: Tokenizer, backbone: Transformer
+        self, rows: Sequence[Row], every: Sequence[Candidates], tokenizer: Tokenizer, backbone: Transformer
     ) -> Iterator[tuple[int, Window]]:
-        for number, (row, candidates) in enumerate(zip(rows, found, strict=True)):
+        for number, (row, candidates) in enumerate(zip(rows, every, strict=True)):
             for window in self._windows(row, candidates.passage, tokenizer, backbone):
                 yield number, window
 
@@ -279,16 +282,15 @@ class ExtractiveQA(FinetuneTask):
             entries.sort(key=lambda entry: -entry[0])
         shares = probabilities([score for score, _ in entries])
         n_best = [_entry(span, share) for (_, span), share in zip(entries, shares, strict=True)]
-        given = None if is_null else best[0]
-        confidence = next(
-            (one["probability"] for one in n_best if one["text"] == (given.text if given else "")), None
-        )
+        best_span = None if is_null else best[0]
+        text = best_span.text if best_span else ""
+        confidence = next((one["probability"] for one in n_best if one["text"] == text), None)
         return Prediction(
-            text=given.text if given else "",
+            text=text,
             confidence=confidence,
             details={
-                "start": given.start if given else None,
-                "end": given.end if given else None,
+                "start": best_span.start if best_span else None,
+                "end": best_span.end if best_span else None,
                 "n_best": n_best,
                 "null_margin": margin,
             },

@@ -1,8 +1,8 @@
-"""A question with a long context as windows that fit the backbone, and answers as tokens and back.
+"""A question with a long context as windows that fit the backbone, and the positions of answers in them.
 
-A window is `<bos> question <sep> part of the context <eos>`. Pointing at its `<eos>` says that it
-holds no answer: of a causal backbone that is the one token that has seen the whole window. (BERT points at
-the first token.)
+A window is `<bos> question <sep> part of the context <eos>`. Predicting its `<eos>` means that it contains no
+answer: `<eos>` is the only token of a causal backbone that attends to the whole window. (BERT uses the first
+token.)
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.tasks.scoring import Ints
 
 @dataclass(frozen=True, eq=False)
 class Passage:
-    """A context as tokens, with the characters [start, end) that each (L,) covers."""
+    """A context as tokens, with the characters [start, end) that each token (L,) covers."""
 
     context: str
     ids: npt.NDArray[np.int32]
@@ -29,13 +29,13 @@ class Passage:
         return cls(context, *tokenizer.encode_with_offsets(context))
 
     def tokens(self, start: int, end: int) -> tuple[int, int]:
-        """The first and the last token that hold any of the characters [start, end)."""
+        """Return the first and the last token that contain any of the characters [start, end)."""
         first = np.searchsorted(self.ends, start, side="right")
         last = np.searchsorted(self.starts, end, side="left") - 1
         return int(first), int(last)
 
     def characters(self, first: int, last: int) -> tuple[int, int]:
-        """The characters [start, end) of some tokens, without white space at either end."""
+        """Return the characters [start, end) of tokens, without white space at either end."""
         start, end = int(self.starts[first]), int(self.ends[last])
         text = self.context[start:end]
         start += len(text) - len(text.lstrip())
@@ -44,13 +44,13 @@ class Passage:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of a passage with the question before it.
+    """A question followed by a part of the passage.
 
     Args:
         ids: token ids (T,); the last one is `<eos>`, which stands for no answer.
-        types: 1 (T,) for tokens of the passage that the question has too, else 0.
-        passage_start: where in `ids` the part of the passage begins.
-        first_token: which token of the passage stands there.
+        types: 1 for tokens of the passage that also occur in the question, else 0 (T,).
+        passage_start: the index in `ids` at which the passage begins.
+        first_token: the index of that token in the whole passage.
     """
 
     ids: Ints
@@ -60,11 +60,11 @@ class Window:
 
     @property
     def null(self) -> int:
-        """Where to point when there is no answer."""
+        """The index that stands for no answer."""
         return len(self.ids) - 1
 
     def span(self, first: int, last: int) -> tuple[int, int]:
-        """Where tokens `first` to `last` of the passage stand; twice `null` where they are not all here."""
+        """Return the indices of tokens `first` to `last` of the passage; twice `null` if not all are here."""
         shift = self.passage_start - self.first_token
         if first + shift < self.passage_start or last + shift >= self.null:
             return self.null, self.null
@@ -80,29 +80,29 @@ def windows(
     stride: int,
     max_question_tokens: int,
 ) -> list[Window]:
-    """Cut a passage; every token of it is in a window, and at least one window is made.
+    """Split a passage into windows that cover all of its tokens; there is at least one window.
 
     Args:
-        question: its token ids; what is beyond `max_question_tokens`, or half of the room, is left out.
+        question: token ids of the question; truncated to `max_question_tokens` or half of the window.
         passage: the context.
-        tokenizer: which tokens count as the same, and which stand around the texts.
-        limit: tokens of a window at most.
-        stride: tokens that neighbouring windows share; at most half of a window's room for the passage.
-        max_question_tokens: tokens of the question at most.
+        tokenizer: the tokenizer, for special tokens and for which ids count as the same word.
+        limit: the maximum number of tokens of a window.
+        stride: the number of tokens by which consecutive windows overlap; at most half of a window's passage.
+        max_question_tokens: the maximum number of tokens of the question.
 
-    Sources: Devlin et al. 2019, "BERT", `run_squad.py` (there the stride is what windows do not share); Chen
+    Sources: Devlin et al. 2019, "BERT", `run_squad.py` (where the stride is the step between windows); Chen
     et al. 2017, "Reading Wikipedia to Answer Open-Domain Questions", section 3.2 (exact match).
     """
-    asked = question[: min(max_question_tokens, (limit - 3) // 2)]
-    room = limit - 3 - len(asked)
+    question = question[: min(max_question_tokens, (limit - 3) // 2)]
+    room = limit - 3 - len(question)
     step = room - min(stride, room // 2)
-    words = tokenizer.folded_ids[asked]
+    words = tokenizer.folded_ids[question]
     same = np.isin(tokenizer.folded_ids[passage.ids], words[words > 0])
-    made = []
+    cut = []
     for first in range(0, max(len(passage.ids) - room, 0) + step, step):
         part = passage.ids[first : first + room]
-        ids = np.concatenate(([tokenizer.bos_id], asked, [tokenizer.sep_id], part, [tokenizer.eos_id]))
+        ids = np.concatenate(([tokenizer.bos_id], question, [tokenizer.sep_id], part, [tokenizer.eos_id]))
         types = np.zeros(len(ids), np.int64)
-        types[len(asked) + 2 : -1] = same[first : first + room]
-        made.append(Window(ids.astype(np.int64), types, passage_start=len(asked) + 2, first_token=first))
-    return made
+        types[len(question) + 2 : -1] = same[first : first + room]
+        cut.append(Window(ids.astype(np.int64), types, passage_start=len(question) + 2, first_token=first))
+    return cut

@@ -1,4 +1,4 @@
-"""The scores by which a tagger decided, and where the tokens of a window are in the text."""
+"""The scores by which a tagger decides, and the characters that the tokens of a window cover."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from datamodules.words import joined
 from pipeline.tasks.explaining import Decision, Place, places_of
 from pipeline.tasks.tag.windows import Window
 
-#: Entities of a row that are explained: the least certain ones.
+#: The maximum number of entities of a row that are explained: the least certain ones.
 MOST_DECISIONS = 5
 
 _COLUMN = "tokens"
@@ -31,12 +31,12 @@ def decisions_of(
     """Return the decision on each entity, or on each window if there is no entity.
 
     Args:
-        windows: of one row.
-        found: the entities, as the details of a prediction have them; the least certain ones are explained.
+        windows: the windows of one row.
+        found: the entities, as in the details of a prediction.
         tag_names: the tags in the order of the model's outputs.
-        text: of the row.
-        spans: the characters [start, end) of each word in it.
-        tokenizer: the model's.
+        text: the text of the row.
+        spans: the characters [start, end) of each word in the text.
+        tokenizer: the tokenizer of the model.
     """
 
     def decision(window: Window, about: str, score: Any) -> Decision:
@@ -53,15 +53,15 @@ def decisions_of(
             for window in windows[:MOST_DECISIONS]
         ]
     chosen = sorted(found, key=lambda entity: float(entity["confidence"]))[:MOST_DECISIONS]
-    made = []
+    decisions = []
     for entity in sorted(chosen, key=lambda entity: int(entity["first_word"])):
         first, end, kind = entity["first_word"], entity["end_word"], entity["type"]
         window = next(one for one in windows if first in one.words)
         words = f"word {first + 1}" if end == first + 1 else f"words {first + 1} to {end}"
         tags = [number for number, tag in enumerate(tag_names) if tag[2:] == kind]
         place = int(window.places[window.words.tolist().index(first)])
-        made.append(decision(window, f"{kind}, {words}", partial(type_log_odds, place=place, tags=tags)))
-    return made
+        decisions.append(decision(window, f"{kind}, {words}", partial(type_log_odds, place=place, tags=tags)))
+    return decisions
 
 
 def type_log_odds(logits: Float[Tensor, "B T C"], *, place: int, tags: Sequence[int]) -> Float[Tensor, " B"]:
@@ -81,7 +81,7 @@ def window_places(
 ) -> list[Place | None]:
     """Return the characters of `text` that each token of a window covers, without the space before a word.
 
-    The model reads the words of a row joined in the usual way, which need not be how `text` joins them.
+    The model reads the words of a row joined in the standard way, which may differ from `text`.
     """
     words, read = joined([text[start:end] for start, end in spans])
     found: list[Place | None] = [None]
@@ -94,6 +94,6 @@ def window_places(
             found += places_of(
                 _COLUMN, (starts - blank).clip(min=0) + start, (ends - blank).clip(min=0) + start
             )
-        else:  # the tokenizer drops all of it, and `<eos>` stands in its place
+        else:  # the tokenizer drops the whole word, and `<eos>` replaces it
             found.append(Place(_COLUMN, start, end))
     return [*found[: len(window.ids) - 1], None]

@@ -1,4 +1,4 @@
-"""Entities of BIO tags, and their precision, recall and F1, each equal to seqeval's in its default mode.
+"""Entities of BIO tags, and their precision, recall and F1, which equal seqeval's in its default mode.
 
 Source: Ramshaw and Marcus 1995, "Text Chunking using Transformation-Based Learning" (BIO); Tjong Kim Sang and
 De Meulder 2003, "Introduction to the CoNLL-2003 Shared Task", section 2.4, `conlleval`; seqeval 1.2.2.
@@ -14,7 +14,7 @@ from pipeline.tasks.scoring import Floats, Ints, column_sums, statistic_score
 
 
 class Entity(NamedTuple):
-    """Words [first, end) of an entity, and its type."""
+    """The words [first, end) of an entity, and its type."""
 
     first: int
     end: int
@@ -22,7 +22,7 @@ class Entity(NamedTuple):
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """Return the entities of a row; an I- tag that continues no entity of its type begins one."""
+    """Return the entities of a row; an I- tag that does not continue an entity of its type begins one."""
     found: list[Entity] = []
     for place, tag in enumerate(tags):
         prefix, _, kind = tag.partition("-")
@@ -36,7 +36,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 def counts(
     predicted: Sequence[Sequence[str]], targets: Sequence[Sequence[str]], types: Sequence[str]
 ) -> Ints:
-    """Count entities that are right, predicted, and in the target, by row and type: (N, 3, C)."""
+    """Count correct, predicted and target entities by row and type: (N, 3, C)."""
     table = np.zeros((len(targets), 3, len(types)), np.int64)
     columns = {kind: column for column, kind in enumerate(types)}
     for row, pair in enumerate(zip(predicted, targets, strict=True)):
@@ -64,7 +64,7 @@ def scores(
     words = np.stack((n_right, n_words), axis=1)
 
     def of(counted: Ints, above: int, below: Sequence[int]) -> Score:
-        """The ratio of one count to the sum of others, as 2 * right / (predicted + true)."""
+        """Return the ratio of one count to the mean of others, as 2 * right / (predicted + true)."""
 
         def ratio(rows: Ints) -> Floats:
             sums = column_sums(rows, counted)
@@ -72,7 +72,7 @@ def scores(
 
         return statistic_score(ratio, n_rows, intervals=intervals)
 
-    found = {
+    metrics = {
         "f1": of(every, 0, (1, 2)),
         "precision": of(every, 0, (1,)),
         "recall": of(every, 0, (2,)),
@@ -80,8 +80,8 @@ def scores(
     }
     for column, kind in enumerate(types):
         if table[:, 2, column].any():
-            found[f"f1_{kind}"] = of(table[:, :, column], 0, (1, 2))
-    return found
+            metrics[f"f1_{kind}"] = of(table[:, :, column], 0, (1, 2))
+    return metrics
 
 
 def row_f1(table: Ints) -> Floats:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def types_figure(rows: Sequence[tuple[str, float, float, float, int]]) -> "Figure":
-    """Draw precision, recall and F1 of each type, with the number of its target entities.
+    """Plot precision, recall and F1 of each type, with the number of its target entities.
 
     Args:
-        rows: type, precision, recall, F1 and number of entities.
+        rows: the type, precision, recall, F1 and number of entities of each type.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def types_figure(rows: Sequence[tuple[str, float, float, float, int]]) -> "Figur
     names, font = printable([row[0] for row in rows])
     axes.set_yticks(places, [f"{name} ({row[4]:,})" for name, row in zip(names, rows, strict=True)])
     for label in axes.get_yticklabels():
-        label.set_parse_math(False)  # a type may hold dollar signs
+        label.set_parse_math(False)  # a type may contain dollar signs
         label.set_fontfamily(font)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), title="entities by type")

@@ -12,7 +12,7 @@ from pipeline.tasks.base import LossOnly
 
 
 class TagObjective(LossOnly):
-    """The cross-entropy of each word's tag."""
+    """The cross-entropy of the tag of each word."""
 
     def loss(self, model: Model, batch: Mapping[str, Tensor]) -> tuple[Float[Tensor, ""], int]:
         """Return the sum over words in nats, and the number of words."""

@@ -28,10 +28,10 @@ def text_and_spans(row: Row) -> tuple[str, list[tuple[int, int]]]:
 
 
 def check_tokens(row: Row, where: str) -> None:
-    """Refuse a row without words.
+    """Check that a row has words.
 
     Raises:
-        DataError: the row, and what is wrong with its words.
+        DataError: names the row, and what is wrong with its words.
     """
     tokens = row.get("tokens")
     if isinstance(tokens, str):
@@ -49,10 +49,10 @@ def check_tokens(row: Row, where: str) -> None:
 
 
 def check_rows(rows: Sequence[Row], split: str, types: Sequence[str] | None) -> None:
-    """Refuse rows without words, and tags that are illegal, of an unknown type, or not one for each word.
+    """Check that rows have words, and one legal tag of a known type for each word.
 
     Raises:
-        DataError: the split, the row, and what is wrong.
+        DataError: names the split, the row, and what is wrong.
     """
     for number, row in enumerate(rows):
         where = f"row {number_of(rows, number)} of {split}"

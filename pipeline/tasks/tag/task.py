@@ -36,18 +36,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassification(FinetuneTask):
-    """Tag each word of a row with O, B-TYPE or I-TYPE: words that belong to an entity, and its type.
+    """Tag each word of a row with O, B-TYPE or I-TYPE, which mark the words of entities and their types.
 
-    The first token of a word carries its tag. A row that is too long is read in windows of whole words, and
-    no word is lost.
+    The tag is predicted at the first token of each word. A row that is too long is read in windows of whole
+    words, so that every word is tagged.
 
     Args:
-        entity_types: types of entities in the order of the model's outputs; None: all of the training rows.
-        stride: tokens that neighbouring windows of a long row share.
-        both_directions: whether a decoder is trained as an encoder, so that a word is tagged with what
-            follows it in view.
-        dropout: of the hidden states.
-        word_baseline: whether the commonest tag of each word is scored too, for comparison.
+        entity_types: types of entities in the order of the model's outputs; None: all types of the training
+            rows.
+        stride: the number of tokens by which consecutive windows of a long row overlap.
+        both_directions: whether a decoder is trained as an encoder, so that the tag of a word depends on the
+            words after it too.
+        dropout: dropout of the hidden states.
+        word_baseline: whether to score the most frequent tag of each word too, for comparison.
 
     Source: Devlin et al. 2019, "BERT", section 5.3.
     """
@@ -80,21 +81,21 @@ class TokenClassification(FinetuneTask):
     backbones: ClassVar[tuple[type[Transformer], ...]] = (Encoder, Decoder)
 
     def architecture(self, backbone: type[Transformer]) -> type[Transformer]:
-        """Return an encoder, unless one direction is asked for."""
+        """Return an encoder, unless `both_directions` is false."""
         return Encoder if self.both_directions else backbone
 
     def fit(self, rows: Sequence[Row]) -> Self:
-        """Learn the types of entities; `check` judges the rows."""
+        """Learn the types of entities; `check` validates the rows."""
         tags = {str(tag) for row in rows for tag in row.get("tags") or ()}
         types = sorted({tag[2:] for tag in tags if tag[:2] in ("B-", "I-")})
         return replace(super().fit(rows), entity_types=self.entity_types or types)
 
     def shown_input(self, row: Row) -> Row:
-        """The words as a text."""
+        """Return the words as a text."""
         return {"tokens": text_and_spans(row)[0]}
 
     def check(self, rows: Sequence[Row], split: str) -> None:
-        """Refuse rows without words, and tags that are illegal or not one for each word."""
+        """Check that rows have words, and one legal tag for each word."""
         check_rows(rows, split, self.entity_types or None)
         if self.entity_types == []:
             raise DataError(
@@ -116,19 +117,19 @@ class TokenClassification(FinetuneTask):
         """Return one example for each window; `labels` has a tag at the first token of each word."""
         numbers = {tag: number for number, tag in enumerate(self.tag_names)}
         tags = np.array([numbers[tag] for tag in row["tags"]])
-        made: list[Feature] = []
+        features: list[Feature] = []
         for window in self._windows(row, tokenizer, backbone):
             labels = np.full(len(window.ids), IGNORE)
             labels[window.places] = tags[window.words]
-            made.append({"input_ids": window.ids, "labels": labels})
-        return made
+            features.append({"input_ids": window.ids, "labels": labels})
+        return features
 
     def collate(self, features: Sequence[Feature]) -> Batch:
         """Pad features to `input_ids`, `attention_mask` and `labels` (B, T)."""
         return collate_labelled(features)
 
     def head(self, backbone: Transformer) -> dict[str, Any]:
-        """Return a score for each tag at each token."""
+        """Return a head with one score for each tag at each token."""
         return {
             "_target_": "modules.heads.TokenHead",
             "d_model": backbone.d_model,
@@ -145,11 +146,11 @@ class TokenClassification(FinetuneTask):
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """Predict the likeliest tag of each word; confidence is the probability of the least certain one.
+        """Predict the most likely tag of each word; confidence is the probability of the least certain one.
 
-        `text` has the entities in brackets. `details`: `plain_text`, which was read, `words`, `tags`, and
-        `entities`, each with its `type`, `text`, characters `start` and `end`, words `first_word` and
-        `end_word`, and `confidence`. A row may also be a text, which is split into words.
+        `text` has the entities in brackets. `details` contains `plain_text`, the text that was read; `words`;
+        `tags`; and `entities`, each with its `type`, `text`, characters `start` and `end`, words `first_word`
+        and `end_word`, and `confidence`. A row may also be a text, which is split into words.
 
         Raises:
             DataError: a row has no words.
@@ -161,14 +162,14 @@ class TokenClassification(FinetuneTask):
             for number, row in enumerate(rows)
             for window in self._windows(row, tokenizer, model.backbone)
         ]
-        found = [np.zeros((len(text_and_spans(row)[1]), len(self.tag_names))) for row in rows]
+        probabilities = [np.zeros((len(text_and_spans(row)[1]), len(self.tag_names))) for row in rows]
         features = [{"input_ids": window.ids} for _, window in owned]
         for numbers, logits, _ in batch_outputs(model, features, _collate_inputs, batch_size=batch_size):
             shares = logits.double().softmax(dim=-1).cpu().numpy()
             for line, number in enumerate(numbers):
                 row, window = owned[number]
-                found[row][window.words] = shares[line, window.places]
-        return [self._prediction(row, shares) for row, shares in zip(rows, found, strict=True)]
+                probabilities[row][window.words] = shares[line, window.places]
+        return [self._prediction(row, p) for row, p in zip(rows, probabilities, strict=True)]
 
     def _prediction(self, row: Row, shares: Floats) -> Prediction:
         text, spans = text_and_spans(row)
@@ -213,11 +214,11 @@ class TokenClassification(FinetuneTask):
         return row_f1(self._counts(predictions, rows))
 
     def notes(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, str]:
-        """Return the definition of an entity that is right."""
+        """Return the definition of a correct entity."""
         return {"f1": "entities with exact span and type, as in seqeval's default mode"}
 
     def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Callable[[], Floats]]:
-        """Return the commonest tag of each word in training, without its context."""
+        """Return the most frequent tag of each word in training, regardless of context."""
 
         def words() -> Floats:
             seen: dict[str, Counter[str]] = defaultdict(Counter)
@@ -275,7 +276,7 @@ class TokenClassification(FinetuneTask):
         return ("text",)
 
     def row_from_input(self, typed: Sequence[str], history: Sequence[tuple[Row, Prediction]]) -> Row:
-        """Return the typed text as a row; an empty one repeats the last."""
+        """Return the typed text as a row; an empty one repeats the previous one."""
         return {"tokens": typed[0] or (history[-1][0]["tokens"] if history else "")}
 
     def _counts(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> Any:

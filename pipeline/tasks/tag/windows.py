@@ -16,9 +16,9 @@ class Window:
 
     Args:
         ids: token ids (T,).
-        words: numbers (W,) of the words that are tagged in this window, each in one window of the row.
-        places: the first token (W,) of each of them in `ids`.
-        read: numbers [first, end) of all words in it.
+        words: indices (W,) of the words that are tagged in this window; each word is tagged in one window.
+        places: the index in `ids` of the first token (W,) of each of these words.
+        read: indices [first, end) of all words in the window.
     """
 
     ids: Ints
@@ -28,17 +28,17 @@ class Window:
 
 
 def windows(words: Sequence[str], tokenizer: Tokenizer, *, limit: int, stride: int) -> list[Window]:
-    """Encode the words of a row, and cut it into windows of at most `limit` tokens.
+    """Encode the words of a row and split it into windows of at most `limit` tokens.
 
     Each word is encoded by itself with the space before it, so that no token spans two words. A word that is
-    longer than a window keeps its beginning. A word that is in two windows is tagged in the one where it is
+    longer than a window is truncated. A word that occurs in two windows is tagged in the one where it is
     farther from the edge.
 
     Args:
-        words: at least one.
-        tokenizer: any; a word that it encodes as nothing becomes `<eos>`.
-        limit: tokens of a window at most.
-        stride: tokens that neighbouring windows share; at most half of a window.
+        words: the words, at least one.
+        tokenizer: the tokenizer; a word that it encodes as nothing becomes `<eos>`.
+        limit: the maximum number of tokens of a window.
+        stride: the number of tokens by which consecutive windows overlap; at most half of a window.
 
     Source: Devlin et al. 2019, "BERT", section 5.3 (the first sub-token of a word carries its tag).
     """
@@ -46,20 +46,20 @@ def windows(words: Sequence[str], tokenizer: Tokenizer, *, limit: int, stride: i
     pieces = [piece[:room] for piece in _pieces(words, tokenizer)]
     ends = np.cumsum([len(piece) for piece in pieces])
     starts = ends - [len(piece) for piece in pieces]
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     first = 0
     while True:
         last = int(np.searchsorted(ends, starts[first] + room, side="right"))
-        found.append((first, last))
+        spans.append((first, last))
         if last == len(pieces):
             break
         shared = min(stride, room // 2, room - len(pieces[last]))
         first = max(int(np.searchsorted(starts, ends[last - 1] - shared)), first + 1)
-    edges = [0, *((first + last) // 2 for (first, _), (_, last) in zip(found[1:], found, strict=False))]
+    edges = [0, *((first + last) // 2 for (first, _), (_, last) in zip(spans[1:], spans, strict=False))]
     edges.append(len(pieces))
     return [
         _window(pieces, starts, window, (edges[number], edges[number + 1]), tokenizer)
-        for number, window in enumerate(found)
+        for number, window in enumerate(spans)
     ]
 
 

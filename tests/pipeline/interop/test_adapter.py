@@ -64,7 +64,7 @@ def test_peft_loads_the_adapter_beside_the_exported_base_with_the_same_logits(
 
 def test_a_bundle_without_an_adapter_is_refused(adapted: Bundle, tmp_path: Path) -> None:
     base = load_bundle(tmp_path / "base-run" / "bundles" / "best")
-    with pytest.raises(InteropError, match="holds no adapter"):
+    with pytest.raises(InteropError, match="has no adapter"):
         export_adapter(base, tmp_path / "out")
     other = replace(adapted, model_config={**adapted.model_config, "head": {}})
     with pytest.raises(InteropError, match="was trained with more than an adapter"):

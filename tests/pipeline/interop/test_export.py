@@ -130,7 +130,7 @@ def test_a_head_of_a_task_is_refused_with_what_such_a_bundle_is_good_for(tmp_pat
     whole = make_bundle(DECODER)
     head = PooledClassifier(whole.model.backbone.d_model, n_classes=2)
     bundle = replace(whole, model=Model(whole.model.backbone, head))
-    with pytest.raises(InteropError, match="ends in a PooledClassifier") as error:
+    with pytest.raises(InteropError, match="has a PooledClassifier") as error:
         export_bundle(bundle, tmp_path / "out")
     assert "make serve" in error.value.remedy
     assert list(tmp_path.iterdir()) == []
