@@ -13,9 +13,9 @@ from modules.model import Model
 from pipeline.explain.explanation import explain_row
 from pipeline.serving.engine import Engine
 from pipeline.serving.openai_api import completion
-from pipeline.serving.openai_forms import CompletionRequest
+from pipeline.serving.openai_formats import CompletionRequest
 from pipeline.serving.problems import RequestProblem, of_validation
-from pipeline.serving.row_api import RowForms
+from pipeline.serving.row_api import RowFormats
 from pipeline.serving.served import ServedModel
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.causal_lm import CausalLM
@@ -80,7 +80,7 @@ async def explain(engine: Engine, body: Any) -> dict[str, Any]:
 
 def _row(engine: Engine, model: ServedModel, body: dict[str, Any]) -> tuple[Row, ServedModel]:
     options = engine.options
-    forms = RowForms(model, max_rows=1, max_characters=options.max_text_characters)
+    forms = RowFormats(model, max_rows=1, max_characters=options.max_text_characters)
     (row,) = forms.rows(body)
     return row, _explained_by(model, None, model.task.input_columns)
 

@@ -1,4 +1,4 @@
-"""The endpoints of the server."""
+"""The endpoints of the HTTP server."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from pipeline.serving import invocations
 from pipeline.serving.engine import Engine
 from pipeline.serving.metrics import CONTENT_TYPE
 from pipeline.serving.openai_api import Writing, chat, completion
-from pipeline.serving.openai_forms import ChatRequest, CompletionRequest
+from pipeline.serving.openai_formats import ChatRequest, CompletionRequest
 from pipeline.serving.problems import RequestProblem, of_validation
 from pipeline.serving.row_api import RowApi
 from pipeline.serving.served import ServedModel
@@ -30,7 +30,7 @@ _FIRST_ERROR_STATUS = 400
 
 
 def make_app(engine: Engine) -> FastAPI:
-    """An application that answers with the models of `engine`; without FastAPI's pages, which need a CDN."""
+    """Return an application for the models of `engine`, without FastAPI's pages, which need a CDN."""
     app = FastAPI(title="Prelude", docs_url=None, redoc_url=None)
     _handle_problems(app)
     _add_state(app, engine)
@@ -43,7 +43,7 @@ def make_app(engine: Engine) -> FastAPI:
     return app
 
 
-def addresses(app: FastAPI) -> list[str]:
+def endpoints(app: FastAPI) -> list[str]:
     """Return the method and path of each endpoint."""
     return [
         f"{method} {route.path}"
@@ -54,7 +54,7 @@ def addresses(app: FastAPI) -> list[str]:
 
 
 def _handle_problems(app: FastAPI) -> None:
-    """Give all errors one format."""
+    """Give all error responses one format."""
 
     @app.exception_handler(RequestProblem)
     async def refuse(request: Request, problem: RequestProblem) -> Response:
@@ -84,13 +84,13 @@ def _json(content: dict[str, Any], *, status: int = 200, headers: Any = None) ->
 def _add_state(app: FastAPI, engine: Engine) -> None:
     @app.get("/health")
     async def health() -> Response:
-        """Whether the server answers; its models have answered once before it listens."""
+        """Return whether the worker runs; the server listens only after each model has answered once."""
         alive = engine.worker.is_alive
         return _json({"status": "ok" if alive else "failed"}, status=200 if alive else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Metrics, in the text format of Prometheus."""
+        """Return the metrics in the text format of Prometheus."""
         return Response(engine.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
@@ -125,7 +125,7 @@ def _description(model: ServedModel) -> dict[str, Any]:
 
 def _add_rows(app: FastAPI, engine: Engine, rows: RowApi, endpoint: str) -> None:
     model = engine.find(None, lambda one: one.endpoint == endpoint)
-    schema = {"content": {"application/json": {"schema": rows.forms(model).schema}}, "required": True}
+    schema = {"content": {"application/json": {"schema": rows.formats(model).schema}}, "required": True}
     summary = (type(model.task).__doc__ or "").splitlines()[0]
 
     @app.post(f"/v1/{endpoint}", name=endpoint, summary=summary, openapi_extra={"requestBody": schema})
@@ -155,7 +155,7 @@ async def _written(request: Request, writing: Writing) -> Response:
     headers = writing.model.headers
     if not writing.request.stream:
         return _json(await unless_gone(request, writing.whole()), headers=headers)
-    first = await anext(events := _events(writing))  # what is refused at once has a status of its own
+    first = await anext(events := _events(writing))  # an error before the first event still sets the status
     return StreamingResponse(
         _rest(first, events), headers=headers | {"Cache-Control": "no-store"}, media_type="text/event-stream"
     )
@@ -173,7 +173,7 @@ async def _events(writing: Writing) -> AsyncGenerator[str, None]:
                 raise
             yield f"data: {json.dumps(problem.body)}\n\n"
             if problem.__cause__ is not None:
-                raise problem.__cause__ from None  # the log says where
+                raise problem.__cause__ from None  # to log the traceback
             return
     yield "data: [DONE]\n\n"
 
@@ -188,10 +188,10 @@ async def _rest(first: str, events: AsyncGenerator[str, None]) -> AsyncGenerator
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
-    """Return the answer; if the client disconnects first, its work is cancelled.
+    """Return the answer, or cancel its computation if the client disconnects first.
 
     Raises:
-        RequestProblem: the client has left.
+        RequestProblem: the client has disconnected.
     """
     task, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_left(request))
     try:

@@ -1,4 +1,4 @@
-"""Connect requests and the worker: choose the model, and return its predictions."""
+"""Connects requests with the worker: chooses the model and returns its predictions."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from pipeline.serving.served import ServedModel
 from pipeline.serving.worker import Job, RowJob, TextJob, Worker
 from pipeline.tasks.finetuning import Prediction, Row
 
-#: Tokens that a model generates as a warm-up before the server is ready.
+#: How a model is warmed up before the server is ready: by generating two tokens.
 _WARM_UP = SamplingOptions(temperature=0.0, max_new_tokens=2)
 
 
@@ -25,10 +25,10 @@ class Engine:
     """The served models, and the worker that runs them.
 
     Args:
-        models: the first of those that can answer a request does, where it names none.
-        options: the limits.
-        metrics: figures of the server.
-        failed: called in the worker's thread, when it cannot go on.
+        models: the served models; if a request names none, the first one that supports it is used.
+        options: the limits of the server.
+        metrics: the metrics of the server.
+        failed: called in the worker's thread if the worker fails.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class Engine:
         }
 
     def replace(self, model: ServedModel) -> None:
-        """Serve it in the place of the one of its name, which still answers what it was asked."""
+        """Replace the model of the same name; its pending requests are still answered by the old model."""
         self.models[model.name] = model
         self.metrics.count("prelude_reloads_total", model=model.name)
 
     def find(self, name: str | None, serves: Callable[[ServedModel], bool]) -> ServedModel:
-        """The model that a request names, or else the first one that can answer it.
+        """Return the model that a request names, or else the first one that supports the request.
 
         Raises:
-            RequestProblem: there is none.
+            RequestProblem: no model does.
         """
         able = [model for model in self.models.values() if serves(model)]
         for model in able:
@@ -81,7 +81,7 @@ class Engine:
         )
 
     async def warm_up(self, model: ServedModel) -> None:
-        """Ask it once, as requests do."""
+        """Send the model one request of each kind."""
         if model.endpoint is not None:
             await self.answer(model, [model.task.example_row])
         if model.writes:
@@ -93,7 +93,7 @@ class Engine:
         """Return the model's predictions for rows, in order.
 
         Raises:
-            RequestProblem: the queue is full, or a row cannot be answered.
+            RequestProblem: the queue is full, or a row is invalid.
         """
         futures = [asyncio.get_running_loop().create_future() for _ in rows]
         jobs = [
@@ -117,14 +117,14 @@ class Engine:
         number: int = 0,
         at_once: bool = False,
     ) -> AsyncGenerator[NextToken, None]:
-        """The tokens that a model goes on with, as they come, or all `at_once` when the text has ended.
+        """Yield the tokens that a model generates after a prompt, or all `at_once` when the text has ended.
 
-        To wake the caller for each token costs as much processor time as a small model needs for it.
+        Waking the caller for each token takes as much CPU time as a small model needs to generate it.
 
         Raises:
             RequestProblem: the queue is full.
         """
-        began, came = time.monotonic(), asyncio.Queue[list[Any]]()
+        began, batches = time.monotonic(), asyncio.Queue[list[Any]]()
         held: list[Any] = []
         n_written = 0
 
@@ -134,7 +134,7 @@ class Engine:
                 self.metrics.observe("prelude_first_token_seconds", waited, model=model.name)
             held.append(step)
             if not at_once or isinstance(step, BaseException) or step.ended is not None:
-                came.put_nowait(held.copy())
+                batches.put_nowait(held.copy())
                 held.clear()
 
         job = TextJob(model=model, receive=receive, prompt=prompt, options=options, number=number)
@@ -142,7 +142,7 @@ class Engine:
             with self._submitted([job]):
                 self.metrics.count("prelude_prompt_tokens_total", len(prompt), model=model.name)
                 while True:
-                    for step in await came.get():
+                    for step in await batches.get():
                         if isinstance(step, BaseException):
                             raise _failure(step) from step
                         n_written += step.token is not None
@@ -154,7 +154,7 @@ class Engine:
 
     @contextmanager
     def _submitted(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """While the block runs somebody waits for these jobs; afterwards their rows are free."""
+        """Submit jobs, and cancel them when the block is left."""
         self.worker.submit(jobs)
         try:
             yield
@@ -164,25 +164,25 @@ class Engine:
 
     def _deliver(self, pairs: list[tuple[Job, Any]]) -> None:
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed, so nobody is waiting
             self._loop.call_soon_threadsafe(_hand_over, pairs)
 
 
 def _hand_over(pairs: list[tuple[Job, Any]]) -> None:
-    for job, what in pairs:
-        job.receive(what)
+    for job, result in pairs:
+        job.receive(result)
 
 
 def _settling(future: "asyncio.Future[Any]") -> Callable[[Any], None]:
-    def settle(what: Any) -> None:
+    def settle(result: Any) -> None:
         if not future.done():
-            future.set_result(what)
+            future.set_result(result)
 
     return settle
 
 
 def _row_problem(error: BaseException, model: ServedModel, n_rows: int, number: int) -> RequestProblem:
-    """What is wrong with a row, with its column where the error begins with one."""
+    """Return the error for a row; it names the column if the message begins with one."""
     if not isinstance(error, DataError):
         return _failure(error)
     problem = error.problem.removeprefix("row 1").lstrip(": ,")
@@ -195,7 +195,7 @@ def _row_problem(error: BaseException, model: ServedModel, n_rows: int, number: 
 
 
 def _failure(error: BaseException) -> RequestProblem:
-    """Hide the details of a failure from the client; the server's log has them."""
+    """Return an error that hides the details of a failure from the client; the server's log has them."""
     if isinstance(error, RequestProblem):
         return error
     if isinstance(error, ValueError) and "positions" in str(error):

@@ -1,4 +1,4 @@
-"""What is kept out of answers: personal data by pattern, and what the user's own patterns match."""
+"""Masks parts of responses: personal data, and matches of the user's own patterns."""
 
 import re
 from collections import Counter
@@ -15,10 +15,10 @@ MASKED = "[masked]"
 
 
 class Filter:
-    """Masks texts of answers, and counts what it found; by itself it lets everything through.
+    """Masks texts and counts the matches; by default it changes nothing.
 
     Raises:
-        ConfigError: a pattern is no regular expression.
+        ConfigError: a pattern is not a regular expression.
     """
 
     def __init__(self, options: ServingOptions, metrics: Metrics) -> None:
@@ -32,20 +32,20 @@ class Filter:
         return self._scrubs or bool(self._patterns)
 
     def text(self, text: str) -> str:
-        """The text, with what was found replaced by what kind it is."""
-        found: Counter[str] = Counter()
+        """Return the text with each match replaced by its kind."""
+        counts: Counter[str] = Counter()
         if self._scrubs:
-            text, found = scrub(text)
+            text, counts = scrub(text)
         for pattern in self._patterns:
             text, number = pattern.subn(MASKED, text)
-            found["pattern"] += number
-        for kind, number in found.items():
+            counts["pattern"] += number
+        for kind, number in counts.items():
             if number:
                 self._metrics.count("prelude_masked_total", number, kind=kind)
         return text
 
     def prediction(self, prediction: Prediction) -> Prediction:
-        """The answer, with all its texts masked."""
+        """Return the prediction with all its texts masked."""
         if not self.is_on:
             return prediction
         return replace(

@@ -1,4 +1,4 @@
-"""Looks whether an alias in the registry was moved, and lets the server follow it."""
+"""Follow aliases in the registry: serve another version when an alias is moved to it."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,38 +15,38 @@ from pipeline.tracking.options import Store
 
 @dataclass(kw_only=True)
 class Follower:
-    """Asks the registry now and then, in a thread beside the server.
+    """Polls the registry in a thread.
 
-    What is served goes on while another version is loaded, and where that fails.
+    The current version is served while another one is loaded, and if loading fails.
 
     Args:
         store: the registry.
-        every_s: how often it is asked.
-        say: (topic, text) to the user.
+        every_s: the polling interval in seconds.
+        say: reports a topic and a text to the user.
     """
 
     store: Store
     every_s: float
     say: Callable[[str, str], None]
-    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    _poll_now: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
-    _said: str = ""
+    _reported: str = ""
 
     def look_now(self) -> None:
-        """Do not wait for the next time; may be called by a signal."""
+        """Poll at once; safe to call from a signal handler."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._asked.set)
+            self._loop.call_soon_threadsafe(self._poll_now.set)
 
     async def run(self, engine: Engine) -> None:
-        """Until it is cancelled."""
+        """Poll until the task is cancelled."""
         self._loop = asyncio.get_running_loop()
         while True:
             try:
                 async with asyncio.timeout(self.every_s):
-                    await self._asked.wait()
+                    await self._poll_now.wait()
             except TimeoutError:
                 pass
-            self._asked.clear()
+            self._poll_now.clear()
             for model in list(engine.models.values()):
                 if model.version is not None:
                     await self._follow(engine, model)
@@ -55,15 +55,16 @@ class Follower:
         try:
             version = await asyncio.to_thread(self._find, model.spec)
             if (version.digest, version.number) == (model.digest, model.version):
-                self._said = ""
+                self._reported = ""
                 return
             newer = await asyncio.to_thread(load_served, model.spec, version.folder, version)
             if newer.endpoint != model.endpoint:
-                self._tell(f"{version.title} is of another task, so version {model.version} is kept")
+                task = f"{version.title} has another task"
+                self._report(f"{task}, so version {model.version} is still served")
                 return
             await engine.warm_up(newer)
         except UserError as error:
-            self._tell(f"{error.problem}, so version {model.version} of {model.name} is kept")
+            self._report(f"{error.problem}, so version {model.version} of {model.name} is still served")
             return
         engine.replace(newer)
         self.say("Registry", f"{model.spec} is now version {version.number} (before: {model.version})")
@@ -72,8 +73,8 @@ class Follower:
         with connect(self.store) as client:
             return versions.find_version(client, spec)
 
-    def _tell(self, text: str) -> None:
-        """Once, until it changes."""
-        if text != self._said:
+    def _report(self, text: str) -> None:
+        """Report a text to the user unless it repeats the previous one."""
+        if text != self._reported:
             self.say("Registry", text)
-        self._said = text
+        self._reported = text

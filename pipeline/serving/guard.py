@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, how much and how long; and one line of figures after it."""
+"""Checks before each request (host, token, size, time), and metrics after it."""
 
 import asyncio
 import ipaddress
@@ -22,16 +22,16 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(kw_only=True)
 class Guard:
-    """An ASGI application around another one.
+    """An ASGI application that wraps another one.
 
     Args:
-        app: what answers.
-        options: the limits.
-        host: what the server listens on.
-        token: what a request must bring along; None: nothing.
+        app: the application that answers requests.
+        options: the limits of the server.
+        host: the address that the server listens on.
+        token: the bearer token that a request must have; None: none is needed.
         metrics: counts requests.
-        say: is told of what went wrong, without any text of a request.
-        without_token: paths that anyone may request: they reveal nothing about models or texts.
+        say: reports failures, without any text of a request.
+        without_token: paths that need no token: they reveal nothing about models or texts.
     """
 
     app: ASGIApp
@@ -43,33 +43,33 @@ class Guard:
     without_token: set[str] = field(default_factory=lambda: {"/health"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Check and answer a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, answer = time.monotonic(), _Answer(send)
+        began, response = time.monotonic(), _Response(send)
         try:
             async with asyncio.timeout(self.options.request_timeout_s):
                 self._check(scope)
                 body = await self._body(scope, receive)
-                await self.app(scope, _replayed(body, receive), answer.send)
+                await self.app(scope, _replayed(body, receive), response.send)
         except TimeoutError:
-            await answer.refuse(RequestProblem(504, "the request took too long; request less"))
+            await response.refuse(RequestProblem(504, "the request took too long; send a smaller one"))
         except RequestProblem as problem:
-            await answer.refuse(problem)
+            await response.refuse(problem)
         except Exception as error:
             self.say(place_of(error))
-            await answer.refuse(RequestProblem(500, "the server failed; see its log"))
+            await response.refuse(RequestProblem(500, "the server failed; see its log"))
         path = getattr(scope.get("route"), "path", "other")
-        self.metrics.count("prelude_requests_total", path=path, status=str(answer.status))
+        self.metrics.count("prelude_requests_total", path=path, status=str(response.status))
         self.metrics.observe("prelude_request_seconds", time.monotonic() - began, path=path)
 
     def _check(self, scope: Scope) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = _name_of(headers.get("host", ""))
-        if not self._is_ours(host):
+        if not self._is_allowed(host):
             raise RequestProblem(
-                400, "Host: this name is not allowed; see serving.allowed_hosts", field="Host"
+                400, "Host: this name is not allowed; add it to serving.allowed_hosts", field="Host"
             )
         if self.token is not None and scope["path"] not in self.without_token:
             self._check_token(headers)
@@ -78,25 +78,25 @@ class Guard:
             raise self._too_large()
 
     def _check_token(self, headers: Mapping[str, str]) -> None:
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if not secrets.compare_digest(given.encode(), str(self.token).encode()):
+        token = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not secrets.compare_digest(token.encode(), str(self.token).encode()):
             raise RequestProblem(
                 401,
-                "Authorization: expected `Bearer` and the token of the server",
+                "Authorization: expected `Bearer` followed by the token of the server",
                 field="Authorization",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _is_ours(self, name: str) -> bool:
-        """A page of another site that its owner lets point here (DNS rebinding) calls us by its own name."""
+    def _is_allowed(self, name: str) -> bool:
+        """Return whether a host name is allowed, which prevents attacks by DNS rebinding."""
         if name in _LOCAL_NAMES or name == self.host or name in self.options.allowed_hosts:
             return True
-        # Open to a network, a machine is called by addresses of its own; an address cannot be rebound.
+        # A server that listens on a network is reached by its IP addresses, which cannot be rebound.
         return self.host not in _LOCAL_NAMES and _is_address(name)
 
     def _too_large(self) -> RequestProblem:
         return RequestProblem(
-            413, f"body: it is longer than {self.options.max_body_bytes:,} bytes", field="body"
+            413, f"body: the body is longer than {self.options.max_body_bytes:,} bytes", field="body"
         )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -114,11 +114,11 @@ class Guard:
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
-            raise RequestProblem(408, "body: it arrived too slowly", field="body") from None
+            raise RequestProblem(408, "body: the body arrived too slowly", field="body") from None
 
 
-class _Answer:
-    """Notes what is sent, so that nothing is refused of which a part has been sent."""
+class _Response:
+    """Sends a response; an error can replace it only before its first byte is sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -140,14 +140,14 @@ class _Answer:
 
 
 def place_of(error: BaseException) -> str:
-    """Where and of what kind an error is; not its message, which may have a text of somebody."""
+    """Return the type and place of an error, without its message, which may contain a user's text."""
     frames = extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body at once, then whatever else comes: that the client has left."""
+    """Return a receiver of the body and then of the client's further messages, such as a disconnect."""
     waiting: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -157,7 +157,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _name_of(host: str) -> str:
-    """Without the port."""
+    """Return the host name without the port, in lower case."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

@@ -1,4 +1,4 @@
-"""POST /invocations, GET /ping and /version: the payloads and answers of `mlflow models serve`.
+"""POST /invocations, GET /ping and GET /version: the interface of `mlflow models serve`.
 
 Source: MLflow's documentation, "Local model server", section "Accepted input formats".
 """
@@ -24,29 +24,29 @@ _JSON, _CSV = "application/json", "text/csv"
 
 
 def add(app: FastAPI, engine: Engine, rows: RowApi) -> None:
-    """Add the addresses to an application; the first task that is served answers, or the one in `params`."""
+    """Add MLflow's endpoints; the model named in `params`, or else the first one with a task, answers."""
 
     @app.get("/ping")
     async def ping() -> Response:
-        """Whether the server answers."""
+        """Return whether the worker runs."""
         return Response("\n", 200 if engine.worker.is_alive else 503, media_type=_JSON)
 
     @app.get("/version")
     async def version() -> Response:
-        """Of MLflow, whose interface this is."""
+        """Return the version of MLflow."""
         from importlib.metadata import version
 
         return Response(version("mlflow"), media_type="text/plain")
 
     @app.post("/invocations")
     async def invoke(request: Request) -> Response:
-        """Rows of a task in the forms of MLflow."""
+        """Predict rows in MLflow's formats."""
         try:
             payload = _payload(await request.body(), request.headers.get("content-type", ""))
             name = _model_name(payload.pop("params", None))
             model = engine.find(name, lambda one: one.endpoint is not None)
-            found = rows_of(payload, model.task.input_columns.required)
-            used, content = await rows.answer(str(model.endpoint), {"model": model.name, "rows": found})
+            read = rows_of(payload, model.task.input_columns.required)
+            used, content = await rows.answer(str(model.endpoint), {"model": model.name, "rows": read})
         except RequestProblem as problem:
             if problem.status >= 500:
                 raise
@@ -56,18 +56,18 @@ def add(app: FastAPI, engine: Engine, rows: RowApi) -> None:
 
 
 def rows_of(payload: Mapping[str, Any], columns: Sequence[str]) -> list[Row]:
-    """The rows of a payload; a value without a name belongs to the only column that must be there.
+    """Return the rows of a payload; a value without a column name belongs to the only required column.
 
     Raises:
-        RequestProblem: it has none of MLflow's forms.
+        RequestProblem: the payload has none of MLflow's formats.
     """
-    if len(payload) != 1 or (key := next(iter(payload))) not in _FORMS:
-        names = ", ".join(_FORMS)
+    if len(payload) != 1 or (key := next(iter(payload))) not in _FORMATS:
+        names = ", ".join(_FORMATS)
         raise RequestProblem(400, f"body: expected an object with exactly one of {names}", field="body")
     try:
-        return _FORMS[key](payload[key], columns)
+        return _FORMATS[key](payload[key], columns)
     except (TypeError, ValueError, KeyError, AttributeError):
-        raise RequestProblem(400, f"{key}: it does not have the format of MLflow", field=key) from None
+        raise RequestProblem(400, f"{key}: the value does not have MLflow's format", field=key) from None
 
 
 def _records(value: Any, columns: Sequence[str]) -> list[Row]:
@@ -89,14 +89,14 @@ def _split(value: Any, columns: Sequence[str]) -> list[Row]:
 
 
 def _inputs(value: Any, columns: Sequence[str]) -> list[Row]:
-    """Rows, texts, or a list for each column."""
+    """Return rows given as objects, as texts, or as a list for each column."""
     if not isinstance(value, dict):
         return _records([value] if isinstance(value, str) else value, columns)
     lists = {name: one if isinstance(one, list) else [one] for name, one in value.items()}
     return [dict(zip(lists, line, strict=True)) for line in zip(*lists.values(), strict=True)]
 
 
-_FORMS: dict[str, Read] = {
+_FORMATS: dict[str, Read] = {
     "dataframe_split": _split,
     "dataframe_records": _records,
     "instances": _inputs,
@@ -121,11 +121,11 @@ def _payload(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def _model_name(params: Any) -> str | None:
-    """Of several models that are served, MLflow's interface has no way to name one but a parameter."""
+    """Return the model named in `params`, the only field in which MLflow's interface can name one."""
     if params is None:
         return None
     if not isinstance(params, dict) or params.keys() - {"model"}:
-        raise RequestProblem(400, "params: expected nothing, or `model`", field="params")
+        raise RequestProblem(400, "params: expected no field other than `model`", field="params")
     return params.get("model")
 
 

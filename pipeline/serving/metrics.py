@@ -1,4 +1,4 @@
-"""Figures of a running server, in the text form that Prometheus reads.
+"""Metrics of a running server, in the text format of Prometheus.
 
 Source: Prometheus, "Exposition formats", version 0.0.4.
 """
@@ -14,7 +14,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class _Count:
-    """A number that only grows, for each set of labels."""
+    """A counter for each set of labels."""
 
     kind = "counter"
 
@@ -26,32 +26,32 @@ class _Count:
 
 
 class _Histogram:
-    """How many values were at most each bound, their number and their sum, for each set of labels."""
+    """A histogram for each set of labels: counts by bucket, and the sum of the values."""
 
     kind = "histogram"
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.places: dict[Labels, list[int]] = {}
+        self.buckets: dict[Labels, list[int]] = {}
         self.sums: Counter[Labels] = Counter()
 
     def lines(self, name: str) -> list[str]:
-        found = []
-        for labels, places in sorted(self.places.items()):
+        lines = []
+        for labels, counts in sorted(self.buckets.items()):
             total = 0
-            for bound, number in zip((*map(str, self.bounds), "+Inf"), places, strict=True):
+            for bound, number in zip((*map(str, self.bounds), "+Inf"), counts, strict=True):
                 total += number
-                found.append(f"{name}_bucket{_shown((*labels, ('le', bound)))} {total}")
-            found.append(f"{name}_sum{_shown(labels)} {self.sums[labels]:g}")
-            found.append(f"{name}_count{_shown(labels)} {total}")
-        return found
+                lines.append(f"{name}_bucket{_shown((*labels, ('le', bound)))} {total}")
+            lines.append(f"{name}_sum{_shown(labels)} {self.sums[labels]:g}")
+            lines.append(f"{name}_count{_shown(labels)} {total}")
+        return lines
 
 
 class Metrics:
-    """All figures; safe to change from any thread.
+    """All metrics of the server; its methods are thread-safe.
 
     Args:
-        gauges: name -> (what it is, how it is read now).
+        gauges: a description and a function that returns the current value, by name.
     """
 
     def __init__(self) -> None:
@@ -69,12 +69,12 @@ class Metrics:
         """Add a value to a histogram."""
         histogram, key = self._histograms[name][1], tuple(sorted(labels.items()))
         with self._lock:
-            places = histogram.places.setdefault(key, [0] * (len(histogram.bounds) + 1))
-            places[bisect_left(histogram.bounds, value)] += 1
+            counts = histogram.buckets.setdefault(key, [0] * (len(histogram.bounds) + 1))
+            counts[bisect_left(histogram.bounds, value)] += 1
             histogram.sums[key] += value  # type: ignore[assignment]
 
     def text(self) -> str:
-        """All figures as they are now."""
+        """Return the current values of all metrics."""
         lines: list[str] = []
         with self._lock:
             metrics: dict[str, tuple[str, _Count | _Histogram]] = {**self._counts, **self._histograms}

@@ -1,4 +1,4 @@
-"""POST /v1/completions and /v1/chat/completions in OpenAI's form, whole or as a stream of events."""
+"""POST /v1/completions and /v1/chat/completions in OpenAI's format, as a whole or as a stream of events."""
 
 import asyncio
 import secrets
@@ -11,7 +11,7 @@ from typing import Any
 
 from modules.generation import SamplingOptions
 from pipeline.serving.engine import Engine
-from pipeline.serving.openai_forms import ChatRequest, CompletionRequest, WritingRequest
+from pipeline.serving.openai_formats import ChatRequest, CompletionRequest, WritingRequest
 from pipeline.serving.problems import RequestProblem
 from pipeline.serving.served import ServedModel
 from pipeline.serving.text_stream import TextStream
@@ -19,7 +19,7 @@ from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.chat import Dialogue
 from pipeline.tasks.turns import Turn
 
-#: Tokens of a completion where the request does not say how many, as in OpenAI's interface.
+#: The maximum tokens of a completion if the request does not set it, as in OpenAI's interface.
 DEFAULT_TOKENS = 16
 
 Chunk = dict[str, Any]
@@ -27,7 +27,7 @@ Chunk = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """One text to be written."""
+    """One text to generate."""
 
     index: int
     prompt: Sequence[int]
@@ -37,10 +37,10 @@ class _Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """The texts that a request asks for, and the form in which they are given.
+    """The texts that a request asks for, and how they are returned.
 
     Args:
-        is_chat: replies of a dialogue, and not texts that go on.
+        is_chat: whether they are replies in a dialogue rather than continuations of a text.
     """
 
     engine: Engine
@@ -52,7 +52,7 @@ class Writing:
     id: str
 
     async def whole(self) -> Chunk:
-        """All texts, when all have ended."""
+        """Return the response with all texts when all have ended."""
         tasks = [asyncio.create_task(self._text(choice)) for choice in self.choices]
         try:
             texts = await asyncio.gather(*tasks)
@@ -67,7 +67,7 @@ class Writing:
         return self._frame("chat.completion") | {"choices": answers, "usage": usage}
 
     async def events(self) -> AsyncGenerator[Chunk, None]:
-        """Piece by piece; the pieces of several texts come as they are written."""
+        """Yield the events of a stream; those of several texts are interleaved as they are generated."""
         totals: list[int] = []
         chunks = self._chunks(self.choices[0], totals) if len(self.choices) == 1 else self._mixed(totals)
         async with aclosing(chunks):
@@ -78,23 +78,23 @@ class Writing:
             yield frame | {"choices": [], "usage": self._usage(sum(totals))}
 
     async def _mixed(self, totals: list[int]) -> AsyncGenerator[Chunk, None]:
-        """The pieces of all texts."""
-        came: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
+        """Yield the events of all texts as they are generated."""
+        queue: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
 
         async def send(choice: _Choice) -> None:
             try:
                 async with aclosing(self._chunks(choice, totals)) as chunks:
                     async for chunk in chunks:
-                        came.put_nowait(chunk)
-                came.put_nowait(None)
+                        queue.put_nowait(chunk)
+                queue.put_nowait(None)
             except Exception as error:
-                came.put_nowait(error)
+                queue.put_nowait(error)
 
         tasks = [asyncio.create_task(send(choice)) for choice in self.choices]
         try:
             left = len(tasks)
             while left:
-                chunk = await came.get()
+                chunk = await queue.get()
                 if isinstance(chunk, Exception):
                     raise chunk
                 if chunk is None:
@@ -106,9 +106,9 @@ class Writing:
                 task.cancel()
 
     async def _chunks(self, choice: _Choice, totals: list[int]) -> AsyncGenerator[Chunk, None]:
-        """The pieces of one text; the number of its tokens is added to `totals` at its end."""
+        """Yield the events of one text, and append its number of tokens to `totals` at its end."""
         frame = self._frame("chat.completion.chunk")
-        is_new = self.is_chat  # a reply begins with who speaks, as soon as there is a token
+        is_new = self.is_chat  # a reply begins with its role, sent with the first token
         async with aclosing(self._pieces(choice)) as pieces:
             async for piece, stream in pieces:
                 if is_new:
@@ -119,7 +119,7 @@ class Writing:
         totals.append(n_tokens)
 
     async def _pieces(self, choice: _Choice) -> AsyncGenerator[tuple[str, TextStream], None]:
-        """What each token adds to a text, until its end."""
+        """Yield what each token adds to a text, until its end."""
         engine, tokenizer = self.engine, self.model.bundle.tokenizer
         stream = TextStream(
             partial(tokenizer.decode_after, choice.prompt),
@@ -138,7 +138,7 @@ class Writing:
                     return
 
     async def _text(self, choice: _Choice) -> tuple[str, str | None, int]:
-        """The text, why it ended, and its tokens."""
+        """Return the text, why it ended, and its number of tokens."""
         async with aclosing(self._pieces(choice)) as pieces:
             parts = [pair async for pair in pieces]
         stream = parts[-1][1]
@@ -150,65 +150,67 @@ class Writing:
         return {"index": choice.index, "delta": delta, "finish_reason": None, "logprobs": None}
 
     def _choice(self, choice: _Choice, text: str, ended: str | None, key: str) -> Chunk:
-        made: Chunk = {"index": choice.index, "finish_reason": ended, "logprobs": None}
+        entry: Chunk = {"index": choice.index, "finish_reason": ended, "logprobs": None}
         if not self.is_chat:
-            return made | {"text": text}
+            return entry | {"text": text}
         if key == "delta":
-            return made | {"delta": {"content": text} if text else {}}
-        return made | {"message": {"role": "assistant", "content": text, "refusal": None}}
+            return entry | {"delta": {"content": text} if text else {}}
+        return entry | {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def _frame(self, kind: str) -> Chunk:
         kind = kind if self.is_chat else "text_completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model.name}
 
-    def _usage(self, n_written: int) -> Chunk:
+    def _usage(self, n_generated: int) -> Chunk:
         prompts = {id(choice.prompt): len(choice.prompt) for choice in self.choices}
         n_read = sum(prompts.values())
         return {
             "prompt_tokens": n_read,
-            "completion_tokens": n_written,
-            "total_tokens": n_read + n_written,
+            "completion_tokens": n_generated,
+            "total_tokens": n_read + n_generated,
         }
 
 
 def completion(engine: Engine, request: CompletionRequest) -> Writing:
-    """The texts that go on with the prompts of a request.
+    """Return the continuations of the prompts of a request.
 
     Raises:
-        RequestProblem: the model is unknown, or a prompt leaves no room for what is asked for.
+        RequestProblem: the model is unknown, or the prompts and the new tokens exceed the context.
     """
     model = engine.find(request.model, lambda one: isinstance(one.task, CausalLM))
     prompts = [model.task.prompt(text, model.bundle.tokenizer) for text in request.prompts]
     room = model.limit + 1 - max(map(len, prompts))
-    wanted = min(DEFAULT_TOKENS, max(room, 1)) if request.max_tokens is None else request.max_tokens
-    if wanted > room:
-        raise _no_room(model, max(map(len, prompts)), wanted, "prompt" if room < 1 else "max_tokens")
-    options = request.sampling(wanted, temperature=1.0, top_p=1.0)
+    max_tokens = min(DEFAULT_TOKENS, max(room, 1)) if request.max_tokens is None else request.max_tokens
+    if max_tokens > room:
+        raise _no_room(model, max(map(len, prompts)), max_tokens, "prompt" if room < 1 else "max_tokens")
+    options = request.sampling(max_tokens, temperature=1.0, top_p=1.0)
     return _writing(engine, model, request, prompts=prompts, options=options)
 
 
 def chat(engine: Engine, request: ChatRequest) -> Writing:
-    """The replies that a request asks for.
+    """Return the replies to a dialogue.
 
     Raises:
-        RequestProblem: the model is unknown, or there is no room for as long a reply.
+        RequestProblem: the model is unknown, or the reply may exceed the context.
     """
     model = engine.find(request.model, lambda one: isinstance(one.task, Dialogue))
     task: Dialogue = model.task
     turns = _turns(request)
-    wanted = min(task.max_reply_tokens, model.limit) if request.most_tokens is None else request.most_tokens
-    if wanted > model.limit:
-        raise _no_room(model, 1, wanted, "max_tokens")
-    reserve = min(wanted, max(model.limit // 2, 1))
+    max_tokens = request.most_tokens
+    if max_tokens is None:
+        max_tokens = min(task.max_reply_tokens, model.limit)
+    if max_tokens > model.limit:
+        raise _no_room(model, 1, max_tokens, "max_tokens")
+    reserve = min(max_tokens, max(model.limit // 2, 1))
     prompt = task.prompt(turns, model.bundle.tokenizer, limit=model.limit, reserve=reserve)
     options = request.sampling(
-        min(wanted, model.limit + 1 - len(prompt)), temperature=task.temperature, top_p=task.top_p
+        min(max_tokens, model.limit + 1 - len(prompt)), temperature=task.temperature, top_p=task.top_p
     )
     return _writing(engine, model, request, prompts=[prompt], options=options)
 
 
 def _turns(request: ChatRequest) -> list[Turn]:
-    """What was said, and by whom; what one side said twice in a row is joined by a line end."""
+    """Return the turns of a dialogue; consecutive messages of one role are joined by a newline."""
     turns: list[Turn] = []
     for message in request.messages:
         role = "system" if message.role == "developer" else message.role
@@ -245,10 +247,10 @@ def _writing(
     )
 
 
-def _no_room(model: ServedModel, n_prompt: int, wanted: int, field: str) -> RequestProblem:
+def _no_room(model: ServedModel, n_prompt: int, max_tokens: int, field: str) -> RequestProblem:
     return RequestProblem(
         400,
-        f"{field}: a prompt of {n_prompt:,} tokens and {wanted:,} more do not fit; {model.name} reads "
-        f"{model.limit:,} tokens",
+        f"{field}: a prompt of {n_prompt:,} tokens and {max_tokens:,} new tokens exceed the context of "
+        f"{model.name}, which is {model.limit:,} tokens",
         field=field,
     )

@@ -1,4 +1,4 @@
-"""The limits of the server, and who may ask it."""
+"""The limits of the server."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -11,22 +11,22 @@ Seconds = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True, kw_only=True)
 class ServingOptions:
-    """How much the server takes on at once, how long it waits, and what it keeps out of answers.
+    """How much the server accepts at once, how long it waits, and what it masks in responses.
 
     Args:
-        allowed_hosts: further names by which the server may be called (the header `Host`), beside `host`,
-            localhost and the addresses of this machine's loopback.
-        max_body_bytes: of a request.
-        max_rows: of a request.
-        max_text_characters: of one text of a row.
-        max_waiting_rows: rows that wait; a request that finds no room is answered 503.
-        max_batch_rows: rows that are answered, or written, together.
-        max_connections: at the same time.
-        request_timeout_s: how long an answer may take, the wait included.
-        read_timeout_s: how long a client may take to send the head of a request, and again its body.
-        follow_s: how often the registry is asked whether an alias was moved.
-        mask_personal_data: replace e-mail addresses, telephone numbers and such in answers by their kind.
-        masked_patterns: regular expressions; what matches in an answer is replaced by `[masked]`.
+        allowed_hosts: allowed values of the header `Host`, in addition to `host`, localhost and loopback
+            addresses.
+        max_body_bytes: the maximum size of a request body.
+        max_rows: the maximum number of rows in a request.
+        max_text_characters: the maximum length of a text in a row.
+        max_waiting_rows: the size of the queue; a request that does not fit gets the status 503.
+        max_batch_rows: the maximum number of rows that are predicted or generated together.
+        max_connections: the maximum number of simultaneous connections.
+        request_timeout_s: the maximum time for an answer, including the time in the queue.
+        read_timeout_s: the maximum time a client may take to send the headers, and again the body.
+        follow_s: the interval at which the registry is asked whether an alias was moved.
+        mask_personal_data: replace e-mail addresses, telephone numbers and the like by their kind.
+        masked_patterns: regular expressions whose matches in responses are replaced by `[masked]`.
     """
 
     allowed_hosts: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a client is told when a request cannot be answered: one form, that of OpenAI's interface."""
+"""Error responses, in the format of OpenAI's interface."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 _CHOICE = re.compile(r"(function-\w+|list|constrained-\w+|nullable)\[.*\]$|constrained-str$|str$")
 
 
-class RequestProblem(Exception):  # noqa: N818 - most are the client's, and no error of ours
-    """A request that is answered with a status other than 200.
+class RequestProblem(Exception):  # noqa: N818 - mostly an error of the client, not of the server
+    """A request that is answered with an error status.
 
     Args:
-        status: of HTTP.
-        message: for a person.
+        status: the HTTP status.
+        message: the message for the user.
         field: the part of the request that is wrong.
-        headers: of the answer.
+        headers: headers of the response.
     """
 
     def __init__(
@@ -33,20 +33,20 @@ class RequestProblem(Exception):  # noqa: N818 - most are the client's, and no e
 
     @property
     def body(self) -> dict[str, Any]:
-        """The answer."""
+        """The body of the response."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.field, "code": self.status}}
 
 
 def queue_full() -> RequestProblem:
-    """Too much is waiting already."""
+    """Return the error for a full queue."""
     return RequestProblem(
         503, "the server is busy: its queue is full; try again later", headers={"Retry-After": "1"}
     )
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> RequestProblem:
-    """The first of pydantic's errors, without the value that was given: it may be a text of somebody."""
+    """Return the first of pydantic's errors, without the invalid value, which may be a user's text."""
     first = errors[0]
     place = [str(part) for part in first["loc"] if part != "body" and not _is_choice(part)]
     if first["type"] == "json_invalid":
@@ -57,5 +57,5 @@ def of_validation(errors: Sequence[Mapping[str, Any]]) -> RequestProblem:
 
 
 def _is_choice(part: str | int) -> bool:
-    """Whether pydantic means one of several types of a field, and no field."""
+    """Return whether pydantic names one of several types of a field rather than a field."""
     return isinstance(part, str) and bool(_CHOICE.match(part))

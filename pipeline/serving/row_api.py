@@ -1,4 +1,4 @@
-"""POST /v1/TASK: rows of a task answered; what a row may have is what the task says that it reads."""
+"""POST /v1/TASK: predictions for rows, whose columns are those that the task reads."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def is_readable(text: str) -> str:
-    """Refuse blanks alone, and halves of characters, which no encoding has."""
+    """Reject blank texts and unpaired surrogates."""
     if not text.strip():
         raise PydanticCustomError("blank", "the text is empty; expected some text")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -27,7 +27,7 @@ def is_readable(text: str) -> str:
 
 
 def _check_texts(value: T, *, max_characters: int) -> T:
-    """Refuse a value in which any text is not readable, or too long."""
+    """Reject a value in which any text is invalid or too long."""
     if isinstance(value, str):
         is_readable(value)
         if len(value) > max_characters:
@@ -38,13 +38,13 @@ def _check_texts(value: T, *, max_characters: int) -> T:
     return value
 
 
-class RowForms:
-    """The forms of a request for the rows of a model: one row, or many.
+class RowFormats:
+    """The formats of a request for a model's predictions: one row, or a list of rows.
 
     Args:
-        model: whose task says what a row has.
-        max_rows: of a request.
-        max_characters: of a text.
+        model: the model, whose task defines the columns.
+        max_rows: the maximum number of rows in a request.
+        max_characters: the maximum length of a text.
     """
 
     def __init__(self, model: ServedModel, *, max_rows: int, max_characters: int) -> None:
@@ -67,62 +67,62 @@ class RowForms:
         self.many = create_model(f"{title}Many", __config__=config, rows=rows, model=named)
 
     def rows(self, body: Mapping[str, Any]) -> list[Row]:
-        """The rows of a request.
+        """Return the rows of a request.
 
         Raises:
-            RequestProblem: the first field that is wrong, and why.
+            RequestProblem: names the first field that is wrong, and why.
         """
         form: type[BaseModel] = self.many if "rows" in body else self.one
         try:
             read = form.model_validate(body).model_dump(exclude={"model"}, exclude_unset=True)
         except ValidationError as error:
             raise of_validation(error.errors(include_input=False, include_url=False)) from None
-        found: list[Row] = read["rows"] if "rows" in body else [read]
-        return found
+        rows: list[Row] = read["rows"] if "rows" in body else [read]
+        return rows
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Of both forms, for OpenAPI."""
+        """The JSON schema of both formats, for OpenAPI."""
         forms: Any = self.one | self.many
         schema: dict[str, Any] = TypeAdapter(forms).json_schema(ref_template="#/$defs/{model}")
         return schema
 
 
 def as_answer(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as a client gets it, with the same keys that `make predict-TASK` writes."""
+    """Return a prediction for a client, with the keys that `make predict-TASK` writes."""
     return {"text": prediction.text, "confidence": prediction.confidence, **prediction.details}
 
 
 class RowApi:
-    """Answers requests for rows, of whatever task.
+    """Answers requests for predictions of any task.
 
     Args:
-        engine: which asks the models.
+        engine: runs the models.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        # Weak, so that a model which was replaced does not stay in memory.
-        self._forms: WeakKeyDictionary[ServedModel, RowForms] = WeakKeyDictionary()
+        # Weak references, so that a replaced model does not stay in memory.
+        self._formats: WeakKeyDictionary[ServedModel, RowFormats] = WeakKeyDictionary()
 
     async def answer(self, endpoint: str, body: Any) -> tuple[ServedModel, dict[str, Any]]:
-        """The model that was asked, and what it answers.
+        """Return the model that answered, and its response.
 
         Raises:
-            RequestProblem: the first field that is wrong, and why.
+            RequestProblem: names the first field that is wrong, and why.
         """
         model = self._model(endpoint, body)
-        predictions = await self._engine.answer(model, self.forms(model).rows(body))
+        predictions = await self._engine.answer(model, self.formats(model).rows(body))
         return model, {"model": model.name, "predictions": [as_answer(one) for one in predictions]}
 
-    def forms(self, model: ServedModel) -> RowForms:
-        """The forms of a model's requests, with the limits of the server."""
-        if model not in self._forms:
+    def formats(self, model: ServedModel) -> RowFormats:
+        """Return the request formats of a model, with the limits of the server."""
+        if model not in self._formats:
             options = self._engine.options
-            self._forms[model] = RowForms(
+            self._formats[model] = RowFormats(
                 model, max_rows=options.max_rows, max_characters=options.max_text_characters
             )
-        return self._forms[model]
+        return self._formats[model]
 
     def _model(self, endpoint: str, body: Any) -> ServedModel:
         if not isinstance(body, dict):

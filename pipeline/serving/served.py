@@ -1,4 +1,4 @@
-"""A model that is served: a bundle in memory, its name, and where it came from."""
+"""A served model: a bundle in memory, with its name and origin."""
 
 import re
 import time
@@ -27,11 +27,12 @@ class ServedModel:
     """A bundle that answers requests.
 
     Args:
-        name: by which a request names it.
-        spec: what the user named it by.
-        bundle: with its weights in memory.
-        digest: of the bundle.
-        version: of the registered model; None: it is served from a run or a folder.
+        name: the name of the model in requests.
+        spec: how the user named it when starting the server.
+        bundle: the bundle, with its weights in memory.
+        digest: the digest of the bundle.
+        version: the version of the registered model; None: it is served from a run or a folder.
+        loaded: when it was loaded, in Unix time.
     """
 
     name: str
@@ -48,35 +49,35 @@ class ServedModel:
 
     @property
     def endpoint(self) -> str | None:
-        """The last word of the address of its rows; None for a model that was only pretrained."""
+        """The last part of its URL, /v1/ENDPOINT; None for a model that was only pretrained."""
         if not isinstance(self.task, FinetuneTask):
             return None
         return self.task.endpoint or str(self.bundle.config["choices"]["task"])
 
     @property
     def writes(self) -> bool:
-        """Whether it writes token by token: it goes on with a text, or replies in a dialogue."""
+        """Whether it generates token by token: continues a text, or replies in a dialogue."""
         return isinstance(self.task, CausalLM | Dialogue)
 
     @property
     def limit(self) -> int:
-        """Tokens that the backbone reads."""
+        """The context length of the backbone in tokens."""
         return self.bundle.model.backbone.max_seq_len
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an answer says of the model that gave it."""
-        found = {"X-Prelude-Model": self.name, "X-Prelude-Bundle": self.digest}
-        return found if self.version is None else found | {"X-Prelude-Version": self.version}
+        """The response headers that identify the model."""
+        headers = {"X-Prelude-Model": self.name, "X-Prelude-Bundle": self.digest}
+        return headers if self.version is None else headers | {"X-Prelude-Version": self.version}
 
     @property
     def lineage(self) -> str:
-        """The command that leads back to the bytes."""
+        """The command that traces the model back to its files, commit and seed."""
         named = self.bundle.folder if self.version is None else f"{self.name}/{self.version}"
         return f"make lineage MODEL={named}"
 
     def decoding(self) -> DecodingBatch[Any]:
-        """An empty batch of rows that it writes."""
+        """Return an empty batch for generating text with the model."""
         tokenizer = self.bundle.tokenizer
         return DecodingBatch(
             self.bundle.model,
@@ -87,10 +88,10 @@ class ServedModel:
 
 
 def load_served(spec: str, folder: Path, version: Version | None = None) -> ServedModel:
-    """Read a bundle, on the device that this machine has.
+    """Load a bundle onto the device of this machine.
 
     Raises:
-        BundleError: it is missing, unfinished, damaged, or of a task that cannot be asked.
+        BundleError: the bundle is missing, unfinished, damaged, or cannot answer requests.
     """
     bundle = bundles.load_bundle(folder)
     check_has_head(bundle)
@@ -111,7 +112,7 @@ def load_served(spec: str, folder: Path, version: Version | None = None) -> Serv
     )
     if served.endpoint is None and not served.writes:
         raise BundleError(
-            f"{folder} fills gaps",
+            f"{folder} only fills gaps in a text",
             "a bundle that continues text, or a fine-tuned one",
             "serve a bundle of `make pretrain` or `make finetune-TASK`",
         )

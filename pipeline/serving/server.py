@@ -1,4 +1,4 @@
-"""The process: a port, an event loop, signals, and an orderly end."""
+"""The server process: a port, an event loop, signals, and a graceful shutdown."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ from pipeline.serving.served import ServedModel
 
 Say = Callable[[str, str], None]
 
-#: Of the head of a request.
+#: The maximum size of the headers of a request.
 _MAX_HEAD_BYTES = 1 << 15
 
 _LAST_PORT = 65_535
@@ -34,10 +34,10 @@ _KEEP_ALIVE_S = 5
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The port, ours from now on; nobody is listened to yet.
+    """Bind a port and listen on it; connections wait until the server runs.
 
     Raises:
-        ConfigError: it is taken, or there is no such address.
+        ConfigError: the port is in use, or there is no such address.
     """
     if not 0 <= port <= _LAST_PORT:
         raise ConfigError(
@@ -45,13 +45,13 @@ def bind(host: str, port: int) -> socket.socket:
         )
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family)
+        listener = socket.socket(family)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
         except OSError:
-            found.close()
+            listener.close()
             raise
     except OSError as error:
         raise ConfigError(
@@ -59,50 +59,50 @@ def bind(host: str, port: int) -> socket.socket:
             "a free port on an address of this machine",
             f"stop the program that uses it, or choose another port: make serve PORT={port % _LAST_PORT + 1}",
         ) from None
-    return found
+    return listener
 
 
 class _BoundedProtocol(H11Protocol):
-    """HTTP whose heads must come within a time: a client that sends a letter a minute keeps nothing open."""
+    """HTTP with a time limit for the headers of a request, so that slow clients hold no connection open."""
 
     read_timeout_s: float
-    _head_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._time_head()
+        self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._time_head()
+        self._watch_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_timer()
+        self._cancel_timer()
         super().connection_lost(exc)
 
-    def _time_head(self) -> None:
+    def _watch_headers(self) -> None:
         if self.conn.their_state is not h11.IDLE:
-            self._forget_timer()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.read_timeout_s, self.transport.close)
+            self._cancel_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.read_timeout_s, self.transport.close)
 
-    def _forget_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Server(uvicorn.Server):
-    """Serves models until a signal or the end of its worker.
+    """Serves models until a signal arrives or the worker fails.
 
     Args:
-        models: loaded already; each is asked once before anybody is listened to.
-        options: the limits.
-        host: for the check of the header `Host`.
-        token: that requests must bring along; None: nothing.
+        models: loaded models; each is warmed up before the server listens.
+        options: the limits of the server.
+        host: the address that the server listens on, for the check of the header `Host`.
+        token: the bearer token that requests must have; None: none is needed.
         follower: looks for other versions of models; None: nothing is followed.
-        say: (topic, text) to the user.
-        ready: called when requests are answered.
+        say: reports a topic and a text to the user.
+        ready: called when the server accepts requests.
     """
 
     def __init__(
@@ -134,10 +134,10 @@ class Server(uvicorn.Server):
         self._had_terminal = _has_terminal()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Warm up, then answer until the end.
+        """Warm up, then serve until the end.
 
         Raises:
-            RunError: the worker could not go on.
+            RunError: the worker failed.
         """
         self.engine.start()
         with self.capture_signals():
@@ -163,13 +163,13 @@ class Server(uvicorn.Server):
                 following.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
+        """Listen, then report that the server is ready."""
         await super().startup(sockets)
         self._ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end in order, a second one at once; SIGHUP looks for other versions."""
+        """Shut down on SIGINT and SIGTERM, at once on the second; on SIGHUP, poll the registry."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python delivers signals to the main thread only
             return
@@ -190,7 +190,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        """A closed terminal ends the server; else it is a request to look into the registry now."""
+        """End the server if its terminal was closed; otherwise poll the registry now."""
         if self._had_terminal and not _has_terminal():
             self.should_exit = True
         elif self._follower is not None:
@@ -205,7 +205,7 @@ def run(server: Server, listener: socket.socket) -> None:
     """Serve on this port until the end.
 
     Raises:
-        RunError: the model's worker could not go on.
+        RunError: the model's worker failed.
     """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     asyncio.run(server.serve([listener]))

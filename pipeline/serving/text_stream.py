@@ -1,22 +1,22 @@
-"""Tokens as they come, as text: whole characters only, and no further than a stop sequence."""
+"""Turns generated tokens into text incrementally: whole characters only, and up to a stop sequence."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from modules.continuous import NextToken
 
-#: What stands for bytes that are no character yet.
+#: The replacement character, which stands for bytes of an incomplete character.
 _INCOMPLETE = "\ufffd"
 
 
 class TextStream:
-    """The text of an answer, piece by piece; the pieces together are the answer.
+    """The text of an answer in pieces, which add up to the whole answer.
 
     Args:
-        decode: ids -> their text.
-        stops: texts at which the answer ends; they are no part of it.
-        strip: whether blanks at both ends are left out.
-        whole: give it in one piece, at its end.
+        decode: a function from ids to their text.
+        stops: texts at which the answer ends; they are not part of it.
+        strip: whether white space at both ends is removed.
+        whole: return the text in one piece at its end.
     """
 
     def __init__(
@@ -32,16 +32,16 @@ class TextStream:
         self._strip = strip
         self._whole = whole
         self._ids: list[int] = []
-        self._given = ""
+        self._returned = ""
         self.ended: Literal["stop", "length"] | None = None
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that were written."""
+        """The number of generated tokens."""
         return len(self._ids)
 
     def push(self, step: NextToken) -> str:
-        """What a further token adds to the text."""
+        """Return what another token adds to the text."""
         if step.token is not None:
             self._ids.append(step.token)
         self.ended = step.ended
@@ -55,12 +55,12 @@ class TextStream:
             text = "" if self._whole else self._settled(text)
         elif self._strip:
             text = text.rstrip()
-        piece = text[len(self._given) :]
-        self._given += piece
+        piece = text[len(self._returned) :]
+        self._returned += piece
         return piece
 
     def _settled(self, text: str) -> str:
-        """Without what a further token may change: half a character, blanks, the beginning of a stop."""
+        """Return the part of the text that further tokens cannot change."""
         text = text.rstrip(_INCOMPLETE)
         text = text.rstrip() if self._strip else text
         for stop in self._stops:

@@ -1,7 +1,7 @@
-"""The one thread that asks the models: rows of a task in small batches, texts token by token.
+"""The single thread that runs the models: rows of tasks in batches, texts token by token.
 
-What waits is taken turn by turn: rows that enter a batch of texts, one batch of rows, one step of each batch
-of texts. So a long text keeps nobody waiting, and a short one leaves as soon as it has ended.
+In each turn, waiting texts enter a decoding batch, one batch of rows is predicted, and each decoding batch
+makes one step. So a long text blocks nobody, and a short one leaves its batch as soon as it ends.
 """
 
 import threading
@@ -21,12 +21,12 @@ from pipeline.tasks.finetuning import Prediction, Row
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """One row to be answered or written.
+    """One row to predict, or one text to generate.
 
     Args:
-        model: which answers.
-        receive: is given what comes of it, in the thread of the server.
-        is_cancelled: nobody waits for it any more.
+        model: the model that answers.
+        receive: called with each result, in the thread of the server.
+        is_cancelled: whether nobody waits for the result any more.
     """
 
     model: ServedModel
@@ -36,34 +36,34 @@ class Job:
 
 @dataclass(kw_only=True, eq=False)
 class RowJob(Job):
-    """A row of a task; `receive` is given its Prediction, or an exception."""
+    """A row of a task; `receive` is called with its Prediction or an exception."""
 
     row: Row
 
 
 @dataclass(kw_only=True, eq=False)
 class TextJob(Job):
-    """A text to go on with; `receive` is given each NextToken, or an exception."""
+    """A prompt to continue; `receive` is called with each NextToken or an exception."""
 
     prompt: Sequence[int]
     options: SamplingOptions
     number: int = 0
 
 
-#: Hands what came of some jobs over to the thread of the server.
+#: Passes results of jobs to the thread of the server.
 Deliver = Callable[[list[tuple[Job, Any]]], None]
 
 
 @dataclass(kw_only=True)
 class Worker:
-    """Answers jobs in a thread of its own, until it is stopped or fails.
+    """Runs jobs in its own thread until it is stopped or fails.
 
     Args:
-        deliver: called in the worker's thread.
-        failed: called in the worker's thread, when it cannot go on.
+        deliver: passes on results; called in the worker's thread.
+        failed: called in the worker's thread if the worker fails.
         metrics: counts batches.
-        max_waiting: rows that may wait.
-        max_rows: rows of a batch.
+        max_waiting: the maximum number of waiting rows.
+        max_rows: the maximum number of rows of a batch.
     """
 
     deliver: Deliver
@@ -72,7 +72,7 @@ class Worker:
     max_waiting: int
     max_rows: int
     _rows: deque[RowJob] = field(default_factory=deque)
-    _asked: list[RowJob] = field(default_factory=list)
+    _running: list[RowJob] = field(default_factory=list)
     _texts: deque[TextJob] = field(default_factory=deque)
     _batches: dict[ServedModel, DecodingBatch[TextJob]] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -80,30 +80,30 @@ class Worker:
     _problem: BaseException | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it answers."""
+        """Whether the worker runs."""
         return self._problem is None and self._thread.is_alive()
 
     @property
     def n_waiting(self) -> int:
-        """Rows that wait."""
+        """The number of waiting rows."""
         return len(self._rows) + len(self._texts)
 
     @property
     def n_decoding(self) -> int:
-        """Rows that are being written."""
+        """The number of rows that are being generated."""
         return sum(len(batch) for batch in list(self._batches.values()))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Let all of these jobs wait, or none.
+        """Add all of these jobs to the queue, or none.
 
         Raises:
-            RequestProblem: there is no room for them.
+            RequestProblem: the queue is full.
         """
         with self._changed:
             if self._stopping or self._problem is not None or self.n_waiting + len(jobs) > self.max_waiting:
@@ -113,7 +113,7 @@ class Worker:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Answer what waits, then end; returns when it has ended."""
+        """Finish the queue, then end; return when the thread has ended."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -126,12 +126,12 @@ class Worker:
         except BaseException as error:
             self._problem = error
             with self._changed:
-                left: list[Job] = [*self._asked, *self._rows, *self._texts, *self._writing()]
+                left: list[Job] = [*self._running, *self._rows, *self._texts, *self._decoding()]
             self.deliver([(job, error) for job in left])
             self.failed(error)
 
     def _wait(self) -> bool:
-        """Until there is something to do; False at the end."""
+        """Wait until there is work; return False when the worker is to end."""
         with self._changed:
             while not (self._rows or self._texts or self.n_decoding):
                 self._batches.clear()
@@ -145,9 +145,9 @@ class Worker:
         self._enter()
         if rows := self._next_rows():
             self.metrics.observe("prelude_batch_rows", len(rows))
-            self._asked = rows
+            self._running = rows
             self.deliver(answered(rows))
-            self._asked = []
+            self._running = []
         for model, batch in list(self._batches.items()):
             self._step(model, batch)
 
@@ -158,11 +158,11 @@ class Worker:
         for batch in self._batches.values():
             batch.remove({job for job in batch.keys if job.is_cancelled})
 
-    def _writing(self) -> list[Job]:
+    def _decoding(self) -> list[Job]:
         return [job for batch in self._batches.values() for job in batch.keys]
 
     def _enter(self) -> None:
-        """Texts enter the batch of their model while it has room."""
+        """Add waiting texts to the decoding batch of their model while it has room."""
         with self._changed:
             waiting, self._texts = self._texts, deque()
         late: list[TextJob] = []
@@ -179,7 +179,7 @@ class Worker:
             self._texts.extendleft(reversed(late))
 
     def _next_rows(self) -> list[RowJob]:
-        """The row that has waited longest, and others of its model."""
+        """Return the row that has waited longest, with others for the same model."""
         with self._changed:
             if not self._rows:
                 return []
@@ -196,17 +196,17 @@ class Worker:
         self.metrics.observe("prelude_decoding_rows", len(batch))
         jobs = batch.keys
         try:
-            written = batch.step()
-        except Exception as error:  # the others go on: their models are others
+            tokens = batch.step()
+        except Exception as error:  # only this batch fails; other models continue
             del self._batches[model]
             self.deliver([(job, error) for job in jobs])
             return
-        found: list[tuple[Job, NextToken]] = [(job, written[job]) for job in jobs if job in written]
-        self.deliver(found)
+        results: list[tuple[Job, NextToken]] = [(job, tokens[job]) for job in jobs if job in tokens]
+        self.deliver(results)
 
 
 def answered(jobs: Sequence[RowJob]) -> list[tuple[Job, Prediction | Exception]]:
-    """What the model makes of the rows; where some row spoils the batch, each is asked alone."""
+    """Return the predictions for rows, or exceptions; if one row makes the batch fail, each is run alone."""
     model = jobs[0].model
     try:
         predictions = model.task.predict(

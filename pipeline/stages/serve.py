@@ -13,7 +13,7 @@ from pipeline.config.construct import construct
 from pipeline.config.plain import Config
 from pipeline.errors import ConfigError
 from pipeline.registry import versions
-from pipeline.serving.app import addresses
+from pipeline.serving.app import endpoints
 from pipeline.serving.follow import Follower
 from pipeline.serving.options import ServingOptions
 from pipeline.serving.served import ServedModel, load_served
@@ -132,8 +132,8 @@ def _say_ready(server: Server, host: str, port: int, introduce: Introduce, *, ha
 
 def _introduce(server: Server, where: str, has_token: bool) -> None:
     say = partial(report.say, wrap=False)
-    for address in addresses(server.api):
-        method, _, path = address.partition(" ")
+    for endpoint in endpoints(server.api):
+        method, _, path = endpoint.partition(" ")
         say("", f"{method:<5} {where}{path}")
     say("Try", _curl(next(iter(server.engine.models.values())), where, has_token=has_token))
 

@@ -8,7 +8,7 @@ from pipeline.config.compose import compose
 from pipeline.config.construct import construct
 from pipeline.config.groups import groups
 from pipeline.serving.problems import RequestProblem
-from pipeline.serving.row_api import RowForms
+from pipeline.serving.row_api import RowFormats
 from pipeline.tasks.finetuning import FinetuneTask
 
 
@@ -26,7 +26,7 @@ class Served:
 
 @pytest.mark.parametrize(("name", "task"), tasks().items(), ids=tasks())
 def test_the_example_of_every_task_is_a_row_and_an_empty_text_is_none(name: str, task: FinetuneTask) -> None:
-    forms = RowForms(Served(task), max_rows=2, max_characters=100)
+    forms = RowFormats(Served(task), max_rows=2, max_characters=100)
     row = dict(task.example_row)
     assert forms.rows(row) == [row]
     assert forms.rows({"rows": [row, row], "model": name}) == [row, row]

@@ -1,4 +1,4 @@
-"""Requests of OpenAI's interface, as far as they mean something here; other fields are refused by name."""
+"""The supported fields of requests to OpenAI's interface; other fields are rejected."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,23 +12,23 @@ from pipeline.serving.row_api import is_readable
 Text = Annotated[str, AfterValidator(is_readable)]
 Stop = Annotated[str, Field(min_length=1, max_length=100)]
 
-#: As in OpenAI's interface.
+#: Limits of OpenAI's interface.
 _MOST_STOPS, _MOST_CHOICES, _MOST_PROMPTS = 4, 16, 64
 
 
-class _Form(BaseModel):
+class _Format(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class StreamOptions(_Form):
-    """What a stream ends with."""
+class StreamOptions(_Format):
+    """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class WritingRequest(_Form):
-    """What both kinds of requests have."""
+class WritingRequest(_Format):
+    """The fields that both kinds of requests have."""
 
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -52,7 +52,7 @@ class WritingRequest(_Form):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self, max_new_tokens: int, *, temperature: float, top_p: float) -> SamplingOptions:
-        """How tokens are chosen: as the request says, or else as given; without a seed by chance."""
+        """Return the request's sampling options, or these defaults; without a seed, a random one is drawn."""
         return SamplingOptions(
             temperature=temperature if self.temperature is None else self.temperature,
             top_p=top_p if self.top_p is None else self.top_p,
@@ -62,25 +62,25 @@ class WritingRequest(_Form):
 
 
 class CompletionRequest(WritingRequest):
-    """POST /v1/completions."""
+    """The body of POST /v1/completions."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=_MOST_PROMPTS)]
 
     @property
     def prompts(self) -> Sequence[str]:
-        """One or several."""
+        """The prompts, one or several."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class TextPart(_Form):
+class TextPart(_Format):
     """A part of a message."""
 
     type: Literal["text"]
     text: Text
 
 
-class Message(_Form):
-    """What one side said."""
+class Message(_Format):
+    """A message of a dialogue."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(min_length=1)]
@@ -88,17 +88,17 @@ class Message(_Form):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The text of all parts."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ChatRequest(WritingRequest):
-    """POST /v1/chat/completions."""
+    """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def most_tokens(self) -> int | None:
-        """The longest reply; the newer field's word counts."""
+        """The maximum length of a reply; `max_completion_tokens` takes precedence over `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
