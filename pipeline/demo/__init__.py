@@ -1,1 +1,1 @@
-"""A page in which the models of a server are tried: what it is told of them, and why they answer so."""
+"""A web page for trying the models of a server: descriptions of the models, predictions and explanations."""

@@ -1,4 +1,4 @@
-"""Which bundles are shown where none is named: the newest of each task."""
+"""Choose the bundles to show if the user names none: the newest of each task."""
 
 from pathlib import Path
 
@@ -12,24 +12,24 @@ from pipeline.tasks.finetuning import FinetuneTask
 
 
 def newest_of_each_task(runs_dir: Path) -> list[str]:
-    """The newest finished bundle of each stage and task that can be asked, sorted by task.
+    """Return the newest finished bundle of each stage and task that can answer requests, sorted by task.
 
     Raises:
-        BundleError: there is none.
+        BundleError: there are none.
     """
-    made = {(str((run.record.choices or {}).get("task")), run.record.stage) for run in list_runs(runs_dir)}
-    found = [
-        newest_bundle(runs_dir, stage=stage, task=task, kind=_can_be_asked) for task, stage in sorted(made)
+    trained = {(str((run.record.choices or {}).get("task")), run.record.stage) for run in list_runs(runs_dir)}
+    newest = [
+        newest_bundle(runs_dir, stage=stage, task=task, kind=_can_answer) for task, stage in sorted(trained)
     ]
-    if not any(found):
+    if not any(newest):
         raise BundleError(
-            f"no finished bundle under {runs_dir} that writes or answers",
+            f"no finished bundle under {runs_dir} can answer requests",
             "at least one",
             "run `make pretrain`, or `make finetune-TASK`, first",
         )
-    return [str(folder) for folder in found if folder is not None]
+    return [str(folder) for folder in newest if folder is not None]
 
 
-def _can_be_asked(run: RunFolder) -> Kind:
+def _can_answer(run: RunFolder) -> Kind:
     is_able = isinstance(read_task(run.bundles / "best"), CausalLM | FinetuneTask)
-    return Kind(rank=0 if is_able else None, title="it fills gaps")
+    return Kind(rank=0 if is_able else None, title="it only fills gaps")

@@ -1,4 +1,4 @@
-"""What the page is told of a model: its input, examples, and the form of its answers."""
+"""Describe a model to the page: its input columns, examples, and how its predictions are displayed."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -13,16 +13,16 @@ from pipeline.serving.served import ServedModel
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.finetuning import FinetuneTask, Row
 
-#: Examples of each language, and rows that are looked through for them.
+#: The number of examples per language, and of rows that are searched for them.
 _N_EXAMPLES, _N_ROWS = 2, 60
-#: Where a model that goes on with texts and one that replies are asked, so that they stream.
+#: The endpoints that stream text: for models that continue a text, and for those that reply.
 _STREAMS = {"continuation": "/v1/completions", "dialogue": "/v1/chat/completions"}
 
 Example = dict[str, Any]
 
 
 def describe(model: ServedModel) -> dict[str, Any]:
-    """All that the page knows of a model, as JSON has it."""
+    """Return what the page needs to know about a model, as JSON values."""
     task, word = model.task, str(model.bundle.config["choices"]["task"])
     return {
         "model": model.name,
@@ -59,7 +59,7 @@ def _is_dialogue(task: FinetuneTask | CausalLM, name: str) -> bool:
 
 
 def _kind(kind: Any) -> Literal["text", "json"]:
-    """Whether a text will do; else the value is written as JSON."""
+    """Return whether a column takes a plain text; otherwise its value is entered as JSON."""
     try:
         TypeAdapter(kind).validate_python("a text", strict=True)
     except ValidationError:
@@ -68,17 +68,17 @@ def _kind(kind: Any) -> Literal["text", "json"]:
 
 
 def _examples(model: ServedModel) -> list[Example]:
-    """Rows of the story world that no training has seen, in the languages of the model's own corpus."""
+    """Return story-world rows that no training has used, in the languages of the model's corpus."""
     task = model.task
     if task.showing.view is None:
         return [{"language": None, "row": dict(task.example_row)}]
-    found: dict[str, list[Example]] = {}
+    by_language: dict[str, list[Example]] = {}
     for row in islice(_rows(task.showing.view, model.bundle.config), _N_ROWS):
         language = row.get("target_language", row.get("language"))
-        some = found.setdefault(str(language), [])
+        some = by_language.setdefault(str(language), [])
         if len(some) < _N_EXAMPLES:
             some.append({"language": row.get("language"), "row": dict(task.shown_input(row))})
-    return [example for language in sorted(found, key=_place) for example in found[language]]
+    return [example for language in sorted(by_language, key=_place) for example in by_language[language]]
 
 
 def _place(language: str) -> int:

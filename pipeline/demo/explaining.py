@@ -1,4 +1,4 @@
-"""Why a model answers a row so, asked of the server's one worker like every other answer."""
+"""Explain a prediction of a served model; the server's worker computes it like any other request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,17 +21,17 @@ from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
-#: Points at which gradients are taken at most: nobody waits longer for an explanation that is not complete.
+#: The maximum number of gradient steps, which limits the waiting time even if the result is not complete.
 MOST_STEPS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Explaining:
-    """A task whose predictions are explanations of the task's own; the worker asks it like any other.
+    """A task whose predictions are explanations of another task's predictions, for the server's worker.
 
     Args:
-        task: of the model.
-        sampling: how a pretrained model writes; None: the model was fine-tuned.
+        task: the task of the model.
+        sampling: the sampling options of a pretrained model; None: the model was fine-tuned.
         input_columns: the columns that the task reads.
     """
 
@@ -42,7 +42,7 @@ class _Explaining:
     def predict(
         self, model: Model, tokenizer: Tokenizer, rows: Sequence[Row], *, batch_size: int
     ) -> list[Prediction]:
-        """An explanation for each row, in `details`."""
+        """Return an explanation for each row, in `details`."""
         return [self._explained(model, tokenizer, row) for row in rows]
 
     def _explained(self, model: Model, tokenizer: Tokenizer, row: Row) -> Prediction:
@@ -59,30 +59,31 @@ class _Explaining:
 
 
 async def explain(engine: Engine, body: Any) -> dict[str, Any]:
-    """Why a model gives the answer that this request gets at its own address.
+    """Explain the answer that this request gets at the model's own endpoint.
 
     Args:
-        engine: which asks the models.
+        engine: runs the models.
         body: a request for one row, or for a completion, with the name of the model.
 
     Raises:
-        RequestProblem: the first field that is wrong, and why.
+        RequestProblem: names the first field that is wrong, and why.
     """
     if not isinstance(body, dict):
         raise RequestProblem(400, "body: expected a JSON object", field="body")
     model = engine.models.get(str(body.get("model")))
     if model is None:
-        raise RequestProblem(400, "model: expected the name of a model that is served", field="model")
-    row, asked = _completion(engine, body) if isinstance(model.task, CausalLM) else _row(engine, model, body)
-    (prediction,) = await engine.answer(asked, [row])
+        raise RequestProblem(400, "model: expected the name of a served model", field="model")
+    is_pretrained = isinstance(model.task, CausalLM)
+    row, explainer = _completion(engine, body) if is_pretrained else _row(engine, model, body)
+    (prediction,) = await engine.answer(explainer, [row])
     return dict(prediction.details)
 
 
 def _row(engine: Engine, model: ServedModel, body: dict[str, Any]) -> tuple[Row, ServedModel]:
     options = engine.options
-    forms = RowFormats(model, max_rows=1, max_characters=options.max_text_characters)
-    (row,) = forms.rows(body)
-    return row, _explained_by(model, None, model.task.input_columns)
+    formats = RowFormats(model, max_rows=1, max_characters=options.max_text_characters)
+    (row,) = formats.rows(body)
+    return row, _explainer(model, None, model.task.input_columns)
 
 
 def _completion(engine: Engine, body: dict[str, Any]) -> tuple[Row, ServedModel]:
@@ -92,10 +93,10 @@ def _completion(engine: Engine, body: dict[str, Any]) -> tuple[Row, ServedModel]
         raise of_validation(error.errors(include_input=False, include_url=False)) from None
     writing = completion(engine, request)
     (choice,) = writing.choices[:1]
-    return {"text": request.prompts[0]}, _explained_by(writing.model, choice.options, Columns(("text",)))
+    return {"text": request.prompts[0]}, _explainer(writing.model, choice.options, Columns(("text",)))
 
 
-def _explained_by(model: ServedModel, sampling: SamplingOptions | None, columns: Columns) -> ServedModel:
-    """The same model, with weights that are the same tensors, and explanations for answers."""
+def _explainer(model: ServedModel, sampling: SamplingOptions | None, columns: Columns) -> ServedModel:
+    """Return a model with the same weights whose predictions are explanations."""
     task = _Explaining(task=model.task, sampling=sampling, input_columns=columns)
     return replace(model, bundle=replace(model.bundle, task=task))

@@ -1,4 +1,4 @@
-"""The addresses of the page: its files, what it is told of the models, and explanations."""
+"""The routes of the page: its files, the descriptions of the models, and explanations."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from pipeline.serving.server import Server
 
 PAGE = Path(__file__).parent / "page"
 
-#: The page loads and asks nothing but this server, runs no script but its own files, and stands in no frame.
+#: The page may only load from this server, runs only scripts from its own files, and may not be framed.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
@@ -36,24 +36,24 @@ class _Page(StaticFiles):
 
 
 def add_page(server: Server) -> None:
-    """Add the page at `/`, and what it asks for, to a server that has not started."""
+    """Add the page at `/`, and the endpoints that it uses, to a server that has not started."""
     app, engine = server.api, server.engine
 
     @app.get("/demo/models")
     async def models() -> Response:
-        """What is served, as the page shows it."""
-        found = [describe(model) for model in engine.models.values()]
-        return Response(json_line({"models": found}), media_type="application/json")
+        """Describe the served models for the page."""
+        descriptions = [describe(model) for model in engine.models.values()]
+        return Response(json_line({"models": descriptions}), media_type="application/json")
 
     @app.post("/demo/explain")
     async def why(request: Request, body: Annotated[Any, Body()]) -> Response:
-        """Why a model answers a request so."""
-        found = await unless_gone(request, explain(engine, body))
-        return Response(json_line(found), media_type="application/json")
+        """Explain the answer of a model to a request."""
+        explanation = await unless_gone(request, explain(engine, body))
+        return Response(json_line(explanation), media_type="application/json")
 
     @app.get("/style.css", include_in_schema=False)
     async def style() -> Response:
-        """The style sheet of all pages."""
+        """Return the style sheet of all pages."""
         return FileResponse(SHARED / "style.css", headers=HEADERS)
 
     files = [file.relative_to(PAGE).as_posix() for file in PAGE.rglob("*") if file.is_file()]

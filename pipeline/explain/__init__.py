@@ -1,1 +1,1 @@
-"""Why a model answered as it did: words, probabilities, attention; as values, pictures and a page."""
+"""Explanations of predictions by words, token probabilities and attention: as values, pictures and a page."""

@@ -1,4 +1,4 @@
-"""Explain one answer: plain values in, plain values out. The server, the command and the runs call this."""
+"""Explain one prediction; used by the server, by `make explain`, and at the end of evaluations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,29 +18,29 @@ from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row
 from pipeline.tasks.writing import collate_labelled
 
-#: Tokens of each side whose attention is kept: more than these no picture shows.
+#: The maximum number of tokens on each side whose attention is recorded; pictures show no more.
 ATTENTION_TOKENS = 48
-#: Likelier or less likely tokens that are named beside one that was written.
+#: The number of most likely tokens that are listed for each generated token.
 N_ALTERNATIVES = 5
-#: What is read in place of a row's tokens where nothing is to be said: the first that a tokenizer has.
+#: The token that replaces text in the baseline: the first of these that a tokenizer has.
 BASELINES = ("pad", "unk", "eos")
-#: Digits of what is kept.
+#: The number of decimal digits in the results.
 _DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attributed:
-    """A decision, and the words that it came from.
+    """A decision, and the contributions of the words to it.
 
     Args:
         about: what was decided.
-        output: the number by which, of the row.
-        baseline: the token of the baseline, which stands in place of each token of the row's texts.
-        baseline_output: the number, of the baseline.
-        words: the row's words; their attributions add up to the difference of both, less the gap.
-        n_steps: points at which gradients were taken.
-        gap: how far the sum is from the difference, as a share of it.
-        is_complete: whether the gap is as small as it has to be.
+        output: the score of the decision for the row.
+        baseline: the token that replaces each token of the row's texts in the baseline.
+        baseline_output: the score for the baseline.
+        words: the words of the row; their attributions add up to the difference of the scores, up to the gap.
+        n_steps: the number of points at which gradients were computed.
+        gap: the relative error of that sum.
+        is_complete: whether the gap is within the tolerance.
     """
 
     about: str
@@ -53,13 +53,13 @@ class Attributed:
     is_complete: bool
 
     def strongest(self, n: int) -> list[Word]:
-        """The words that speak the most for the decision, the first before the others."""
+        """Return the words with the largest attributions, the largest first."""
         return sorted(self.words, key=lambda word: -word.attribution)[:n]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenToken:
-    """A token that was written: its text, how likely it was, its rank from 1, and the likeliest ones."""
+    """A generated token: its text, its probability, its rank from 1, and the most likely tokens there."""
 
     text: str | None
     probability: float
@@ -69,11 +69,11 @@ class WrittenToken:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """What the last layer looked at, of the first tokens of each side.
+    """The attention of the last layer, for the first tokens of each side.
 
     Args:
-        tokens: of each side, `input_ids` and `decoder_input_ids`; empty where they may not be shown.
-        heads: name of the attention -> heads -> tokens that look -> tokens that are looked at.
+        tokens: the tokens of each side, `input_ids` and `decoder_input_ids`; empty if they may not be shown.
+        heads: weights by name of the attention, as a list over heads, queries and keys.
     """
 
     tokens: Mapping[str, Sequence[str]]
@@ -82,15 +82,15 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """All that is known of why a model gave its answer to a row.
+    """Why a model gave its answer to a row.
 
     Args:
         task: the class of the task.
-        answer: what the model answered; None where it may not be shown.
-        confidence: how sure it was, where the task tells.
-        decisions: the words behind the answer, where it is a decision.
-        written: the tokens of the answer, where it was written.
-        attention: of the last layer; None for a model without.
+        answer: the answer of the model; None if it may not be shown.
+        confidence: the confidence, if the task defines one.
+        decisions: the decisions behind the answer, with the contributions of words.
+        written: the tokens of the answer, if it was generated.
+        attention: the attention of the last layer; None if it was not recorded.
     """
 
     task: str
@@ -102,11 +102,11 @@ class Explanation:
 
     @property
     def gap(self) -> float | None:
-        """The largest gap of its decisions."""
+        """The largest gap of all decisions."""
         return max((one.gap for one in self.decisions), default=None)
 
     def without_text(self, *, keep_answer: bool = False) -> "Explanation":
-        """The same with numbers of tokens instead of words; the name of a class may stay."""
+        """Return a copy with token numbers instead of words; the name of a class may be kept."""
         decisions = [
             replace(one, words=[replace(word, text=None) for word in one.words]) for one in self.decisions
         ]
@@ -121,7 +121,7 @@ class Explanation:
         )
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the explanation as JSON values."""
         return asdict(self)
 
 
@@ -136,20 +136,20 @@ def explain_row(
     most_steps: int = MOST_STEPS,
     attention: bool = True,
 ) -> Explanation:
-    """Answer a row and explain the answer.
+    """Predict a row and explain the prediction.
 
     Args:
-        task: of the model, as its bundle has it.
-        model: on any device.
-        tokenizer: the model's.
-        row: the columns that the task reads; of a pretrained model `text`, a prompt.
-        prediction: the answer, where it is known already.
-        sampling: how a pretrained model writes; None: greedily.
-        most_steps: where integrated gradients end, complete or not.
-        attention: whether to record it.
+        task: the task of the model, from its bundle.
+        model: the model, on any device.
+        tokenizer: the tokenizer of the model.
+        row: the columns that the task reads; for a pretrained model `text`, the prompt.
+        prediction: the prediction, if it is already known.
+        sampling: the sampling options of a pretrained model; None: greedy.
+        most_steps: the maximum number of steps of integrated gradients, complete or not.
+        attention: whether to record attention.
 
     Raises:
-        DataError: the row cannot be answered.
+        DataError: the row is invalid.
     """
     if isinstance(task, FinetuneTask):
         if prediction is None:
@@ -184,31 +184,31 @@ def _attributed(
     model: Model, tokenizer: Tokenizer, decision: Decision, row: Row, most_steps: int
 ) -> Attributed:
     role = next(role for role in BASELINES if tokenizer.has(role))
-    nothing: int = getattr(tokenizer, f"{role}_id")
+    baseline_id: int = getattr(tokenizer, f"{role}_id")
     batch = _on_device(model, decision.batch)
     is_text = torch.tensor(
         [[place is not None for place in decision.places]], device=batch["input_ids"].device
     )
-    found = integrated_gradients(
+    gradients = integrated_gradients(
         model,
         batch,
         decision.score,
-        baseline=batch["input_ids"].masked_fill(is_text, nothing),
+        baseline=batch["input_ids"].masked_fill(is_text, baseline_id),
         most_steps=most_steps,
     )
     texts = {place.column: row[place.column] for place in decision.places if place is not None}
     return Attributed(
         about=decision.about,
-        output=round(found.output, _DIGITS),
-        baseline=tokenizer.decode_tokens([nothing])[0],
-        baseline_output=round(found.baseline_output, _DIGITS),
+        output=round(gradients.output, _DIGITS),
+        baseline=tokenizer.decode_tokens([baseline_id])[0],
+        baseline_output=round(gradients.baseline_output, _DIGITS),
         words=[
             replace(word, attribution=round(word.attribution, _DIGITS))
-            for word in words_of(texts, decision.places, found.values.tolist())
+            for word in words_of(texts, decision.places, gradients.values.tolist())
         ],
-        n_steps=found.n_steps,
-        gap=found.gap,
-        is_complete=found.is_complete,
+        n_steps=gradients.n_steps,
+        gap=gradients.gap,
+        is_complete=gradients.is_complete,
     )
 
 
@@ -241,7 +241,7 @@ def _written(model: Model, tokenizer: Tokenizer, feature: Feature) -> list[Writt
 
 
 def _attention(model: Model, tokenizer: Tokenizer, batch: Mapping[str, Tensor]) -> Attention | None:
-    """Of the whole row; what lies beyond the first tokens of each side is left out."""
+    """Record the attention of a row; only the first tokens of each side are kept."""
     sides = {"input_ids": tokenizer, "decoder_input_ids": tokenizer.target}
     real = {
         name: int(batch.get(name.replace("input_ids", "attention_mask"), torch.ones_like(batch[name])).sum())
@@ -256,15 +256,15 @@ def _attention(model: Model, tokenizer: Tokenizer, batch: Mapping[str, Tensor]) 
     kept = {name: min(n, ATTENTION_TOKENS) for name, n in real.items()}
     heads = {}
     for name, maps in weights.items():
-        looks, seen = sides_of(name)
-        shown = maps[0, :, : kept[looks], : kept[seen]].tolist()
+        queries, keys = sides_of(name)
+        shown = maps[0, :, : kept[queries], : kept[keys]].tolist()
         heads[name] = [[[round(x, 4) for x in line] for line in head] for head in shown]
     tokens = {name: sides[name].decode_tokens(batch[name][0, :n].tolist()) for name, n in kept.items()}
     return Attention(tokens=tokens, heads=heads)
 
 
 def sides_of(attention: str) -> tuple[str, str]:
-    """Which side of a batch looks, and which is looked at."""
+    """Return the sides of a batch that an attention takes its queries and its keys from."""
     if attention == "decoder.cross_attn":
         return "decoder_input_ids", "input_ids"
     side = "decoder_input_ids" if attention.startswith("decoder.") else "input_ids"

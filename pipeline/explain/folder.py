@@ -1,4 +1,4 @@
-"""A folder of explanations: pictures, JSON and a page, put in its place when all of it is written."""
+"""Write explanations to a folder (pictures, JSON and a page), which is moved into place when complete."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ PAGE = "index.html"
 
 
 def check_folder(folder: Path) -> None:
-    """Prove that the folder can be made.
+    """Check that the folder can be created.
 
     Raises:
-        RunError: there is something of that name, or it cannot be written; nothing is left behind.
+        RunError: the path exists or is not writable; nothing is left behind.
     """
     if folder.exists() or folder.is_symlink():
         raise RunError(f"{folder} exists", "a folder that does not exist yet", "choose another OUTPUT=FOLDER")
@@ -36,7 +36,7 @@ def write_folder(
     """Write the files of all rows and the page; `advance` is called after each row.
 
     Raises:
-        RunError: it cannot be written; nothing is left behind.
+        RunError: the folder cannot be written; nothing is left behind.
     """
     try:
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as drafts:

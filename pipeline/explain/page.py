@@ -1,4 +1,4 @@
-"""Explanations as one page."""
+"""Explanations as an HTML page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def render_explanations(
     notes: Sequence[str] = (),
     pictures: Mapping[int, str] | None = None,
 ) -> str:
-    """The page; `pictures` are files beside it, of attention, by the number of the row."""
+    """Return the page; `pictures` are attention files next to it, by row number."""
     return render(
         Path(__file__).parent / "explanations.html.j2",
         title=title,

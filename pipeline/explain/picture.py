@@ -1,4 +1,4 @@
-"""Pictures of one explanation: the coloured text, and what the last layer looked at."""
+"""Pictures of an explanation: the coloured text, and the attention of the last layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 _WIDTH_IN, _LINE_IN, _DPI = 9.0, 0.3, 120
 _MARGIN_IN = 0.25
 _FOR, _AGAINST = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)
-#: Attention of more tokens than these cannot be read in a picture.
+#: The maximum number of tokens in an attention map; more are not legible.
 _TOKENS = 24
 
-#: Between words that no blank parts.
+#: The space between words that are not separated by a blank.
 _BETWEEN_IN = 0.04
 
-#: Pieces, and where each begins.
+#: Pieces of text with their horizontal positions in inches.
 Line = list[tuple[float, Piece]]
 
 
 def save_words(row: ExplainedRow, file: Path) -> None:
-    """The answer and, coloured, the texts that it came from or the tokens that were written."""
+    """Save the answer and, coloured, the texts that it was derived from or the generated tokens."""
     _draw_text(list(_blocks(row))).savefig(file, dpi=_DPI)
 
 
 def save_attention(row: ExplainedRow, file: Path) -> None:
-    """A map for each head of the last layer."""
+    """Save an attention map for each head of the last layer."""
     attention = row.explanation.attention
     if attention is None:
         return
@@ -44,7 +44,7 @@ def save_attention(row: ExplainedRow, file: Path) -> None:
 
 
 def _blocks(row: ExplainedRow) -> Iterator[list[Piece]]:
-    """Paragraphs of the picture."""
+    """Yield the paragraphs of the picture."""
     explanation = row.explanation
     sure = "" if explanation.confidence is None else f"  ({explanation.confidence:.3f})"
     yield [Piece(text=part) for part in _cut(f"Row {row.number}: {explanation.answer or 'no answer'}{sure}")]
@@ -61,7 +61,7 @@ def _parts(piece: Piece) -> list[Piece]:
 
 
 def _cut(text: str) -> list[str]:
-    """Words with the blanks after them, which may stand on different lines."""
+    """Split a text into words with the blanks after them, for line breaks."""
     words = text.split(" ")
     return [f"{word} " for word in words[:-1]] + ([words[-1]] if words[-1] else [])
 
@@ -96,7 +96,7 @@ def _draw_text(blocks: Sequence[Sequence[Piece]]) -> "Figure":
 
 
 def _readable(piece: Piece, known: frozenset[int]) -> Piece:
-    """A character that no installed font has becomes a box."""
+    """Replace characters that no installed font has by boxes."""
     text = "".join(letter if ord(letter) in known or letter.isspace() else "□" for letter in piece.text)
     return replace(piece, text=" ".join(text.split("\n")))
 
@@ -107,7 +107,7 @@ def _tint(piece: Piece) -> tuple[float, float, float, float]:
 
 
 def _lines(block: Sequence[Piece], width_in: Callable[[str], float]) -> Iterator[Line]:
-    """The block, broken where a line is full."""
+    """Break the block into lines."""
     line: Line = []
     x, blank = _MARGIN_IN, width_in("a a") - width_in("aa")
     for piece in block:

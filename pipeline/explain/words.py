@@ -1,4 +1,4 @@
-"""From tokens to words: what the tokens of a word contribute together."""
+"""Combine the attributions of tokens to attributions of words."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 from pipeline.tasks.explaining import Place
 
-#: Characters of scripts without spaces, each a word by itself; another word is letters and digits, or a sign.
+# A word is a single character of a script without spaces, a run of letters and digits, or a sign.
 _ALONE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """A part of a row's text, and what it contributes.
+    """A part of a row's text, and its contribution.
 
     Args:
-        column: of the row.
-        start, end: its characters [start, end) in the column.
-        text: these characters; None where they may not be shown.
-        first_token, last_token: the tokens, counted from 0, as the model reads them.
-        attribution: the sum over the tokens.
+        column: the column of the row.
+        start, end: the characters [start, end) in the column.
+        text: these characters; None if they may not be shown.
+        first_token, last_token: indices of the first and last token in the model's input.
+        attribution: the sum of the attributions of the tokens.
     """
 
     column: str
@@ -33,7 +33,7 @@ class Word:
 
     @property
     def title(self) -> str:
-        """The text, or the numbers of the tokens."""
+        """The text, or the token numbers if the text may not be shown."""
         if self.text is not None:
             return self.text
         many = self.first_token != self.last_token
@@ -43,9 +43,9 @@ class Word:
 def words_of(
     row: Mapping[str, str], places: Sequence[Place | None], attributions: Sequence[float]
 ) -> list[Word]:
-    """The words of a row that the model read, in the order of its tokens.
+    """Return the words of a row, in the order of the model's tokens.
 
-    A word ends where a word of the text and a token both end; a token that holds parts of two joins them.
+    A word ends where both a word of the text and a token end; a token that spans two words joins them.
     Special tokens belong to no word.
     """
     ends = {column: _ends(text) for column, text in row.items()}
@@ -71,12 +71,12 @@ def words_of(
 
 
 def _ends(text: str) -> set[int]:
-    """Where words end: a blank belongs to the word after it."""
-    return {found.end() for found in _WORD.finditer(text)} | {len(text)}
+    """Return the offsets at which words end; a blank belongs to the word after it."""
+    return {match.end() for match in _WORD.finditer(text)} | {len(text)}
 
 
 def _groups(places: Sequence[Place | None], ends: Mapping[str, set[int]]) -> Iterator[list[int]]:
-    """The numbers of the tokens of each word."""
+    """Yield the token indices of each word."""
     group: list[int] = []
     for number, place in enumerate(places):
         if place is None:
@@ -85,7 +85,7 @@ def _groups(places: Sequence[Place | None], ends: Mapping[str, set[int]]) -> Ite
         following = places[number + 1] if number + 1 < len(places) else None
         if following is None or following.column != place.column:
             is_last = True
-        else:  # a token may be a part of a character, which the next one goes on with
+        else:  # a token may be a part of a character that the next token completes
             is_last = place.end in ends[place.column] and following.start >= place.end
         if is_last:
             yield group

@@ -1,4 +1,4 @@
-"""The worst answers of an evaluation explained, as artifacts of its run, in bounded time."""
+"""Explain the worst predictions of an evaluation within a time limit, as artifacts of its run."""
 
 import json
 import time
@@ -14,10 +14,10 @@ from pipeline.tracking import Run
 
 #: Artifacts of a run.
 PAGE, RECORDS = "explanations/worst.html", "explanations/worst.json"
-#: The metric: the largest gap of the sums of attributions.
+#: The name of the metric for the largest gap of the sums of attributions.
 GAP = "worst/completeness_gap"  # MLflow sorts groups by name, and the losses come first
 N_WORST = 20
-#: No further row is begun after this time, and none takes many more steps than most rows need.
+#: After this time no further row is started; the number of steps per row is limited too.
 BUDGET_S = 20.0
 _MOST_STEPS = 256
 
@@ -31,10 +31,11 @@ def log_worst(
     show_text: bool,
     say: Callable[[str, str], None],
 ) -> None:
-    """Explain the worst answers, and record a page, JSON and the largest gap; nothing where all are right.
+    """Explain the worst predictions, and log a page, JSON and the largest gap; nothing if all are right.
 
-    Without `show_text` words are numbers of tokens, and what was written is left out; names of classes stay.
-    An untracked run has no artifacts. What fails is said, and ends nothing: the model is trained.
+    Without `show_text`, words are shown as token numbers and generated text is left out; class names stay. An
+    untracked run has no artifacts. Failures are reported and not raised, because the model is already
+    trained.
     """
     if tracked.run_id is None or not evaluation.worst:
         return
@@ -48,7 +49,7 @@ def log_worst(
             )
         tracked.log_text(render_explanations(rows, title="The worst answers explained", notes=notes), PAGE)
         tracked.log_text(json.dumps([row.record() for row in rows], ensure_ascii=False), RECORDS)
-    except Exception as error:  # whatever it is, what was trained must be kept
+    except Exception as error:  # no failure here may lose the trained model
         say("Note", f"the worst answers could not be explained ({type(error).__name__}: {error})")
         return
     gaps = [row.explanation.gap for row in rows if row.explanation.gap is not None]
@@ -59,11 +60,11 @@ def log_worst(
 def _explained(
     evaluation: Evaluation, model: Model, tokenizer: Tokenizer, *, show_text: bool
 ) -> list[ExplainedRow]:
-    """As many of the worst as time allows; the attention of a row is in nobody's way, and left out."""
-    task, found = evaluation.task, list[ExplainedRow]()
+    """Explain as many of the worst predictions as time allows, without attention."""
+    task, explained = evaluation.task, list[ExplainedRow]()
     end = time.monotonic() + BUDGET_S
     for number, _ in evaluation.worst[:N_WORST]:
-        if found and time.monotonic() > end:
+        if explained and time.monotonic() > end:
             break
         row, prediction = evaluation.rows[number], evaluation.predictions[number]
         explanation = explain_row(
@@ -72,7 +73,7 @@ def _explained(
         names = task.labels(row, prediction)
         if not show_text:
             explanation = explanation.without_text(keep_answer=names is not None)
-        found.append(
+        explained.append(
             ExplainedRow(
                 number=number,
                 columns=texts_of(task, row, explanation) if show_text else {},
@@ -80,4 +81,4 @@ def _explained(
                 explanation=explanation,
             )
         )
-    return found
+    return explained

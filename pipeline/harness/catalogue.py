@@ -1,4 +1,4 @@
-"""Find tasks of the harness: this project's, those in the user's folder, and the harness's own."""
+"""Find tasks of the lm-evaluation-harness: Prelude's, those in the user's folder, and the harness's own."""
 
 import logging
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from pipeline.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
-#: Tasks that come with this project; each is one yaml, and they all have this tag.
+#: The tasks of Prelude: one yaml file each, all with this tag.
 FOLDER = Path(__file__).parent / "tasks"
 ALL_OF_OURS = "storyworld"
 
 
 def load_tasks(names: Sequence[str], folder: str | None) -> dict[str, Any]:
-    """The tasks of these names, groups or tags, with their rows, as the harness evaluates them.
+    """Load the tasks with these names, groups or tags, including their rows.
 
     Raises:
         ConfigError: there is no such folder or task.
@@ -46,7 +46,7 @@ def load_tasks(names: Sequence[str], folder: str | None) -> dict[str, Any]:
         _check_names(missing, manager, ours)
     try:
         return dict(manager.load(list(names)))
-    except Exception as error:  # a task is anybody's yaml and code, and its rows come from anywhere
+    except Exception as error:  # a task may contain any code, and its rows may come from anywhere
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"the tasks {', '.join(names)} cannot be loaded ({reason})",
@@ -56,7 +56,7 @@ def load_tasks(names: Sequence[str], folder: str | None) -> dict[str, Any]:
 
 
 def quieten() -> None:
-    """Let the harness log only errors, and show no progress bars for short work."""
+    """Let the harness log only errors, and show no progress bars for short tasks."""
     from lm_eval.api import task
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -1,9 +1,9 @@
-"""A bundle as a language model of the harness: text in, log-likelihoods and text out.
+"""A bundle as a language model for the harness: computes log-likelihoods and generates text.
 
-Three things are easily wrong here. A text begins with one <bos>, also in the first of its rolling windows. A
-continuation is what is left of the tokens of both texts together after as many as the context alone has,
-since a token may lie across. And rows are padded on the right where they are scored, on the left where they
-are gone on from.
+Three details matter. A text begins with one <bos>, also in the first of its rolling windows. The continuation
+is encoded together with its context, because a token may span both; it consists of the tokens after as many
+as the context has when encoded alone. Rows are padded on the right for scoring, and on the left for
+generation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +25,10 @@ from modules.transformer import Decoder
 from pipeline.errors import BundleError, ConfigError
 from pipeline.runs.bundle import Bundle
 
-#: Labelled tokens whose logits are in memory at once.
+#: The number of labelled tokens whose logits are in memory at once.
 CHUNK_TOKENS = 2048
 
-#: Tokens generated between two checks whether all rows have reached a stop.
+#: The number of tokens generated between two checks whether all rows have reached a stop sequence.
 LOOK_EVERY = 8
 
 #: Default number of tokens to generate, if the context allows it.
@@ -43,15 +43,15 @@ T = TypeVar("T")
 
 
 class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
-    """A causal language model of a bundle.
+    """The causal language model of a bundle.
 
     Args:
-        bundle: with a Decoder and a head that scores words; on the device where it is to be asked.
-        batch_size: rows that are read at once.
-        seed: of text that is sampled.
+        bundle: a bundle with a Decoder and a language-model head, on the device to run on.
+        batch_size: the number of rows per batch.
+        seed: the seed for sampling.
 
     Raises:
-        BundleError: the model is of another kind.
+        BundleError: the model is not a causal language model.
     """
 
     def __init__(self, bundle: Bundle, *, batch_size: int, seed: int = 0) -> None:
@@ -59,7 +59,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         model = bundle.model
         if not isinstance(model.backbone, Decoder) or not isinstance(model.head, LMHead):
             raise BundleError(
-                f"{bundle.folder} holds {type(model.backbone).__name__} and {type(model.head).__name__}",
+                f"{bundle.folder} contains {type(model.backbone).__name__} and {type(model.head).__name__}",
                 "a causal language model: a Decoder with an LMHead",
                 "run `make pretrain`, or name one of its bundles with BUNDLE=...",
             )
@@ -80,28 +80,28 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """What the first token of a text is scored after, where nothing stands before it."""
+        """The token that the first token of a text without context is predicted from."""
         tokenizer = self.bundle_tokenizer
         return int(tokenizer.bos_id if tokenizer.has("bos") else tokenizer.eos_id)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The ids of a text, after those that begin one, unless `add_special_tokens` is False."""
+        """Return the ids of a text, with <bos> unless `add_special_tokens` is False."""
         ids: list[int] = self.bundle_tokenizer.encode(string).tolist()
         return ids if add_special_tokens is False else [*self.bundle_tokenizer.frame[0], *ids]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Where a token lies across so that nothing would be left, the last token is the continuation."""
+        """Encode a context and its continuation, which gets at least one token."""
         left, right = super()._encode_pair(context, continuation)
         return (left, right) if right else (left[:-1], self.tok_encode(context + continuation)[-1:])
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation of a context, and whether each token is the likeliest."""
-        # One bar is enough: the harness's own would be for the texts as tokens.
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return found
+        """Return the log-likelihood of each continuation, and whether greedy decoding would produce it."""
+        # The progress bar of the harness would only cover the encoding of texts.
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return scores
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_options: Any) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation, and whether each of its tokens is the likeliest."""
+        """Return the log-likelihood of each continuation, and whether greedy decoding would produce it."""
         windows = [
             (owner, *pair)
             for owner, (_, context, continuation) in enumerate(requests)
@@ -119,7 +119,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         return list(zip(totals, greedy, strict=True))
 
     def _windows(self, context: list[int], continuation: list[int]) -> Iterator[Pair]:
-        """Usually one; a continuation that is longer than the model reads is scored in several."""
+        """Yield the pair itself, or windows of a continuation that exceeds the context length."""
         if len(continuation) <= self.max_length:
             yield context, continuation
             return
@@ -127,23 +127,25 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
             yield make_disjoint_window(pair)
 
     def _scores(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
-        """Score a batch; a context that is too long loses its beginning."""
+        """Score a batch; the beginning of a context that is too long is cut."""
         rows = [[*context, *continuation][-(self.max_length + 1) :] for context, continuation in pairs]
         sizes = [len(continuation) for _, continuation in pairs]
         ids = [torch.tensor(row[:-1], device=self._device) for row in rows]
-        # Padding stands on the right, where a causal model does not look: no mask is needed.
+        # Padding on the right needs no mask in a causal model.
         hidden = self.model.hidden({"input_ids": pad_sequence(ids, batch_first=True)})
-        wanted = [states[len(row) - n : len(row)] for states, row, n in zip(hidden, ids, sizes, strict=True)]
+        labelled = [
+            states[len(row) - n : len(row)] for states, row, n in zip(hidden, ids, sizes, strict=True)
+        ]
         ends = [token for row, n in zip(rows, sizes, strict=True) for token in row[len(row) - n :]]
         targets = torch.tensor(ends, device=self._device)
-        nats, right = self._tokens(torch.cat(wanted), targets)
+        nats, right = self._tokens(torch.cat(labelled), targets)
         return [
             (float(some.sum()), bool(each.all()))
             for some, each in zip(torch.split(nats, sizes), torch.split(right, sizes), strict=True)
         ]
 
     def _tokens(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-likelihood (N,) of each target, and whether it is the likeliest token (N,)."""
+        """Return the log-likelihood (N,) of each target, and whether it is the most likely token (N,)."""
         parts = [
             (logits.log_softmax(-1).gather(1, some.unsqueeze(1)).squeeze(1), logits.argmax(-1) == some)
             for states, some in zip(
@@ -155,30 +157,30 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         return torch.cat(nats).double(), torch.cat(right)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, each token once, in windows as long as the model reads."""
+        """Return the log-likelihood of whole texts, in windows that score each token once."""
         texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
-        scores = self._loglikelihood_tokens([(None, [self.prefix_token_id], ids) for ids in texts if ids])
-        found = iter(scores)
-        return [next(found)[0] if ids else 0.0 for ids in texts]
+        requested = [(None, [self.prefix_token_id], ids) for ids in texts if ids]
+        scores = iter(self._loglikelihood_tokens(requested))
+        return [next(scores)[0] if ids else 0.0 for ids in texts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to a stop; a context too long loses its beginning."""
+        """Generate text after each context up to a stop sequence; the beginning of a long context is cut."""
         by_options: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             by_options.setdefault(repr(request.args[1]), []).append(number)
-        found: dict[int, str] = {}
+        generated: dict[int, str] = {}
         with _bar(len(requests)) as bar:
             for numbers in by_options.values():
                 order = sorted(numbers, key=lambda i: -len(requests[i].args[0]))
                 for some in _groups(order, self.batch_size):
-                    texts = self._written([requests[i].args[0] for i in some], requests[some[0]].args[1])
-                    found |= dict(zip(some, texts, strict=True))
+                    texts = self._generate([requests[i].args[0] for i in some], requests[some[0]].args[1])
+                    generated |= dict(zip(some, texts, strict=True))
                     bar.update(len(some))
-        return [found[i] for i in range(len(requests))]
+        return [generated[i] for i in range(len(requests))]
 
-    def _written(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
-        wanted: dict[str, Any] = dict(normalize_gen_kwargs(asked, min(MOST_NEW, self.max_length // 2)))
-        stops, n_new = wanted.pop("until"), wanted.pop("max_gen_toks")
+    def _generate(self, contexts: Sequence[str], options: dict[str, Any]) -> list[str]:
+        own: dict[str, Any] = dict(normalize_gen_kwargs(options, min(MOST_NEW, self.max_length // 2)))
+        stops, n_new = own.pop("until"), own.pop("max_gen_toks")
         room = self.max_length - n_new
         if room < 1:
             raise ConfigError(
@@ -186,13 +188,13 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
                 f"fewer than {self.max_length}, the context of the model",
                 "set generation_kwargs.max_gen_toks in the task's yaml",
             )
-        options = self._sampling(wanted, n_new)
+        sampling = self._sampling(own, n_new)
         prompts = [self.tok_encode(context)[-room:] for context in contexts]
         tokenizer = self.bundle_tokenizer
         steps = stream(
             self.model,
             prompts,
-            options,
+            sampling,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
             forbidden_ids=[token for token in tokenizer.special_ids if token != tokenizer.eos_id],
@@ -209,15 +211,15 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
                 break
         return [postprocess_generated_text(tokenizer.decode(ids), stops, None) for ids in new]
 
-    def _sampling(self, wanted: dict[str, Any], n_new: int) -> SamplingOptions:
-        is_sampled = wanted.pop("do_sample", False)
-        if unknown := sorted(wanted.keys() - {*_SAMPLING}):
+    def _sampling(self, options: dict[str, Any], n_new: int) -> SamplingOptions:
+        is_sampled = options.pop("do_sample", False)
+        if unknown := sorted(options.keys() - {*_SAMPLING}):
             raise ConfigError(
-                f"a task asks to generate text with {unknown[0]}={wanted[unknown[0]]}",
+                f"a task asks to generate text with {unknown[0]}={options[unknown[0]]}",
                 f"until, max_gen_toks, do_sample, {', '.join(_SAMPLING)}",
                 "remove it from generation_kwargs in the task's yaml",
             )
-        chosen = wanted if is_sampled else {"temperature": 0.0}
+        chosen = options if is_sampled else {"temperature": 0.0}
         return SamplingOptions(**chosen, max_new_tokens=n_new, seed=self._seed)
 
 
@@ -226,5 +228,5 @@ def _groups(some: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _bar(total: int) -> "tqdm[Any]":
-    """A progress bar, where standard error is a terminal."""
+    """Return a progress bar, which is shown if standard error is a terminal."""
     return tqdm(total=total, desc="evaluate-lm", unit="row", leave=False, disable=None)

@@ -1,4 +1,4 @@
-"""The options of `make evaluate-lm`, besides the bundle and the tasks."""
+"""The options of `make evaluate-lm`, other than the bundle and the tasks."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ class HarnessOptions:
     """How EleutherAI's lm-evaluation-harness is run.
 
     Args:
-        folder: one with tasks of your own: a yaml file each, in the harness's form, which may name Python
-            functions beside it. They are run, so use no folder whose files you do not know.
-        limit: at most so many rows of each task; None: all.
-        n_shots: solved rows that stand before each row; None: as many as the task asks for.
+        folder: a folder with your own tasks: a yaml file each in the harness's format, which may name Python
+            functions next to it. These are executed, so only use folders that you trust.
+        limit: the maximum number of rows of each task; None: all.
+        n_shots: the number of solved examples before each row; None: as set by the task.
 
     Raises:
         ConfigError: a number is too small.

@@ -17,10 +17,10 @@ from pipeline.tasks.scoring import mean_score
 #: The file in a run's folder with the complete results of the harness.
 RESULTS = "harness.json"
 
-#: A normal deviate is within so many standard errors of its mean in 95 of 100 cases.
+#: The half-width of a normal distribution's 95 % interval, in standard errors.
 NORMAL_95 = 1.96
 
-#: What a row scores from 0 to 1, the first that a task has; over the rows of all tasks it is `accuracy`.
+#: The score of a row is the first of these that its task has; its mean over all tasks is `accuracy`.
 ROW_METRICS = ("acc", "exact_match")
 OVERALL = "accuracy"
 
@@ -44,7 +44,7 @@ class Measured:
 
     @property
     def score(self) -> Score:
-        """With its 95 % interval, where there is a standard error."""
+        """The value with its 95 % interval, if there is a standard error."""
         if self.stderr is None:
             return Score(value=self.value, n_rows=self.n_rows)
         half = NORMAL_95 * self.stderr
@@ -57,9 +57,9 @@ class HarnessResults:
 
     Args:
         on: the tasks, in place of a corpus.
-        found: what the harness gave, less the samples.
-        measured: its metrics.
-        row_scores: digest of a row and of its task -> what it scored from 0 to 1.
+        found: the output of the harness without the samples.
+        measured: the metrics.
+        row_scores: the scores of rows from 0 to 1, by a digest of the task and the row.
     """
 
     on: HeldOut
@@ -69,7 +69,7 @@ class HarnessResults:
 
     @classmethod
     def read(cls, found: Mapping[str, Any], tasks: Sequence[str]) -> "HarnessResults":
-        """What `lm_eval.evaluator.evaluate` gave, with its samples."""
+        """Convert the output of `lm_eval.evaluator.evaluate`, including samples."""
         samples = found.get("samples", {})
         return cls(
             on=HeldOut(corpus="+".join(tasks), split="test"),
@@ -80,7 +80,7 @@ class HarnessResults:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The values, standard errors and bounds of intervals, as they are recorded."""
+        """The values, standard errors and interval bounds, by recorded name."""
         values = recorded({each.name: each.score for each in self.measured}, self.on.prefix)
         for each in self.measured:
             if each.stderr is not None:
@@ -92,7 +92,7 @@ class HarnessResults:
         return {OVERALL: mean_score(list(self.row_scores.values()))} if self.row_scores else {}
 
     def save(self, folder: Path) -> None:
-        """Keep it in a run's folder; what each row scored is for `compare` to pair with another run's."""
+        """Write the results to a run's folder, with the scores of rows for the tests of `make compare`."""
         text = json.dumps(self.found, default=str, indent=2, ensure_ascii=False, sort_keys=True)
         write_whole(folder / RESULTS, text + "\n")
         scores = {each.name: each.score for each in self.measured} | self._overall
@@ -109,7 +109,7 @@ class HarnessResults:
         write_whole(folder / EVALUATION, json.dumps(record))
 
     def table(self) -> Table:
-        """A line a metric."""
+        """Return a table with one line per metric."""
         table = Table(box=None, pad_edge=False)
         for name in ("task", "metric"):
             table.add_column(name)
@@ -126,7 +126,7 @@ class HarnessResults:
 
 
 def _measured(found: Mapping[str, Any]) -> Iterator[Measured]:
-    """A key is `METRIC,FILTER`; the filter is named where it is not the harness's usual one."""
+    """Yield the metrics; the filter in a key `METRIC,FILTER` becomes part of the name unless it is `none`."""
     for task, values in found["results"].items():
         n_rows = found.get("n-samples", {}).get(task, {}).get("effective", values.get("sample_len", 0))
         for key, value in values.items():
@@ -150,6 +150,6 @@ def _row_scores(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[
         for number, row in enumerate(rows):
             metric = next((name for name in ROW_METRICS if isinstance(row.get(name), int | float)), None)
             if metric is not None:
-                asked = [task, number, row.get("prompt_hash"), row.get("target_hash"), row.get("filter")]
-                digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+                key = [task, number, row.get("prompt_hash"), row.get("target_hash"), row.get("filter")]
+                digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
                 yield digest, float(row[metric])

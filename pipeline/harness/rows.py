@@ -1,4 +1,4 @@
-"""Rows of the tasks in `tasks/`, in the form that the harness wants: a data set with one split."""
+"""Rows of the tasks in `tasks/`, in the format of the harness: a data set with one split."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ Rows = Callable[..., Mapping[str, "Dataset"]]
 
 
 def _as_split(make: Callable[[int, int], list[dict[str, Any]]]) -> Rows:
-    """The function that a task's yaml names: it is given `dataset_kwargs`, and `metadata` too."""
+    """Return a function for the yaml of a task; it receives `dataset_kwargs` and `metadata`."""
 
     def rows(*, n_rows: int, seed: int = 0, **_metadata: object) -> Mapping[str, "Dataset"]:
         from datasets import Dataset

@@ -10,7 +10,7 @@ from pipeline.harness.options import HarnessOptions
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
-#: What is drawn to estimate the standard error of a metric that has no formula, such as a perplexity.
+#: The number of bootstrap resamples for standard errors without a formula, such as that of a perplexity.
 N_RESAMPLES = 1000
 
 
@@ -18,7 +18,7 @@ def check_installed() -> None:
     """Check that the library is installed.
 
     Raises:
-        ConfigError: how it is installed.
+        ConfigError: the library is not installed; the hint says how to install it.
     """
     if find_spec("lm_eval") is None:
         raise ConfigError(
@@ -31,13 +31,12 @@ def check_installed() -> None:
 def evaluate_tasks(
     model: "LM", tasks: Mapping[str, Any], options: HarnessOptions, *, seed: int
 ) -> dict[str, Any]:
-    """Measure a model on tasks that are loaded: what `lm_eval.evaluator.evaluate` gives."""
+    """Evaluate a model on loaded tasks; return the output of `lm_eval.evaluator.evaluate`."""
     from lm_eval.evaluator import evaluate
 
     for task in tasks["tasks"].values():
         own = task.get_config("num_fewshot")
-        if own != 0:  # a task that says 0 makes no sense with more
+        if own != 0:  # tasks with 0 make no sense with examples
             task.set_config("num_fewshot", own or 0 if options.n_shots is None else options.n_shots)
         task.set_fewshot_seed(seed=seed)
-    found = evaluate(model, tasks, limit=options.limit, bootstrap_iters=N_RESAMPLES)
-    return dict(found)
+    return dict(evaluate(model, tasks, limit=options.limit, bootstrap_iters=N_RESAMPLES))

@@ -1,1 +1,1 @@
-"""Everything in the folder of runs on one page: by task, the best of each, curves, lineage, cost."""
+"""All runs of a folder on one page: the best of each task, curves, lineage and cost."""

@@ -1,4 +1,4 @@
-"""The page over all runs."""
+"""The page of `make report`."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,15 +11,15 @@ from pipeline.compare.wording import ABSENT, LETTERS, duration, large, metric_wo
 from pipeline.overview.store import Store, deciding
 from pipeline.pages.render import render
 
-#: Runs of a task whose curves are drawn: the best ones; more lines cannot be told apart.
+#: The number of runs per task whose curves are drawn, best first; more lines cannot be distinguished.
 MOST_CURVES = 6
-#: Rows of a table that are open; the others are folded.
+#: The number of table rows that are shown; further rows are collapsed.
 MOST_ROWS = 12
 CURVES = ("train/loss", "val/loss")
 
 
 def render_report(store: Store, *, runs_dir: str, at: datetime) -> str:
-    """The whole page; no text of a corpus stands on it."""
+    """Return the page as HTML; it contains no corpus text."""
     seconds = [run.cost.seconds for run in store.runs if run.cost.seconds]
     tokens = [run.cost.tokens for run in store.runs if run.cost.tokens]
     return render(
@@ -52,15 +52,15 @@ def _task(title: str, runs: Sequence[RunFacts]) -> dict[str, Any]:
 
 
 def _row(run: RunFacts, place: int) -> dict[str, Any]:
-    found = deciding(run)
+    best = deciding(run)
     return {
         "name": run.name,
         "letter": LETTERS[place] if place < MOST_CURVES else "",
         "colour": COLOURS[place] if place < MOST_CURVES else "",
         "created": run.created[:16].replace("T", " "),
         "status": run.status.lower(),
-        "metric": metric_words(found[0]) if found else "",
-        "score": score_words(found[1]) if found else ABSENT,
+        "metric": metric_words(best[0]) if best else "",
+        "score": score_words(best[1]) if best else ABSENT,
         "seconds": duration(run.cost.seconds),
         "tokens": large(run.cost.tokens),
         "parameters": large(run.cost.parameters),
@@ -68,7 +68,7 @@ def _row(run: RunFacts, place: int) -> dict[str, Any]:
 
 
 def trees(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
-    """Runs with those that started from them; a parent that is gone has its name alone."""
+    """Return trees of runs and the runs that started from them; a deleted parent has no title."""
     parents = {run.name: run.provenance.get("parent run") for run in reversed(runs)}
     children: dict[str, list[str]] = {}
     for name, parent in parents.items():

@@ -1,4 +1,4 @@
-"""All runs of a folder, read one by one: one that is damaged is listed, and is in nobody's way."""
+"""All runs of a folder, read one by one; damaged runs are listed separately."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Store:
     """The runs of a folder, newest first.
 
     Args:
-        runs: those that can be read.
-        damaged: folder of a run that cannot -> why.
+        runs: the readable runs.
+        damaged: the reason why a run cannot be read, by its folder.
     """
 
     runs: Sequence[RunFacts]
@@ -27,16 +27,16 @@ class Store:
 
     @property
     def by_task(self) -> dict[str, list[RunFacts]]:
-        """Runs that trained a model, by what they trained it for, the best first where that can be said."""
-        found: dict[str, list[RunFacts]] = {}
+        """Runs that trained a model, by their title, with the best first."""
+        by_title: dict[str, list[RunFacts]] = {}
         for run in self.runs:
             if run.stage in TRAINING:
-                found.setdefault(run.title, []).append(run)
-        return {title: sorted(runs, key=_rank) for title, runs in sorted(found.items())}
+                by_title.setdefault(run.title, []).append(run)
+        return {title: sorted(runs, key=_rank) for title, runs in sorted(by_title.items())}
 
     @property
     def others(self) -> dict[str, int]:
-        """How many runs there are of stages that train nothing."""
+        """The number of runs of each other stage."""
         stages = [run.stage for run in self.runs if run.stage not in TRAINING]
         return {stage: stages.count(stage) for stage in sorted(set(stages))}
 
@@ -48,14 +48,14 @@ def read_store(runs_dir: Path) -> Store:
         try:
             record = RunRecord(**read_json(folder / "run.json"))
             runs.append(read_facts(RunFolder(folder, record)))
-        except Exception as error:  # whatever is wrong with one run, the others are shown
+        except Exception as error:  # one unreadable run must not hide the others
             damaged[folder.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
     runs.sort(key=lambda run: run.created, reverse=True)
     return Store(runs=runs, damaged=damaged)
 
 
 def deciding(run: RunFacts) -> tuple[str, Score] | None:
-    """The name and value of the metric that decides, or else the validation loss."""
+    """Return the name and value of the metric that selects the best run, or else of the validation loss."""
     measured = run.measurement
     name = f"{measured.prefix}/{measured.metric}" if measured and measured.metric else "val/loss"
     score = run.metrics.get(name)
@@ -63,10 +63,10 @@ def deciding(run: RunFacts) -> tuple[str, Score] | None:
 
 
 def _rank(run: RunFacts) -> tuple[bool, float]:
-    """Runs without a number come last."""
-    found = deciding(run)
-    if found is None:
+    """Return a sort key by the deciding metric; runs without one come last."""
+    best = deciding(run)
+    if best is None:
         return True, 0.0
     measured = run.measurement
     higher = measured is not None and measured.metric is not None and measured.higher_is_better
-    return False, -found[1].value if higher else found[1].value
+    return False, -best[1].value if higher else best[1].value

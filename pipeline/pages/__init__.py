@@ -1,1 +1,1 @@
-"""What all pages of HTML share: one style sheet, light and dark, for any width, without network or script."""
+"""What all HTML pages share: one style sheet, light and dark, for any width, without network or scripts."""

@@ -1,4 +1,4 @@
-"""A template of Jinja as a page that needs nothing else: no network, no script, no further file."""
+"""Render a Jinja template as a self-contained page, without network access, scripts or other files."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-#: Where the style sheet and the frame of all pages lie.
+#: The folder with the style sheet and the base template of all pages.
 SHARED = Path(__file__).parent
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fill a template, which extends `base.html.j2`; all values are escaped."""
+    """Render a template that extends `base.html.j2`; all values are escaped."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, SHARED]),
         autoescape=True,
@@ -25,5 +25,5 @@ def render(template: Path, **values: Any) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """A name or path that a line may break at its joints, and nowhere else while there is room."""
+    """Return a name or path that a browser breaks only after its separators, if possible."""
     return Markup("<wbr>").join(re.split(r"(?<=[-_./=,])", text))

@@ -105,7 +105,7 @@ def test_every_tab_answers_an_example_by_mouse_as_the_server_does_and_says_why(
             panel(page).locator(".examples button").first.click()
             if model["form"] == "continuation":
                 panel(page).get_by_label("Length").fill("12")
-                panel(page).get_by_label("Variety").fill("0")
+                panel(page).get_by_label("Temperature").fill("0")
             panel(page).get_by_role("button", name="Send").click()
             explained(page)
             row = model["examples"][0]["row"]

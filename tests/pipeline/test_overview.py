@@ -65,7 +65,7 @@ def test_the_cost_of_a_run_that_was_not_tracked_is_that_of_its_bundle(tmp_path: 
         assert run.cost.seconds == seconds
     assert "1 run." in page_of(tmp_path), "what is not known is no zero"
     file.write_text(json.dumps({"run": "untracked", "cost": {"seconds": 90.0, "tokens": 5000}}))
-    assert "1 run, 90.0 s of work, 5,000 tokens read" in page_of(tmp_path)
+    assert "1 run, 90.0 s in total, 5,000 tokens read" in page_of(tmp_path)
 
 
 def test_a_page_that_cannot_be_written_is_refused_and_leaves_nothing(

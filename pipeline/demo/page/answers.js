@@ -1,4 +1,4 @@
-// The forms that answers have. Places in texts are counted in characters as Python counts them.
+// Displays answers of each form. Offsets in texts are counted in code points, as in Python.
 
 import { make, said } from "./dom.js";
 

@@ -1,6 +1,6 @@
-// Requests to the server, whole or as a stream, and its refusals.
+// Requests to the server, answered at once or as a stream, and its errors.
 
-// What a person is told: a key of the page's words, and what fills it.
+// A message for the user: a key of the page's texts, and the values for its placeholders.
 export class Refusal extends Error {
   constructor(word, values = {}) {
     super(word);
@@ -46,7 +46,7 @@ export async function ask(path, body, signal) {
   return response.json();
 }
 
-// The events of a stream (SSE), each as what its data are.
+// Yields the data of each event of a stream (server-sent events).
 export async function* stream(path, body, signal) {
   const response = await request(path, { ...body, stream: true }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

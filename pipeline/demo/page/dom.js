@@ -1,4 +1,4 @@
-// Elements, and their texts in the language of the page. Texts are only ever set as text.
+// Creates elements with texts in the language of the page. Texts are never inserted as HTML.
 
 import { WORDS } from "./words.js";
 
@@ -14,7 +14,7 @@ function preferred() {
   return wanted.find((code) => code in WORDS) ?? "en";
 }
 
-// A word of the page by its key, or a text that the server has in several languages.
+// Returns a text of the page by its key, or a text that the server provides in several languages.
 export function phrase(word, values = {}) {
   const text = typeof word === "string" ? WORDS[language.code][word] : (word[language.code] ?? word.en ?? "");
   return text.replace(/\{(\w+)\}/g, (_, name) => {

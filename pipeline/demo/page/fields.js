@@ -41,7 +41,7 @@ function read(field, text) {
   }
 }
 
-// A message, and above it what was said before.
+// A message with the dialogue so far above it.
 function dialogue(message) {
   const log = make("div", { class: "log", "aria-live": "polite" });
   let turns = [];
@@ -63,7 +63,7 @@ function dialogue(message) {
       turns.forEach(add);
       message.set(value?.at(-1)?.text ?? "");
     },
-    // The message moves up; returned is where the reply is written.
+    // Moves the message into the dialogue, and returns the element for the reply.
     begin: () => {
       turns = [...turns, { role: "user", text: message.value() }];
       add(turns.at(-1));
@@ -82,7 +82,7 @@ function dialogue(message) {
   };
 }
 
-// How a text is written that goes on: for tasks that the server writes token by token.
+// Sampling options, for tasks whose text is generated token by token.
 export function makeOptions(model) {
   const length = number({ min: 1, max: model.most_tokens, value: Math.min(60, model.most_tokens), step: 1 });
   const temperature = number({ min: 0, max: 2, value: 0.7, step: 0.1 });

@@ -1,4 +1,4 @@
-// The page: a tab for each model that is loaded, and the language of it all.
+// The page: a tab for each loaded model, and the choice of the language.
 
 import { ask, useToken } from "./ask.js";
 import { freshId, language, make, said, say, show, switchTo } from "./dom.js";
@@ -46,7 +46,7 @@ function choose(chosen) {
   }
 }
 
-// Arrows go around, as is usual for tabs.
+// Arrow keys wrap around, as is usual for tabs.
 tabs.addEventListener("keydown", (event) => {
   const all = [...tabs.children];
   const here = all.indexOf(document.activeElement);

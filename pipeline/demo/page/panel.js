@@ -1,4 +1,4 @@
-// A tab's panel: examples, input, answer and why, for one model.
+// The panel of a tab: examples, input, answer and explanation for one model.
 
 import { FORMS } from "./answers.js";
 import { ask, Refusal, stream } from "./ask.js";
@@ -96,7 +96,7 @@ class Panel {
     this.state.replaceChildren();
   }
 
-  // Ask, then explain; a further request ends what is left of the one before.
+  // Requests an answer, then an explanation; a new request aborts the previous one.
   async run() {
     if (!this.isReady) return;
     this.running?.abort();
@@ -148,7 +148,7 @@ class Panel {
     return { body: row, text: prediction.text };
   }
 
-  // The seed makes the text the same when it is written again to be explained.
+  // With the same seed, the explanation generates the same text again.
   async #continued(row, signal) {
     const { model, endpoint, fields } = this.model;
     const prompt = row[fields[0].name];

@@ -1,4 +1,4 @@
-// Why an answer is as it is: the words that counted, or how sure the model was of each piece that it wrote.
+// Displays explanations: contributions of words, or probabilities of generated tokens.
 
 import { make, phrase, said } from "./dom.js";
 import { percent } from "./answers.js";
@@ -6,7 +6,7 @@ import { percent } from "./answers.js";
 const MOST_WORDS = 10;
 const MOST_PIECES = 8;
 
-// Elements for an explanation of an answer to a row; none where the task has none.
+// Returns elements that explain the answer to a row; none if the task has no explanation.
 export function whyOf(explanation, row, answer) {
   const parts = explanation.decisions.flatMap((one) => decision(one, row, explanation));
   if (explanation.written.length) parts.push(...written(explanation, answer));
@@ -79,7 +79,7 @@ function written(explanation, answer) {
   ];
 }
 
-// A piece as people read it: the last one may be the end, which is no part of the answer.
+// Returns the text to show for a token; the last one may be the end token, which has none.
 function readable(token, { written, answer }) {
   const isEnd = token === written.at(-1) && answer !== null && !answer.trimEnd().endsWith(unspaced(token.text).trim());
   return isEnd ? ` (${phrase("end")})` : unspaced(token.text);
