@@ -13,12 +13,12 @@ class Devices:
     """The number and kind of devices.
 
     Args:
-        count: how many train.
-        name: for people.
-        memory_bytes: of each; processes on one CPU share its memory.
-        accelerator: what is known of them; None on a CPU, and for a GPU that is not in the table.
-        is_gpu: whether they are GPUs.
-        is_here: whether they are those of this machine, so that steps can be timed.
+        count: the number of devices.
+        name: the name to display.
+        memory_bytes: the memory of each device; processes on one CPU share its memory.
+        accelerator: its entry in the table of accelerators; None on a CPU or for an unknown GPU.
+        is_gpu: whether the devices are GPUs.
+        is_here: whether they are the devices of this machine, on which steps can be timed.
     """
 
     count: int
@@ -33,20 +33,20 @@ def devices_of(gpus: str | None, options: TrainerOptions) -> Devices:
     """Return the devices that `gpus` names, or else those of this machine.
 
     Raises:
-        ConfigError: there is no such accelerator, or another number of devices is asked for as well.
+        ConfigError: the accelerator is unknown, or `trainer.devices` is another number.
     """
     if gpus is None:
         return _devices_here(options)
     number, accelerator = read_gpus(gpus)
-    asked = None if options.devices == "auto" else options.devices
-    if number is not None and asked is not None and number != asked:
+    configured = None if options.devices == "auto" else options.devices
+    if number is not None and configured is not None and number != configured:
         raise ConfigError(
-            f"gpus={gpus} contradicts trainer.devices={asked}",
+            f"gpus={gpus} contradicts trainer.devices={configured}",
             "the same number of devices",
             f"leave out trainer.devices, or give gpus={accelerator.name}",
         )
     return Devices(
-        count=number or asked or 1,
+        count=number or configured or 1,
         name=accelerator.name.upper(),
         memory_bytes=accelerator.memory_bytes,
         accelerator=accelerator,

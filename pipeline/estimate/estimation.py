@@ -1,4 +1,4 @@
-"""The estimate of a configuration: what is computed once, and what is read from it."""
+"""Estimate the memory, time and cost of a training from its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ KWH = 3.6e6
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds per step of all devices together, the share of their peak (MFU), and the source of both."""
+    """Seconds per step on all devices, the share of their peak performance (MFU), and the source of both."""
 
     step_s: float
     mfu: float | None
@@ -57,12 +57,12 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Everything that is known about a training before it runs."""
+    """The estimate of a training."""
 
     devices: Devices
     strategy: Strategy
     trainer: TrainerOptions
-    asked: EstimateOptions
+    options: EstimateOptions
     vocab_size: int
     parts: Mapping[str, int]
     work: Work
@@ -72,22 +72,22 @@ class Estimate:
 
     @property
     def n_parameters(self) -> int:
-        """The number of weights."""
+        """The number of parameters."""
         return sum(self.parts.values())
 
     @property
     def chosen(self) -> Footprint:
-        """Memory with the checkpointing that the configuration chooses."""
+        """The memory with the configured activation checkpointing."""
         return self.footprints[self.trainer.activation_checkpointing]
 
     @cached_property
     def peak(self) -> tuple[str, Bytes]:
-        """The part of the step with the peak, and its bytes by kind, on each device."""
+        """The part of the step with the highest memory, and its bytes by kind, per device."""
         return self.chosen.peak(self.strategy, self.devices.count)
 
     @property
     def peak_bytes(self) -> float:
-        """Bytes at the peak, on each device."""
+        """The peak memory of each device in bytes."""
         return sum(self.peak[1].values())
 
     @property
@@ -97,11 +97,11 @@ class Estimate:
 
     @property
     def rows_per_step(self) -> int:
-        """Rows of a step on all devices."""
+        """The number of rows per step on all devices."""
         return self.trainer.batch_size * self.trainer.accumulate * self.devices.count
 
     def most_rows(self, recompute: Recompute, strategy: Strategy) -> int:
-        """The largest micro batch that fits."""
+        """Return the largest micro batch that fits."""
         fitted = self.footprints[recompute]
         return fitted.most_rows(strategy, self.devices.count, self.devices.memory_bytes)
 
@@ -110,7 +110,7 @@ class Estimate:
         steps = tokens / (self.work.tokens * self.rows_per_step)
         seconds = None if self.speed is None else steps * self.speed.step_s
         known, count = self.devices.accelerator, self.devices.count
-        price = self.asked.usd_per_hour
+        price = self.options.usd_per_hour
         if price is None and known is not None:
             price = known.usd_per_hour
         return Cost(
@@ -124,15 +124,15 @@ class Estimate:
 
     @property
     def costs(self) -> dict[str, Cost]:
-        """By what the tokens follow from."""
-        budget = self.asked.tokens or self.trainer.n_steps * self.rows_per_step * self.work.tokens
-        name = "estimate.tokens" if self.asked.tokens else f"{self.trainer.n_steps:,} steps, as configured"
-        rule = f"{TOKENS_PER_PARAMETER} tokens a parameter"
+        """The cost of the configured training, and of one with 20 tokens per parameter."""
+        budget = self.options.tokens or self.trainer.n_steps * self.rows_per_step * self.work.tokens
+        name = "estimate.tokens" if self.options.tokens else f"{self.trainer.n_steps:,} steps, as configured"
+        rule = f"{TOKENS_PER_PARAMETER} tokens per parameter"
         return {name: self.cost(budget), rule: self.cost(TOKENS_PER_PARAMETER * self.n_parameters)}
 
     @property
     def disk_bytes(self) -> dict[str, float]:
-        """Disk usage of the run."""
+        """The disk usage of the run in bytes."""
         state = self.footprints["none"].peaks.parts[UPDATE]
         tokens = next(iter(self.costs.values())).tokens
         weights = state.get("parameters", 0.0)
@@ -143,14 +143,14 @@ class Estimate:
 
 
 def estimate_of(config: Config) -> Estimate:
-    """Trace, count and, on this machine, time the training that `config` describes.
+    """Trace and count the work of the training that `config` describes; on this machine, also time it.
 
     Raises:
-        ConfigError: the task learns from labelled rows, or the devices are not known.
+        ConfigError: the task learns from labelled rows, or the devices are unknown.
     """
-    options, asked = construct(config.trainer, TrainerOptions), construct(config.estimate, EstimateOptions)
-    devices = devices_of(config.gpus, options)
-    step = step_of(config, options, on_gpu=devices.is_gpu, is_here=devices.is_here)
+    trainer, options = construct(config.trainer, TrainerOptions), construct(config.estimate, EstimateOptions)
+    devices = devices_of(config.gpus, trainer)
+    step = step_of(config, trainer, on_gpu=devices.is_gpu, is_here=devices.is_here)
     with torch.device("meta"):
         backbone = construct(step.model["backbone"], Transformer, vocab_size=step.vocab_size)
         model = Model(backbone, build_head(step.model["head"], backbone))
@@ -160,45 +160,45 @@ def estimate_of(config: Config) -> Estimate:
     parts = parameters_by_part(model)
     return Estimate(
         devices=devices,
-        strategy=_strategy(asked, devices),
-        trainer=options,
-        asked=asked,
+        strategy=_strategy(options, devices),
+        trainer=trainer,
+        options=options,
         vocab_size=step.vocab_size,
         parts=parts,
         work=work,
         row_tokens=row_tokens,
         footprints={
-            recompute: footprint(step, n_rows=options.batch_size, row_tokens=row_tokens, recompute=recompute)
+            recompute: footprint(step, n_rows=trainer.batch_size, row_tokens=row_tokens, recompute=recompute)
             for recompute in RECOMPUTE
         },
-        speed=_speed(step, options, asked, devices, work, sum(parts.values())),
+        speed=_speed(step, trainer, options, devices, work, sum(parts.values())),
     )
 
 
-def _strategy(asked: EstimateOptions, devices: Devices) -> Strategy:
-    if asked.strategy != "auto":
-        return asked.strategy
+def _strategy(options: EstimateOptions, devices: Devices) -> Strategy:
+    if options.strategy != "auto":
+        return options.strategy
     return "ddp" if devices.count > 1 else "single"
 
 
 def _speed(
     step: Step,
-    options: TrainerOptions,
-    asked: EstimateOptions,
+    trainer: TrainerOptions,
+    options: EstimateOptions,
     devices: Devices,
     work: Work,
     n_parameters: int,
 ) -> Speed | None:
-    """Return the speed from a given MFU, from steps timed here, or from published measurements."""
-    rows = options.batch_size * options.accumulate  # of each device
+    """Return the speed from the configured MFU, from steps timed here, or from published measurements."""
+    rows = trainer.batch_size * trainer.accumulate  # per device
     known = devices.accelerator
-    if devices.is_here and asked.probe_steps and asked.mfu is None:
+    if devices.is_here and options.probe_steps and options.mfu is None:
         timed = probe(
             step,
-            n_rows=options.batch_size,
-            accumulate=options.accumulate,
-            recompute=options.activation_checkpointing,
-            n_steps=asked.probe_steps,
+            n_rows=trainer.batch_size,
+            accumulate=trainer.accumulate,
+            recompute=trainer.activation_checkpointing,
+            n_steps=options.probe_steps,
             device=torch.device("cuda" if devices.is_gpu else "cpu"),
         )
         step_s = timed.step_s * (1 if devices.is_gpu else devices.count)  # processes share the cores
@@ -206,8 +206,8 @@ def _speed(
         return Speed(step_s=step_s, mfu=mfu, source=f"{timed.n_steps} steps timed on this machine")
     if known is None:
         return None
-    if asked.mfu is not None:
-        mfu, source = asked.mfu, "given as estimate.mfu"
+    if options.mfu is not None:
+        mfu, source = options.mfu, "set by estimate.mfu"
     else:
         row = measured_share(known, n_parameters)
         mfu = row.mfu

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-#: What bytes are for. `casts` are the copies of weights in the type of the products, which autocast keeps;
-#: `communication` is what several devices need beside (`pipeline.estimate.memory`).
+#: The purpose of memory. `casts` are copies of weights in the compute precision, cached by autocast;
+#: `communication` is what several devices need in addition (`pipeline.estimate.memory`).
 Kind = Literal[
     "parameters", "gradients", "optimizer", "casts", "activations", "temporary", "batch", "communication"
 ]
@@ -23,11 +23,11 @@ _CAST = torch.ops.aten._to_copy.default
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages alive, by kind, and keeps the peak of each part of a step.
+    """Counts the bytes of all live storages by kind, and records the peak of each part of a step.
 
-    It sees what operators give back, as `torch.distributed._tools.mem_tracker.MemTracker` does, but not what
-    a kernel needs inside. Unlike that one it takes a module that is called several times in a step, such as
-    the head under a loss in chunks.
+    Like `torch.distributed._tools.mem_tracker.MemTracker`, it sees the outputs of operators but not the
+    workspace of kernels. Unlike it, it supports modules that are called several times per step, such as the
+    head under a chunked loss.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._parameters: set[int] = set()
 
     def hold(self, tensors: Iterable[Tensor], kind: Kind) -> None:
-        """Count tensors that were made before, or count them as another kind from now on."""
+        """Count existing tensors, or count them as another kind from now on."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if kind == "parameters":
@@ -55,37 +55,37 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def part(self, name: str, kind: Kind) -> Iterator[None]:
-        """What is made within is of `kind`, and its peak is that of part `name`."""
+        """Count tensors created in the block as `kind`, and record the peak of the part `name`."""
         self.enter(name, kind)
         yield
         self._part = ""
 
     def enter(self, name: str, kind: Kind) -> None:
-        """A new part of the step begins."""
+        """Begin another part of the step."""
         self._part, self._kind = name, kind
         self._note_peak()
 
     def watch_gradients(self, model: nn.Module) -> None:
-        """Count a gradient as such from the moment that it is whole."""
+        """Count gradients as such from the moment they are complete."""
         for parameter in model.parameters():
-            parameter.register_post_accumulate_grad_hook(self._whole)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(self._hold_gradient)  # type: ignore[no-untyped-call]
 
-    def _whole(self, parameter: Tensor) -> None:
+    def _hold_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
             self.hold([parameter.grad], "gradients")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator and count what it gives back."""
-        made = func(*args, **(kwargs or {}))
+        """Run the operator and count its outputs."""
+        output = func(*args, **(kwargs or {}))
         cast = func is _CAST and id(args[0].untyped_storage()) in self._parameters
         kind: Kind = "casts" if cast else self._kind
-        for leaf in (made,) if isinstance(made, Tensor) else tree_leaves(made):
+        for leaf in (output,) if isinstance(output, Tensor) else tree_leaves(output):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
                 if storage not in self._known:
                     self._add(storage, kind)
         self._note_peak()
-        return made
+        return output
 
     def _add(self, storage: Any, kind: Kind) -> None:
         entry = [kind, storage.nbytes()]

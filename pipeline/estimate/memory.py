@@ -10,21 +10,21 @@ from pipeline.estimate.live_bytes import Bytes, Kind
 from pipeline.estimate.options import Strategy
 from pipeline.estimate.trace import DEEPER, PARTS, SHALLOW, UPDATE, Peaks, Step, trace, traced
 
-#: What grows with the rows of a batch; the rest is there for any batch.
+#: The kinds that grow with the rows of a batch; the others are constant.
 _OF_ROWS: tuple[Kind, ...] = ("activations", "temporary", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Memory of a step on one device that works alone, at any number of rows.
+    """The memory of a step on a single device, for any number of rows.
 
     Args:
-        n_rows: rows that were traced.
+        n_rows: the number of traced rows.
         peaks: bytes by kind at the peak of each part of the step, for these rows.
-        per_row: what each further row adds, part by part.
-        layer_bytes: weights of one layer.
-        root_bytes: weights of what is no layer: embeddings, head, last norm.
-        cast_share: size of a weight in the type of the products over its own size.
+        per_row: bytes that each further row adds, by part.
+        layer_bytes: the weights of one layer.
+        root_bytes: the weights outside of layers: embeddings, head, final norm.
+        cast_share: the size of a weight in the compute precision relative to its stored size.
     """
 
     n_rows: int
@@ -35,18 +35,18 @@ class Footprint:
     cast_share: float
 
     def on_each(self, strategy: Strategy, n_devices: int) -> dict[str, Bytes]:
-        """Bytes by kind at the peak of each part, on each of `n_devices`."""
+        """Return the bytes by kind at the peak of each part, on each of `n_devices`."""
         return {
             part: self._shared(kinds, strategy, n_devices, gathers=part != UPDATE)
             for part, kinds in self.peaks.parts.items()
         }
 
     def peak(self, strategy: Strategy, n_devices: int) -> tuple[str, Bytes]:
-        """The part of the step with the largest peak, and its bytes by kind."""
+        """Return the part of the step with the largest peak, and its bytes by kind."""
         return max(self.on_each(strategy, n_devices).items(), key=lambda item: sum(item[1].values()))
 
     def most_rows(self, strategy: Strategy, n_devices: int, memory_bytes: float) -> int:
-        """The largest micro batch that fits; 0: none."""
+        """Return the largest micro batch that fits, or 0."""
         most = inf
         for part, kinds in self.on_each(strategy, n_devices).items():
             room = memory_bytes - sum(kinds.values())
@@ -58,15 +58,15 @@ class Footprint:
         return max(0, floor(most)) if most != inf else self.n_rows
 
     def _shared(self, kinds: Bytes, strategy: Strategy, n: int, *, gathers: bool) -> Bytes:
-        """What is left of a lone device's bytes where n devices share the work.
+        """Return the bytes on each of `n` devices that share the work, from those of a single device.
 
-        ddp: all of it, and the buckets in which gradients are averaged, as large as these (PyTorch,
-        `DistributedDataParallel`, `gradient_as_bucket_view=False`). zero1, zero2, fsdp: 1/n of the
-        optimizer's states; of these and the gradients; of these and the weights (Rajbhandari et al. 2020,
-        "ZeRO", section 5: P_os, P_os+g, P_os+g+p). With gradients shared, one layer's are whole until they
-        are reduced. With weights shared, two layers are whole at a time, one in use and one on its way, and
-        the root always, in the type of the products (Zhao et al. 2023, "PyTorch FSDP", sections 3.2.1 and
-        3.3.2).
+        ddp: all of them, and buckets for averaging, as large as the gradients (PyTorch,
+            `DistributedDataParallel`,
+        `gradient_as_bucket_view=False`). zero1, zero2, fsdp: 1/n of the optimizer states; of these and the
+        gradients; of these and the weights (Rajbhandari et al. 2020, "ZeRO", section 5: P_os, P_os+g,
+        P_os+g+p). With sharded gradients, those of one layer are complete until they are reduced. With
+        sharded weights, two layers are complete at a time, one in use and one being gathered, and the root
+        always, in the compute precision (Zhao et al. 2023, "PyTorch FSDP", sections 3.2.1 and 3.3.2).
         """
         shared: dict[Kind, float] = dict(kinds)
         weights = kinds.get("parameters", 0)
@@ -85,10 +85,10 @@ class Footprint:
 
 
 def footprint(step: Step, *, n_rows: int, row_tokens: int, recompute: Recompute) -> Footprint:
-    """Trace the step for `n_rows`, and for twice as many, which tells what a row adds.
+    """Trace the step for `n_rows`, and for twice as many to find what each row adds.
 
-    Up to `CHUNK_TOKENS` labels the loss keeps all logits, beyond them those of a chunk: what a row adds is
-    taken from beyond.
+    With up to `CHUNK_TOKENS` labels the loss keeps all logits, with more only those of a chunk. The memory
+    per row is therefore measured with more.
     """
     depth = int(step.model["backbone"]["n_layers"])
     low = max(n_rows, CHUNK_TOKENS // row_tokens + 1)

@@ -10,16 +10,16 @@ Strategy = Literal["single", "ddp", "zero1", "zero2", "fsdp"]
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
-    """What is planned beside the configuration itself.
+    """The options of an estimate, in addition to the configuration of the training.
 
     Args:
-        strategy: how several devices share the work, also those that this program does not train with; auto:
-            as the trainer does.
-        tokens: tokens to train on; null: as many as trainer.max_steps reads.
-        mfu: share of the device's peak that training reaches; null: measured here, or the nearest of
-            configs/accelerators.yaml.
-        usd_per_hour: price of one device; null: that of configs/accelerators.yaml.
-        probe_steps: steps that are timed on this machine; 0: none.
+        strategy: how several devices share the work, including strategies that Prelude does not train with;
+            auto: as the trainer does.
+        tokens: the number of tokens to train on; null: those of trainer.max_steps.
+        mfu: the share of the device's peak performance that training reaches; null: measured here, or the
+            nearest entry of configs/accelerators.yaml.
+        usd_per_hour: the price of one device; null: that of configs/accelerators.yaml.
+        probe_steps: the number of steps that are timed on this machine; 0: none.
     """
 
     strategy: Literal["auto", "ddp", "zero1", "zero2", "fsdp"] = "auto"

@@ -14,13 +14,13 @@ from pipeline.config.construct import construct
 from pipeline.config.model import build_head
 from pipeline.estimate.trace import DTYPES, Step
 
-#: Seconds after which no further step is begun.
+#: The time in seconds after which no further step is started.
 LONGEST_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Steps that were timed, and the seconds that one takes: the median, without the first."""
+    """The number of timed steps, and the median seconds per step without the first."""
 
     n_steps: int
     step_s: float
@@ -29,9 +29,9 @@ class Probe:
 def probe(
     step: Step, *, n_rows: int, accumulate: int, recompute: Recompute, n_steps: int, device: torch.device
 ) -> Probe:
-    """Time up to `n_steps` steps on random rows; fewer where they are slow.
+    """Time up to `n_steps` steps on random rows, or fewer if they are slow.
 
-    The first one builds kernels and does not count, unless there is no other.
+    The first step compiles kernels and does not count, unless it is the only one.
     """
     backbone = construct(step.model["backbone"], Transformer, vocab_size=step.vocab_size)
     model = Model(backbone, build_head(step.model["head"], backbone))

@@ -1,4 +1,4 @@
-"""Random rows like those of a task, and the training step that is traced and timed with them."""
+"""Random rows like those of a pretraining task, and the training step that is traced and timed with them."""
 
 from collections.abc import Callable
 
@@ -16,15 +16,15 @@ from pipeline.machine.options import TrainerOptions
 
 
 def vocab_size_of(config: Config) -> int:
-    """The size that the tokenizer's vocabulary has, or is to have."""
-    asked: int | None = config.tokenizer.get("vocab_size")
-    if asked is not None:
-        return asked
+    """Return the vocabulary size of the tokenizer, which may not be trained yet."""
+    configured: int | None = config.tokenizer.get("vocab_size")
+    if configured is not None:
+        return configured
     return int(construct(config.tokenizer, TokenizerTrainer).train([]).vocab_size)
 
 
 def step_of(config: Config, options: TrainerOptions, *, on_gpu: bool, is_here: bool) -> Step:
-    """The training step that the configuration describes."""
+    """Return the training step that the configuration describes."""
     import torch
 
     from modules.muon import fastest_newton_schulz
@@ -52,9 +52,9 @@ def step_of(config: Config, options: TrainerOptions, *, on_gpu: bool, is_here: b
 
 
 def _batches(config: Config) -> Callable[[int], Batch]:
-    """Rows -> a batch of so many full rows, each with two documents, as packed ones have several.
+    """Return a function that makes a batch of `n_rows` full rows, each packed from two documents.
 
-    Tokens are those of bytes: what they are changes neither memory nor work.
+    The tokens are random bytes, because their values affect neither memory nor work.
     """
     task, tokenizer = pretraining_task(config), Bytes().train([])
     width = task.row_tokens(int(config.model.backbone.max_seq_len))

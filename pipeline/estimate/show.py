@@ -1,4 +1,4 @@
-"""Show an estimate at the terminal, verdict first."""
+"""Show an estimate in the terminal, with the verdict first."""
 
 from collections.abc import Iterable
 
@@ -12,27 +12,27 @@ from pipeline.estimate.options import Strategy
 from pipeline.estimate.verdict import batch_advice, devices_words, size_words, verdict
 from pipeline.words import count
 
-#: Labels of the kinds of bytes.
+#: Labels for the kinds of memory.
 KINDS = {
     "parameters": "parameters",
     "gradients": "gradients",
-    "optimizer": "optimizer's states",
-    "casts": "weights in the type of the products",
+    "optimizer": "optimizer states",
+    "casts": "weights in compute precision",
     "activations": "activations",
     "temporary": "temporary",
-    "communication": "for the other devices",
+    "communication": "communication",
     "batch": "batch",
 }
 NOT_KNOWN = "not known"
 
 
 def show(estimate: Estimate) -> RenderableType:
-    """Verdict, model, memory, what fits, time and cost."""
+    """Return the verdict with tables of the model, memory, what fits, time and cost."""
     title = "Fits" if estimate.fits else "Does not fit"
     color = "green" if estimate.fits else "red"
-    said = Panel(Text(verdict(estimate)), title=f"[bold {color}]{title}[/]", title_align="left")
+    summary = Panel(Text(verdict(estimate)), title=f"[bold {color}]{title}[/]", title_align="left")
     tables = (_model(estimate), _memory(estimate), _what_fits(estimate), _costs(estimate), _notes(estimate))
-    return Group(said, *(part for table in tables for part in (Text(), table)))
+    return Group(summary, *(part for table in tables for part in (Text(), table)))
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -52,7 +52,7 @@ def _model(estimate: Estimate) -> Table:
 
 def _memory(estimate: Estimate) -> Table:
     where, kinds = estimate.peak
-    table = _table(f"Memory of each device at its peak, the {where}", ("", "", ""))
+    table = _table(f"Peak memory of each device, at the {where}", ("", "", ""))
     for kind, name in KINDS.items():
         size = kinds.get(kind, 0.0)  # type: ignore[call-overload]
         if size:
@@ -63,7 +63,7 @@ def _memory(estimate: Estimate) -> Table:
 
 def _what_fits(estimate: Estimate) -> Table:
     title = (
-        f"Peak with trainer.batch_size={estimate.trainer.batch_size}, rows of {estimate.row_tokens:,} "
+        f"Peak memory with trainer.batch_size={estimate.trainer.batch_size}, rows of {estimate.row_tokens:,} "
         "tokens; and the largest batch_size that fits"
     )
     table = _table(title, ("trainer.activation_checkpointing", *RECOMPUTE))
@@ -82,7 +82,7 @@ def _what_fits(estimate: Estimate) -> Table:
 
 def _costs(estimate: Estimate) -> Table:
     columns = ("Training on", "tokens", "steps", "FLOPs", "hours", "kWh", "USD")
-    table = _table(f"Work: {estimate.work.flops_per_token:.3g} FLOPs a token", columns)
+    table = _table(f"Work: {estimate.work.flops_per_token:.3g} FLOPs per token", columns)
     for name, cost in estimate.costs.items():
         table.add_row(name, count(cost.tokens), f"{cost.steps:,.0f}", f"{cost.flops:.3g}", *_prices(cost))
     return table
@@ -103,9 +103,9 @@ def _notes(estimate: Estimate) -> Table:
     table.add_row("devices", devices_words(estimate))
     if speed is not None:
         share = "" if speed.mfu is None else f"{speed.mfu:.1%} of the peak (MFU), "
-        table.add_row("speed", f"{share}{speed.step_s:.3g} s a step; from: {speed.source}")
-    if known is not None and estimate.asked.usd_per_hour is None and known.usd_per_hour is not None:
-        table.add_row("price", f"{known.usd_per_hour} USD an hour and device; {known.price_source}")
+        table.add_row("speed", f"{share}{speed.step_s:.3g} s per step; source: {speed.source}")
+    if known is not None and estimate.options.usd_per_hour is None and known.usd_per_hour is not None:
+        table.add_row("price", f"{known.usd_per_hour} USD per hour and device; {known.price_source}")
     for name, size in estimate.disk_bytes.items():
         table.add_row("disk", f"{name}: {size_words(size)}")
     table.add_row("batch", batch_advice(estimate))

@@ -1,4 +1,4 @@
-"""One training step of a shallow model, run on tensors without memory: what it would hold, part by part."""
+"""Trace a training step of a shallow model on tensors without storage, to find the memory of each part."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +20,8 @@ from pipeline.config.construct import construct
 from pipeline.config.model import build_head
 from pipeline.estimate.live_bytes import Bytes, LiveBytes
 
-#: The parts of a step in which a peak may be. What lies between the two of the backward pass changes evenly
-#: from layer to layer, so that no peak is there.
+#: The parts of a step in which memory may peak. Between the two parts of the backward pass it changes evenly
+#: from layer to layer, so it cannot peak there.
 FORWARD, BACKWARD_BEGINS, BACKWARD_ENDS, UPDATE = (
     "end of the forward pass",
     "beginning of the backward pass",
@@ -31,7 +31,7 @@ FORWARD, BACKWARD_BEGINS, BACKWARD_ENDS, UPDATE = (
 PARTS = (FORWARD, BACKWARD_BEGINS, BACKWARD_ENDS, UPDATE)
 _BETWEEN = "middle of the backward pass"
 
-#: Depths that are traced: from these on, each further layer adds the same.
+#: The depths that are traced; from these on, each further layer adds the same memory.
 SHALLOW, DEEPER = 2, 3
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,18 +39,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a traced step is made of.
+    """A training step to trace.
 
     Args:
-        model: the node of backbone and head.
-        vocab_size: tokens that the model knows.
-        optimizer: its node, with nothing left to the machine.
-        loss: gets the model and a batch, gives the sum of the losses and how many.
-        batch: rows -> a batch of so many, on tensors with memory.
+        model: the configuration of backbone and head.
+        vocab_size: the size of the vocabulary.
+        optimizer: the configuration of the optimizer, without `auto` values.
+        loss: a function from the model and a batch to the sum of the losses and their number.
+        batch: a function from a number of rows to a batch, with ordinary tensors.
         precision: fp32, bf16 or fp16.
-        on_gpu: trace what a GPU's kernels keep.
-        keeps_gradients: gradients of earlier passes of the step are there (accumulation).
-        averages: a second copy of the weights is kept (EMA).
+        on_gpu: trace what the kernels of a GPU keep for the backward pass.
+        keeps_gradients: whether gradients of earlier micro batches exist (accumulation).
+        averages: whether a second copy of the weights is kept (EMA).
     """
 
     model: Mapping[str, Any]
@@ -66,12 +66,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Bytes by kind at the peak of each part of a step, of a model of any depth."""
+    """Bytes by kind at the peak of each part of a step."""
 
     parts: Mapping[str, Bytes]
 
     def along(self, deeper: "Peaks", share: float) -> "Peaks":
-        """On along the line from these to `deeper`: 0 gives these, 1 gives `deeper`."""
+        """Interpolate or extrapolate linearly: 0 gives these peaks, 1 gives `deeper`."""
         return Peaks({part: _between(self.parts[part], deeper.parts[part], share) for part in PARTS})
 
 
@@ -81,10 +81,11 @@ def _between(first: Bytes, second: Bytes, share: float) -> Bytes:
 
 
 def trace(step: Step, *, n_rows: int, recompute: Recompute = "none") -> Peaks:
-    """The peaks of the configured depth: traced at two small ones, and on along the line.
+    """Return the peaks for the configured depth, extrapolated from two small depths.
 
-    Memory of a step is linear in depth, part by part: a layer adds its weights, what it keeps for the
-    backward pass, and nothing else.
+    The memory of a step is linear in depth, part by part: each layer adds its weights and what it keeps for
+        the
+    backward pass.
     """
     depth = int(step.model["backbone"]["n_layers"])
     if depth <= DEEPER:
@@ -96,9 +97,9 @@ def trace(step: Step, *, n_rows: int, recompute: Recompute = "none") -> Peaks:
 
 
 def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "none") -> Peaks:
-    """The peaks of a step of a model of `n_layers`, in the order in which Lightning takes its parts.
+    """Return the peaks of a step of a model with `n_layers`, with parts in the order of Lightning.
 
-    The gradients of the step before are there until the forward pass is done.
+    The gradients of the previous step exist until the forward pass is done.
     """
     rows = step.batch(n_rows)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, _kernels(on_gpu=step.on_gpu):
@@ -159,7 +160,7 @@ def _model(step: Step, n_layers: int) -> Model:
             if isinstance(part, RMSNorm):
                 part.forward = partial(rms_norm_as_on_gpu, part)  # type: ignore[method-assign]
             if isinstance(part, MultiHeadAttention):
-                part.dropout = 0.0  # a GPU's fused kernel keeps a seed, not a mask
+                part.dropout = 0.0  # the fused kernel of a GPU keeps a seed instead of a mask
     return model
 
 
@@ -177,13 +178,13 @@ def _stacks(model: nn.Module) -> list[Stack]:
 
 
 def _mark_backward(model: nn.Module, live: LiveBytes) -> None:
-    """Tell where the backward pass has left the last layer, and where it comes to the first."""
+    """Mark when the backward pass has left the last layer, and when it reaches the first."""
     layers = [layer for stack in _stacks(model) for layer in stack.layers]
     if len(layers) < 2:
         return
     for layer, part in ((layers[1], BACKWARD_ENDS), (layers[-1], _BETWEEN)):
         if layer is layers[1] and part == _BETWEEN:
-            continue  # of two layers, one is the last and one the first
+            continue  # with two layers, one is the last and the other is the first
         hook = partial(_enter, live, part)
         next(layer.parameters()).register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""Summarise an estimate in words."""
+"""Summarize an estimate in words."""
 
 import math
 
@@ -7,8 +7,8 @@ from pipeline.estimate.options import Strategy
 from pipeline.estimate.work import LEAST_TOKENS_OF_RULE, advised_batch_tokens
 from pipeline.words import count
 
-#: Strategies by how much they share, the least first.
-_SHARING: tuple[Strategy, ...] = ("zero1", "zero2", "fsdp")
+#: Strategies by how much they shard, least first.
+_SHARDING: tuple[Strategy, ...] = ("zero1", "zero2", "fsdp")
 
 
 def verdict(estimate: Estimate) -> str:
@@ -32,14 +32,14 @@ def _duration(hours: float) -> str:
 
 
 def remedy(estimate: Estimate) -> str:
-    """The smallest change that makes it fit: fewer rows at once, checkpointing, sharing, other devices."""
+    """Return the smallest change that makes it fit: batch size, checkpointing, sharding, or devices."""
     now = estimate.trainer.activation_checkpointing
     for recompute in RECOMPUTE[RECOMPUTE.index(now) :]:
         rows = estimate.most_rows(recompute, estimate.strategy)
         if rows >= 1:
             return " ".join(_settings(estimate, rows, recompute if recompute != now else None))
     if estimate.devices.count > 1:
-        for strategy in _SHARING:
+        for strategy in _SHARDING:
             for recompute in RECOMPUTE:
                 rows = estimate.most_rows(recompute, strategy)
                 if rows >= 1:
@@ -62,23 +62,23 @@ def _settings(estimate: Estimate, rows: int, recompute: str | None) -> list[str]
 
 
 def batch_advice(estimate: Estimate) -> str:
-    """The rows of a step, and those that the published rule has for so many tokens."""
+    """Describe the batch size, and the largest efficient one by a published rule."""
     tokens = next(iter(estimate.costs.values())).tokens
     now = estimate.rows_per_step * estimate.work.tokens
-    said = f"{count(now)} tokens a step"
+    current = f"{count(now)} tokens per step"
     advised = advised_batch_tokens(tokens)
     if advised is None:
-        return f"{said}; the rule for large trainings begins at {count(LEAST_TOKENS_OF_RULE)} tokens"
+        return f"{current}; the rule for large trainings applies from {count(LEAST_TOKENS_OF_RULE)} tokens"
     rows = advised / estimate.work.tokens / estimate.devices.count / estimate.trainer.batch_size
     accumulate = max(1, round(rows))
     return (
-        f"{said}; up to about {count(advised)} are efficient for {count(tokens)} tokens "
+        f"{current}; up to about {count(advised)} are efficient for {count(tokens)} tokens "
         f"(trainer.accumulate={accumulate}; Bergsma et al. 2025, exponent 0.383)"
     )
 
 
 def devices_words(estimate: Estimate) -> str:
-    """The devices and how they share the work."""
+    """Describe the devices and how they share the work."""
     devices = estimate.devices
     if devices.count == 1:
         return f"one {devices.name}"
@@ -86,7 +86,7 @@ def devices_words(estimate: Estimate) -> str:
 
 
 def size_words(size: float) -> str:
-    """Bytes in the decimal unit that fits: 512 kB, 1.5 MB, 36.8 GB, 3.28 TB."""
+    """Format bytes in a suitable decimal unit: 512 kB, 1.5 MB, 36.8 GB, 3.28 TB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if size >= factor:
             return f"{size / factor:,.{max(0, 2 - int(math.log10(size / factor)))}f} {unit}"

@@ -1,4 +1,4 @@
-"""The cost of a training (FLOPs, hours, energy, money, disk), from the shapes of a model."""
+"""The cost of a training (FLOPs, hours, energy, money, disk), from the shapes of the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from modules.heads import LMHead
 from modules.layers import FeedForward
 from modules.model import Model
 
-#: Tokens a parameter at which loss falls most for the work: Hoffmann et al. 2022, "Training Compute-Optimal
+#: The compute-optimal number of tokens per parameter: Hoffmann et al. 2022, "Training Compute-Optimal
 #: Large Language Models", section 3.4 and table 3.
 TOKENS_PER_PARAMETER = 20
-#: The batch at which training is still efficient grows with the tokens D of a training as D ** 0.383 (Bergsma
-#: et al. 2025, "Power Lines", arXiv:2505.13738); 2 ** 19 tokens were best for 1.16e9 (karpathy/nanochat,
-#: dev/LOG.md, depth 12), where the rule is used from 0.4e9 to 66e9 tokens.
+#: The largest efficient batch grows with the training tokens D as D ** 0.383 (Bergsma et al. 2025, "Power
+#: Lines", arXiv:2505.13738); 2 ** 19 tokens were best for 1.16e9 (karpathy/nanochat, dev/LOG.md, depth 12),
+#: where the rule is used from 0.4e9 to 66e9 tokens.
 BATCH_EXPONENT, BATCH_TOKENS_AT, BATCH_AT = 0.383, 1.16e9, 2**19
 LEAST_TOKENS_OF_RULE = 0.4e9
 
@@ -27,8 +27,8 @@ class Work:
     """The work of one row in training.
 
     Args:
-        tokens: positions of a row that are not padding, on both sides of an encoder-decoder.
-        flops: of a forward and a backward pass.
+        tokens: the number of tokens of a row without padding, on both sides of an encoder-decoder.
+        flops: the FLOPs of a forward and a backward pass.
     """
 
     tokens: float
@@ -36,12 +36,12 @@ class Work:
 
     @property
     def flops_per_token(self) -> float:
-        """Of training, forward and backward."""
+        """FLOPs per token of a forward and a backward pass."""
         return self.flops / self.tokens
 
 
 def work_of(model: Model, batch: Mapping[str, Tensor]) -> Work:
-    """The work of a row of `batch`, as `model` is trained on it."""
+    """Return the work of training `model` on a row of `batch`."""
     n_rows = len(batch["input_ids"])
     counts = count_tokens(batch)
     decoded = batch.get("decoder_input_ids")
@@ -57,7 +57,7 @@ def work_of(model: Model, batch: Mapping[str, Tensor]) -> Work:
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """How many weights each kind of module has; tied ones count once."""
+    """Return the number of parameters by kind of module; tied parameters count once."""
     kinds = {"embeddings": nn.Embedding, "attention": MultiHeadAttention, "feed-forward": FeedForward}
     counts: dict[str, int] = dict.fromkeys([*kinds, "head", "norms and the rest"], 0)
     seen: set[nn.Parameter] = set()
@@ -71,17 +71,17 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 
 
 def advised_batch_tokens(n_tokens: float) -> float | None:
-    """Tokens of a batch that is still efficient for a training of `n_tokens`; None: too few for the rule."""
+    """Return the largest efficient batch in tokens for training on `n_tokens`; None: too few for the rule."""
     if n_tokens < LEAST_TOKENS_OF_RULE:
         return None
     return float(BATCH_AT * (n_tokens / BATCH_TOKENS_AT) ** BATCH_EXPONENT)
 
 
 def checkpoint_bytes(weights_bytes: float, state_bytes: float) -> float:
-    """Checkpoints `last` and `best` with the optimizer's states, and bundles of both with weights alone."""
+    """Return the size of the checkpoints `last` and `best` with optimizer states, and of both bundles."""
     return 2 * (weights_bytes + state_bytes) + 2 * weights_bytes
 
 
 def cache_bytes(n_tokens: float, vocab_size: int) -> float:
-    """Token rows on disk: an id and the number of its document for each token."""
+    """Return the size of token rows on disk: an id and a document number for each token."""
     return n_tokens * ((2 if vocab_size < 2**16 else 4) + 2)
