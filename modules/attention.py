@@ -1,4 +1,4 @@
-"""Multi-head attention: self-attention is cross-attention to itself; masks and positions are values."""
+"""Multi-head attention over the input itself or over a memory, with masks and positions passed as values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from modules.errors import ArgumentError
 from modules.masks import Mask
 from modules.positions import Rotation
 
-# On CPU torch's fused kernel has a slow backward pass in bfloat16: plain products are 2 to 4 times as fast
-# while there are few scores (B * H * T * S), and slower beyond.
+# On CPU, torch's fused kernel has a slow backward pass in bfloat16: matrix products are 2 to 4 times as fast
+# up to this number of scores (B * H * T * S), and slower above.
 _plain_scores = ContextVar("plain_scores", default=1 << 23)
 
 
@@ -63,7 +63,7 @@ class MultiHeadAttention(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Attend to `memory`, or to `x` itself without one; with a cache, to the cached keys as well."""
+        """Attend to `memory`, or without one to `x` itself; with a cache, also to the cached keys."""
         q = self._queries(x, rotation)
         if cache is not None and memory is not None and cache.length:
             k, v = cache.stored()
@@ -84,7 +84,7 @@ class MultiHeadAttention(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B H T S"]:
-        """Return the weights that `forward` uses, recomputed on a slow path for inspection."""
+        """Return the attention weights that `forward` uses, computed by a slower path for inspection."""
         q = self._queries(x, rotation)
         if cache is not None and cache.length:
             k, _ = cache.stored()
@@ -118,7 +118,7 @@ def attend(
     *,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T K"]:
-    """Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V, by the kernel that is fastest here.
+    """Return softmax(Q K^T / sqrt(d_k)) V, computed by the kernel that is fastest on the device.
 
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """
@@ -174,7 +174,7 @@ def _attend_by_products(
     mask: Mask,
     dropout: float,
 ) -> Float[Tensor, "B H T K"]:
-    """Equation 1 written out; the softmax is in float32."""
+    """Compute equation 1 step by step, with the softmax in float32."""
     if k.shape[1] != q.shape[1]:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -191,7 +191,7 @@ def _attend_by_products(
 
 @contextmanager
 def fused_kernels_only() -> Iterator[None]:
-    """Always use torch's fused kernels, to measure on a CPU what a GPU would keep in memory."""
+    """Use only torch's fused kernels, to measure on a CPU what a GPU would keep in memory."""
     before = _plain_scores.set(0)
     try:
         yield
@@ -203,7 +203,7 @@ def check_heads(d_model: int, n_heads: int, n_kv_heads: int | None, d_head: int 
     """Check that the heads divide the width, unless `d_head` is given.
 
     Raises:
-        ArgumentError: with the numbers and what to change.
+        ArgumentError: the sizes do not fit together.
     """
     if d_head is not None and d_head < 1:
         raise ArgumentError(f"d_head is {d_head}", "at least 1", "leave it out for d_model / n_heads")

@@ -1,8 +1,9 @@
-"""Beam search: the likeliest answers of each prompt, batched over prompts and beams, with a cache.
+"""Beam search: the most likely outputs of each prompt, batched over prompts and beams, with a cache.
 
 At each step, the best continuations of all open beams of a row are taken, as many as there are beams: those
-that end in `eos_id` are kept aside, the others stay open. A row is done when no open beam can still become
-better than the worst of the answers that are wanted; it then leaves the batch.
+    that
+end with `eos_id` are set aside, the others stay open. A row is done when no open beam can become better than
+the worst of the requested outputs; it then leaves the batch.
 """
 
 import math
@@ -24,21 +25,21 @@ _NEVER = float("-inf")
 
 @dataclass(frozen=True, kw_only=True)
 class BeamOptions:
-    """How wide the search is, and what is best.
+    """The width of the search, and how outputs are scored.
 
     Args:
-        beams: number of unfinished answers kept at each step; 1 is greedy decoding.
+        beams: the number of open outputs that are kept at each step; 1 is greedy decoding.
         length_penalty: the sum of log probabilities is divided by length ** length_penalty; 0 prefers short
-            answers, 1 compares means over tokens, more prefers long ones.
-        max_new_tokens: the longest answer, its end included.
-        n_best: number of answers to return for each row; with fewer, the search ends sooner.
+            outputs, 1 compares means over tokens, higher values prefer long ones.
+        max_new_tokens: the maximum length of an output, including its end token.
+        n_best: the number of outputs to return for each row; with fewer, the search ends sooner.
 
     Raises:
         ArgumentError: a value is outside its range.
 
     Source: Graves 2012, "Sequence Transduction with Recurrent Neural Networks", section 2.5 (the search); Wu
     et al. 2016, "Google's Neural Machine Translation System", section 7, equation 14 (the penalty; here the
-    plain length stands for its (5 + length) / 6).
+    length itself replaces their (5 + length) / 6).
     """
 
     beams: int = 4
@@ -47,25 +48,25 @@ class BeamOptions:
     n_best: int = 1
 
     def __post_init__(self) -> None:
-        wanted = {
+        checks = {
             "beams": (self.beams >= 1, "1 or more", "use 1 for greedy decoding"),
             "length_penalty": (self.length_penalty >= 0, "0 or more", "use 1 to compare means over tokens"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more", "ask for at least one token"),
-            "n_best": (1 <= self.n_best <= self.beams, f"from 1 to beams ({self.beams})", "take more beams"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more", "generate at least one token"),
+            "n_best": (1 <= self.n_best <= self.beams, f"from 1 to beams ({self.beams})", "use more beams"),
         }
-        for name, (fits, expected, remedy) in wanted.items():
-            if not fits:
+        for name, (is_valid, expected, remedy) in checks.items():
+            if not is_valid:
                 raise ArgumentError(f"{name} is {getattr(self, name)}", expected, remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """An answer.
+    """An output of the search.
 
     Args:
-        ids: its tokens, without the end.
-        score: sum of log probabilities (nats) / length ** length_penalty; the end counts, where there is one.
-        ended: whether it ended by itself; else it was cut off at its longest.
+        ids: the tokens of the output, without the end token.
+        score: the sum of log probabilities (nats) / length ** length_penalty; the end token counts.
+        ended: whether the output ended with `eos_id`; otherwise it was cut at the maximum length.
     """
 
     ids: list[int]
@@ -85,24 +86,26 @@ def beam_search(
     forbidden_ids: Sequence[int] = (),
     max_new: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
-    """The best answers of each row, `n_best` of them: those that ended by score, then those cut off.
+    """Return the `n_best` best outputs of each row: those that ended, by score, then those that were cut.
 
-    Takes what `modules.generation.generate` takes. Of equal scores, the one found first is better: that of
-    the better beam, and then of the smaller token. Fewer than `n_best` answers come only where no more exist.
+    The prompts and token arguments are those of `modules.generation.generate`. Of equal scores, the one found
+    first wins: that of the better beam, and then of the smaller token. There are fewer than `n_best` outputs
+        only
+    if no more exist.
 
     Args:
-        model: backbone and language-model head.
-        prompts: token ids of each row, at least one.
-        options: how wide the search is, and what is best.
-        eos_id: ends an answer; it can always be chosen.
-        pad_id: stands before shorter prompts; never seen by them.
-        bos_id: what the decoder of an EncoderDecoder starts from; a Decoder needs none.
-        forbidden_ids: tokens that are never chosen, such as the special ones.
-        max_new: the longest answer of each row, where it is less than `options.max_new_tokens`.
+        model: a model with a language-model head.
+        prompts: the token ids of each row, at least one.
+        options: the width of the search, and how outputs are scored.
+        eos_id: the token that ends an output; it can always be chosen.
+        pad_id: the token that pads shorter prompts on the left; it is masked.
+        bos_id: the token that the decoder of an EncoderDecoder starts from; a Decoder needs none.
+        forbidden_ids: tokens that are never chosen, such as special tokens.
+        max_new: the maximum length of each row's output, if it is less than `options.max_new_tokens`.
 
     Raises:
-        ArgumentError: a prompt is empty, it and its answer are longer than the model's positions reach, there
-            are more beams than tokens, or the model's logits are not numbers.
+        ArgumentError: a prompt is empty, a prompt and its output exceed the positions, there are more beams
+            than tokens, or the logits are NaN.
     """
     if not prompts:
         return []
@@ -117,7 +120,7 @@ def beam_search(
     frontier = _Frontier(rows, options.beams, cache, n_read=batch[answer_key].shape[1])
     with evaluating(model):
         while frontier.rows:
-            # `forward` and not a call: a compiled model would be recompiled for every length.
+            # Call `forward` directly, because a compiled model would be recompiled for every length.
             logits = model.head.forward(backbone.forward(batch, cache)[:, -1]).float()
             tokens = frontier.advance(logits.masked_fill(forbidden, _NEVER).log_softmax(dim=-1))
             batch = {answer_key: tokens}
@@ -125,9 +128,9 @@ def beam_search(
 
 
 def best_tokens(log_p: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R {k}"], Int[Tensor, "R {k}"]]:
-    """The k largest of each row and their tokens; of equal ones the smaller token comes first, or alone.
+    """Return the k largest values of each row and their tokens; among equals, smaller tokens come first.
 
-    `topk` orders equal values arbitrarily, also those equal to the last of the k; this fixes both.
+    `topk` orders and selects equal values arbitrarily; this function corrects both.
     """
     values, tokens = log_p.topk(min(k + 1, log_p.shape[1]), dim=1)
     cut = (values[:, k - 1] == values[:, -1]) & (values.shape[1] > k)
@@ -142,7 +145,7 @@ def best_tokens(log_p: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R {
 def _smallest_at_the_end(
     log_p: Float[Tensor, "R V"], values: Float[Tensor, "R K"], tokens: Int[Tensor, "R K"]
 ) -> Int[Tensor, "R K"]:
-    """`tokens`, those of the last value being the smallest tokens of that value."""
+    """Replace the tokens with the last value by the smallest tokens that have this value."""
     countdown = torch.arange(log_p.shape[1], 0, -1, device=log_p.device, dtype=torch.float32)
     smallest = ((log_p == values[:, -1:]) * countdown).topk(values.shape[1], dim=1).indices
     above = values > values[:, -1:]
@@ -151,14 +154,14 @@ def _smallest_at_the_end(
 
 
 class _Beam(NamedTuple):
-    """The last token of an answer, and what stands before it."""
+    """The last token of an output, and the tokens before it as a linked list."""
 
     token: int
     before: "_Beam | None"
 
 
 class _Row:
-    """The search of one row: its open beams, and the best of its ended ones. Plain Python, no tensors."""
+    """The search of one row: its open beams, and the best of its ended ones. It contains no tensors."""
 
     def __init__(self, options: BeamOptions, *, limit: int, eos_id: int) -> None:
         self._options = options
@@ -170,9 +173,9 @@ class _Row:
         self.sums = [0.0]  # of log probabilities, one for each beam; -inf: there is none
 
     def advance(self, parents: list[int], tokens: list[int], sums: list[float]) -> None:
-        """Take the best continuations, each with the beam that it goes on from; a sum of -inf is none."""
+        """Take the best continuations, each with the index of its parent beam; a sum of -inf means none."""
         if any(map(math.isnan, sums)):
-            raise ArgumentError("the model's logits are not numbers", "numbers", "train it again")
+            raise ArgumentError("the model's logits are NaN", "finite logits", "train the model again")
         self._length += 1
         beams = [_Beam(token, self._beams[parent]) for token, parent in zip(tokens, parents, strict=True)]
         ends = [token == self._eos_id for token in tokens]
@@ -185,10 +188,10 @@ class _Row:
 
     @property
     def done(self) -> bool:
-        """Whether nothing better can come.
+        """Whether no better output can be found.
 
-        Log probabilities are at most 0: an open beam ends with no more than its present sum. Divided by a
-        power of the length, a sum is best at the greatest length.
+        Log probabilities are at most 0, so the sum of an open beam cannot increase. Divided by a power of the
+        length, it is best at the maximum length.
         """
         best_sum = max(self.sums)
         if self._length == self._limit or best_sum == _NEVER:
@@ -199,7 +202,7 @@ class _Row:
         return at_best <= self._ended[-1].score
 
     def hypotheses(self) -> list[Hypothesis]:
-        """The best answers so far."""
+        """Return the best outputs so far."""
         cut = [
             self._hypothesis(beam, total, ended=False)
             for beam, total in zip(self._beams, self.sums, strict=True)
@@ -217,7 +220,7 @@ class _Row:
 
 
 class _Frontier:
-    """The open beams of all rows that are not done, as tensors, in step with the cache."""
+    """The open beams of all rows that are not done, as tensors aligned with the cache."""
 
     def __init__(self, rows: Sequence[_Row], beams: int, cache: KVCache, *, n_read: int) -> None:
         self.rows = list(rows)
@@ -227,12 +230,12 @@ class _Frontier:
         self._sums = torch.zeros(len(rows), 1, dtype=torch.float64, device=cache.segment_ids.device)
 
     def advance(self, log_p: Float[Tensor, "R V"]) -> Int[Tensor, "M 1"]:
-        """Choose the best continuations of all beams; what is to be read next, one row for each open beam."""
+        """Choose the best continuations of all beams; return the next inputs, one for each open beam."""
         n_before = self._sums.shape[1]  # 1 at first, and then the number of beams
         sums, parents, tokens = self._choose(log_p)
-        found = zip(parents.tolist(), tokens.tolist(), sums.tolist(), strict=True)
-        for row, continuations in zip(self.rows, found, strict=True):
-            row.advance(*continuations)
+        continuations = zip(parents.tolist(), tokens.tolist(), sums.tolist(), strict=True)
+        for row, chosen in zip(self.rows, continuations, strict=True):
+            row.advance(*chosen)
         kept = [i for i, row in enumerate(self.rows) if not row.done]
         starts = n_before * torch.arange(len(self.rows), device=parents.device).unsqueeze(1)
         cached = (starts + parents)[kept].flatten()
@@ -247,7 +250,7 @@ class _Frontier:
     def _choose(
         self, log_p: Float[Tensor, "R V"]
     ) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"], Int[Tensor, "N K"]]:
-        """The best sums of each row, the beams that they go on from, and their tokens."""
+        """Return the best sums of each row, with their parent beams and tokens."""
         n_rows, n_before = self._sums.shape
         values, tokens = best_tokens(log_p, self._beams)
         sums = (self._sums.unsqueeze(2) + values.reshape(n_rows, n_before, self._beams)).flatten(1)
@@ -255,8 +258,8 @@ class _Frontier:
         return sums, index // self._beams, tokens.reshape(n_rows, -1).gather(1, index)
 
 
-def _best(found: list[Hypothesis], n: int) -> list[Hypothesis]:
-    return sorted(found, key=lambda hypothesis: -hypothesis.score)[:n]
+def _best(hypotheses: list[Hypothesis], n: int) -> list[Hypothesis]:
+    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)[:n]
 
 
 def _limits(options: BeamOptions, max_new: Sequence[int] | None, n_rows: int) -> list[int]:
@@ -265,8 +268,8 @@ def _limits(options: BeamOptions, max_new: Sequence[int] | None, n_rows: int) ->
     if len(max_new) != n_rows or min(max_new) < 1:
         raise ArgumentError(
             f"max_new is {list(max_new)} for {n_rows} prompts",
-            "1 or more for each of them",
-            "give the most tokens of each answer",
+            "1 or more for each prompt",
+            "give the maximum length of each output",
         )
     return [min(n, options.max_new_tokens) for n in max_new]
 
@@ -274,12 +277,14 @@ def _limits(options: BeamOptions, max_new: Sequence[int] | None, n_rows: int) ->
 def _check_beams(options: BeamOptions, *, n_tokens: int) -> None:
     if options.beams > n_tokens:
         raise ArgumentError(
-            f"beams is {options.beams} and there are {n_tokens} tokens", "no more beams", "take fewer"
+            f"beams is {options.beams}, but there are only {n_tokens} tokens",
+            f"at most {n_tokens}",
+            "use fewer beams",
         )
 
 
 def _new_cache(backbone: Writer, n_read: Sequence[int], limits: Sequence[int]) -> KVCache:
-    """Room for the longest prompt and the longest answer, which need not be of one row."""
+    """Return a cache for the longest prompt and the longest output, which may belong to different rows."""
     return backbone.new_cache(
         len(n_read),
         max(n_read) + max(limits) - 1,

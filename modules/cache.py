@@ -1,4 +1,4 @@
-"""What a decoder has seen: keys and values, kept from one token to the next while a text is written."""
+"""The key-value cache: keys and values of the tokens that a decoder has read during generation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from modules.errors import ArgumentError
 
 
 class LayerCache:
-    """Keys and values that one attention has seen: room for `max_tokens`, taken at the first use."""
+    """The keys and values of one attention layer, with space for `max_tokens`, allocated at the first use."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
@@ -22,10 +22,10 @@ class LayerCache:
     def append(
         self, keys: Float[Tensor, "B H T K"], values: Float[Tensor, "B H T K"]
     ) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """Store the next T tokens and give back all S so far.
+        """Append the keys and values of the next T tokens, and return those of all S tokens so far.
 
         Raises:
-            ArgumentError: if there is no room.
+            ArgumentError: the cache is full.
         """
         end = self.length + keys.shape[2]
         _check_room(end, self.max_tokens)
@@ -38,13 +38,13 @@ class LayerCache:
         return self.stored()
 
     def stored(self) -> tuple[Float[Tensor, "B H S K"], Float[Tensor, "B H S K"]]:
-        """All keys and values so far."""
+        """Return all keys and values so far."""
         assert self._keys is not None
         assert self._values is not None
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
     def reorder(self, rows: Int[Tensor, " M"]) -> None:
-        """Take these rows of the batch, in this order, some perhaps twice (beams)."""
+        """Select rows of the batch in this order, possibly repeated (beams)."""
         if self._keys is not None and self._values is not None:
             self._keys, self._values = self._taken(self._keys, rows), self._taken(self._values, rows)
 
@@ -54,10 +54,10 @@ class LayerCache:
         return taken
 
     def put(self, other: "LayerCache", rows: Int[Tensor, " M"], *, first_row: int, n_rows: int) -> None:
-        """Let rows of another cache be the rows from `first_row` on, so that both end at the same token.
+        """Copy rows of another cache to the rows from `first_row` on, aligned at the last token.
 
-        `n_rows` is how many rows this cache has, and `length` must be known already. What the other has more
-        than `length` tokens is left out at its beginning.
+        This cache has `n_rows` rows, and its `length` must be set. If the other cache is longer, its first
+        tokens are left out.
         """
         width = min(other.length, self.length)
         keys, values = (part[rows, :, other.length - width :] for part in other.stored())
@@ -68,7 +68,7 @@ class LayerCache:
         self._keys[place], self._values[place] = keys, values
 
     def move(self, rows: Int[Tensor, " M"], into: Int[Tensor, " M"], *, since: int) -> None:
-        """Let these rows of the batch, as they are now, replace others from token `since` on."""
+        """Replace the rows `into` by `rows`, from token `since` on."""
         for stored in (self._keys, self._values):
             if stored is not None:
                 part = stored[:, :, since : self.length]
@@ -77,22 +77,22 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Memory:
-    """An encoder's output, with the documents of its source (0: padding); `packed`: several in a row."""
+    """The output of an encoder, with the segment ids of the source; `packed`: a row has several documents."""
 
     hidden: Float[Tensor, "B S D"]
     segment_ids: Int[Tensor, "B S"] | None = None
     packed: bool = False
 
     def reorder(self, rows: Int[Tensor, " M"]) -> "Memory":
-        """These rows of the batch, in this order."""
+        """Return these rows of the batch, in this order."""
         segment_ids = None if self.segment_ids is None else self.segment_ids[rows]
         return Memory(self.hidden[rows], segment_ids, self.packed)
 
 
 class KVCache:
-    """What a decoder has seen: keys and values of each layer, and which tokens are real and where they stand.
+    """The keys and values of each layer of a decoder, and the segment and position of each token.
 
-    Made by a decoder's `new_cache`; it is filled by each forward that it is given to.
+    Created by a decoder's `new_cache`, and filled by each forward pass that receives it.
     """
 
     def __init__(
@@ -108,23 +108,23 @@ class KVCache:
 
     @classmethod
     def of_rows(cls, parts: Sequence[tuple["KVCache", Int[Tensor, " M"]]], *, room: int) -> "KVCache":
-        """A new cache of some rows of several decoders' caches, in this order, with room for more tokens.
+        """Return a new cache with rows of several decoders' caches, in order, with space for more tokens.
 
-        All rows end at the same token; shorter ones have padding before them, and no more than the longest
-        one asks for. So rows can leave a batch that is being written, and others enter it.
+        All rows end at the same token; shorter ones are padded on the left, to the length of the longest.
+        Thus rows can leave and enter a batch during generation.
         """
         n_rows = sum(len(rows) for _, rows in parts)
         length = max(cache._longest(rows) for cache, rows in parts)
         device = parts[0][0]._segment_ids.device
-        made = cls(len(parts[0][0].layers), batch_size=n_rows, max_tokens=length + room, device=device)
+        joined = cls(len(parts[0][0].layers), batch_size=n_rows, max_tokens=length + room, device=device)
         first = 0
         for cache, rows in parts:
-            made._put(cache, rows, first_row=first, n_rows=n_rows, length=length)
+            joined._put(cache, rows, first_row=first, n_rows=n_rows, length=length)
             first += len(rows)
-        return made
+        return joined
 
     def _longest(self, rows: Int[Tensor, " M"]) -> int:
-        """From the first real token of any of these rows on, how many tokens there are."""
+        """Return the number of tokens from the first real token of any of these rows."""
         return self.length - int((self.segment_ids[rows] != 0).any(dim=0).int().argmax())
 
     def _put(
@@ -139,20 +139,20 @@ class KVCache:
             mine.put(theirs, rows, first_row=first_row, n_rows=n_rows)
 
     def set_memory(self, memory: Memory) -> None:
-        """Keep an encoder's output; its keys and values are computed once, by the first forward."""
+        """Store the output of an encoder; the first forward pass computes its keys and values."""
         self.memory = memory
         self.memory_layers = [LayerCache(memory.hidden.shape[1]) for _ in self.layers]
 
     def next_position_ids(self, segment_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """Positions of the next tokens where none are given: each real one is one further than the last."""
+        """Return the positions of the next tokens: each real token is one further than the one before."""
         seen = (self._segment_ids[:, : self.length] != 0).sum(dim=1, keepdim=True)
         return (seen + (segment_ids != 0).cumsum(dim=1) - 1).clamp_min(0)
 
     def append(self, segment_ids: Int[Tensor, "B T"], position_ids: Int[Tensor, "#B T"]) -> None:
-        """Note the next T tokens of each row (segment 0: padding).
+        """Append the segments (0: padding) and positions of the next T tokens of each row.
 
         Raises:
-            ArgumentError: if there is no room.
+            ArgumentError: the cache is full.
         """
         end = self.length + segment_ids.shape[1]
         _check_room(end, self.max_tokens)
@@ -162,16 +162,16 @@ class KVCache:
 
     @property
     def segment_ids(self) -> Int[Tensor, "B S"]:
-        """Document of each token so far; 0 is padding."""
+        """The segment of each token so far; 0 is padding."""
         return self._segment_ids[:, : self.length]
 
     @property
     def position_ids(self) -> Int[Tensor, "B S"]:
-        """Position of each token so far."""
+        """The position of each token so far."""
         return self._position_ids[:, : self.length]
 
     def reorder(self, rows: Int[Tensor, " M"]) -> None:
-        """Take these rows of the batch, in this order, some perhaps twice (beams)."""
+        """Select rows of the batch in this order, possibly repeated (beams)."""
         for layer in (*self.layers, *self.memory_layers):
             layer.reorder(rows)
         self._segment_ids, self._position_ids = self._segment_ids[rows], self._position_ids[rows]
@@ -179,9 +179,10 @@ class KVCache:
             self.memory = self.memory.reorder(rows)
 
     def exchange(self, rows: Int[Tensor, " B"], *, since: int) -> None:
-        """As `reorder`, where a row and the one that it takes share what was read before `since`, and memory.
+        """Reorder rows that share their memory and all tokens before `since` with the rows they replace.
 
-        So it is with the beams of one prompt: only what they wrote is moved, and only where they change.
+        This holds for the beams of one prompt. Only generated tokens are copied, and only in rows that
+        change.
         """
         (into,) = (rows != torch.arange(len(rows), device=rows.device)).nonzero(as_tuple=True)
         for layer in self.layers:
@@ -191,7 +192,7 @@ class KVCache:
 def _check_room(n_tokens: int, max_tokens: int) -> None:
     if n_tokens > max_tokens:
         raise ArgumentError(
-            f"the cache has room for {max_tokens} tokens and {n_tokens} were given",
-            "no more",
-            "make the cache with a larger max_tokens",
+            f"the cache has space for {max_tokens} tokens, but received {n_tokens}",
+            f"at most {max_tokens}",
+            "create the cache with a larger max_tokens",
         )

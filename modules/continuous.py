@@ -1,7 +1,7 @@
-"""Continuous batching: rows that have ended leave the batch that is being written, and new ones enter it.
+"""Continuous batching: finished rows leave a batch during generation, and new rows enter it.
 
 Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Based Generative Models",
-section 3.1 (scheduling by iteration). A prompt is read by itself and then joins the others in their cache.
+section 3.1 (iteration-level scheduling). A prompt is read in a batch of its own and then joins the cache.
 """
 
 from collections.abc import Hashable, Sequence
@@ -24,11 +24,11 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken:
-    """What a step wrote for a row: a token, and whether the row has ended with it.
+    """The next token of a row, and whether the row has ended with it.
 
     Args:
-        token: None where the row ended by itself: its end is not given.
-        ended: "stop" by itself, "length" at `max_new_tokens`, None: it goes on.
+        token: the token; None if the row ended with the end token, which is not returned.
+        ended: "stop" at the end token, "length" at `max_new_tokens`, None if the row continues.
     """
 
     token: int | None
@@ -44,15 +44,15 @@ class _Row(Generic[K]):
 
 
 class DecodingBatch(Generic[K]):
-    """Rows of one Decoder that are written together, each with options of its own.
+    """A batch of rows that one Decoder generates together, each with its own options.
 
-    The tokens of a row are those of `modules.generation.generate` for its prompt alone, whatever its
-    neighbours are and whenever they come and go.
+    The tokens of a row are those of `modules.generation.generate` for its prompt alone, regardless of the
+    other rows in the batch.
 
     Args:
-        model: backbone (a Decoder) and language-model head; it is put in evaluation mode.
-        eos_id: ends a row.
-        pad_id: stands before shorter prompts.
+        model: a model with a Decoder and a language-model head; it is set to evaluation mode.
+        eos_id: the token that ends a row.
+        pad_id: the token that pads shorter prompts on the left.
         forbidden_ids: tokens that are never chosen.
 
     Raises:
@@ -62,7 +62,7 @@ class DecodingBatch(Generic[K]):
     def __init__(self, model: Model, *, eos_id: int, pad_id: int, forbidden_ids: Sequence[int] = ()) -> None:
         if not isinstance(model.backbone, Decoder):
             raise ArgumentError(
-                f"a model with {type(model.backbone).__name__} cannot be asked row by row",
+                f"a model with {type(model.backbone).__name__} does not support continuous batching",
                 "a Decoder",
                 "use `generate` or `beam_search`",
             )
@@ -81,36 +81,36 @@ class DecodingBatch(Generic[K]):
 
     @property
     def keys(self) -> list[K]:
-        """Which rows are written, and which enter at the next step."""
+        """The keys of the rows in the batch, and of those that enter at the next step."""
         return [row.key for row in (*self._rows, *self._waiting)]
 
     def add(self, key: K, prompt: Sequence[int], options: SamplingOptions, *, number: int = 0) -> None:
-        """Let a row enter at the next step; `number` tells apart rows of one prompt and one seed.
+        """Add a row that enters at the next step; `number` distinguishes rows with the same prompt and seed.
 
         Raises:
-            ArgumentError: the prompt is empty, or it and its answer are longer than the positions reach.
+            ArgumentError: the prompt is empty, or the prompt and its output exceed the positions.
         """
         if not prompt:
-            raise ArgumentError("the prompt is empty", "at least one token", "begin it with <bos>")
+            raise ArgumentError("the prompt is empty", "at least one token", "begin the prompt with <bos>")
         check_room(self._backbone, [prompt], [options.max_new_tokens])
         sampler = RowSampler(options, number)
         sampler.note(prompt, self._forbidden)
         self._waiting.append(_Row(key=key, prompt=prompt, sampler=sampler))
 
     def remove(self, keys: set[K]) -> None:
-        """Let rows leave before they have ended."""
+        """Remove rows before they have ended."""
         self._waiting = [row for row in self._waiting if row.key not in keys]
         self._keep([number for number, row in enumerate(self._rows) if row.key not in keys])
 
     @torch.no_grad()
     def step(self) -> dict[K, NextToken]:
-        """One more token for every row, and the first one for each that enters."""
-        written: dict[K, NextToken] = {}
+        """Generate one more token for every row, and the first one for each new row."""
+        tokens: dict[K, NextToken] = {}
         if self._rows:
-            written |= self._note(self._decode())
+            tokens |= self._note(self._decode())
         if self._waiting:
-            written |= self._enter()
-        return written
+            tokens |= self._enter()
+        return tokens
 
     def _decode(self) -> Int[Tensor, " B"]:
         assert self._cache is not None
@@ -123,7 +123,7 @@ class DecodingBatch(Generic[K]):
         return choose_tokens(logits, [row.sampler for row in self._rows], self._forbidden)
 
     def _enter(self) -> dict[K, NextToken]:
-        """Read the prompts of those who wait, as a batch of their own, and join it with the others."""
+        """Read the prompts of new rows as a batch of their own, and join it with the others."""
         others, cache, last = self._rows, self._cache, self._last
         self._rows, self._waiting = self._waiting, []
         prompts = [row.prompt for row in self._rows]
@@ -132,28 +132,28 @@ class DecodingBatch(Generic[K]):
         self._cache = self._backbone.new_cache(
             len(prompts), batch["input_ids"].shape[1] + room, max_real_tokens=max(map(len, prompts))
         )
-        written = self._note(self._choose(self._backbone.forward(batch, self._cache)))
+        tokens = self._note(self._choose(self._backbone.forward(batch, self._cache)))
         if others:
             self._join(others, cache, last)
-        return written
+        return tokens
 
     def _note(self, chosen: Int[Tensor, " B"]) -> dict[K, NextToken]:
-        """Keep what was chosen; rows that have ended leave."""
-        written: dict[K, NextToken] = {}
+        """Record the chosen tokens, and drop the rows that have ended."""
+        tokens: dict[K, NextToken] = {}
         self._last = chosen
         for number, (row, token) in enumerate(zip(self._rows, chosen.tolist(), strict=True)):
             n_new = row.n_new + 1
             if token == self._eos_id:
-                written[row.key] = NextToken(token=None, ended="stop")
+                tokens[row.key] = NextToken(token=None, ended="stop")
             else:
                 full = n_new == row.sampler.options.max_new_tokens
-                written[row.key] = NextToken(token=token, ended="length" if full else None)
+                tokens[row.key] = NextToken(token=token, ended="length" if full else None)
             self._rows[number] = replace(row, n_new=n_new)
-        self._keep([n for n, row in enumerate(self._rows) if written[row.key].ended is None])
-        return written
+        self._keep([n for n, row in enumerate(self._rows) if tokens[row.key].ended is None])
+        return tokens
 
     def _keep(self, numbers: list[int]) -> None:
-        """Drop all other rows from the batch."""
+        """Keep only these rows in the batch."""
         if len(numbers) == len(self._rows):
             return
         rows, cache, last = [self._rows[number] for number in numbers], self._cache, self._last
@@ -164,19 +164,19 @@ class DecodingBatch(Generic[K]):
             self._cache = KVCache.of_rows([(cache, chosen)], room=self._room(rows))
 
     def _join(self, others: list[_Row[K]], cache: KVCache | None, last: Int[Tensor, " B"] | None) -> None:
-        """Let the rows that were there before stand before those that have entered."""
+        """Join the rows that were in the batch before with those that have entered, in this order."""
         parts: list[tuple[KVCache, Int[Tensor, " M"]]] = []
-        tokens: list[Tensor] = []
+        last_tokens: list[Tensor] = []
         for rows, its_cache, its_last in ((others, cache, last), (self._rows, self._cache, self._last)):
             if rows and its_cache is not None and its_last is not None:
                 parts.append((its_cache, torch.arange(len(rows), device=its_last.device)))
-                tokens.append(its_last)
+                last_tokens.append(its_last)
         self._rows = others + self._rows
         if parts:
             self._cache = KVCache.of_rows(parts, room=self._room(self._rows))
-            self._last = torch.cat(tokens)
+            self._last = torch.cat(last_tokens)
 
     @staticmethod
     def _room(rows: Sequence[_Row[K]]) -> int:
-        """The most tokens that any row may still read."""
+        """Return the maximum number of tokens that any row may still read."""
         return max(row.sampler.options.max_new_tokens - row.n_new for row in rows)

@@ -1,4 +1,4 @@
-"""What sampling and beam search begin with: the first batch, what may be written, and room for it."""
+"""What sampling and beam search have in common: the first batch, forbidden tokens, and length checks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,17 +15,17 @@ Writer = Decoder | EncoderDecoder
 
 
 def writer_of(model: Model) -> Writer:
-    """The backbone of `model`.
+    """Return the backbone of a model that can generate text.
 
     Raises:
-        ArgumentError: it cannot write.
+        ArgumentError: the backbone cannot generate text.
     """
     backbone = model.backbone
     if not isinstance(backbone, Decoder | EncoderDecoder):
         raise ArgumentError(
-            f"a model with {type(backbone).__name__} cannot generate",
-            "Decoder or EncoderDecoder",
-            "choose a model that was trained to go on with a text",
+            f"a model with {type(backbone).__name__} cannot generate text",
+            "a Decoder or an EncoderDecoder",
+            "choose a model that was trained to continue text",
         )
     return backbone
 
@@ -33,14 +33,14 @@ def writer_of(model: Model) -> Writer:
 def first_batch(
     backbone: Writer, prompts: Sequence[Sequence[int]], *, pad_id: int, bos_id: int | None
 ) -> tuple[dict[str, Tensor], Sequence[Sequence[int]], str]:
-    """What the model reads first, the ids that each answer goes on from, and the key of new tokens.
+    """Return the first batch, the ids that each output continues, and the batch key for new tokens.
 
     Raises:
-        ArgumentError: a prompt is empty, or an EncoderDecoder is given no `bos_id`.
+        ArgumentError: a prompt is empty, or `bos_id` is missing for an EncoderDecoder.
     """
     for row, prompt in enumerate(prompts):
         if not prompt:
-            raise ArgumentError(f"prompt {row} is empty", "at least one token", "begin it with <bos>")
+            raise ArgumentError(f"prompt {row} is empty", "at least one token", "begin the prompt with <bos>")
     device = backbone.embedding.weight.device
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
@@ -52,16 +52,16 @@ def first_batch(
     if isinstance(backbone, Decoder):
         return batch, prompts, "input_ids"
     if bos_id is None:
-        raise ArgumentError("bos_id is None", "the token that the decoder starts from", "give bos_id")
+        raise ArgumentError("bos_id is None", "the token that the decoder starts from", "pass bos_id")
     batch["decoder_input_ids"] = torch.full((len(prompts), 1), bos_id, device=device)
     return batch, [[bos_id]] * len(prompts), "decoder_input_ids"
 
 
 def check_room(backbone: Writer, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int]) -> None:
-    """Refuse what the positions do not reach, before anything is computed; the last new token is not read.
+    """Check in advance that prompts and outputs fit the positions; the last new token is never read.
 
     Raises:
-        ArgumentError: the prompt that needs most room, how much, and how much there is.
+        ArgumentError: names the longest prompt, the tokens that it needs, and the limit.
     """
     limit = backbone.position.max_tokens
     if limit is None:
@@ -75,14 +75,14 @@ def check_room(backbone: Writer, prompts: Sequence[Sequence[int]], max_new_token
     if n_read[row] > limit:
         n_prompt, n_new = sizes[row]
         raise ArgumentError(
-            f"prompt {row} of {n_prompt} tokens {joined} its answer of {n_new} do not fit",
+            f"prompt {row} of {n_prompt} tokens {joined} its output of {n_new} tokens exceed the positions",
             f"at most {limit} positions ({type(backbone.position).__name__})",
             "shorten the prompt or lower max_new_tokens",
         )
 
 
 def forbidden_mask(backbone: Writer, forbidden_ids: Sequence[int], *, eos_id: int) -> Bool[Tensor, " V"]:
-    """True for the tokens that are never chosen; `eos_id` always can be."""
+    """Return a mask of the tokens that are never chosen; `eos_id` always can be."""
     weight = backbone.output_embedding.weight
     forbidden = torch.zeros(weight.shape[0], dtype=torch.bool, device=weight.device)
     forbidden[sorted({*forbidden_ids} - {eos_id})] = True
@@ -91,7 +91,7 @@ def forbidden_mask(backbone: Writer, forbidden_ids: Sequence[int], *, eos_id: in
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module has the mode that it had again afterwards."""
+    """Set evaluation mode within the block, and restore the mode of every module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

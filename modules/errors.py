@@ -1,4 +1,4 @@
-"""The error of an argument that a module cannot take."""
+"""The error that modules raise for invalid arguments."""
 
 
 class ArgumentError(ValueError):
@@ -6,7 +6,7 @@ class ArgumentError(ValueError):
 
     Args:
         problem: a clause that names the argument and its value.
-        expected: what fits, as a noun phrase.
+        expected: the supported values, as a noun phrase.
         remedy: what to do, as an imperative.
     """
 

@@ -1,4 +1,4 @@
-"""The work of training on tokens, counted from the shapes of a model."""
+"""FLOPs of training on tokens, computed from the shapes of a model."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -11,19 +11,19 @@ from modules.heads import LMHead
 from modules.model import Model
 
 Batch = Mapping[str, Tensor]
-#: What a weight is multiplied with: tokens that an encoder or a single stack reads, those that the decoder
-#: beside an encoder reads, or those that are labelled.
+#: The tokens that a weight is multiplied with: those that an encoder or a single stack reads, those that the
+#: decoder of an encoder-decoder reads, or those that are labelled.
 Tokens = Literal["read", "decoded", "labelled"]
 
 
 def count_tokens(batch: Batch) -> dict[Tokens, int | Tensor]:
-    """Tokens of a batch, padding left out; nothing waits for a device."""
-    found: dict[Tokens, int | Tensor] = {"read": _real_tokens(batch, "")}
+    """Count the tokens of a batch without padding; the counts stay on the device, without synchronization."""
+    counts: dict[Tokens, int | Tensor] = {"read": _real_tokens(batch, "")}
     if "decoder_input_ids" in batch:
-        found["decoded"] = _real_tokens(batch, "decoder_")
+        counts["decoded"] = _real_tokens(batch, "decoder_")
     if "label_index" in batch:
-        found["labelled"] = batch["label_index"].numel()
-    return found
+        counts["labelled"] = batch["label_index"].numel()
+    return counts
 
 
 def _real_tokens(batch: Batch, prefix: str) -> int | Tensor:
@@ -33,12 +33,13 @@ def _real_tokens(batch: Batch, prefix: str) -> int | Tensor:
 
 
 class TrainingFlops:
-    """What training on tokens costs in products with weights; as in the source, without attention's scores.
+    """FLOPs of the products with weights in training; as in the source, without the scores of attention.
 
-    A number of a matrix costs each token that it is multiplied with 2 FLOPs forward, 2 for the gradient of
-    what went in, if something is trained there or nearer to the tokens, and 2 for its own gradient, if it is
-    trained: 6 where all is trained. Looking up an embedding costs nothing; as a tied head it is multiplied
-    with the labelled tokens. Keys and values of cross-attention are made of the encoder's tokens.
+    For each token, an entry of a matrix costs 2 FLOPs in the forward pass, 2 for the gradient of the input if
+    anything below is trained, and 2 for its own gradient if it is trained: 6 if everything is trained. An
+        embedding
+    lookup costs nothing; a tied head is multiplied with the labelled tokens. Keys and values of
+    cross-attention are computed from the encoder's tokens.
 
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
     """
@@ -56,7 +57,7 @@ class TrainingFlops:
             self._matrices.append(("labelled", max(depths.values()), model.head.weight))
 
     def of(self, n_tokens: Mapping[Tokens, int | Tensor]) -> float | Tensor:
-        """FLOPs of a forward and a backward pass, with what is frozen now."""
+        """Return the FLOPs of a forward and a backward pass, taking frozen parameters into account."""
         lowest = min((depth for depth, weight in self._depths if weight.requires_grad), default=0)
         costs: dict[Tokens, int] = {}
         for tokens, depth, weight in self._matrices:
@@ -71,14 +72,15 @@ def _multiplied_with(name: str) -> Tokens:
 
 
 def attention_flops(model: Model, widths: Mapping[Literal["read", "decoded"], int]) -> float:
-    """FLOPs of the scores of attention and of what they weigh, of one row, forward and backward.
+    """Return the FLOPs of attention scores and weighted sums for one row, forward and backward.
 
-    Two products of (T, K) and (K, S) matrices for each head, and twice as much again for the gradients. What
-    a causal mask hides is counted too, as in the source and in measured shares of a peak.
+    There are two products of (T, K) and (K, S) matrices per head, and twice as many for the gradients. Masked
+    scores of causal attention are counted too, as in the source and in published MFU values.
 
     Args:
         model: a model of any size.
-        widths: tokens of a row that the encoder or the single stack reads, and that the decoder reads.
+        widths: the number of tokens of a row on each side: in the encoder or single stack, and in the
+            decoder.
 
     Source: Chowdhery et al. 2022, "PaLM", appendix B: 12 * L * H * Q * T for each token.
     """

@@ -1,7 +1,8 @@
-"""Which part of a model is trained: parameters by depth, from the embedding up to the head.
+"""Freezing: parameters by depth, from the embedding up to the head.
 
-The head knows nothing at first and the embedding most, so that fine-tuning may begin at the top and thaw the
-model layer by layer, or give lower layers smaller learning rates (`layer_decay` in `modules.optim`).
+The head starts untrained, and lower layers hold the most general features. Fine-tuning may therefore begin
+with the head and unfreeze the model layer by layer, or give lower layers smaller learning rates
+(`layer_decay` in `modules.optim`).
 
 Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", sections 3.2
 (discriminative fine-tuning) and 3.3 (gradual unfreezing).
@@ -13,10 +14,12 @@ from modules.transformer import Stack
 
 
 def depth_of_parameters(model: Model) -> dict[str, int]:
-    """How far each parameter is from the tokens, by its name in `model`.
+    """Return the depth of each parameter, by its name in `model`.
 
-    0: embeddings and positions; 1, 2, ...: the layers, those of an encoder before those of its decoder, a
-    stack's last norm with its last layer; one more: what the head owns. A tied head owns no embedding.
+    0: embeddings and positions; 1, 2, ...: the layers, those of an encoder before those of its decoder, and
+        the
+    final norm of a stack with its last layer; one more: the parameters of the head. A tied head has no
+    embedding.
     """
     depths = {name: 0 for name, _ in model.named_parameters()}
     depth = 0
@@ -31,10 +34,10 @@ def depth_of_parameters(model: Model) -> dict[str, int]:
 
 
 def freeze(model: Model, depth: int) -> None:
-    """Train what stands at `depth` or above and freeze what is below; 0 trains everything.
+    """Train the parameters at `depth` or above and freeze those below; 0 trains everything.
 
-    Freeze after the optimizer was built, for it takes no parameters that are frozen then. What has no
-    gradient it leaves alone, weight decay included; once trained again, it moves again.
+    Call this after building the optimizer, which takes only trainable parameters. It skips parameters without
+    a gradient, including their weight decay, and updates them again once they are unfrozen.
 
     Raises:
         ArgumentError: nothing would be trained.
@@ -50,7 +53,7 @@ def freeze(model: Model, depth: int) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(depths[name] >= depth)
         if not parameter.requires_grad:
-            parameter.grad = None  # an optimizer would follow it once more
+            parameter.grad = None  # otherwise the optimizer would apply it once more
 
 
 def _set(depths: dict[str, int], prefix: str, depth: int) -> None:

@@ -1,7 +1,8 @@
-"""Text from a model, token by token: greedy or sampled, batched, with a cache of keys and values.
+"""Text generation, token by token: greedy or sampled, batched, with a key-value cache.
 
-A row's tokens depend on the model, its prompt, the options and its place in the batch, not on the other rows:
-each row has its own random numbers, and padding stands to the left, where attention does not look.
+The tokens of a row depend on the model, its prompt, the options and its index in the batch, not on other
+    rows: each
+row has its own random numbers, and padding on the left is masked.
 """
 
 import math
@@ -20,17 +21,18 @@ from modules.model import Model
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How the next token is chosen; the filters act in the order in which they stand here.
+    """How the next token is chosen; the options apply in the order in which they are listed.
 
     Args:
-        repetition_penalty: logits of tokens that the row already has are divided by it (multiplied where
+        repetition_penalty: the logits of tokens that occur in the row are divided by it (multiplied if
             negative).
-        temperature: logits are divided by it; 0 takes the likeliest token, and what follows has no effect.
-        top_k: keep the k likeliest tokens.
-        top_p: keep the fewest likeliest tokens whose probabilities reach p together.
-        min_p: keep tokens at least p times as likely as the likeliest.
-        max_new_tokens: the longest answer.
-        seed: of the random numbers, together with the number of the row.
+        temperature: logits are divided by it; 0 takes the most likely token, and later options have no
+            effect.
+        top_k: keep the k most likely tokens.
+        top_p: keep the smallest set of most likely tokens whose probabilities add up to p.
+        min_p: keep tokens at least p times as likely as the most likely one.
+        max_new_tokens: the maximum number of new tokens.
+        seed: the seed of the random numbers, combined with the index of the row.
 
     Raises:
         ArgumentError: a value is outside its range.
@@ -49,16 +51,16 @@ class SamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wanted = {
+        checks = {
             "repetition_penalty": (self.repetition_penalty > 0, "more than 0", "use 1 for no penalty"),
             "temperature": (self.temperature >= 0, "0 or more", "use 0 for greedy decoding"),
             "top_k": (self.top_k is None or self.top_k >= 1, "1 or more", "leave it out to keep all tokens"),
             "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1", "use 1 to keep all tokens"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1", "use 0 to keep all tokens"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more", "ask for at least one token"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more", "generate at least one token"),
         }
-        for name, (fits, expected, remedy) in wanted.items():
-            if not fits:
+        for name, (is_valid, expected, remedy) in checks.items():
+            if not is_valid:
                 raise ArgumentError(f"{name} is {getattr(self, name)}", expected, remedy)
 
 
@@ -72,33 +74,33 @@ def generate(
     bos_id: int | None = None,
     forbidden_ids: Sequence[int] = (),
 ) -> list[list[int]]:
-    """The new tokens of each row, without the prompt and without the `eos_id` that ended it.
+    """Return the new tokens of each row, without the prompt and without `eos_id`.
 
-    A row shorter than `max_new_tokens` has ended by itself. Takes a Decoder, which goes on with its
-    prompts, or an EncoderDecoder, whose encoder reads them and whose decoder starts from `bos_id`. Runs in
-    evaluation mode and leaves the model in the mode it had.
+    A row with fewer than `max_new_tokens` tokens ended with `eos_id`. A Decoder continues its prompts; the
+    encoder of an EncoderDecoder reads them, and its decoder starts from `bos_id`. The model runs in
+    evaluation mode, and its mode is restored.
 
     Args:
-        model: backbone and language-model head.
-        prompts: token ids of each row, at least one.
-        options: how tokens are chosen and how many.
-        eos_id: ends a row; it can always be chosen.
-        pad_id: stands before shorter prompts; never seen by them.
-        bos_id: what the decoder of an EncoderDecoder starts from; a Decoder needs none.
-        forbidden_ids: tokens that are never chosen, such as the special ones.
+        model: a model with a language-model head.
+        prompts: the token ids of each row, at least one.
+        options: how tokens are chosen, and how many.
+        eos_id: the token that ends a row; it can always be chosen.
+        pad_id: the token that pads shorter prompts on the left; it is masked.
+        bos_id: the token that the decoder of an EncoderDecoder starts from; a Decoder needs none.
+        forbidden_ids: tokens that are never chosen, such as special tokens.
 
     Raises:
-        ArgumentError: a prompt is empty, or it and its answer are longer than the model's positions reach.
+        ArgumentError: a prompt is empty, or a prompt and its output exceed the positions.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
+    outputs: list[list[int]] = [[] for _ in prompts]
     steps = stream(
         model, prompts, options, eos_id=eos_id, pad_id=pad_id, bos_id=bos_id, forbidden_ids=forbidden_ids
     )
     for step in steps:
-        for answer, token in zip(answers, step, strict=True):
+        for output, token in zip(outputs, step, strict=True):
             if token is not None:
-                answer.append(token)
-    return answers
+                output.append(token)
+    return outputs
 
 
 @torch.no_grad()
@@ -112,21 +114,21 @@ def stream(
     bos_id: int | None = None,
     forbidden_ids: Sequence[int] = (),
 ) -> Iterator[list[int | None]]:
-    """As `generate`, giving the next token of every row as it comes; None for a row that has ended."""
+    """Like `generate`, but yield the next token of every row as it is generated; None for ended rows."""
     if not prompts:
         return
     backbone = writer_of(model)
-    batch, answer_ids, answer_key = first_batch(backbone, prompts, pad_id=pad_id, bos_id=bos_id)
+    batch, output_ids, output_key = first_batch(backbone, prompts, pad_id=pad_id, bos_id=bos_id)
     check_room(backbone, prompts, [options.max_new_tokens] * len(prompts))
-    cache = backbone.new_cache(len(prompts), batch[answer_key].shape[1] + options.max_new_tokens - 1)
+    cache = backbone.new_cache(len(prompts), batch[output_key].shape[1] + options.max_new_tokens - 1)
     forbidden = forbidden_mask(backbone, forbidden_ids, eos_id=eos_id)
     rows = [RowSampler(options, number) for number in range(len(prompts))]
-    for row, ids in zip(rows, answer_ids, strict=True):
+    for row, ids in zip(rows, output_ids, strict=True):
         row.note(ids, forbidden)
     ended = [False] * len(prompts)
     with evaluating(model):
         for _ in range(options.max_new_tokens):
-            # `forward` and not a call: a compiled model would be recompiled for every length.
+            # Call `forward` directly, because a compiled model would be recompiled for every length.
             logits = model.head.forward(backbone.forward(batch, cache)[:, -1]).float()
             chosen = choose_tokens(logits, rows, forbidden)
             tokens = chosen.tolist()
@@ -134,32 +136,32 @@ def stream(
             yield [None if end else token for end, token in zip(ended, tokens, strict=True)]
             if all(ended):
                 return
-            batch = {answer_key: chosen.unsqueeze(1)}
+            batch = {output_key: chosen.unsqueeze(1)}
 
 
 def penalize_repetition(
     logits: Float[Tensor, "B V"], seen: Bool[Tensor, "B V"], penalty: float
 ) -> Float[Tensor, "B V"]:
-    """Make the tokens that are `seen` less likely by `penalty` (more than 1), or likelier (less than 1)."""
+    """Divide the odds of `seen` tokens by `penalty`: more than 1 makes them less likely."""
     changed = torch.where(logits < 0, logits * penalty, logits / penalty)
     return torch.where(seen, changed.clamp(max=torch.finfo(logits.dtype).max), logits)
 
 
 def at_temperature(logits: Float[Tensor, "B V"], temperature: float) -> Float[Tensor, "B V"]:
-    """Logits over `temperature`, however small; the largest of a row becomes 0, so none overflows."""
+    """Divide logits by `temperature`, however small; the maximum of each row becomes 0 to avoid overflow."""
     limits = torch.finfo(logits.dtype)
     highest = logits.amax(dim=-1, keepdim=True)
     return (logits - highest) / min(max(temperature, limits.tiny), limits.max)
 
 
 def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
-    """The k largest logits of each row and those equal to the smallest of them; the others are -inf."""
+    """Keep the k largest logits of each row and ties with the smallest of them; set the others to -inf."""
     smallest = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
     return logits.masked_fill(logits < smallest, float("-inf"))
 
 
 def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
-    """The fewest largest logits of each row whose probabilities reach `p` together; the others are -inf."""
+    """Keep the fewest largest logits per row whose probabilities add up to `p`; set the others to -inf."""
     ordered, index = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     reached_before = probabilities.cumsum(dim=-1) - probabilities
@@ -169,26 +171,26 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
 
 
 def keep_min_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
-    """The tokens of each row at least `p` times as likely as its likeliest; the others are -inf."""
+    """Keep tokens at least `p` times as likely as the most likely one in the row; set the others to -inf."""
     likeliest = logits.amax(dim=-1, keepdim=True)
     return logits.masked_fill(logits < likeliest + math.log(p), float("-inf"))
 
 
 def sample(logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """The token at which a row's cumulative probability passes its number in [0, 1); never one with none."""
+    """Return the token at which the cumulative probability of each row exceeds its number in [0, 1)."""
     probabilities = logits.softmax(dim=-1)
-    # A parallel sum need not be monotone: by rounding it may rise over a token that has no probability.
+    # A parallel sum may not be monotonic: rounding may increase it at a token with probability 0.
     cumulative = probabilities.cumsum(dim=-1).masked_fill(probabilities == 0, 0.0)
     passed = cumulative > uniform.unsqueeze(1) * cumulative.amax(dim=-1, keepdim=True)
     return passed.int().argmax(dim=-1)
 
 
 class RowSampler:
-    """What chooses the tokens of one row: its options, its own random numbers, and the tokens that it has.
+    """Chooses the tokens of one row, with its own options, random numbers and previous tokens.
 
     Args:
         options: how tokens are chosen.
-        number: of the row among those of its seed: rows of one seed have different random numbers.
+        number: the index of the row among those with the same seed, which have different random numbers.
     """
 
     def __init__(self, options: SamplingOptions, number: int = 0) -> None:
@@ -198,26 +200,26 @@ class RowSampler:
         self._seen: Bool[Tensor, " V"] | None = None
 
     def note(self, ids: Sequence[int], forbidden: Bool[Tensor, " V"]) -> None:
-        """Keep which tokens the row has, where that makes a difference."""
+        """Record the tokens of the row if they affect the choice of the next one."""
         if self.options.repetition_penalty != 1.0:
             self.seen(forbidden)[list(ids)] = True
 
     def seen(self, forbidden: Bool[Tensor, " V"]) -> Bool[Tensor, " V"]:
-        """True for each token that the row has."""
+        """Return a mask of the tokens that occur in the row."""
         if self._seen is None:
             self._seen = torch.zeros_like(forbidden)
         return self._seen
 
     def uniform(self) -> float:
-        """The next random number in [0, 1)."""
-        # 24 bits are what a float32 below 1 holds: more would be rounded, now and then to 1.
+        """Return the next random number in [0, 1)."""
+        # A float32 below 1 has 24 bits: more would be rounded, sometimes up to 1.
         return self._random.getrandbits(24) / (1 << 24)
 
 
 def choose_tokens(
     logits: Float[Tensor, "B V"], rows: Sequence[RowSampler], forbidden: Bool[Tensor, " V"]
 ) -> Int[Tensor, " B"]:
-    """The next token of every row, each by its own options; rows of like options are done at once."""
+    """Choose the next token of every row by its own options; rows with equal options are batched."""
     logits = logits.masked_fill(forbidden, float("-inf"))
     groups: dict[SamplingOptions, list[int]] = {}
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Measure what the machine does fast, because processor names and flags do not tell."""
+"""Measure what the hardware computes fast, because processor names and flags do not say."""
 
 import time
 from functools import cache
@@ -6,15 +6,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
-#: Rows and columns of the products that are timed: large enough to tell, and emulated bf16 still takes 0.1 s.
+#: The size of the timed matrix products: large enough to compare, and 0.1 s with emulated bf16.
 PROBE_SIZE = 256
 PROBE_ROUNDS = 5
-#: bfloat16 is worth its casts when a product is at least so many times as fast as in float32.
+#: The speedup over float32 from which bfloat16 is worth its casts.
 WORTH_IT = 1.5
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:
-    """Whether matrix products on `device` are much faster in bfloat16 than in float32."""
+    """Return whether matrix products on `device` are much faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bf16_speedup_on_cpu() >= WORTH_IT
@@ -22,16 +22,16 @@ def multiplies_bf16_fast(device: torch.device) -> bool:
 
 @cache
 def bf16_speedup_on_cpu() -> float:
-    """How many times as fast as in float32 this CPU multiplies in bfloat16; measured once in a process.
+    """Return the speedup of bfloat16 over float32 for matrix products on this CPU; measured once per process.
 
-    The two types take turns and the fastest of several products counts, so that a busy machine answers as an
-    idle one does. Without instructions for it, bfloat16 is emulated: 1/40 and less was seen.
+    The two types alternate, and the fastest of several products counts, so that other load on the machine has
+    little effect. Without hardware support, bfloat16 is emulated, at 1/40 of the speed or less.
     """
     left = torch.linspace(-1, 1, PROBE_SIZE**2).reshape(PROBE_SIZE, PROBE_SIZE)
     seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(PROBE_ROUNDS + 1):  # the first one builds the kernel
-        for dtype, taken in seconds.items():
-            taken.append(_seconds_of_product(left.to(dtype)))
+    for _ in range(PROBE_ROUNDS + 1):  # the first round compiles the kernel
+        for dtype, measured in seconds.items():
+            measured.append(_seconds_of_product(left.to(dtype)))
     return min(seconds[torch.float32][1:]) / min(seconds[torch.bfloat16][1:])
 
 

@@ -1,4 +1,4 @@
-"""Heads on the hidden states: tokens of the vocabulary, classes of rows and of tokens, spans."""
+"""Heads on top of the hidden states: language modelling, classification of rows and tokens, spans."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
@@ -14,10 +14,10 @@ Batch = Mapping[str, Tensor]
 
 
 class LMHead(nn.Module):
-    """Scores of each word of the vocabulary, by the embedding itself: one tensor, owned by the backbone.
+    """A language-model head: logits over the vocabulary, by default with the backbone's embedding as weights.
 
-    The embedding is held without being registered here, so that state dicts and files have it once. A head
-    that is not `tied` has a table of its own.
+    The embedding is not registered as a submodule here, so that state dicts contain it once. A head that is
+    not `tied` has its own weights.
 
     Source: Press and Wolf 2017, "Using the Output Embedding to Improve Language Models"; Vaswani et al. 2017,
     section 3.4. The soft cap: Gemma Team 2024, "Gemma 2", section 2: cap * tanh(logits / cap).
@@ -41,39 +41,39 @@ class LMHead(nn.Module):
 
     @property
     def weight(self) -> nn.Parameter:
-        """The tensor (V, D) that scores words: the embedding's, unless the head has its own."""
+        """The weights (V, D): those of the embedding, unless the head has its own."""
         scoring = self._embedding[0] if self.own_embedding is None else self.own_embedding
         return cast(nn.Parameter, scoring.weight)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """What the logits depend on: the embedding's tensor too, though its owner saves it."""
+        """Yield the parameters that the logits depend on, including those of a tied embedding."""
         if self.own_embedding is None:
             yield self.weight
         yield from super().parameters(recurse)
 
     def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
-        """Logits in float32; nothing of the batch is needed."""
+        """Return logits in float32; the batch is not used."""
         logits = nn.functional.linear(hidden, self.weight, self.bias).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class NoHead(nn.Module):
-    """The place of a head where a model has none, such as an encoder that was saved without one."""
+    """A placeholder for a model without a head, such as an encoder that was saved without one."""
 
     def __init__(self) -> None:
         super().__init__()
 
     def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
-        """Raise an error, since there is no head.
+        """Raise an error, because there is no head.
 
         Raises:
             ValueError: always.
         """
-        raise ArgumentError("the model has no head", "one", "give it one by fine-tuning")
+        raise ArgumentError("the model has no head", "a model with a head", "fine-tune it, which adds one")
 
 
 class TransformedLMHead(LMHead):
-    """A dense layer, an activation and a norm before the scores of words: the head of BERT and RoBERTa.
+    """A language-model head with a dense layer, an activation and a norm before the logits, as in BERT.
 
     Source: Devlin et al. 2019, "BERT", and its code (`get_masked_lm_output`).
     """
@@ -95,12 +95,12 @@ class TransformedLMHead(LMHead):
         self.norm = nn.LayerNorm(d_model, eps=norm_eps)
 
     def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
-        """Logits in float32; nothing of the batch is needed."""
+        """Return logits in float32; the batch is not used."""
         return super().forward(self.norm(self.activation(self.dense(hidden))))
 
 
 class PooledClassifier(nn.Module):
-    """Scores of C classes for each row, from its first, its last or the mean of its real tokens.
+    """Logits over C classes for each row, from its first or last real token or the mean of all of them.
 
     Source: Devlin et al. 2019, "BERT", section 4.1 (first); Radford et al. 2018, section 3.2 (last).
     """
@@ -121,7 +121,7 @@ class PooledClassifier(nn.Module):
         self.classes = nn.Linear(d_model, n_classes)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch) -> Float[Tensor, "B C"]:
-        """Logits of each row in float32; `attention_mask` or `segment_ids` tell its real tokens, else all."""
+        """Return logits in float32; `attention_mask` or `segment_ids` mark real tokens, by default all."""
         logits: Tensor = self.classes(self.dropout(self._pool(hidden, _real_tokens(hidden, batch))))
         return logits.float()
 
@@ -138,7 +138,7 @@ class PooledClassifier(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Scores of C classes for each token.
+    """Logits over C classes for each token.
 
     Source: Devlin et al. 2019, "BERT", section 5.3 (named entities).
     """
@@ -151,16 +151,16 @@ class TokenHead(nn.Module):
         self.classes = nn.Linear(d_model, n_classes)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch | None = None) -> Float[Tensor, "B T C"]:
-        """Logits in float32; nothing of the batch is needed."""
+        """Return logits in float32; the batch is not used."""
         logits: Tensor = self.classes(self.dropout(hidden))
         return logits.float()
 
 
 class SpanHead(nn.Module):
-    """Scores of each token as the first and as the last of an answer; outside of the passage there is none.
+    """Logits of each token as the first and as the last token of an answer, masked outside of the passage.
 
-    Where a question may have no answer, one token of each row stands for "none" (such as its first); the task
-    then lets `passage_mask` be 1 there too, and names it as `null` when it asks for spans.
+    If a question may have no answer, one token of each row stands for that. The task then sets `passage_mask`
+    to 1 there too, and passes its index as `null` to the functions below.
 
     Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3 (no answer).
     """
@@ -171,7 +171,7 @@ class SpanHead(nn.Module):
         self.ends = nn.Linear(d_model, 2)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch) -> Float[Tensor, "B T 2"]:
-        """Logits in float32; `passage_mask` (B, T) of the batch tells where an answer may stand."""
+        """Return logits in float32; tokens outside of `passage_mask` (B, T) get the lowest value."""
         logits: Tensor = self.ends(self.dropout(hidden)).float()
         lowest = torch.finfo(logits.dtype).min
         return logits.masked_fill(~batch["passage_mask"].bool().unsqueeze(-1), lowest)
@@ -184,10 +184,10 @@ class SpanHead(nn.Module):
         max_answer_tokens: int,
         null: Int[Tensor, " B"] | None = None,
     ) -> tuple[Int[Tensor, "B {n} 2"], Float[Tensor, "B {n}"]]:
-        """First and last token of the n best answers of each row, best first, and their sums of logits.
+        """Return first and last tokens of each row's n best answers, best first, and their summed logits.
 
-        first <= last, no longer than allowed, within the passage and never at `null`. Where a row has fewer
-        spans, the score is -inf, and what stands for the span means nothing.
+        Spans have first <= last, at most `max_answer_tokens`, and lie within the passage, never at `null`. If
+        a row has fewer spans, the score of the others is -inf, and their indices are arbitrary.
         """
         n_rows, n_tokens, _ = logits.shape
         width = min(max_answer_tokens, n_tokens)
@@ -210,12 +210,12 @@ class SpanHead(nn.Module):
         max_answer_tokens: int,
         null: Int[Tensor, " B"] | None = None,
     ) -> Int[Tensor, "B 2"]:
-        """First and last token of the best answer of each row."""
+        """Return the first and last token of the best answer of each row."""
         return cls.n_best_spans(logits, n=1, max_answer_tokens=max_answer_tokens, null=null)[0][:, 0]
 
     @staticmethod
     def null_scores(logits: Float[Tensor, "B T 2"], null: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The score of "no answer" in each row, to compare with the scores of its spans."""
+        """Return the score of "no answer" in each row, which is comparable with the scores of spans."""
         return logits[torch.arange(len(null), device=null.device), null].sum(dim=1)
 
 

@@ -1,6 +1,6 @@
-"""Init schemes: tables of (pattern, init rule). The first pattern that matches a parameter's name applies.
+"""Init schemes: tables of (pattern, init rule); the first pattern that matches a parameter's name applies.
 
-default (ours: matrices scaled by their width; attention starts as a copy, the feed-forward at zero)
+default (matrices scaled by their width; attention starts as a copy, the feed-forward network at zero)
     *norm.weight                         1
     *.bias                               0
     *.out_proj.weight                    the transpose of v_proj.weight, scaled: their product is about 0.5
@@ -9,8 +9,9 @@ default (ours: matrices scaled by their width; attention starts as a copy, the f
   Sources: Nguyen and Salazar 2019, "Transformers without Tears", section 2.2 (small init);
   Zhang et al. 2019, "Fixup Initialization", section 3 (zero output projections of the feed-forward);
   Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 3 (the product of
-  value and output projection is near a multiple of the identity; the multiple is positive here: a small model
-  then learns to repeat earlier names within 100 steps, and otherwise not within 2,000: docs/log.md).
+  value and output projection is close to a multiple of the identity; here the multiple is positive: with it,
+  a small model learns to repeat earlier names within 100 steps, and without it not within 2,000:
+      docs/log.md).
 
 gpt2
     *norm.weight                         1
@@ -19,12 +20,12 @@ gpt2
     *.weight                             normal, 0.02
   Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 
-xavier (the tutorial's)
+xavier (as in the tutorial architecture)
     *norm.weight                         1
     *.bias                               0
     *embedding.weight                    normal, 1 / sqrt(d_model)
     *.weight                             uniform, +-sqrt(6 / (fan_in + fan_out))
-  Source: Glorot and Bengio 2010, equation 16. The embedding has unit variance after the factor sqrt(d_model).
+  Source: Glorot and Bengio 2010, equation 16. The embedding has unit variance after scaling by sqrt(d_model).
 
 The fan_in of an embedding is its width.
 """
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 from modules.attention import MultiHeadAttention
 from modules.errors import ArgumentError
 
-#: Scale of the values that attention passes on at first, under the default scheme.
+#: The scale of the values that attention initially passes on, in the default scheme.
 COPIED = 0.5
 
 Scheme = Literal["default", "gpt2", "xavier"]
@@ -95,13 +96,13 @@ INIT_SCHEMES: dict[Scheme, tuple[tuple[str, InitRule], ...]] = {
 
 @torch.no_grad()
 def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
-    """Initialize all parameters of `model` in the order of their names, with torch's global random state.
+    """Initialize all parameters of `model` in the order of their names, using torch's global random state.
 
     Args:
-        scheme: which table of init rules.
+        scheme: the table of init rules.
 
     Raises:
-        ArgumentError: for a parameter whose name matches no pattern of the scheme.
+        ArgumentError: the name of a parameter matches no pattern of the scheme.
     """
     n_layers = max((len(m) for m in model.modules() if isinstance(m, nn.ModuleList)), default=1)
     for name, weight in sorted(model.named_parameters()):
@@ -115,7 +116,7 @@ def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
 def _copy_values(attention: MultiHeadAttention) -> None:
     """Set the output projection to a multiple of the transposed value projection, head by head.
 
-    Heads that share keys and values share these rows too.
+    Heads that share keys and values also share these rows.
     """
     groups = attention.n_heads // attention.n_kv_heads
     heads = attention.v_proj.weight.view(attention.n_kv_heads, attention.head_size, -1)

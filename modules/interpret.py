@@ -1,4 +1,4 @@
-"""Look inside a model without changing it: hooks, never flags."""
+"""Inspect a model with hooks, without changing it: attention weights, attributions, token probabilities."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,26 +16,27 @@ from modules.attention import MultiHeadAttention
 from modules.decoding import evaluating
 from modules.model import Model
 
-#: The share of what is attributed that may be missing from the sum, or too much in it.
+#: The maximum relative error of the sum of attributions.
 COMPLETE = 1e-3
-#: Points of the path at which gradients are taken, at most.
+#: The maximum number of points at which gradients are computed.
 MOST_STEPS = 1024
-#: Parts of the path at first; those where the sum is not complete are halved.
+#: The initial number of parts of the path; parts with an error are halved.
 _FIRST_PARTS = 8
-#: Gauss-Lobatto quadrature on [0, 1]: exact to degree 7; a half begins, ends and halves at known points.
+# Gauss-Lobatto quadrature on [0, 1], exact to degree 7. The ends and the middle of a part are nodes too, so
+# that they need not be computed again when it is halved.
 _NODES = (0.0, (1 - math.sqrt(3 / 7)) / 2, 0.5, (1 + math.sqrt(3 / 7)) / 2, 1.0)
 _WEIGHTS = (1 / 20, 49 / 180, 16 / 45, 49 / 180, 1 / 20)
-#: Points that halving a part adds: the three inner ones of each half.
+#: The number of points that halving a part adds: the three inner ones of each half.
 _NEW_POINTS = 6
-#: Tokens of all points that are computed at once.
+#: The number of tokens, over all points, that are computed at once.
 _TOKENS_AT_ONCE = 8192
 
 
 class AttentionRecorder:
     """Records the attention weights of a model, by the name of each attention module.
 
-    A recorded forward pass computes the weights a second time, slowly and in float32; without `recording()`
-    the model is as fast as ever.
+    A recorded forward pass computes the weights a second time, slowly and in float32. Outside of
+    `recording()` there is no overhead.
 
     Source: the weights are softmax(Q K^T / sqrt(d_k)) of Vaswani et al. 2017, section 3.2.1, equation 1.
     """
@@ -48,7 +49,7 @@ class AttentionRecorder:
 
     @contextmanager
     def recording(self) -> Iterator["AttentionRecorder"]:
-        """Record within this block; of several forward passes the last one stays."""
+        """Record within this block; of several forward passes the last one is kept."""
         with ExitStack() as hooks:
             for name, attention in self._attentions.items():
                 hook = partial(self._record, name)
@@ -61,7 +62,7 @@ class AttentionRecorder:
         self.weights[name] = module.attention_weights(*args, **kwargs).detach()
 
     def last_layer(self) -> dict[str, Float[Tensor, "B H T S"]]:
-        """The recorded weights of the last layer of each stack, by names as `encoder.self_attn`."""
+        """Return the recorded weights of each stack's last layer, with names such as `encoder.self_attn`."""
         last = {}
         for name, weights in self.weights.items():
             stack, _, attention = name.partition(".layers.")
@@ -71,13 +72,13 @@ class AttentionRecorder:
 
 @dataclass(frozen=True, kw_only=True)
 class Attributions:
-    """How much each token contributes to a number that a model computes.
+    """The contribution of each token to a score that a model computes.
 
     Args:
-        values: (T,), one for each token of the row; their sum is `output - baseline_output`, less the gap.
-        output: the number, of the row.
-        baseline_output: the number, of the baseline.
-        n_steps: points of the path at which gradients were taken.
+        values: (T,), the contribution of each token; their sum is `output - baseline_output`, up to the gap.
+        output: the score of the row.
+        baseline_output: the score of the baseline.
+        n_steps: the number of points at which gradients were computed.
     """
 
     values: Float[Tensor, " T"]
@@ -87,14 +88,14 @@ class Attributions:
 
     @property
     def gap(self) -> float:
-        """How far the sum is from what it should be, as a share of that: 0 is complete."""
+        """The relative error of the sum of contributions; 0 is complete."""
         change = self.output - self.baseline_output
         missing = abs(float(self.values.double().sum()) - change)
         return missing / abs(change) if change else missing
 
     @property
     def is_complete(self) -> bool:
-        """Whether the gap is small enough."""
+        """Whether the gap is within the tolerance."""
         return self.gap < COMPLETE
 
 
@@ -106,20 +107,22 @@ def integrated_gradients(
     baseline: Int[Tensor, "1 T"],
     most_steps: int = MOST_STEPS,
 ) -> Attributions:
-    """Attribute a number to the embeddings of a row's tokens.
+    """Attribute a score to the embeddings of a row's tokens by integrated gradients.
 
-    Gradients are integrated along the straight line from the embeddings of `baseline` to those of the row.
-    Models leave the baseline abruptly: the number may change in a tenth of the line and nowhere else. So the
-    line is divided. What a part must add up to is known, the difference of the number at its ends; parts
-    that miss it are halved until all of them together miss less than `COMPLETE`, or there are `most_steps`
-    points. What the batch holds beside `input_ids` is the same all along the line.
+    Gradients are integrated along the straight path from the embeddings of `baseline` to those of the row.
+    The score may change within a tenth of the path and nowhere else, so the path is divided. The exact
+    integral of a part is
+    known: it is the difference of the scores at its ends. Parts with an error are halved until the errors of
+        all
+    parts add up to less than `COMPLETE`, or there are `most_steps` points. Tensors of the batch other than
+    `input_ids` are constant along the path.
 
     Args:
-        model: on the device of the batch.
-        batch: of one row.
-        score: the model's output for a batch -> the number of each of its rows.
-        baseline: token ids in place of the row's; a token that stays is attributed 0.
-        most_steps: where to end, whatever the gap is.
+        model: the model, on the device of the batch.
+        batch: a batch of one row.
+        score: a function from the model's output for a batch to the score of each row.
+        baseline: the token ids of the baseline; tokens equal to the row's get an attribution of 0.
+        most_steps: the maximum number of points, whatever the gap is.
 
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", section 3, equation 1, and
     section 2.2 (completeness); Abramowitz and Stegun 1964, equation 25.4.32 (Gauss-Lobatto).
@@ -143,7 +146,7 @@ def integrated_gradients(
 
 
 class _Path:
-    """The line from a baseline to a row: the number and its slope for each token, at points in [0, 1]."""
+    """The path from a baseline to a row: the score and its slope for each token, at points in [0, 1]."""
 
     def __init__(
         self,
@@ -171,11 +174,11 @@ class _Path:
         return slopes.new_tensor(_WEIGHTS) @ slopes * (part[1] - part[0])
 
     def error(self, part: tuple[float, float]) -> float:
-        """How far the integral is from what the number changes by."""
+        """Return the difference between the integral over a part and the change of the score."""
         return abs(float(self.integral(part).sum()) - self._outputs[part[1]] + self._outputs[part[0]])
 
     def visit(self, parts: Sequence[tuple[float, float]]) -> None:
-        """Compute the points of these parts that are not known."""
+        """Compute the points of these parts that are not known yet."""
         points = sorted({point for part in parts for point in _points(part)} - self._outputs.keys())
         size = max(_TOKENS_AT_ONCE // self._way.shape[1], 1)
         for first in range(0, len(points), size):
@@ -204,9 +207,9 @@ def _points(part: tuple[float, float]) -> list[float]:
 
 
 def _worst(parts: Sequence[tuple[float, float]], path: _Path, allowed: float) -> list[tuple[float, float]]:
-    """The parts to halve, the worst first: all but those that together miss half of what is allowed.
+    """Return the parts to halve, the worst first: all but those whose errors add up to half of `allowed`.
 
-    There are none where all parts together miss less than what is allowed.
+    There are none if the errors of all parts add up to less than `allowed`.
     """
     errors = {part: path.error(part) for part in sorted(parts, key=path.error)}
     if sum(errors.values()) < allowed:
@@ -217,14 +220,14 @@ def _worst(parts: Sequence[tuple[float, float]], path: _Path, allowed: float) ->
 
 @dataclass(frozen=True, kw_only=True)
 class TokenChoices:
-    """What a model held of the labelled tokens of a batch, in their order.
+    """The probabilities that a model assigns to the labelled tokens of a batch, in their order.
 
     Args:
         ids: (N,), the labels.
-        probabilities: (N,), of the labels.
-        ranks: (N,), how many tokens were likelier.
-        best_ids: (N, K), the likeliest tokens.
-        best_probabilities: (N, K), theirs.
+        probabilities: (N,), the probabilities of the labels.
+        ranks: (N,), the number of tokens that are more likely.
+        best_ids: (N, K), the most likely tokens.
+        best_probabilities: (N, K), their probabilities.
     """
 
     ids: Int[Tensor, " N"]
@@ -235,7 +238,7 @@ class TokenChoices:
 
 
 def token_choices(model: Model, batch: Mapping[str, Tensor], *, n_best: int, ignored: int) -> TokenChoices:
-    """The probability of each label in `batch` that is not `ignored`, and of the likeliest tokens there."""
+    """Return the probability of each label that is not `ignored`, and the most likely tokens there."""
     with evaluating(model), torch.no_grad(), torch.autocast(batch["labels"].device.type, enabled=False):
         labelled = batch["labels"] != ignored
         ids = batch["labels"][labelled]

@@ -1,4 +1,4 @@
-"""One layer of a transformer, and the choices that make it: norm and its order, activation, heads."""
+"""A layer of a transformer, and its configuration: norms, activation, heads."""
 
 import math
 from collections.abc import Callable
@@ -26,24 +26,24 @@ class LayerSpec:
     """The configuration shared by all layers of a transformer; the defaults follow current best practice.
 
     Args:
-        d_model: width of the hidden states.
-        n_heads: heads of queries.
-        n_kv_heads: heads of keys and values; None: as many.
-        d_head: width of one head; None: d_model / n_heads.
-        d_ff: inner width of the feed-forward network; None: 4 * d_model, and 8/3 of it, rounded up to 32, for
-            the gated ones (as many weights).
+        d_model: the width of the hidden states.
+        n_heads: the number of query heads.
+        n_kv_heads: the number of key and value heads; None: n_heads.
+        d_head: the width of a head; None: d_model / n_heads.
+        d_ff: the inner width of the feed-forward network; None: 4 * d_model, and for gated networks 8/3 *
+            d_model rounded up to a multiple of 32, which gives as many weights.
         norm: LayerNorm or RMSNorm.
         norm_eps: added to the variance or mean square; None: 1e-5 for LayerNorm, 1e-6 for RMSNorm.
-        norm_first: pre-norm layers; else post-norm.
-        activation: of the feed-forward network.
+        norm_first: pre-norm layers; otherwise post-norm.
         embedding_norm: a norm after the sum of embeddings and positions, as in BERT and BART.
-        qk_norm: RMSNorm on each head's queries and keys.
-        dropout: of attention weights, inner activations and the output of each sub-layer.
+        activation: the activation of the feed-forward network.
+        qk_norm: RMSNorm on the queries and keys of each head.
+        dropout: dropout of attention weights, inner activations and the output of each sub-layer.
         bias: biases in all linear layers and in LayerNorm.
         qkv_bias: biases of queries, keys and values; None: as `bias`.
 
     Raises:
-        ArgumentError: for sizes that do not fit each other.
+        ArgumentError: the sizes do not fit together.
     """
 
     d_model: int
@@ -85,13 +85,13 @@ class LayerSpec:
 
     @property
     def epsilon(self) -> float:
-        """What is added to a variance or mean square before it is divided by."""
+        """The value added to a variance or mean square before dividing by it."""
         if self.norm_eps is not None:
             return self.norm_eps
         return 1e-6 if self.norm == "rms" else 1e-5
 
     def build(self, *, cross: bool = False) -> "Layer":
-        """A new layer, with cross-attention to a memory if `cross`."""
+        """Build a layer, with cross-attention to a memory if `cross`."""
         return Layer(
             self.build_attention(),
             self.build_ffn(),
@@ -102,7 +102,7 @@ class LayerSpec:
         )
 
     def build_attention(self) -> MultiHeadAttention:
-        """A new attention."""
+        """Build an attention module."""
         return MultiHeadAttention(
             self.d_model,
             n_heads=self.n_heads,
@@ -115,7 +115,7 @@ class LayerSpec:
         )
 
     def build_ffn(self) -> "FeedForward":
-        """A new feed-forward network."""
+        """Build a feed-forward network."""
         return FeedForward(
             self.d_model,
             d_ff=self.ffn_size,
@@ -125,13 +125,13 @@ class LayerSpec:
         )
 
     def build_norm(self) -> nn.Module:
-        """A new norm of the width of the model."""
+        """Build a norm of the width of the model."""
         if self.norm == "rms":
             return RMSNorm(self.d_model, eps=self.epsilon)
         return nn.LayerNorm(self.d_model, eps=self.epsilon, bias=self.bias)
 
     def build_qk_norm(self) -> nn.Module:
-        """A new RMSNorm of the width of one head."""
+        """Build an RMSNorm of the width of a head."""
         return RMSNorm(self.head_size, eps=1e-6 if self.norm_eps is None else self.norm_eps)
 
 
@@ -161,7 +161,7 @@ class FeedForward(nn.Module):
         self.dropout = _dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Project to the inner width, apply the activation, project back."""
+        """Project to the inner width, apply the activation, and project back."""
         up = self.up_proj(x)  # x W1 + b1
         inner = self.activation(up) if self.gate_proj is None else self.activation(self.gate_proj(x)) * up
         out: Tensor = self.down_proj(self.dropout(inner))  # ... W2 + b2
@@ -169,7 +169,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is a memory, feed-forward; each with a norm and a residual.
+    """Self-attention, optional cross-attention to a memory, feed-forward, each with a norm and a residual.
 
     norm_first: x + f(norm(x)) (Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture",
     figure 1b); else norm(x + f(x)) (Vaswani et al. 2017, section 3.1: LayerNorm(x + Sublayer(x))).
@@ -204,7 +204,7 @@ class Layer(nn.Module):
         cache: LayerCache | None = None,
         memory_cache: LayerCache | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Apply the layer; pass `memory` and its mask only if it was built with cross-attention."""
+        """Apply the layer; pass `memory` and its mask only if the layer has cross-attention."""
         x = self._sublayer(
             x, self.self_attn_norm, lambda y: self.self_attn(y, mask=mask, rotation=rotation, cache=cache)
         )
@@ -268,5 +268,5 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 def _dropout(share: float) -> nn.Module:
-    """Return a dropout module, or an identity at 0: torch's `Dropout` copies the data even then."""
+    """Return a dropout module, or an identity for 0, because torch's `Dropout` copies the data even then."""
     return nn.Dropout(share) if share else nn.Identity()

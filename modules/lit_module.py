@@ -1,4 +1,4 @@
-"""The one LightningModule: it joins a model, an objective, an optimizer and a schedule."""
+"""The LightningModule, which joins a model, an objective, an optimizer and a schedule."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -16,13 +16,13 @@ Batch = Mapping[str, Tensor]
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a model is trained for. It holds no weights; the model is passed in."""
+    """The interface of a training objective. It has no weights; the model is passed in."""
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, int]:
-        """The loss of all labelled tokens of `batch` summed, in nats, and how many they are."""
+        """Return the sum of the losses of all labelled tokens of `batch` in nats, and their number."""
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics by plain name; one is called `loss`."""
+        """Return new metrics by plain name; one is called `loss`."""
 
     def update(self, metrics: MetricCollection, model: Any, batch: Batch) -> None:
         """Add `batch` to `metrics`."""
@@ -30,10 +30,10 @@ class Objective(Protocol):
 
 @runtime_checkable
 class OptimizerBuilder(Protocol):
-    """Options of an optimizer that can be built for a model."""
+    """The options of an optimizer, which can be built for a model."""
 
     def build(self, model: nn.Module) -> Optimizer:
-        """An optimizer over all parameters of `model`; its groups may carry a `name`."""
+        """Return an optimizer for all parameters of `model`; its groups may have a `name`."""
 
 
 @runtime_checkable
@@ -41,22 +41,22 @@ class LearningRateSchedule(Protocol):
     """The learning rate as a pure function of the optimizer step."""
 
     def factor(self, step: int, max_steps: int) -> float:
-        """What each group's own learning rate is multiplied with at `step`, counted from 0."""
+        """Return the factor of each group's learning rate at `step`, counted from 0."""
 
 
 class LitModule(L.LightningModule):
     """Trains `model` for `objective`.
 
-    The loss of a step is the mean over all its labelled tokens: each weighs the same, however they are spread
-    over forward passes (accumulation) and devices. What is logged as `train/loss` is the mean over all tokens
-    since it was logged last.
+    The loss of a step is the mean over all its labelled tokens, which have the same weight however they are
+    distributed over micro batches (accumulation) and devices. `train/loss` is the mean over all tokens since
+    it was last logged.
 
     Args:
-        model: gets a batch, gives logits.
+        model: a function from a batch to logits.
         objective: the loss and the metrics.
         optimizer: builds the optimizer.
         schedule: the learning rate, relative to that of each parameter group.
-        max_steps: optimizer steps of the whole training, for the schedule.
+        max_steps: the number of optimizer steps of the whole training, for the schedule.
         compile: compile the parts of the model with `torch.compile`.
 
     Raises:
@@ -71,7 +71,7 @@ class LitModule(L.LightningModule):
         optimizer: OptimizerBuilder,
         schedule: LearningRateSchedule,
         max_steps: int,
-        compile: bool = False,  # noqa: A002 - the key that a user types
+        compile: bool = False,  # noqa: A002 - the name of the configuration key
     ) -> None:
         super().__init__()
         if max_steps < 1:
@@ -84,12 +84,14 @@ class LitModule(L.LightningModule):
         metrics = objective.metrics()
         if "loss" not in metrics:
             names = ", ".join(map(str, metrics))
-            raise ArgumentError(f"the objective measures {names}", "a 'loss' too", "add it to metrics()")
+            raise ArgumentError(
+                f"the objective has the metrics {names}", "a metric 'loss'", "add it to metrics()"
+            )
         self.val_metrics = metrics.clone(prefix="val/")
-        # Of each forward pass since train/loss was logged last.
+        # For each forward pass since train/loss was last logged.
         self._nats: list[Tensor] = []
         self._n_tokens: list[int] = []
-        # Of each forward pass of the present step, and what each is divided by before the whole is known.
+        # For each forward pass of the current step; losses are divided before the total is known.
         self._step_tokens: list[int] = []
         self._divisor: float | Tensor = 1.0
         if compile:
@@ -98,12 +100,12 @@ class LitModule(L.LightningModule):
                 part.compile()
 
     def forward(self, batch: Batch) -> Tensor:
-        """The model's logits for `batch`."""
+        """Return the model's logits for `batch`."""
         logits: Tensor = self.model(batch)
         return logits
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer; its learning rates are set step by step from the schedule, which has no state."""
+        """Build the optimizer, whose learning rates are set at each step by the stateless schedule."""
         optimizer = self._optimizer_builder.build(self.model)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -117,29 +119,30 @@ class LitModule(L.LightningModule):
                 group["lr"] = group["initial_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The part of `batch` in the loss of the step, and its own mean; nothing waits for the device."""
+        """Return the share of `batch` in the loss of the step, and its own mean, without synchronizing."""
         nats, n_tokens = self.objective.loss(self.model, batch)
         self._nats.append(nats.detach())
         self._n_tokens.append(n_tokens)
         if not self._step_tokens:
-            # One divisor for all passes of a step, of the right size: float16 would overflow without.
+            # One divisor for all passes of a step, of the right magnitude: without it, float16 would
+            # overflow.
             self._divisor = self._mean_over_processes(n_tokens)
         self._step_tokens.append(n_tokens)
         return {"loss": nats / self._divisor, "mean_loss": nats.detach() / max(n_tokens, 1)}
 
     def _mean_over_processes(self, n_tokens: int) -> float | Tensor:
-        """The mean of the processes' `n_tokens`, at least 1; of several, on the device."""
+        """Return the mean of `n_tokens` over processes, at least 1; a tensor if there are several."""
         if self.trainer.world_size == 1:
             return float(max(n_tokens, 1))
         total = torch.full((), n_tokens, device=self.device, dtype=torch.float32)
-        # Not the strategy's reduce: it has a barrier, which waits for the device.
+        # Not the strategy's reduce, whose barrier synchronizes with the device.
         torch.distributed.all_reduce(total)
         return (total / self.trainer.world_size).clamp(min=1.0)
 
     def _weigh_by_tokens(self) -> None:
         """Scale the gradients to those of the mean over all tokens of the step.
 
-        Lightning has divided each pass by the number of passes, and taken the mean over processes.
+        Lightning has divided each pass by the number of passes, and averaged over processes.
         """
         n_passes, n_tokens = len(self._step_tokens), sum(self._step_tokens)
         self._step_tokens.clear()
@@ -150,7 +153,7 @@ class LitModule(L.LightningModule):
             torch._foreach_mul_([p.grad for p in self.parameters() if p.grad is not None], factor)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Weigh by tokens; at logging steps, log loss, gradient norm (before clipping) and learning rates."""
+        """Weight by tokens; at logging steps, log loss, unclipped gradient norm and learning rates."""
         self._weigh_by_tokens()
         step = self.trainer.global_step + 1
         every = self.trainer.log_every_n_steps or 1  # type: ignore[attr-defined]
@@ -164,7 +167,7 @@ class LitModule(L.LightningModule):
         }
         for i, group in enumerate(optimizer.param_groups):
             values[f"lr_{group.get('name', i)}"] = float(group["lr"])
-        # Straight to the loggers: what is given to `self.log` costs time at every later step too.
+        # Log directly, because `self.log` costs time at every later step too.
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=step)
         self._nats.clear()
@@ -176,24 +179,24 @@ class LitModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over the whole validation set."""
-        # The values are over all processes already; sync_dist only tells Lightning so.
+        # The values cover all processes already; sync_dist only tells Lightning so.
         self.log_dict(self.val_metrics.compute(), sync_dist=True)
-        # Lightning's own x axis is one step behind; a value named `step` replaces it.
+        # Lightning's own x axis is one step behind; a metric named `step` replaces it.
         self.log("step", float(self.trainer.global_step), sync_dist=True)
         self.val_metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was summed since the last logging, so that a resumed run logs the same numbers."""
+        """Save the sums since the last logging, so that a resumed run logs the same values."""
         checkpoint["train_interval"] = self._interval_totals()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the sums again; they are over all processes, so the first one takes them all."""
+        """Restore the sums; they cover all processes, so the first process takes all of them."""
         nats, n_tokens = (checkpoint["train_interval"] * (self.global_rank == 0)).to(self.device).T
         self._nats = list(nats)
         self._n_tokens = n_tokens.int().tolist()
 
     def _interval_totals(self) -> Tensor:
-        """(nats, tokens) of each forward pass since the last logging, over all processes: (n, 2)."""
+        """Return (nats, tokens) of each forward pass since the last logging, over all processes: (n, 2)."""
         if not self._nats:
             return torch.zeros(0, 2, device=self.device)
         nats = torch.stack(self._nats).float()

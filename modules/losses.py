@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary without ever holding the logits of all tokens at once."""
+"""Losses, among them a cross-entropy over a large vocabulary that never holds the logits of all tokens."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from modules.errors import ArgumentError
 
 IGNORE_INDEX = -100
 CHUNK_TOKENS = 1024
-# Labels are padded to a multiple: on CPU, matrix products keep a kernel for every shape that they meet.
+# Labels are padded to a multiple of this: on CPU, matrix products cache a kernel for every new shape.
 PADDED_TO = 256
 
 
@@ -25,25 +25,28 @@ def token_loss(
     label_smoothing: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Float[Tensor, ""], int]:
-    """The training loss, not yet divided: the sum of -ln p(label) in nats (float32), and how many labels.
+    """Return the sum of -ln p(label) in nats (float32), to be divided later, and the number of labels.
 
-    Value and gradients are those of `F.cross_entropy(head(hidden).float(), labels, reduction="sum")`, with
-    its `label_smoothing`. Up to `chunk_tokens` labels are computed just so. More are taken chunk by chunk,
-    and each chunk's gradient is computed while its logits are there: nothing is computed twice, and memory
-    holds the logits of one chunk.
+    Value and gradients equal those of `F.cross_entropy(head(hidden).float(), labels, reduction="sum")`, with
+    its `label_smoothing`. Up to `chunk_tokens` labels are computed in this way. More are computed in chunks,
+    and the gradient of each chunk is computed while its logits are available: nothing is computed twice, and
+        only the logits
+    of one chunk are in memory.
 
     Args:
-        hidden: output of the backbone.
-        head: (M, D) -> logits (M, V).
-        labels: token ids; IGNORE_INDEX (-100) where nothing is predicted.
-        label_index: flat indices into B*T of the labelled positions: only they are computed, and their number
-            is known without asking the device. None: all are computed, and counting waits for the device.
-        label_smoothing: this share of each label is spread evenly over all V tokens.
-        chunk_tokens: how many positions have their logits in memory at once.
+        hidden: the output of the backbone.
+        head: a module from (M, D) to logits (M, V).
+        labels: token ids, or IGNORE_INDEX (-100) where nothing is predicted.
+        label_index: flat indices into B*T of the labelled positions. Only these are computed, and their
+            number is known without synchronizing with the device. None: all are computed, and counting
+            synchronizes.
+        label_smoothing: the share of each label that is distributed evenly over all V tokens.
+        chunk_tokens: the number of positions whose logits are in memory at once.
 
-    Source: the gradient-in-forward form is that of Hsu et al. 2024, "Liger Kernel", section 3.2 (fused linear
-    cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the
-    Inception Architecture", section 7; Vaswani et al. 2017, section 5.4 (0.1).
+    Source: computing gradients in the forward pass: Hsu et al. 2024, "Liger Kernel", section 3.2 (fused
+        linear
+    cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the Inception
+    Architecture", section 7; Vaswani et al. 2017, section 5.4 (0.1).
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
     if rows.shape[0] <= chunk_tokens:
@@ -61,7 +64,7 @@ def labelled_positions(
     labels: Int[Tensor, "B T"],
     label_index: Int[Tensor, " M"] | None = None,
 ) -> tuple[Float[Tensor, "R D"], Int[Tensor, " R"], int]:
-    """The rows of `hidden` and the labels to be scored, flat, and how many of the labels count; R >= M."""
+    """Return the rows of `hidden` and the labels to score, padded to R >= M, and the number M of labels."""
     rows, targets = hidden.flatten(0, 1), labels.flatten()
     if label_index is None:
         return rows, targets, int((targets != IGNORE_INDEX).sum())
@@ -74,7 +77,7 @@ def labelled_positions(
 def span_loss(
     logits: Float[Tensor, "B T 2"], starts: Int[Tensor, " B"], ends: Int[Tensor, " B"]
 ) -> Float[Tensor, ""]:
-    """The loss of an answer's first and last token, of each row the mean of both, summed over rows: nats.
+    """Return the loss of first and last tokens in nats: the mean of both, summed over rows.
 
     Source: Devlin et al. 2019, "BERT", section 4.2.
     """
@@ -82,19 +85,19 @@ def span_loss(
 
 
 def balanced_weights(class_counts: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
-    """Weights of classes for `F.cross_entropy(weight=...)`, so that each class counts as much as any other.
+    """Return weights for `F.cross_entropy(weight=...)` that give all classes the same total weight.
 
-    N / (C * n_c) for a class that n_c of the N training rows have. Their mean over those rows is 1, so that
-    the weighted sum of nats divided by the number of rows is again a mean.
+    The weight of a class with n_c of the N training rows is N / (C * n_c). The mean over those rows is 1, so
+    the weighted sum of losses divided by the number of rows is again a mean.
 
     Raises:
-        ArgumentError: a class has no row.
+        ArgumentError: a class has no rows.
 
     Source: King and Zeng 2001, "Logistic Regression in Rare Events Data", section 4.
     """
     if (class_counts < 1).any():
         empty = (class_counts < 1).nonzero().flatten().tolist()
-        raise ArgumentError(f"classes {empty} have no row", "at least one of each", "leave them out")
+        raise ArgumentError(f"classes {empty} have no rows", "a row of each class", "leave these classes out")
     return class_counts.sum() / (len(class_counts) * class_counts.float())
 
 
@@ -109,9 +112,9 @@ def _nats(head: nn.Module, rows: Tensor, targets: Tensor, label_smoothing: float
 
 
 def _trained_weights(head: nn.Module, rows: Float[Tensor, "M D"]) -> list[Tensor]:
-    """The leaves that the gradients of `head` end in, read off its graph: a tied embedding is not its own."""
+    """Return the leaves of the head's autograd graph, which include a tied embedding."""
     with torch.enable_grad():
-        # Two rows and not one: torch.compile would make a special case of one.
+        # Two rows instead of one, which torch.compile would specialize for.
         nodes = [head(rows[:2].detach()).grad_fn]
     leaves: dict[int, Tensor] = {}
     seen = set()
@@ -128,10 +131,10 @@ def _trained_weights(head: nn.Module, rows: Float[Tensor, "M D"]) -> list[Tensor
 
 
 class _ChunkedNats(torch.autograd.Function):
-    """Sum of nats over chunks; forward computes the gradients, backward scales them.
+    """The sum of losses over chunks; the forward pass computes the gradients, the backward pass scales them.
 
-    The gradient of a *sum* of nats is of order 1 for each token, so that float16 activations do not underflow
-    here although a loss scale is only applied in backward.
+    The gradient of a *sum* of losses is of order 1 for each token. Float16 activations therefore do not
+    underflow here, although the loss scale is only applied in the backward pass.
     """
 
     @staticmethod
@@ -145,7 +148,7 @@ class _ChunkedNats(torch.autograd.Function):
         *weights: Tensor,
     ) -> Tensor:
         rows_grad = torch.empty_like(rows)
-        # In float32 whatever the weights are: many chunks are added up.
+        # In float32 whatever the type of the weights, because many chunks are added up.
         weight_grads = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         nats = torch.zeros((), dtype=torch.float32, device=rows.device)
         splits = (torch.split(tensor, chunk_tokens) for tensor in (rows, targets, rows_grad))

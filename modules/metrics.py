@@ -1,8 +1,8 @@
-"""What a language model is measured by: sums over tokens, divided once at the end.
+"""Metrics of language models: sums over tokens that are divided once at the end.
 
-Every state is a sum, so batches of unequal size, several processes and several loaders all count by tokens.
-One pass over the vocabulary, `token_scores`, feeds them all: put them in a `MetricCollection` and give its
-`update` the scores and the labels by name; each metric takes those that it asks for.
+Every state is a sum, so batches of different sizes, processes and data loaders are all weighted by tokens.
+`token_scores` computes the inputs of all metrics in one pass over the vocabulary: put the metrics into a
+`MetricCollection` and pass the scores and the labels to its `update` by name.
 """
 
 import math
@@ -19,7 +19,7 @@ from modules.losses import CHUNK_TOKENS, IGNORE_INDEX, labelled_positions
 
 
 class TokenScores(NamedTuple):
-    """Sums over the labelled positions of one batch, and of each of its rows, on its device."""
+    """Sums over the labelled positions of a batch and of each of its rows, on the device of the batch."""
 
     nats: Float[Tensor, ""]
     n_tokens: int
@@ -36,9 +36,9 @@ def token_scores(
     *,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> TokenScores:
-    """Score a validation batch in one pass, without gradient and with the logits of one chunk at a time.
+    """Score a validation batch in one pass, without gradients and with the logits of one chunk at a time.
 
-    Arguments are those of `modules.losses.token_loss`. A label counts as correct when it is the argmax.
+    The arguments are those of `modules.losses.token_loss`. A label is correct if it is the argmax.
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
     losses: list[Tensor] = []
@@ -56,7 +56,7 @@ def token_scores(
 def _row_sums(
     losses: Float[Tensor, " R"], labels: Int[Tensor, "B T"], label_index: Int[Tensor, " M"] | None
 ) -> Float[Tensor, " B"]:
-    """The losses of each row's labels summed; those beyond the M labels are padding."""
+    """Sum the losses of each row's labels; losses beyond the M labels are padding."""
     n_rows, length = labels.shape
     if label_index is None:
         return losses.view(n_rows, length).sum(1)
@@ -65,7 +65,7 @@ def _row_sums(
 
 
 class MeanLoss(Metric):
-    """Mean loss of whatever is counted, such as rows, in nats."""
+    """The mean loss in nats of any unit that is counted, such as rows."""
 
     full_state_update = False
     is_differentiable = False
@@ -79,33 +79,33 @@ class MeanLoss(Metric):
         self.add_state("n", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, nats: Float[Tensor, ""], n: int) -> None:
-        """Add the sums of one batch."""
+        """Add the sums of a batch."""
         self.nats += nats
         self.n += n
 
     def compute(self) -> Float[Tensor, ""]:
-        """Nats for each; not a number when there was nothing."""
+        """Return the mean in nats; NaN if nothing was counted."""
         return self.nats / self.n
 
 
 class TokenLoss(MeanLoss):
-    """Mean cross-entropy of a token, in nats."""
+    """The mean cross-entropy per token, in nats."""
 
     def update(self, nats: Float[Tensor, ""], n_tokens: int) -> None:
-        """Add the sums of one batch."""
+        """Add the sums of a batch."""
         super().update(nats, n_tokens)
 
 
 class Perplexity(TokenLoss):
-    """exp of the mean cross-entropy of a token: `torchmetrics.text.Perplexity` without needing all logits."""
+    """exp of the mean cross-entropy per token: `torchmetrics.text.Perplexity` without all logits."""
 
     def compute(self) -> Float[Tensor, ""]:
-        """Perplexity; not a number when there was no label."""
+        """Return the perplexity; NaN if there were no labels."""
         return super().compute().exp()
 
 
 class RowLoss(Metric):
-    """What each row costs: its nats and its labelled tokens, in the order in which rows came."""
+    """The loss in nats and the number of labelled tokens of each row, in order."""
 
     full_state_update = False
     is_differentiable = False
@@ -118,22 +118,22 @@ class RowLoss(Metric):
         self.add_state("n_tokens", [], dist_reduce_fx="cat")
 
     def update(self, row_nats: Float[Tensor, " B"], labels: Int[Tensor, "B T"]) -> None:
-        """Add the rows of one batch."""
+        """Add the rows of a batch."""
         self.nats.append(row_nats)
         self.n_tokens.append((labels != IGNORE_INDEX).sum(1))
 
     def compute(self) -> Float[Tensor, "N 2"]:
-        """Nats and labelled tokens of each row."""
+        """Return nats and labelled tokens of each row."""
         return torch.stack((dim_zero_cat(self.nats), dim_zero_cat(self.n_tokens).float()), dim=1)
 
 
 class BitsPerByte(Metric):
-    """Cross-entropy in bits for each byte of text: comparable between tokenizers.
+    """Cross-entropy in bits per byte of text, which is comparable between tokenizers.
 
-    Special tokens stand for no text: their bits are counted and their bytes are 0.
+    Special tokens represent no text: their bits are counted, and their bytes are 0.
 
     Args:
-        token_bytes: for each token id the number of UTF-8 bytes of text that it stands for.
+        token_bytes: the number of UTF-8 bytes of text that each token id represents.
 
     Source: Gao et al. 2020, "The Pile", section 3.1.
     """
@@ -152,17 +152,17 @@ class BitsPerByte(Metric):
         self.add_state("n_bytes", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, nats: Float[Tensor, ""], labels: Int[Tensor, "..."]) -> None:
-        """Add one batch: its sum of nats, and its labels of any shape (-100 is no text)."""
+        """Add the sum of nats of a batch, and its labels of any shape (-100 for none)."""
         self.nats += nats
         self.n_bytes += (self.token_bytes[labels.clamp(min=0)] * (labels != IGNORE_INDEX)).sum()
 
     def compute(self) -> Float[Tensor, ""]:
-        """Bits a byte; not a number when there was no text."""
+        """Return bits per byte; NaN if there was no text."""
         return self.nats / math.log(2) / self.n_bytes
 
 
 class TokenAccuracy(Metric):
-    """The fraction of labelled tokens that the model holds for the likeliest."""
+    """The fraction of labelled tokens that are the model's most likely token."""
 
     full_state_update = False
     is_differentiable = False
@@ -176,10 +176,10 @@ class TokenAccuracy(Metric):
         self.add_state("n_tokens", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, n_correct: Int[Tensor, ""], n_tokens: int) -> None:
-        """Add the counts of one batch."""
+        """Add the counts of a batch."""
         self.n_correct += n_correct
         self.n_tokens += n_tokens
 
     def compute(self) -> Float[Tensor, ""]:
-        """Accuracy from 0 to 1; not a number when there was no label."""
+        """Return the accuracy from 0 to 1; NaN if there were no labels."""
         return self.n_correct / self.n_tokens

@@ -1,4 +1,4 @@
-"""A model is a backbone and a head."""
+"""A model: a backbone and a head."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from modules.transformer import Transformer
 
 
 class Model(nn.Module):
-    """Backbone and head together: batch to hidden states to logits."""
+    """A backbone with a head: from a batch to hidden states to logits."""
 
     backbone: Transformer
     head: nn.Module
@@ -20,11 +20,11 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "*shape"]:
-        """Logits; their shape is the head's."""
+        """Return the logits; their shape depends on the head."""
         logits: Tensor = self.head(self.hidden(batch), batch)
         return logits
 
     def hidden(self, batch: Mapping[str, Tensor]) -> Float[Tensor, "B T D"]:
-        """Hidden states, for losses that never hold all logits at once."""
+        """Return the hidden states, for losses that never hold all logits at once."""
         hidden: Tensor = self.backbone(batch)
         return hidden

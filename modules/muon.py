@@ -1,4 +1,4 @@
-"""torch's Muon, with its Newton-Schulz iteration in a type that can be chosen."""
+"""torch's Muon, with an option for the data type of its Newton-Schulz iteration."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from modules.hardware import multiplies_bf16_fast
 
-#: Our names of the types, as for precision.
+#: The names of the types, as for `trainer.precision`.
 NewtonSchulz = Literal["bf16", "fp32"]
 DTYPES: dict[NewtonSchulz, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def fastest_newton_schulz(device: torch.device) -> NewtonSchulz:
-    """The type in which the iteration is faster on `device`; emulated bf16 would take most of a step."""
+    """Return the type in which the iteration is faster on `device`; emulated bf16 would dominate a step."""
     return "bf16" if multiplies_bf16_fast(device) else "fp32"
 
 
@@ -27,9 +27,9 @@ def orthogonalized(
     steps: int,
     eps: float,
 ) -> Float[Tensor, "R C"]:
-    """U S V^T of `matrix` = U D V^T with all of S near 1: Newton-Schulz iterations, computed in `dtype`.
+    """Return U S V^T of `matrix` = U D V^T with all of S near 1, by Newton-Schulz iterations in `dtype`.
 
-    In bfloat16 these are the very operations of `torch.optim.Muon`, which has no other type.
+    In bfloat16 these are the operations of `torch.optim.Muon`, which supports no other type.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
@@ -73,12 +73,12 @@ def _iterated_by_gram(
 
 
 class TypedMuon(torch.optim.Muon):
-    """`torch.optim.Muon` with its steps, groups and state, and the type of its iteration as one more option.
+    """`torch.optim.Muon` with an option for the data type of the Newton-Schulz iteration.
 
     Args:
-        params: as for torch's.
-        newton_schulz: `bf16`, as torch's, or `fp32`, which is much faster where bf16 is emulated.
-        options: as for torch's; `adjust_lr_fn` is always "match_rms_adamw", and `nesterov` true.
+        params: as in `torch.optim.Muon`.
+        newton_schulz: `bf16`, as in `torch.optim.Muon`, or `fp32`, which is much faster if bf16 is emulated.
+        options: as in `torch.optim.Muon`, except for `adjust_lr_fn`, which is "match_rms_adamw".
     """
 
     def __init__(self, params: Any, *, newton_schulz: NewtonSchulz, **options: Any) -> None:
@@ -88,7 +88,7 @@ class TypedMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move each matrix by its orthogonalized momentum; `closure` is called once before."""
+        """Update each matrix by its orthogonalized momentum; `closure` is called once before."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -108,7 +108,7 @@ class TypedMuon(torch.optim.Muon):
         average.lerp_(gradient, 1 - group["momentum"])
         update = orthogonalized(
             gradient.lerp(average, group["momentum"]),
-            DTYPES[group.get("newton_schulz", "bf16")],  # older checkpoints have torch's own options only
+            DTYPES[group.get("newton_schulz", "bf16")],  # older checkpoints only have torch's own options
             coefficients=group["ns_coefficients"],
             steps=group["ns_steps"],
             eps=group["eps"],

@@ -1,4 +1,4 @@
-"""Normalisation: RMSNorm, with a backward pass of our own on CPU, where torch's is slow."""
+"""RMSNorm, with its own backward pass on CPU, where torch's is slow."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight, in float32 inside.
+    """x / sqrt(mean(x^2) + eps) * weight, computed in float32.
 
     Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
     """
@@ -29,9 +29,9 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm_as_on_gpu(norm: RMSNorm, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-    """What `norm` gives, keeping what a GPU's kernel keeps: the input in float32, and a number for each row.
+    """Apply `norm`, keeping what a GPU's kernel keeps: the float32 input and a scale per row.
 
-    To find out on a CPU what a GPU would keep in memory.
+    This is for measuring on a CPU what a GPU would keep in memory.
     """
     normed: Tensor = _RMSNormOnCPU.apply(x.float(), norm.weight, norm.eps)  # type: ignore[no-untyped-call]
     return normed.to(x.dtype)
@@ -48,7 +48,7 @@ def _normed(
 
 
 class _RMSNormOnCPU(torch.autograd.Function):
-    """The same in few passes over memory: 1.6 to 2.9 times as fast as torch 2.13's, forward and backward.
+    """RMSNorm with fewer passes over memory: 1.6 to 2.9 times as fast as torch 2.13, forward and backward.
 
     With r = 1 / sqrt(mean(x^2) + eps), h = g * x, the gradients are sum(r * h) for the weight and
     r * g * weight - x * r^3 * (h @ weight) / D for x.

@@ -1,18 +1,22 @@
-"""Optimizers, each with its parameters in three groups: matrices, embeddings, scalars.
+"""Optimizers, which divide the parameters into three groups: matrices, embeddings, scalars.
 
-- `matrices`: weights of two or more dimensions. They alone decay: most feed a norm, which undoes their size,
-  so that growing would only lower their effective learning rate.
-- `embeddings`: tables of tokens and positions, and so the tied head. No decay: the row of a rare token would
-  fade between its uses.
-- `scalars`: gains of norms and biases, everything one-dimensional. No decay: pulling a gain to 0 changes the
-  function itself.
+- `matrices`: weights with two or more dimensions. Only they have weight decay: most of them feed a norm,
+which
+  cancels their scale, so growing weights would only lower their effective learning rate.
+- `embeddings`: tables of tokens and positions, including a tied head. No decay, because the rows of rare
+tokens
+  would decay between their occurrences.
+- `scalars`: gains of norms and biases, everything one-dimensional. No decay, because pulling a gain to 0
+changes
+  the function itself.
 
-Each group has a learning rate of its own, for their gradients are of different kinds: an embedding row is
-moved only when its token occurs, a matrix by every token.
+Each group has its own learning rate, because the gradients differ: an embedding row is updated only when its
+    token
+occurs, a matrix by every token.
 
-With `layer_decay` each is divided further by depth (`modules.freezing`), into `matrices/01`, `matrices/02`
-and so on. The learning rate of depth d is lr * layer_decay ** (max_depth - d): what was pretrained moves
-less, and the less the nearer it is to the tokens.
+With `layer_decay`, each group is divided further by depth (`modules.freezing`), into `matrices/01`,
+`matrices/02` and so on. The learning rate at depth d is lr * layer_decay ** (max_depth - d): pretrained
+layers change less the closer they are to the input.
 
 Source: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", section 3.2;
 Clark et al. 2020, "ELECTRA", appendix B (0.8 and 0.9).
@@ -35,21 +39,21 @@ GroupName = Literal["matrices", "embeddings", "scalars"]
 
 
 def parameter_groups(model: nn.Module) -> dict[GroupName, list[nn.Parameter]]:
-    """Every trainable parameter of `model` in exactly one group, tied ones once; groups may be empty.
+    """Return every trainable parameter of `model` in exactly one group, tied ones once; groups may be empty.
 
     Raises:
-        ArgumentError: nothing is trainable.
+        ArgumentError: no parameter is trainable.
     """
     groups: dict[GroupName, list[nn.Parameter]] = {"matrices": [], "embeddings": [], "scalars": []}
     seen: set[nn.Parameter] = set()
-    # A tied weight is an embedding wherever else it is used, hence embeddings first.
+    # A tied weight counts as an embedding, hence embeddings come first.
     for module in sorted(model.modules(), key=lambda module: not isinstance(module, nn.Embedding)):
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
                 groups[_group_name(module, parameter)].append(parameter)
     if not seen:
-        raise ArgumentError("no parameter of the model can be trained", "at least one", "unfreeze a part")
+        raise ArgumentError("no parameter of the model is trainable", "at least one", "unfreeze a part")
     return groups
 
 
@@ -61,13 +65,13 @@ def _group_name(module: nn.Module, parameter: nn.Parameter) -> GroupName:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRates:
-    """A learning rate for each group; `lr` alone moves all three.
+    """The learning rate of each group; by default, `lr` determines all three.
 
     Args:
-        lr: learning rate of the hidden matrices.
-        embedding_lr: learning rate of embeddings and the tied head; None: 12.5 * lr.
-        scalar_lr: learning rate of gains and biases; None: 2.5 * lr.
-        layer_decay: factor of the learning rate from each depth to the one below; None: the same for all.
+        lr: the learning rate of the hidden matrices.
+        embedding_lr: the learning rate of embeddings and a tied head; None: 12.5 * lr.
+        scalar_lr: the learning rate of gains and biases; None: 2.5 * lr.
+        layer_decay: the factor of the learning rate from each depth to the one below; None: the same for all.
 
     Raises:
         ArgumentError: a learning rate is negative, or `layer_decay` is not more than 0 and at most 1.
@@ -82,10 +86,10 @@ class LearningRates:
         for name in ("lr", "embedding_lr", "scalar_lr"):
             rate = getattr(self, name)
             if rate is not None and rate < 0:
-                raise ArgumentError(f"{name} is {rate}", "0 or more", "take 0.001, or leave it out")
+                raise ArgumentError(f"{name} is {rate}", "0 or more", "use 0.001, or leave it out")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ArgumentError(
-                f"layer_decay is {self.layer_decay}", "more than 0 and at most 1", "take 0.8, or leave it out"
+                f"layer_decay is {self.layer_decay}", "more than 0 and at most 1", "use 0.8, or leave it out"
             )
 
     @property
@@ -98,21 +102,21 @@ class LearningRates:
         }
 
     def build(self, model: nn.Module) -> Optimizer:
-        """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
+        """Return an optimizer for all trainable parameters of `model`; its groups have a `name`."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(LearningRates):
-    """AdamW with decoupled weight decay, by torch's fused kernel (CPU: 3 to 4 times the speed of `foreach`).
+    """AdamW with decoupled weight decay, by torch's fused kernel (on CPU 3 to 4 times as fast as `foreach`).
 
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
 
     Args:
-        weight_decay: of the matrices, times the learning rate, each step.
-        beta1: decay of the mean of gradients.
-        beta2: decay of the mean of squared gradients.
-        eps: added to the root of that mean.
+        weight_decay: the weight decay of the matrices, multiplied by the learning rate at each step.
+        beta1: the decay of the mean of gradients.
+        beta2: the decay of the mean of squared gradients.
+        eps: added to the square root of that mean.
     """
 
     weight_decay: float = 0.1
@@ -121,7 +125,7 @@ class AdamW(LearningRates):
     eps: float = 1e-8
 
     def build(self, model: nn.Module) -> Optimizer:
-        """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
+        """Return an optimizer for all trainable parameters of `model`; its groups have a `name`."""
         split = _Split(model, self)
         return _fused_adamw(
             [
@@ -138,19 +142,19 @@ class AdamW(LearningRates):
 class Muon(LearningRates):
     """Muon for the hidden matrices and AdamW for embeddings and scalars, as one optimizer.
 
-    Muon moves a matrix by its momentum made orthogonal (all singular values near 1), by five Newton-Schulz
-    iterations: fewer steps to a loss than AdamW, each of them dearer.
+    Muon orthogonalizes the momentum of a matrix (all singular values near 1) by five Newton-Schulz
+    iterations. It needs fewer steps than AdamW for the same loss, but each step costs more.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the size of a step,
-    0.2 * sqrt(max(rows, columns)) * lr, is that of Liu et al. 2025, "Muon is Scalable for LLM
-    Training", section 2.2, eq. 4, so that learning rates of AdamW can be used.
+    0.2 * sqrt(max(rows, columns)) * lr, is that of Liu et al. 2025, "Muon is Scalable for LLM Training",
+    section 2.2, equation 4, so that learning rates of AdamW can be used.
 
     Args:
-        weight_decay: of the matrices, times the learning rate, each step.
-        momentum: Nesterov momentum of Muon.
+        weight_decay: the weight decay of the matrices, multiplied by the learning rate at each step.
+        momentum: the Nesterov momentum of Muon.
         beta1: AdamW's decay of the mean of gradients.
         beta2: AdamW's decay of the mean of squared gradients.
-        newton_schulz: the type of the iterations; auto takes bf16 where the machine is fast in it, else fp32.
+        newton_schulz: the data type of the iterations; auto: bf16 if the hardware is fast in it, else fp32.
     """
 
     weight_decay: float = 0.1
@@ -160,7 +164,7 @@ class Muon(LearningRates):
     newton_schulz: Literal["auto"] | NewtonSchulz = "auto"
 
     def build(self, model: nn.Module) -> Optimizer:
-        """An optimizer over all trainable parameters of `model`; its groups carry `name`."""
+        """Return an optimizer for all trainable parameters of `model`; its groups have a `name`."""
         split = _Split(model, self)
         device = next(model.parameters()).device
         muon = TypedMuon(
@@ -183,7 +187,7 @@ class Muon(LearningRates):
 
 
 class _Split:
-    """The parameters of `model` by kind and, with `layer_decay`, by depth, with their learning rates."""
+    """The parameters of `model` by group and, with `layer_decay`, by depth, with their learning rates."""
 
     def __init__(self, model: nn.Module, rates: LearningRates) -> None:
         self._kinds = parameter_groups(model)
@@ -192,7 +196,7 @@ class _Split:
         self._depths = {} if rates.layer_decay is None else _depths(model)
 
     def groups(self, kind: GroupName, **options: Any) -> list[dict[str, Any]]:
-        """The groups of one kind, lowest depth first, for an optimizer."""
+        """Return the parameter groups of one kind for an optimizer, lowest depth first."""
         parameters, lr = self._kinds[kind], self._rates[kind]
         if self._layer_decay is None or not parameters:
             return [{"params": parameters, "name": kind, "lr": lr, **options}]
@@ -211,8 +215,8 @@ class _Split:
 def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
     if not isinstance(model, Model):
         raise ArgumentError(
-            f"layer_decay is given and the model is a {type(model).__name__}",
-            "modules.model.Model, whose layers are known",
+            f"layer_decay is set, but the model is a {type(model).__name__}",
+            "a modules.model.Model, whose layers are known",
             "leave layer_decay out",
         )
     by_name = depth_of_parameters(model)
@@ -221,16 +225,16 @@ def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
 
 def _fused_adamw(groups: list[dict[str, Any]], **options: Any) -> torch.optim.AdamW:
     adamw = torch.optim.AdamW(groups, fused=True, **options)
-    # A fused kernel would take scaled gradients from a GradScaler, and Lightning then refuses to clip them.
+    # With a fused kernel, a GradScaler would pass scaled gradients, and Lightning then refuses to clip them.
     # They are unscaled before the step instead, as for any other optimizer.
     adamw._step_supports_amp_scaling = False
     return adamw
 
 
 class MuonWithAdamW(Optimizer):
-    """Two optimizers as one: their groups are its groups, the very same dicts, and so is their state.
+    """Two optimizers as one, which share its parameter groups and state.
 
-    So schedulers, gradient scalers, clipping and checkpoints see an ordinary optimizer.
+    Schedulers, gradient scalers, clipping and checkpoints thus see an ordinary optimizer.
     """
 
     def __init__(self, muon: TypedMuon, adamw: torch.optim.AdamW) -> None:
@@ -253,7 +257,7 @@ class MuonWithAdamW(Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move all parameters; `closure` is called once before, with gradients on; its loss is given back."""
+        """Update all parameters; `closure` is called once before with gradients, and its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

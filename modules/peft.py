@@ -1,8 +1,8 @@
-"""LoRA: a frozen matrix learns by a product of two thin ones beside it.
+"""LoRA: a frozen matrix is adapted by a trainable product of two thin matrices.
 
-A linear layer y = W x + b becomes y = W x + b + alpha / rank * B A x, where A (rank x in) and B (out x rank)
-are trained and nothing else is. B is 0 at first, so that training begins at the pretrained model. What was
-learnt can be added to W at last, and costs nothing then.
+A linear layer y = W x + b becomes y = W x + b + alpha / rank * B A x, where only A (rank x in) and B (out x
+rank) are trained. B is 0 at first, so that training starts from the pretrained model. At the end the product
+can be added to W, which removes its cost.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1, eq. 3.
 """
@@ -21,13 +21,14 @@ from modules.errors import ArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """How an adapter is made.
+    """The options of an adapter.
 
     Args:
-        rank: of the products; a layer gets rank * (in + out) weights.
-        alpha: the product is multiplied by alpha / rank, so that a step depends little on the rank.
-        dropout: of what A reads, in training.
-        targets: names of linear layers, as q_proj: a layer is adapted where its name ends in one of these.
+        rank: the rank of the products; an adapted layer gets rank * (in + out) weights.
+        alpha: the product is multiplied by alpha / rank, so that the size of a step depends little on the
+            rank.
+        dropout: dropout of the input of A, in training.
+        targets: names of linear layers, such as q_proj; layers whose names end in one of these are adapted.
 
     Raises:
         ArgumentError: a value is outside its range.
@@ -49,19 +50,19 @@ class LoRA:
             raise ArgumentError("peft.targets is empty", "names of linear layers", "use [q_proj, v_proj]")
 
     def layers(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """Name -> layer of those that are adapted.
+        """Return the layers to adapt, by name.
 
         Raises:
-            ArgumentError: a target is the name of none.
+            ArgumentError: a target matches no layer.
         """
         linear = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
         for target in self.targets:
             if not any(_is_named(name, target) for name in linear):
                 known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear))
                 raise ArgumentError(
-                    f"peft.targets: no linear layer is called {target}",
+                    f"peft.targets: no linear layer is named {target}",
                     f"names among {known}",
-                    "name some of these",
+                    "choose among these names",
                 )
         return {
             name: each
@@ -75,9 +76,10 @@ def _is_named(name: str, target: str) -> bool:
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer whose own weights are frozen, with a product of low rank beside them.
+    """A linear layer with frozen weights and a trainable product of low rank.
 
-    It holds the layer's own tensors under their own names, and `lora_A` (rank, in) and `lora_B` (out, rank).
+    It has the tensors of the original layer under their names, and `lora_A` (rank, in) and `lora_B` (out,
+    rank).
     """
 
     def __init__(self, base: nn.Linear, options: LoRA) -> None:
@@ -88,23 +90,23 @@ class LoRALinear(nn.Linear):
         self.lora_dropout = nn.Dropout(options.dropout)
         self.lora_A = nn.Parameter(base.weight.new_empty(options.rank, base.in_features))
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, options.rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # as nn.Linear's own first weights
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # the initialization of nn.Linear
 
     def forward(self, x: Float[Tensor, "*N in"]) -> Float[Tensor, "*N out"]:
-        """W x + b + scale * B A dropout(x)."""
-        learnt = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
-        return super().forward(x) + self.scale * learnt
+        """Return W x + b + scale * B A dropout(x)."""
+        product = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
+        return super().forward(x) + self.scale * product
 
     def delta(self) -> Float[Tensor, "out in"]:
-        """What was learnt, as a matrix to be added to the weight."""
+        """Return the scaled product, to be added to the weight."""
         return self.scale * (self.lora_B @ self.lora_A)
 
 
 def add_adapter(model: nn.Module, options: LoRA) -> list[str]:
-    """Freeze all weights of `model` and put adapters beside some of its layers; gives the layers' names.
+    """Freeze all weights of `model` and add adapters to some of its layers; return the names of these layers.
 
     Raises:
-        ArgumentError: a target is the name of no linear layer.
+        ArgumentError: a target matches no linear layer.
     """
     layers = options.layers(model)
     model.requires_grad_(False)
@@ -115,7 +117,7 @@ def add_adapter(model: nn.Module, options: LoRA) -> list[str]:
 
 @torch.no_grad()
 def merge_adapter(model: nn.Module) -> None:
-    """Add what adapters have learnt to the weights, and put plain linear layers in their place."""
+    """Add the adapters' products to the weights, and replace adapted layers by plain linear layers."""
     for name, layer in list(_adapted(model)):
         with torch.device("meta"):
             plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what is computed again in the backward pass needs no memory until then."""
+"""Activation checkpointing: activations that are recomputed in the backward pass are not kept in memory."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-#: none: keep all activations. selective: keep the results of matrix products and of attention, recompute what
-#: is cheap. full: keep what a layer is given, recompute the layer.
+#: none: keep all activations. selective: keep the results of matrix products and attention, recompute the
+#: rest. full: keep the inputs of each layer, recompute the layer.
 Recompute = Literal["none", "selective", "full"]
 
-#: Dear to compute: their results are kept by `selective`.
+#: Expensive operations, whose results `selective` keeps.
 _KEPT = frozenset(
     {
         torch.ops.aten.mm.default,
@@ -27,7 +27,7 @@ _KEPT = frozenset(
 
 
 def recomputed(layer: nn.Module, recompute: Recompute) -> Callable[..., Any]:
-    """The call of `layer`, with what `recompute` says computed again in its backward pass; same results.
+    """Return a function that calls `layer` and recomputes activations in its backward pass; same results.
 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 3; selective:
     Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 5.

@@ -1,8 +1,8 @@
 """Learning-rate schedules: each is a pure function of the optimizer step.
 
-`factor(step, max_steps)` multiplies every group's own learning rate. Steps count from 0, so a run takes the
-factors of steps 0 .. max_steps - 1. Warm-up gives step 0 a small factor and not 0, and the final ratio is
-reached at `max_steps`, one past the last update: no step of a run is spent on a learning rate of 0.
+`factor(step, max_steps)` is multiplied with the learning rate of every group. Steps count from 0, so a run
+uses the factors of steps 0 .. max_steps - 1. The warm-up starts with a small factor instead of 0, and the
+final ratio is reached at `max_steps`, one past the last update: no step has a learning rate of 0.
 """
 
 import math
@@ -14,14 +14,14 @@ from modules.errors import ArgumentError
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """What all schedules share: a linear warm-up to 1, then a shape of their own.
+    """The base class of all schedules: a linear warm-up to 1, followed by the schedule itself.
 
     Args:
-        warmup_steps: length of the warm-up in optimizer steps; None takes `warmup_fraction` of the run.
-        warmup_fraction: length of the warm-up as a fraction of the run, in [0, 1).
+        warmup_steps: the length of the warm-up in optimizer steps; None: `warmup_fraction` of the run.
+        warmup_fraction: the length of the warm-up as a fraction of the run, in [0, 1).
 
     Raises:
-        ArgumentError: a length is negative or a fraction is outside its range.
+        ArgumentError: a length is negative, or a fraction is outside its range.
     """
 
     warmup_steps: int | None = None
@@ -29,34 +29,34 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ArgumentError(f"warmup_steps is {self.warmup_steps}", "0 or more", "write 0 for no warm-up")
+            raise ArgumentError(f"warmup_steps is {self.warmup_steps}", "0 or more", "use 0 for no warm-up")
         if not 0.0 <= self.warmup_fraction < 1.0:
             raise ArgumentError(
                 f"warmup_fraction is {self.warmup_fraction}",
                 "at least 0 and below 1",
-                "use warmup_steps to give a number of steps",
+                "use warmup_steps to set a number of steps",
             )
 
     def factor(self, step: int, max_steps: int) -> float:
-        """What learning rates are multiplied with at `step` (from 0) of a run of `max_steps`: in [0, 1]."""
+        """Return the factor, in [0, 1], of learning rates at `step` (from 0) of a run of `max_steps`."""
         warmup = self.resolve_warmup_steps(max_steps)
         if step < warmup:
             return (step + 1) / warmup
         return self._after_warmup(min(step, max_steps) - warmup, max_steps - warmup)
 
     def resolve_warmup_steps(self, max_steps: int) -> int:
-        """The warm-up of a run of `max_steps`, in steps; a run shorter than its warm-up only warms up."""
+        """Return the length of the warm-up in steps; a run that is shorter only warms up."""
         if self.warmup_steps is None:
             return int(self.warmup_fraction * max_steps)  # rounded down: never the whole run
         return min(self.warmup_steps, max_steps)
 
     def end_from(self, step: int) -> int:
-        """How many steps a run has that has nothing more to gain from a full learning rate after `step`."""
+        """Return the total steps of a run that stops gaining from the full learning rate at `step`."""
         return step
 
     @abstractmethod
     def _after_warmup(self, step: int, n_steps: int) -> float:
-        """The factor `step` steps after the warm-up, of the `n_steps` that follow it; `step` <= `n_steps`."""
+        """Return the factor `step` steps after the warm-up, of `n_steps` in total; `step` <= `n_steps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,10 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Decaying(Schedule):
-    """What the decaying schedules share: the ratio at which they end.
+    """The base class of schedules that decay to a final ratio.
 
     Args:
-        final_ratio: factor at the end of the run, in [0, 1].
+        final_ratio: the factor at the end of the run, in [0, 1].
     """
 
     final_ratio: float = 0.0
@@ -82,18 +82,18 @@ class Decaying(Schedule):
         if not 0.0 <= self.final_ratio <= 1.0:
             raise ArgumentError(
                 f"final_ratio is {self.final_ratio}",
-                "a part of the learning rate from 0 to 1",
-                "write 0.1 to end at a tenth",
+                "a fraction from 0 to 1",
+                "use 0.1 to end at a tenth of the learning rate",
             )
 
     def _towards_final(self, height: float) -> float:
-        """`height` 1 is the full learning rate, 0 the final one."""
+        """Interpolate: 1 gives the full learning rate, 0 the final one."""
         return self.final_ratio + (1.0 - self.final_ratio) * height
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Decaying):
-    """Half a cosine from 1 down to `final_ratio`.
+    """Half a cosine from 1 to `final_ratio`.
 
     Source: Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", eq. 5, without
     restarts.
@@ -105,7 +105,7 @@ class Cosine(Decaying):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Decaying):
-    """A straight line from 1 down to `final_ratio`.
+    """A straight line from 1 to `final_ratio`.
 
     Source: Bergsma et al. 2025, "Straight to Zero: Why Linearly Decaying the Learning Rate to Zero Works Best
     for LLMs", section 3.
@@ -124,7 +124,7 @@ class WSD(Decaying):
     Training Beyond Fixed Training Durations", section 3.
 
     Args:
-        decay_fraction: the part of the steps after the warm-up that decays, in (0, 1].
+        decay_fraction: the fraction of the steps after the warm-up in which it decays, in (0, 1].
     """
 
     decay_fraction: float = 0.2
@@ -134,12 +134,12 @@ class WSD(Decaying):
         if not 0.0 < self.decay_fraction <= 1.0:
             raise ArgumentError(
                 f"decay_fraction is {self.decay_fraction}",
-                "a part of the run above 0 and up to 1",
-                "choose schedule=constant for no decay",
+                "a fraction above 0 and up to 1",
+                "use schedule=constant for no decay",
             )
 
     def end_from(self, step: int) -> int:
-        """The steps of a run that begins to decay at `step`, so that it has its decay too."""
+        """Return the total steps of a run whose decay begins at `step`."""
         return step if self.decay_fraction == 1.0 else math.ceil(step / (1.0 - self.decay_fraction))
 
     def _after_warmup(self, step: int, n_steps: int) -> float:

@@ -1,9 +1,9 @@
 """Encoder, Decoder, EncoderDecoder: three architectures built from one stack of layers.
 
-All take a batch of integer tensors and give hidden states. Keys of a batch: `input_ids` (B, T); optional are
-`segment_ids` (documents of a packed row: 1, 2, ...; 0 is padding) or `attention_mask` (0 is padding),
-`position_ids` (else counted within each segment), and `token_type_ids` (what is said of each token; 0 is
-nothing); for EncoderDecoder the same with `decoder_` before them, without types.
+All take a batch of integer tensors and return hidden states. The keys of a batch are `input_ids` (B, T) and,
+optionally, `segment_ids` (documents of a packed row: 1, 2, ...; 0 is padding) or `attention_mask` (0 is
+padding), `position_ids` (by default counted within each segment), and `token_type_ids` (types of tokens; 0 is
+none). For EncoderDecoder there are the same keys with the prefix `decoder_`, except for types.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The ids of one side of a batch, which document each belongs to, and where it stands in it."""
+    """The ids of one side of a batch, the segment that each belongs to, and its position in it."""
 
     ids: Int[Tensor, "B T"]
     segment_ids: Int[Tensor, "B T"] | None
@@ -61,9 +61,9 @@ class _Tokens:
 
 
 class Stack(nn.Module):
-    """Layers one after another, and a last norm where norms come first.
+    """A sequence of layers, with a final norm if the layers are pre-norm.
 
-    `recompute` says what of a layer is computed again in the backward pass instead of being kept.
+    `recompute` is the activation checkpointing of the layers.
     """
 
     recompute: Recompute = "none"
@@ -85,7 +85,7 @@ class Stack(nn.Module):
         rotation: Rotation | None = None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Through all layers; masks and rotation are the same for each."""
+        """Apply all layers with the same masks and rotation."""
         for i, layer in enumerate(self.layers):
             x = recomputed(layer, self.recompute)(
                 x,
@@ -101,16 +101,16 @@ class Stack(nn.Module):
 
 
 def set_recompute(model: nn.Module, recompute: Recompute) -> None:
-    """Say for all layers of `model` what is computed again in the backward pass instead of being kept."""
+    """Set the activation checkpointing of all layers of `model`."""
     for part in model.modules():
         if isinstance(part, Stack):
             part.recompute = recompute
 
 
 class Transformer(nn.Module):
-    """What the three architectures share: embedding, positions, and the sizes that others ask for.
+    """The base class of the three architectures: embedding, positions and sizes.
 
-    With `n_token_types` a token's type (1, 2, ...) is added to its embedding (Devlin et al. 2019, "BERT",
+    With `n_token_types`, an embedding of each token's type (1, 2, ...) is added (Devlin et al. 2019, "BERT",
     figure 2: the segment embeddings); type 0 adds nothing.
     """
 
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
             ("n_token_types", n_token_types, 0),
         ):
             if value < least:
-                raise ArgumentError(f"{name} is {value}", f"at least {least}", "give such a number")
+                raise ArgumentError(f"{name} is {value}", f"at least {least}", "use a larger number")
         position.check(d_model=layer.d_model, n_heads=layer.n_heads, head_size=layer.head_size)
         for side in (position, position.of_decoder):
             check_length(max_seq_len, side)
@@ -145,13 +145,13 @@ class Transformer(nn.Module):
 
     @property
     def output_embedding(self) -> nn.Embedding:
-        """The embedding of the tokens that the hidden states predict: the one that a tied head uses."""
+        """The embedding of the tokens that are predicted from the hidden states, which a tied head uses."""
         return self.embedding
 
     def _embed(
         self, tokens: _Tokens, embedding: nn.Embedding, position: Position, norm: nn.Module
     ) -> Float[Tensor, "B T D"]:
-        """Embeddings, positions and types; dropout on their sum (Vaswani et al. 2017, section 5.4)."""
+        """Add embeddings, positions and types, with dropout on the sum (Vaswani et al. 2017, section 5.4)."""
         x = position.embed(embedding(tokens.ids), tokens.position_ids)
         if self.type_embedding is not None and tokens.type_ids is not None:
             nothing_first = F.pad(self.type_embedding.weight, (0, 0, 1, 0))
@@ -167,7 +167,7 @@ class Transformer(nn.Module):
 
 
 class _OneStack(Transformer):
-    """What Encoder and Decoder share: one stack, which reads tokens with types."""
+    """The base class of Encoder and Decoder: a single stack, with token types."""
 
     def __init__(
         self,
@@ -186,13 +186,13 @@ class _OneStack(Transformer):
 
 
 class Encoder(_OneStack):
-    """Each token sees its whole document: for masked language modelling and for understanding.
+    """Each token attends to its whole document: for masked language modelling and classification.
 
     Source: Devlin et al. 2019, "BERT", section 3; the layers are those of Vaswani et al. 2017, section 3.1.
     """
 
     def forward(self, batch: Batch) -> Float[Tensor, "B T D"]:
-        """Hidden states of `input_ids`."""
+        """Return the hidden states of `input_ids`."""
         tokens = _Tokens.of(batch)
         mask = tokens.self_mask(self.position, causal=False)
         rotation = self._rotation(tokens, self.position)
@@ -201,13 +201,13 @@ class Encoder(_OneStack):
 
 
 class Decoder(_OneStack):
-    """Each token sees what came before it in its document: for generating text.
+    """Each token attends to the tokens before it in its document: for generating text.
 
     Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 3.1.
     """
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
-        """Hidden states of `input_ids`; with a cache these are the tokens after those it has seen."""
+        """Return the hidden states of `input_ids`; with a cache, these continue the cached tokens."""
         tokens = _Tokens.of(batch, cache=cache)
         mask = tokens.self_mask(self.position, causal=True, cache=cache)
         x, rotation = self._embed_input(tokens), self._rotation(tokens, self.position)
@@ -215,20 +215,19 @@ class Decoder(_OneStack):
         return hidden
 
     def new_cache(self, batch_size: int, max_tokens: int, *, max_real_tokens: int | None = None) -> KVCache:
-        """An empty cache for prompt and answer of at most `max_tokens` each row, padding included.
+        """Return an empty cache for at most `max_tokens` tokens per row, including padding.
 
-        `max_real_tokens` of them are not padding; None: all.
+        At most `max_real_tokens` of them are not padding; None: all.
         """
         return _new_cache(self, self.stack, batch_size, max_tokens, max_real_tokens)
 
 
 class EncoderDecoder(Transformer):
-    """A decoder that also looks at an encoder's output: for text to text.
+    """An encoder, and a decoder that attends to its output: for text-to-text tasks.
 
-    Encoder and decoder share the positions, unless these are `PerSide`, and, with `tied_embeddings`, the
-    embedding (section 3.4 of the source); without, the decoder has one of its own, for languages that have
-    few tokens in common. So it has with `target_vocab_size`: the decoder's tokens are then those of another
-    vocabulary.
+    Encoder and decoder share the positions, unless these are `PerSide`. With `tied_embeddings` they share the
+    embedding (section 3.4 of the source); otherwise the decoder has its own, for languages with few tokens in
+    common. It also has its own with `target_vocab_size`, if its tokens are those of another vocabulary.
 
     Source: Vaswani et al. 2017, section 3.1 and figure 1.
     """
@@ -255,11 +254,11 @@ class EncoderDecoder(Transformer):
 
     @property
     def output_embedding(self) -> nn.Embedding:
-        """The decoder's embedding."""
+        """The embedding of the decoder."""
         return self.embedding if self.target_embedding is None else self.target_embedding
 
     def encode(self, batch: Batch) -> Float[Tensor, "B S D"]:
-        """The memory: hidden states of `input_ids`."""
+        """Return the memory: the hidden states of `input_ids`."""
         source = _Tokens.of(batch)
         mask = source.self_mask(self.position, causal=False)
         rotation = self._rotation(source, self.position)
@@ -267,9 +266,9 @@ class EncoderDecoder(Transformer):
         return memory
 
     def forward(self, batch: Batch, cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
-        """Hidden states of `decoder_input_ids`, which see their past and `input_ids`.
+        """Return the hidden states of `decoder_input_ids`, which attend to earlier ones and to `input_ids`.
 
-        With a cache, `input_ids` are read at the first call alone and may be left out afterwards.
+        With a cache, `input_ids` are only read at the first call and may be left out later.
         """
         memory = self._memory(batch, cache)
         target = _Tokens.of(batch, "decoder_", cache)
@@ -294,15 +293,15 @@ class EncoderDecoder(Transformer):
         return memory
 
     def new_cache(self, batch_size: int, max_tokens: int, *, max_real_tokens: int | None = None) -> KVCache:
-        """An empty cache for at most `max_tokens` tokens of the decoder each row, padding included.
+        """Return an empty cache for at most `max_tokens` decoder tokens per row, including padding.
 
-        `max_real_tokens` of them are not padding; None: all.
+        At most `max_real_tokens` of them are not padding; None: all.
         """
         return _new_cache(self, self.decoder, batch_size, max_tokens, max_real_tokens)
 
 
 def _position_ids(ids: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None) -> Int[Tensor, "#B T"]:
-    """Count from 0 where each segment begins, so that padding on the left moves nothing."""
+    """Count positions from 0 at the beginning of each segment, so that left padding shifts nothing."""
     steps = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
     if segment_ids is None:
         return steps
@@ -312,7 +311,7 @@ def _position_ids(ids: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | Non
 
 
 def _memory_mask(target: _Tokens, memory: Memory) -> Mask:
-    """The same document where both sides are packed; else all of the source but its padding."""
+    """Return a mask for the same document if both sides are packed, else for the source without padding."""
     if memory.segment_ids is None:
         return Mask()
     if target.packed and memory.packed and target.segment_ids is not None:

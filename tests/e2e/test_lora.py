@@ -116,7 +116,7 @@ def test_without_its_base_or_with_another_one_it_is_refused(trained: Path) -> No
             ["init_from=none", "peft=lora"],
             "peft=lora freezes pretrained weights, but init_from=none has none",
         ),
-        ([*LORA, "peft.targets=[query]"], "no linear layer is called query; expected names among q_proj,"),
+        ([*LORA, "peft.targets=[query]"], "no linear layer is named query; expected names among q_proj,"),
         ([*LORA, "peft.rank=0"], "peft.rank is 0"),
         ([*LORA, "peft.dropout=1.5"], "peft.dropout is 1.5"),
         ([*LORA, "freezing.frozen=embedding"], "peft=lora and freezing.frozen=embedding both determine"),

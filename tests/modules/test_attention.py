@@ -177,8 +177,8 @@ def test_heads_that_do_not_divide_are_refused_with_the_numbers(sizes, text):
 def test_a_full_cache_refuses_more_tokens():
     cache = LayerCache(4)
     cache.append(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8))
-    with pytest.raises(ValueError, match="room for 4 tokens and 5 were given; expected no more"):
+    with pytest.raises(ValueError, match="space for 4 tokens, but received 5; expected at most 4"):
         cache.append(torch.zeros(1, 2, 2, 8), torch.zeros(1, 2, 2, 8))
     whole = KVCache(2, batch_size=1, max_tokens=4)
-    with pytest.raises(ValueError, match="room for 4 tokens and 5 were given; expected no more"):
+    with pytest.raises(ValueError, match="space for 4 tokens, but received 5; expected at most 4"):
         whole.append(torch.ones(1, 5, dtype=torch.int64), torch.zeros(1, 5, dtype=torch.int64))

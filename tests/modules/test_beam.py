@@ -251,7 +251,7 @@ def test_what_learned_positions_do_not_reach_is_refused_with_the_row(architectur
 def test_logits_that_are_not_numbers_are_refused() -> None:
     model = make_model()
     model.head.bias.data[3] = torch.nan
-    with pytest.raises(ValueError, match="logits are not numbers"):
+    with pytest.raises(ValueError, match="logits are NaN"):
         search(model, BeamOptions(beams=2))
 
 
@@ -259,7 +259,9 @@ def test_an_encoder_is_told_that_it_cannot_generate() -> None:
     encoder = Encoder(
         V, n_layers=1, max_seq_len=LIMIT, layer=LayerSpec(d_model=D, n_heads=4), position=Rotary()
     )
-    with pytest.raises(ValueError, match="Encoder cannot generate; expected Decoder or EncoderDecoder"):
+    with pytest.raises(
+        ValueError, match="Encoder cannot generate text; expected a Decoder or an EncoderDecoder"
+    ):
         search(Model(encoder, LMHead(encoder.embedding)), BeamOptions())
 
 
@@ -270,7 +272,7 @@ def test_limits_that_do_not_fit_the_prompts_are_refused(max_new: list[int]) -> N
 
 
 def test_more_beams_than_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="beams is 14 and there are 13 tokens"):
+    with pytest.raises(ValueError, match="beams is 14, but there are only 13 tokens"):
         search(make_model(), BeamOptions(beams=14))
 
 

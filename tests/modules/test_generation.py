@@ -245,7 +245,9 @@ def test_an_empty_prompt_is_refused_with_its_number() -> None:
 def test_an_encoder_is_told_that_it_cannot_generate() -> None:
     layer = LayerSpec(d_model=D, n_heads=4)
     encoder = Encoder(V, n_layers=1, max_seq_len=LIMIT, layer=layer, position=Rotary())
-    with pytest.raises(ValueError, match="Encoder cannot generate; expected Decoder or EncoderDecoder"):
+    with pytest.raises(
+        ValueError, match="Encoder cannot generate text; expected a Decoder or an EncoderDecoder"
+    ):
         fast_generate(Model(encoder, LMHead(encoder.embedding)), PROMPTS, GREEDY, EOS)
 
 

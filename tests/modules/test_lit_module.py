@@ -163,7 +163,7 @@ def test_an_objective_without_a_loss_among_its_metrics_is_refused() -> None:
         def metrics(self) -> MetricCollection:
             return MetricCollection({"nats": MeanLoss()})
 
-    with pytest.raises(ValueError, match="objective measures nats; expected a 'loss' too"):
+    with pytest.raises(ValueError, match="objective has the metrics nats; expected a metric 'loss'"):
         LitModule(ToyModel(), Nameless(), optimizer=ToyOptimizer(), schedule=ToySchedule(), max_steps=3)
 
 

@@ -203,5 +203,5 @@ def test_balanced_weights_give_each_class_the_same_say_and_have_mean_1_over_the_
 
 
 def test_a_class_without_rows_has_no_balanced_weight() -> None:
-    with pytest.raises(ValueError, match=r"classes \[1\] have no row; expected at least one"):
+    with pytest.raises(ValueError, match=r"classes \[1\] have no rows; expected a row of each class"):
         balanced_weights(torch.tensor([3, 0, 2]))

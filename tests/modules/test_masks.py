@@ -64,5 +64,5 @@ def test_a_bias_is_kept_where_the_mask_allows_and_is_minus_infinity_elsewhere():
 
 
 def test_masks_of_cross_attention_are_not_joined():
-    with pytest.raises(ValueError, match="expected two masks of self-attention"):
+    with pytest.raises(ValueError, match="expected two masks for self-attention"):
         Mask.past() & Mask.memory(SEGMENTS)

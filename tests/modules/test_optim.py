@@ -110,7 +110,7 @@ def test_every_trainable_parameter_is_optimized_exactly_once_and_frozen_ones_are
 @by_name
 def test_a_model_with_nothing_to_train_is_refused(builder: Builder) -> None:
     model = make_model().requires_grad_(False)
-    with pytest.raises(ValueError, match="can be trained; expected at least one\nhint: unfreeze"):
+    with pytest.raises(ValueError, match="is trainable; expected at least one\nhint: unfreeze"):
         builder.build(model)
 
 

@@ -103,6 +103,6 @@ def test_a_value_outside_its_range_is_refused(options: dict[str, Any], words: st
 
 def test_a_target_that_names_no_layer_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(
-        ValueError, match="no linear layer is called query; expected names among up, down, out"
+        ValueError, match="no linear layer is named query; expected names among up, down, out"
     ):
         LoRA(targets=["up", "query"]).layers(network())

@@ -61,7 +61,7 @@ def test_alibi_lowers_scores_by_slope_times_distance_to_both_sides():
 
 def test_learned_positions_refuse_a_text_longer_than_their_table():
     with pytest.raises(
-        ValueError, match=r"9 tokens do not fit Learned positions; expected at most 8\nhint: "
+        ValueError, match=r"9 tokens exceed the positions of Learned; expected at most 8\nhint: "
     ):
         Learned(16, max_seq_len=8).embed(torch.randn(1, 9, 16), torch.arange(9)[None])
 
@@ -75,19 +75,19 @@ def test_learned_positions_refuse_a_text_longer_than_their_table():
         (lambda: ALiBi(0), "n_heads is 0; expected at least 1"),
         (
             lambda: Rotary().check(d_model=12, n_heads=4, head_size=3),
-            "d_model 12 and n_heads 4 a head has 3; expected an even head size",
+            "d_model 12 and n_heads 4 the head size is 3; expected an even head size",
         ),
         (
             lambda: ALiBi(4).check(d_model=32, n_heads=8, head_size=4),
-            "made for 4 heads and the layers have 8",
+            "but the layers have 8",
         ),
         (
             lambda: Sinusoidal(16).check(d_model=32, n_heads=4, head_size=8),
-            "width 16 meet a transformer of d_model 32",
+            "width 16, but the transformer has d_model 32",
         ),
         (
             lambda: Learned(16, max_seq_len=8).check(d_model=32, n_heads=4, head_size=8),
-            "width 16 meet a transformer",
+            "width 16, but the transformer",
         ),
     ],
 )

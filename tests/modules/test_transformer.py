@@ -433,10 +433,13 @@ def test_the_same_weights_and_batch_give_the_same_bits(build, ids):
         ({"max_seq_len": 0}, "max_seq_len is 0; expected at least 1"),
         (
             {"max_seq_len": 65, "position": Learned(32, max_seq_len=64)},
-            "65 tokens do not fit Learned positions",
+            "65 tokens exceed the positions of Learned",
         ),
-        ({"position": ALiBi(8)}, "ALiBi was made for 8 heads and the layers have 4"),
-        ({"layer": LayerSpec(36, n_heads=4)}, "d_model 36 and n_heads 4 a head has 9; expected an even"),
+        ({"position": ALiBi(8)}, "ALiBi has 8 slopes, but the layers have 4 heads"),
+        (
+            {"layer": LayerSpec(36, n_heads=4)},
+            "d_model 36 and n_heads 4 the head size is 9; expected an even",
+        ),
     ],
 )
 def test_an_impossible_transformer_is_refused_with_the_numbers(build, changes, text):
@@ -446,7 +449,7 @@ def test_an_impossible_transformer_is_refused_with_the_numbers(build, changes, t
 
 def test_a_cache_longer_than_the_learned_positions_is_refused(build):
     model = build(Decoder, position=Learned(D_MODEL, max_seq_len=64))
-    with pytest.raises(ValueError, match="65 tokens do not fit Learned positions; expected at most 64"):
+    with pytest.raises(ValueError, match="65 tokens exceed the positions of Learned; expected at most 64"):
         model.new_cache(1, 65)
     model.new_cache(1, 65, max_real_tokens=64)
 
