@@ -167,7 +167,7 @@ def explain_row(
     read = decisions[0].batch if decisions else None if feature is None else collate_labelled([feature])
     return Explanation(
         task=type(task).__name__,
-        answer="".join(_answer(tokenizer, feature)) if prediction is None else prediction.text,
+        answer=_answer(tokenizer, feature) if prediction is None else prediction.text,
         confidence=None if prediction is None else prediction.confidence,
         decisions=attributed,
         written=written,
@@ -212,11 +212,11 @@ def _attributed(
     )
 
 
-def _answer(tokenizer: Tokenizer, feature: Feature | None) -> list[str]:
+def _answer(tokenizer: Tokenizer, feature: Feature | None) -> str:
     if feature is None:
-        return []
+        return ""
     labels = feature["labels"]
-    return [tokenizer.target.decode(labels[labels != IGNORE])]
+    return tokenizer.target.decode(labels[labels != IGNORE])
 
 
 def _written(model: Model, tokenizer: Tokenizer, feature: Feature) -> list[WrittenToken]:

@@ -24,6 +24,7 @@ from modules.heads import LMHead
 from modules.transformer import Decoder
 from pipeline.errors import BundleError, ConfigError
 from pipeline.runs.bundle import Bundle
+from pipeline.tasks.base import forbidden_ids
 
 #: The number of labelled tokens whose logits are in memory at once.
 CHUNK_TOKENS = 2048
@@ -197,7 +198,7 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
             sampling,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
-            forbidden_ids=[token for token in tokenizer.special_ids if token != tokenizer.eos_id],
+            forbidden_ids=forbidden_ids(tokenizer),
         )
         new: list[list[int]] = [[] for _ in prompts]
         for number, step in enumerate(steps, 1):

@@ -23,6 +23,7 @@ from pipeline.interop.tokenizer_files import write_tokenizer
 from pipeline.output import write_whole
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.start import check_has_head
+from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.chat import Dialogue
 
 #: The number of tokens per row that are compared.
@@ -99,8 +100,9 @@ def _write(bundle: Bundle, folder: Path, family: Family, ours: Mapping[str, Any]
     state = family.weights_to_theirs(bundle.model.state_dict(), ours)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     if isinstance(backbone, Decoder | EncoderDecoder):
-        silent = [number for number in tokenizer.special_ids if number != tokenizer.eos_id]
-        _write_json(folder / "generation_config.json", {**special, "suppress_tokens": silent})
+        _write_json(
+            folder / "generation_config.json", {**special, "suppress_tokens": forbidden_ids(tokenizer)}
+        )
     write_tokenizer(
         tokenizer,
         folder,

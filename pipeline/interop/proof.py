@@ -25,6 +25,7 @@ from modules.transformer import Decoder, EncoderDecoder, Stack
 from pipeline.errors import InteropError
 from pipeline.interop import fresh_process
 from pipeline.output import write_whole
+from pipeline.tasks.base import forbidden_ids
 
 # The maximum relative error of logits in float64; norms, rotations and logits use float32 in both libraries.
 TOLERANCE = 1e-6
@@ -161,7 +162,7 @@ def _written(model: Model, tokenizer: Tokenizer) -> dict[str, Tensor]:
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
         bos_id=tokenizer.start_id,
-        forbidden_ids=[number for number in tokenizer.special_ids if number != tokenizer.eos_id],
+        forbidden_ids=forbidden_ids(tokenizer),
     )
     return {"prompt": torch.tensor([prompt]), "written": torch.tensor(ids, dtype=torch.long)}
 

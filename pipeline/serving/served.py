@@ -14,10 +14,10 @@ from pipeline.registry.versions import Version
 from pipeline.runs import bundle as bundles
 from pipeline.runs.bundle import Bundle
 from pipeline.runs.start import check_has_head
+from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.chat import Dialogue
 from pipeline.tasks.finetuning import FinetuneTask
-from pipeline.tasks.writing import forbidden_ids
 
 _ENDPOINT = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -164,6 +164,11 @@ def encode_with_gaps(tokenizer: Tokenizer, text: str, gap_ids: Sequence[int]) ->
     return [tokenizer.bos_id, *ids, tokenizer.eos_id]
 
 
+def forbidden_ids(tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens that are never generated: all special tokens except <eos>."""
+    return [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
+
+
 def check_gaps(text: str) -> None:
     """Check that a text has a gap.
 

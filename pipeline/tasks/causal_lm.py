@@ -13,7 +13,7 @@ from datamodules.corruption import IGNORE
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
-from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective, check_length
+from pipeline.tasks.base import PretrainingTask, Sample, TokenObjective, check_length, forbidden_ids
 from pipeline.tasks.showing import Showing
 
 if TYPE_CHECKING:
@@ -109,7 +109,11 @@ class CausalLM(PretrainingTask):
 def _continue(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], options: SamplingOptions
 ) -> list[list[int]]:
-    forbidden = [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
     return generate(
-        model, prompts, options, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id, forbidden_ids=forbidden
+        model,
+        prompts,
+        options,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        forbidden_ids=forbidden_ids(tokenizer),
     )

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from datamodules.errors import DataError
@@ -14,10 +13,10 @@ from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from modules.transformer import Decoder, Transformer
-from pipeline.tasks.base import Sample
+from pipeline.tasks.base import Sample, forbidden_ids
 from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
 from pipeline.tasks.layouts import OneSequence
-from pipeline.tasks.scoring import column_sums, mean_score, statistic_score
+from pipeline.tasks.scoring import Floats, Ints, column_sums, mean_score, statistic_score
 from pipeline.tasks.showing import Showing
 from pipeline.tasks.turns import Stream, Turn, TurnInput, turns_of
 from pipeline.tasks.writing import (
@@ -25,13 +24,9 @@ from pipeline.tasks.writing import (
     Room,
     WritingTask,
     collate_labelled,
-    forbidden_ids,
     label_totals,
     written_feature,
 )
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

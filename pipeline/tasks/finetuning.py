@@ -310,6 +310,11 @@ class FinetuneTask(ABC):
         return {name: text or last.get(name, "") for name, text in zip(self.questions, typed, strict=True)}
 
 
+def type_words(value: Any) -> str:
+    """Describe an invalid value in an error message: `missing`, or `of type NAME`."""
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
 def check_text(value: Any, what: str, *, empty: bool = False) -> None:
     """Check that a value is text and, unless `empty`, not only white space.
 
@@ -317,7 +322,8 @@ def check_text(value: Any, what: str, *, empty: bool = False) -> None:
         DataError: says what the value is, and how to fix it.
     """
     if not isinstance(value, str):
-        found = "missing" if value is None else f"of type {type(value).__name__}"
-        raise DataError(f"{what} is {found}", "text", "correct or leave out the row, or map another column")
+        raise DataError(
+            f"{what} is {type_words(value)}", "text", "correct or leave out the row, or map another column"
+        )
     if not empty and not value.strip():
         raise DataError(f"{what} is empty", "text", "leave out the row, or map another column")

@@ -12,8 +12,7 @@ from datamodules.features import pad
 from modules.decoding import evaluating
 from modules.model import Model
 from pipeline.tasks.finetuning import Feature
-
-Ints = npt.NDArray[np.int64]
+from pipeline.tasks.scoring import Ints
 
 
 def batches_by_length(lengths: npt.ArrayLike, batch_size: int) -> list[Ints]:
@@ -42,8 +41,9 @@ def batch_outputs(
             yield numbers, model(batch), batch
 
 
-def padded_inputs(ids: Sequence[Ints]) -> Batch:
+def collate_inputs(features: Sequence[Feature]) -> Batch:
     """Return `input_ids` (B, T), T a multiple of 16, and `attention_mask` if any row is padded."""
+    ids = [feature["input_ids"] for feature in features]
     inputs = pad(ids, value=0)  # any id will do, because padding is masked
     lengths = np.array([len(row) for row in ids])
     batch = {"input_ids": torch.from_numpy(inputs)}

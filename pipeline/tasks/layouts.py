@@ -4,21 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from datamodules.corruption import IGNORE
 from datamodules.tokenizer import Tokenizer
 from modules.transformer import Decoder, EncoderDecoder, Transformer
 from pipeline.errors import ConfigError
 from pipeline.tasks.finetuning import Feature
-
-Ids = npt.NDArray[np.int64]
+from pipeline.tasks.scoring import Ints
 
 
 class Layout(Protocol):
     """How prompts, and examples of a prompt with its answer, are laid out within `limit` tokens."""
 
-    def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
+    def prompt(self, source: Ints, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ints:
         """Return what the model reads before it generates; the end of a source that is too long is cut."""
         ...
 
@@ -26,7 +24,7 @@ class Layout(Protocol):
         """Return the number of tokens that can be generated after a prompt."""
         ...
 
-    def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
+    def feature(self, prompt: Ints, answer: Ints, tokenizer: Tokenizer) -> Feature:
         """Return the training example, in which only the answer is labelled."""
         ...
 
@@ -37,7 +35,7 @@ class TwoSequences:
     An imported tokenizer may use other special tokens around the source, and another start token.
     """
 
-    def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
+    def prompt(self, source: Ints, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ints:
         """Return `<bos> source <eos>`."""
         before, after = tokenizer.frame
         return framed(before, source[: max(limit - len(before) - len(after), 0)], after)
@@ -46,7 +44,7 @@ class TwoSequences:
         """Return the whole context: the decoder has a sequence of its own."""
         return limit
 
-    def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
+    def feature(self, prompt: Ints, answer: Ints, tokenizer: Tokenizer) -> Feature:
         """Return the example, with the answer shifted right by one as the decoder's input."""
         moved = np.concatenate(([tokenizer.start_id], answer[:-1]))
         return {"input_ids": prompt, "decoder_input_ids": moved, "labels": answer}
@@ -55,7 +53,7 @@ class TwoSequences:
 class OneSequence:
     """For a decoder: `<bos> source <sep> answer`; the loss covers the answer only."""
 
-    def prompt(self, source: Ids, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ids:
+    def prompt(self, source: Ints, tokenizer: Tokenizer, *, limit: int, reserve: int) -> Ints:
         """Return `<bos> source <sep>`, cut so that `reserve` tokens can be generated after it."""
         kept = source[: max(limit + 1 - reserve - 2, 0)]
         return framed([tokenizer.bos_id], kept, [tokenizer.sep_id])
@@ -64,7 +62,7 @@ class OneSequence:
         """Return the rest of the context, plus one: the last token is generated but never read."""
         return limit + 1 - n_prompt
 
-    def feature(self, prompt: Ids, answer: Ids, tokenizer: Tokenizer) -> Feature:
+    def feature(self, prompt: Ints, answer: Ints, tokenizer: Tokenizer) -> Feature:
         """Return the example; the label of each position is the token that follows it."""
         unlabelled = np.full(len(prompt) - 1, IGNORE)
         return {
@@ -93,6 +91,6 @@ def layout_of(backbone: Transformer) -> Layout:
     )
 
 
-def framed(before: Sequence[int], ids: Ids, after: Sequence[int]) -> Ids:
+def framed(before: Sequence[int], ids: Ints, after: Sequence[int]) -> Ints:
     """Return the ids between a prefix and a suffix."""
     return np.concatenate((before, ids, after)).astype(np.int64)

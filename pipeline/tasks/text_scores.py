@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.tasks.finetuning import Score
-from pipeline.tasks.scoring import column_sums, statistic_score
+from pipeline.tasks.scoring import Floats, Ints, column_sums, statistic_score
 from pipeline.tasks.scripts import BleuTokenizer, words_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 def bleu_of(tokenizer: BleuTokenizer) -> "Metric":

@@ -14,10 +14,10 @@ from datamodules.tokenizer import Tokenizer
 from modules.beam import BeamOptions, beam_search
 from modules.model import Model
 from modules.transformer import Decoder, EncoderDecoder, Transformer
-from pipeline.tasks.base import Sample
+from pipeline.tasks.base import Sample, forbidden_ids
 from pipeline.tasks.finetuning import Feature, Prediction, Row, check_text, number_of
 from pipeline.tasks.layouts import layout_of
-from pipeline.tasks.writing import Answer, Room, WritingTask, forbidden_ids, written_feature
+from pipeline.tasks.writing import Answer, Room, WritingTask, written_feature
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,8 @@ from typing_extensions import TypedDict
 from datamodules.corruption import IGNORE
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
-from pipeline.tasks.finetuning import Feature, Row
-
-Ids = npt.NDArray[np.int64]
+from pipeline.tasks.finetuning import Feature, Row, type_words
+from pipeline.tasks.scoring import Ints
 
 _EXPECTED = "a list of texts (the user's first), or of {role: user | assistant | system, text: ...}"
 _REMEDY = "correct the row, or map another column to turns"
@@ -47,7 +46,7 @@ def turns_of(row: Row, where: str) -> list[Turn]:
     """
     turns = row.get("turns")
     if isinstance(turns, str | Mapping) or not isinstance(turns, Sequence | np.ndarray):
-        raise DataError(f"{where}: turns is {_kind(turns)}", _EXPECTED, _REMEDY)
+        raise DataError(f"{where}: turns is {type_words(turns)}", _EXPECTED, _REMEDY)
     if not len(turns):
         raise DataError(f"{where}: turns is empty", _EXPECTED, _REMEDY)
     joined: list[Turn] = []
@@ -63,7 +62,7 @@ def _turn(turn: Any, number: int, where: str) -> Turn:
     if isinstance(turn, str):
         return Turn(("user", "assistant")[number % 2], turn)
     if not isinstance(turn, Mapping):
-        raise DataError(f"{where} is {_kind(turn)}", _EXPECTED, _REMEDY)
+        raise DataError(f"{where} is {type_words(turn)}", _EXPECTED, _REMEDY)
     turn = {key: value for key, value in turn.items() if value is not None}  # Arrow adds None for absent keys
     speaker, text = turn.get("speaker"), turn.get("text", turn.get("content"))
     said = turn.get("role") if speaker is None else speaker
@@ -71,12 +70,8 @@ def _turn(turn: Any, number: int, where: str) -> Turn:
     if role is None:
         raise DataError(f"{where} has the role {said!r}", "user, assistant (or bot) or system", _REMEDY)
     if not isinstance(text, str):
-        raise DataError(f"{where}: text is {_kind(text)}", "text", _REMEDY)
+        raise DataError(f"{where}: text is {type_words(text)}", "text", _REMEDY)
     return Turn("assistant" if role == "system" and speaker is not None else role, text)
-
-
-def _kind(value: Any) -> str:
-    return "missing" if value is None else f"of type {type(value).__name__}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +85,10 @@ class Stream:
         starts: the index in `ids` at which each turn begins.
     """
 
-    head: Ids
-    ids: Ids
+    head: Ints
+    ids: Ints
     learnt: npt.NDArray[np.bool_]
-    starts: Ids
+    starts: Ints
 
     @classmethod
     def of(cls, turns: Sequence[Turn], tokenizer: Tokenizer, *, limit: int) -> "Stream":
@@ -162,7 +157,7 @@ class Stream:
         return {"input_ids": ids[:-1], "labels": labels[1:]}
 
 
-def _framed(role: str, ids: npt.NDArray[np.int32], tokenizer: Tokenizer) -> Ids:
+def _framed(role: str, ids: npt.NDArray[np.int32], tokenizer: Tokenizer) -> Ints:
     before, after = tokenizer.turn_frame(role)
     return np.concatenate((before, ids, after)).astype(np.int64)
 

@@ -191,11 +191,6 @@ def written_feature(layout: Layout, tokenizer: Tokenizer, prompt: Sequence[int],
     return layout.feature(np.array(prompt, np.int64), labels, tokenizer)
 
 
-def forbidden_ids(tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens that no answer may contain: all special tokens except <eos>."""
-    return [special for special in tokenizer.special_ids if special != tokenizer.eos_id]
-
-
 @torch.no_grad()
 def label_totals(model: Model, batch: Batch) -> npt.NDArray[np.float64]:
     """Return, for each row (B, 3), the loss in nats and the number of labels and of correct predictions."""

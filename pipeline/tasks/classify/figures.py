@@ -42,7 +42,7 @@ def confusion_figure(target: Ints, predicted: Ints, names: Sequence[str]) -> "Fi
     counts = np.bincount(target * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(0.55 * n_classes if n_classes <= _NUMBERED_CLASSES else 0.2 * n_classes, 3.2, 16))
-    figure = _figure(side + 2.6, side + 1.6)
+    figure = new_figure(side + 2.6, side + 1.6)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(_GAMMA, vmin=0, vmax=1))
     figure.colorbar(image, ax=axes, label="share of the target class", shrink=0.6)
@@ -71,7 +71,7 @@ def reliability_figure(confidence: Floats, right: Bools, *, error: float) -> "Fi
     accuracy = np.bincount(bins, weights=right, minlength=N_BINS) / np.maximum(counts, 1)
     sure = np.bincount(bins, weights=confidence, minlength=N_BINS) / np.maximum(counts, 1)
     middles = (np.arange(N_BINS) + 0.5) / N_BINS
-    figure = _figure(5, 6)
+    figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = counts > 0
     upper.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="calibrated")
@@ -87,7 +87,7 @@ def reliability_figure(confidence: Floats, right: Bools, *, error: float) -> "Fi
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     """Return a figure of this size in inches, independent of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

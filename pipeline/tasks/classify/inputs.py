@@ -5,12 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.collate import Batch
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from pipeline.tasks.explaining import Place, places_of
-from pipeline.tasks.finetuning import Feature, Row, number_of
-from pipeline.tasks.inference import padded_inputs
+from pipeline.tasks.finetuning import Row, number_of
 from pipeline.tasks.scoring import Ints
 
 #: The number of rows that are tokenized at once.
@@ -63,8 +61,3 @@ def places(texts: Mapping[str, str], tokenizer: Tokenizer, limit: int) -> list[P
     for column, kept in zip(texts, truncated(spans, room), strict=True):
         found += [None, *places_of(column, kept[:, 0], kept[:, 1])]
     return [*found, None]
-
-
-def collated_inputs(features: Sequence[Feature]) -> Batch:
-    """Return `input_ids` (B, T) and, if there is padding, `attention_mask`."""
-    return padded_inputs([feature["input_ids"] for feature in features])

@@ -21,7 +21,7 @@ from modules.model import Model
 from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.classify import baseline, figures, metrics
-from pipeline.tasks.classify.inputs import check_texts, collated_inputs, encoded, places
+from pipeline.tasks.classify.inputs import check_texts, encoded, places
 from pipeline.tasks.classify.label_encoder import LabelEncoder
 from pipeline.tasks.classify.labels import (
     LabelTable,
@@ -34,7 +34,7 @@ from pipeline.tasks.classify.labels import (
 )
 from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score, each_of_rows
-from pipeline.tasks.inference import batch_outputs
+from pipeline.tasks.inference import batch_outputs, collate_inputs
 from pipeline.tasks.scoring import Floats
 from pipeline.tasks.showing import Showing
 
@@ -167,7 +167,7 @@ class TextClassification(FinetuneTask):
         """Return `input_ids` and `attention_mask` (B, T), and `class_labels` (B,), or indicators (B, C)."""
         labels = np.stack([feature["class_labels"] for feature in features])
         labels = labels if self.multi_label else labels[:, 0]
-        return collated_inputs(features) | {"class_labels": torch.from_numpy(labels)}
+        return collate_inputs(features) | {"class_labels": torch.from_numpy(labels)}
 
     def head(self, backbone: Transformer) -> dict[str, Any]:
         """Return a classifier with one output per label and the pooling that suits the backbone."""
@@ -197,7 +197,7 @@ class TextClassification(FinetuneTask):
         ids = list(encoded(texts, tokenizer, model.backbone.max_seq_len))
         features = [{"input_ids": row} for row in ids]
         probabilities = np.zeros((len(rows), len(self._table.names)))
-        for numbers, logits, _ in batch_outputs(model, features, collated_inputs, batch_size=batch_size):
+        for numbers, logits, _ in batch_outputs(model, features, collate_inputs, batch_size=batch_size):
             scores = logits.double()
             likely = scores.sigmoid() if self.multi_label else scores.softmax(dim=-1)
             probabilities[numbers] = likely.cpu().numpy()

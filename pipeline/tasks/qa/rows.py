@@ -1,18 +1,15 @@
 """Checks of rows with a question, a context and answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from datamodules.errors import DataError
-from pipeline.tasks.finetuning import number_of
+from pipeline.tasks.finetuning import Row, number_of, type_words
 from pipeline.words import shorten
 
 #: The maximum length of a text in an error message, and of the context shown around an answer.
 _SHOWN = 40
 _AROUND = 300
 _FORM = '{"text": [...], "answer_start": [...]}, both empty where there is no answer'
-
-Row = Mapping[str, Any]
 
 
 def check_rows(rows: Sequence[Row], split: str) -> None:
@@ -51,13 +48,7 @@ def _text(row: Row, column: str, where: str) -> str:
     value = row.get(column)
     if isinstance(value, str) and value and not value.isspace():
         return value
-    found = (
-        "missing"
-        if value is None
-        else "empty"
-        if isinstance(value, str)
-        else f"of type {type(value).__name__}"
-    )
+    found = "empty" if isinstance(value, str) else type_words(value)
     raise DataError(
         f"{where}: '{column}' is {found}",
         "text",
@@ -68,8 +59,9 @@ def _text(row: Row, column: str, where: str) -> str:
 def _answers(row: Row, where: str) -> list[tuple[str, int]]:
     answers = row.get("answers")
     if not isinstance(answers, Mapping):
-        found = "missing" if answers is None else f"of type {type(answers).__name__}"
-        raise DataError(f"{where}: 'answers' is {found}", _FORM, "convert the answers to this form")
+        raise DataError(
+            f"{where}: 'answers' is {type_words(answers)}", _FORM, "convert the answers to this form"
+        )
     texts, starts = answers.get("text"), answers.get("answer_start")
     if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple):
         raise DataError(
@@ -86,7 +78,7 @@ def _answers(row: Row, where: str) -> list[tuple[str, int]]:
     for text, start in zip(texts, starts, strict=True):
         if not isinstance(text, str) or not text or not isinstance(start, int):
             raise DataError(
-                f"{where}: the answer {text!r} with start {start!r}",
+                f"{where}: the answer {text!r} has the start {start!r}",
                 "a non-empty text, and an integer",
                 "drop the answer; use empty lists for a question without an answer",
             )

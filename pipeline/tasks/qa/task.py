@@ -19,7 +19,7 @@ from modules.transformer import Decoder, Encoder, Transformer
 from pipeline.tasks.base import Sample
 from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
-from pipeline.tasks.inference import batch_outputs, padded_inputs, without_padding
+from pipeline.tasks.inference import batch_outputs, collate_inputs, without_padding
 from pipeline.tasks.qa import squad
 from pipeline.tasks.qa.deciding import deciding_window, span_score, window_places
 from pipeline.tasks.qa.rows import check_rows, excerpt, references
@@ -314,11 +314,10 @@ def _as_feature(window: Window) -> Feature:
 
 
 def _collate_inputs(features: Sequence[Feature]) -> Batch:
-    ids = [feature["input_ids"] for feature in features]
-    batch = padded_inputs(ids)
+    batch = collate_inputs(features)
     places = np.arange(batch["input_ids"].shape[1])
     starts = np.array([feature["passage_start"][0] for feature in features])[:, None]
-    lengths = np.array([len(row) for row in ids])[:, None]
+    lengths = np.array([len(feature["input_ids"]) for feature in features])[:, None]
     return batch | {
         "token_type_ids": torch.from_numpy(pad([feature["token_type_ids"] for feature in features], value=0)),
         "passage_mask": torch.from_numpy((places >= starts) & (places < lengths)),

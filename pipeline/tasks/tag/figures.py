@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.tasks.classify.figures import printable
+from pipeline.tasks.classify.figures import new_figure, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,11 +17,7 @@ def types_figure(rows: Sequence[tuple[str, float, float, float, int]]) -> "Figur
     Args:
         rows: the type, precision, recall, F1 and number of entities of each type.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 1.6 + 0.55 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6, 1.6 + 0.55 * len(rows))
     axes = figure.subplots()
     places = np.arange(len(rows))
     for shift, (name, column) in enumerate((("precision", 1), ("recall", 2), ("F1", 3))):

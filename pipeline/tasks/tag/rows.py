@@ -1,16 +1,14 @@
 """Checks of rows with words and tags."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from datamodules.errors import DataError
 from datamodules.words import joined, word_spans
-from pipeline.tasks.finetuning import number_of
-
-Row = Mapping[str, Any]
+from pipeline.tasks.finetuning import Row, number_of, type_words
 
 _TAG = re.compile(r"O|[BI]-\S.*")
 _COLUMN = "name the right column with data.columns.{}=..., or correct the row"
@@ -39,8 +37,9 @@ def check_tokens(row: Row, where: str) -> None:
             raise DataError(f"{where}: tokens is empty", "at least one word", "leave out the row")
         return
     if not isinstance(tokens, list | tuple | np.ndarray):
-        found = "missing" if tokens is None else f"of type {type(tokens).__name__}"
-        raise DataError(f"{where}: tokens is {found}", "a list of words", _COLUMN.format("tokens"))
+        raise DataError(
+            f"{where}: tokens is {type_words(tokens)}", "a list of words", _COLUMN.format("tokens")
+        )
     if not len(tokens):
         raise DataError(f"{where}: tokens is empty", "at least one word", "leave out the row")
     for place, token in enumerate(tokens):
@@ -61,8 +60,7 @@ def check_rows(rows: Sequence[Row], split: str, types: Sequence[str] | None) -> 
         if isinstance(tokens, str):
             raise DataError(f"{where}: tokens is one text", "a list of words", "split it into words")
         if not isinstance(tags, list | tuple | np.ndarray):
-            found = "missing" if tags is None else f"of type {type(tags).__name__}"
-            raise DataError(f"{where}: tags is {found}", "a list of tags", _COLUMN.format("tags"))
+            raise DataError(f"{where}: tags is {type_words(tags)}", "a list of tags", _COLUMN.format("tags"))
         if len(tags) != len(tokens):
             raise DataError(
                 f"{where}: there are {len(tokens):,} words, but {len(tags):,} tags",

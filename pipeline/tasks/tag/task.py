@@ -18,7 +18,7 @@ from pipeline.tasks.base import Sample
 from pipeline.tasks.classify.figures import confusion_figure
 from pipeline.tasks.explaining import Decision
 from pipeline.tasks.finetuning import Feature, FinetuneTask, Prediction, Row, Score
-from pipeline.tasks.inference import batch_outputs, padded_inputs
+from pipeline.tasks.inference import batch_outputs, collate_inputs
 from pipeline.tasks.scoring import Floats
 from pipeline.tasks.showing import Showing
 from pipeline.tasks.tag.deciding import decisions_of
@@ -164,7 +164,7 @@ class TokenClassification(FinetuneTask):
         ]
         probabilities = [np.zeros((len(text_and_spans(row)[1]), len(self.tag_names))) for row in rows]
         features = [{"input_ids": window.ids} for _, window in owned]
-        for numbers, logits, _ in batch_outputs(model, features, _collate_inputs, batch_size=batch_size):
+        for numbers, logits, _ in batch_outputs(model, features, collate_inputs, batch_size=batch_size):
             shares = logits.double().softmax(dim=-1).cpu().numpy()
             for line, number in enumerate(numbers):
                 row, window = owned[number]
@@ -297,7 +297,3 @@ def _marked(text: str, spans: Sequence[tuple[int, int]], found: Sequence[Entity]
         parts += [text[done:start], f"[{text[start:end]} {one.type}]"]
         done = end
     return "".join([*parts, text[done:]])
-
-
-def _collate_inputs(features: Sequence[Feature]) -> Batch:
-    return padded_inputs([feature["input_ids"] for feature in features])

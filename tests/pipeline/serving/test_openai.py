@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from modules.generation import SamplingOptions, generate
+from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.turns import Turn
-from pipeline.tasks.writing import forbidden_ids
 from tests.pipeline.serving.models import LIMIT, TOKENIZER, Running, served, serving
 
 

@@ -274,7 +274,7 @@ MOVED = {"text": ["key"], "answer_start": [31]}
             {"answers": {"text": ["key"], "answer_start": []}},
             "there are 1 answers, but 0 values of 'answer_start'",
         ),
-        ({"answers": {"text": [""], "answer_start": [0]}}, "the answer '' with start 0"),
+        ({"answers": {"text": [""], "answer_start": [0]}}, "the answer '' has the start 0"),
         ({"answers": {"text": ["sofa"], "answer_start": [0]}}, "the answer 'sofa' is not in its context;"),
         (
             {"answers": MOVED},
