@@ -1,7 +1,7 @@
 """Trace a training step of a shallow model on tensors without storage, to find the memory of each part."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,7 +102,8 @@ def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "no
     The gradients of the previous step exist until the forward pass is done.
     """
     rows = step.batch(n_rows)
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, _kernels(on_gpu=step.on_gpu):
+    kernels = fused_kernels_only() if step.on_gpu else nullcontext()
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, kernels:
         model = _model(step, n_layers)
         set_recompute(model, recompute)
         batch = {key: fake.from_tensor(value) for key, value in rows.items()}
@@ -164,22 +165,9 @@ def _model(step: Step, n_layers: int) -> Model:
     return model
 
 
-@contextmanager
-def _kernels(*, on_gpu: bool) -> Iterator[None]:
-    if on_gpu:
-        with fused_kernels_only():
-            yield
-    else:
-        yield
-
-
-def _stacks(model: nn.Module) -> list[Stack]:
-    return [part for part in model.modules() if isinstance(part, Stack)]
-
-
 def _mark_backward(model: nn.Module, live: LiveBytes) -> None:
     """Mark when the backward pass has left the last layer, and when it reaches the first."""
-    layers = [layer for stack in _stacks(model) for layer in stack.layers]
+    layers = [layer for part in model.modules() if isinstance(part, Stack) for layer in part.layers]
     if len(layers) < 2:
         return
     for layer, part in ((layers[1], BACKWARD_ENDS), (layers[-1], _BETWEEN)):

@@ -63,7 +63,7 @@ def read_checkpoint(folder: Path, origin: Mapping[str, str] | None = None) -> Ch
         return _read_gguf(folder)
     if not (folder / "config.json").exists() and len(found := sorted(folder.glob("*.gguf"))) == 1:
         return _read_gguf(found[0])
-    config = _read_json(folder / "config.json", "the configuration of the model")
+    config = read_object(folder / "config.json", "the configuration of the model")
     filled = with_defaults(config)
     shards = _shards(folder)
     places: dict[str, Path] = {}
@@ -128,24 +128,29 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _read_json(file: Path, what: str) -> dict[str, Any]:
+def read_object(file: Path, what: str) -> dict[str, Any]:
+    """Return the JSON object in a file; `what` describes it in errors.
+
+    Raises:
+        InteropError: the file is missing, unreadable, or contains another value.
+    """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InteropError(
             f"{file.parent} has no {file.name}", what, "name the folder of a Hugging Face model"
         ) from None
     except (OSError, ValueError) as error:
         raise InteropError(f"{file} cannot be read ({error})", what, "download it again") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InteropError(f"{file} does not contain a JSON object", what, "download it again")
-    return found
+    return value
 
 
 def _shards(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = _read_json(index, "the names of the files of weights").get("weight_map")
+        named = read_object(index, "the names of the files of weights").get("weight_map")
         names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
         if not names or any(Path(name).name != name for name in names):
             raise InteropError(
@@ -183,7 +188,7 @@ def _names_in(shard: Path) -> list[str]:
 
 def _check_index(index: Path, places: Mapping[str, Path]) -> None:
     """Check that each tensor is in the file that the index names."""
-    named = _read_json(index, "the names of the files of weights")["weight_map"]
+    named = read_object(index, "the names of the files of weights")["weight_map"]
     wrong = sorted(name for name, file in named.items() if name not in places or places[name].name != file)
     if wrong:
         raise InteropError(

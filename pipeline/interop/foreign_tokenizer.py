@@ -1,6 +1,5 @@
 """Read the tokenizer of a Hugging Face model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import tokenizers
 from datamodules.tokenizer import ForeignTokenizer, SpecialTokens
 from datamodules.tokenizer.special import ROLES
 from pipeline.errors import InteropError
-from pipeline.interop.checkpoint import Checkpoint
+from pipeline.interop.checkpoint import Checkpoint, read_object
 
 #: An embedding may be padded with unused rows, fewer than 1,024, to a multiple of 64.
 _MULTIPLE, _MOST_UNUSED = 64, 1024
@@ -67,7 +66,7 @@ def _from_folder(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            settings |= _read_object(folder / name)
+            settings |= read_object(folder / name, "a JSON object")
     if (template := folder / "chat_template.jinja").is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
     return engine, settings
@@ -79,15 +78,6 @@ def _from_gguf(checkpoint: Checkpoint) -> tuple[tokenizers.Tokenizer, dict[str, 
     theirs = transformers.AutoTokenizer.from_pretrained(str(checkpoint.folder), gguf_file=checkpoint.gguf)
     engine = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
     return engine, {**theirs.special_tokens_map, "chat_template": theirs.chat_template}
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InteropError(
-            f"{file} cannot be read ({error})", "a JSON object", "download it again"
-        ) from error
 
 
 def _text(token: Any) -> str | None:

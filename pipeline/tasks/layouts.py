@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from datamodules.corruption import IGNORE
 from datamodules.tokenizer import Tokenizer
@@ -91,6 +92,6 @@ def layout_of(backbone: Transformer) -> Layout:
     )
 
 
-def framed(before: Sequence[int], ids: Ints, after: Sequence[int]) -> Ints:
+def framed(before: Sequence[int], ids: npt.NDArray[np.integer], after: Sequence[int]) -> Ints:
     """Return the ids between a prefix and a suffix."""
     return np.concatenate((before, ids, after)).astype(np.int64)

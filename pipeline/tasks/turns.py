@@ -13,6 +13,7 @@ from datamodules.corruption import IGNORE
 from datamodules.errors import DataError
 from datamodules.tokenizer import Tokenizer
 from pipeline.tasks.finetuning import Feature, Row, type_words
+from pipeline.tasks.layouts import framed
 from pipeline.tasks.scoring import Ints
 
 _EXPECTED = "a list of texts (the user's first), or of {role: user | assistant | system, text: ...}"
@@ -95,7 +96,8 @@ class Stream:
         """Encode turns; an instruction longer than a quarter of `limit` is truncated."""
         opening = turns[:1] if turns[:1] and turns[0].role == "system" else []
         texts = tokenizer.encode_batch([turn.text for turn in turns])
-        encoded = [_framed(turn.role, ids, tokenizer) for turn, ids in zip(turns, texts, strict=True)]
+        frames = [tokenizer.turn_frame(turn.role) for turn in turns]
+        encoded = [framed(before, ids, after) for (before, after), ids in zip(frames, texts, strict=True)]
         before, _ = tokenizer.frame
         head = np.concatenate((before, *encoded[: len(opening)]))[: max(limit // 4, 1)]
         parts = encoded[len(opening) :]
@@ -155,11 +157,6 @@ class Stream:
         learnt = self.learnt[begin:end] & (np.arange(begin, end) >= first)
         labels = np.where(np.concatenate((np.zeros(len(self.head), bool), learnt)), ids, IGNORE)
         return {"input_ids": ids[:-1], "labels": labels[1:]}
-
-
-def _framed(role: str, ids: npt.NDArray[np.int32], tokenizer: Tokenizer) -> Ints:
-    before, after = tokenizer.turn_frame(role)
-    return np.concatenate((before, ids, after)).astype(np.int64)
 
 
 def _is_learnt(role: str, n_text: int, n_turn: int, tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
