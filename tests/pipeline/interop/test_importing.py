@@ -105,7 +105,7 @@ NORM = "model.layers.1.input_layernorm.weight"
         ),
         (
             edit_weights(lambda weights: weights.update({NORM: torch.ones(7)})),
-            rf"{NORM} is \(7,\) and not \(32,\)",
+            rf"{NORM} has the shape \(7,\) instead of \(32,\)",
         ),
         (edit_config(model_type="mamba"), "'mamba' are not supported; expected one of qwen3, llama"),
         (
