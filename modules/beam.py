@@ -1,9 +1,8 @@
 """Beam search: the most likely outputs of each prompt, batched over prompts and beams, with a cache.
 
 At each step, the best continuations of all open beams of a row are taken, as many as there are beams: those
-    that
-end with `eos_id` are set aside, the others stay open. A row is done when no open beam can become better than
-the worst of the requested outputs; it then leaves the batch.
+that end with `eos_id` are set aside, the others stay open. A row is done when no open beam can become better
+than the worst of the requested outputs; it then leaves the batch.
 """
 
 import math
@@ -90,8 +89,7 @@ def beam_search(
 
     The prompts and token arguments are those of `modules.generation.generate`. Of equal scores, the one found
     first wins: that of the better beam, and then of the smaller token. There are fewer than `n_best` outputs
-        only
-    if no more exist.
+    only if no more exist.
 
     Args:
         model: a model with a language-model head.

@@ -37,8 +37,7 @@ class TrainingFlops:
 
     For each token, an entry of a matrix costs 2 FLOPs in the forward pass, 2 for the gradient of the input if
     anything below is trained, and 2 for its own gradient if it is trained: 6 if everything is trained. An
-        embedding
-    lookup costs nothing; a tied head is multiplied with the labelled tokens. Keys and values of
+    embedding lookup costs nothing; a tied head is multiplied with the labelled tokens. Keys and values of
     cross-attention are computed from the encoder's tokens.
 
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.

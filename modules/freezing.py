@@ -17,8 +17,7 @@ def depth_of_parameters(model: Model) -> dict[str, int]:
     """Return the depth of each parameter, by its name in `model`.
 
     0: embeddings and positions; 1, 2, ...: the layers, those of an encoder before those of its decoder, and
-        the
-    final norm of a stack with its last layer; one more: the parameters of the head. A tied head has no
+    the final norm of a stack with its last layer; one more: the parameters of the head. A tied head has no
     embedding.
     """
     depths = {name: 0 for name, _ in model.named_parameters()}

@@ -1,8 +1,7 @@
 """Text generation, token by token: greedy or sampled, batched, with a key-value cache.
 
 The tokens of a row depend on the model, its prompt, the options and its index in the batch, not on other
-    rows: each
-row has its own random numbers, and padding on the left is masked.
+rows: each row has its own random numbers, and padding on the left is masked.
 """
 
 import math

@@ -9,9 +9,8 @@ default (matrices scaled by their width; attention starts as a copy, the feed-fo
   Sources: Nguyen and Salazar 2019, "Transformers without Tears", section 2.2 (small init);
   Zhang et al. 2019, "Fixup Initialization", section 3 (zero output projections of the feed-forward);
   Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 3 (the product of
-  value and output projection is close to a multiple of the identity; here the multiple is positive: with it,
-  a small model learns to repeat earlier names within 100 steps, and without it not within 2,000:
-      docs/log.md).
+  value and output projection is close to a multiple of the identity; here the multiple is positive: with
+  it, a small model learns to repeat earlier names within 100 steps, otherwise not within 2,000: docs/log.md).
 
 gpt2
     *norm.weight                         1

@@ -111,11 +111,9 @@ def integrated_gradients(
 
     Gradients are integrated along the straight path from the embeddings of `baseline` to those of the row.
     The score may change within a tenth of the path and nowhere else, so the path is divided. The exact
-    integral of a part is
-    known: it is the difference of the scores at its ends. Parts with an error are halved until the errors of
-        all
-    parts add up to less than `COMPLETE`, or there are `most_steps` points. Tensors of the batch other than
-    `input_ids` are constant along the path.
+    integral of a part is known: it is the difference of the scores at its ends. Parts with an error are
+    halved until the errors of all parts add up to less than `COMPLETE`, or there are `most_steps` points.
+    Tensors of the batch other than `input_ids` are constant along the path.
 
     Args:
         model: the model, on the device of the batch.

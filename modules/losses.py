@@ -30,8 +30,7 @@ def token_loss(
     Value and gradients equal those of `F.cross_entropy(head(hidden).float(), labels, reduction="sum")`, with
     its `label_smoothing`. Up to `chunk_tokens` labels are computed in this way. More are computed in chunks,
     and the gradient of each chunk is computed while its logits are available: nothing is computed twice, and
-        only the logits
-    of one chunk are in memory.
+    only the logits of one chunk are in memory.
 
     Args:
         hidden: the output of the backbone.
@@ -44,8 +43,7 @@ def token_loss(
         chunk_tokens: the number of positions whose logits are in memory at once.
 
     Source: computing gradients in the forward pass: Hsu et al. 2024, "Liger Kernel", section 3.2 (fused
-        linear
-    cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the Inception
+    linear cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the Inception
     Architecture", section 7; Vaswani et al. 2017, section 5.4 (0.1).
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)

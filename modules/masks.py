@@ -14,11 +14,10 @@ class Mask:
     """The keys that each query may attend to: all (`Mask()`), earlier ones, given pairs, or a bias.
 
     At most one tensor is used: `allowed` (True where a query may attend to a key) or `bias` (added to the
-        scores,
-    -inf where it may not). With `causal`, no query attends to later keys. By itself it needs no tensor; next
-    to a tensor that says the same, it tells a kernel that half of the scores need not be computed. `alive`
-    marks the queries that have any key; the outputs of the others are set to zero. It is None if every query
-    has one.
+    scores, -inf where it may not). With `causal`, no query attends to later keys. By itself it needs no
+    tensor; next to a tensor that says the same, it tells a kernel that half of the scores need not be
+    computed. `alive` marks the queries that have any key; the outputs of the others are set to zero. It is
+    None if every query has one.
     """
 
     causal: bool = False

@@ -11,8 +11,7 @@ changes
   the function itself.
 
 Each group has its own learning rate, because the gradients differ: an embedding row is updated only when its
-    token
-occurs, a matrix by every token.
+token occurs, a matrix by every token.
 
 With `layer_decay`, each group is divided further by depth (`modules.freezing`), into `matrices/01`,
 `matrices/02` and so on. The learning rate at depth d is lr * layer_decay ** (max_depth - d): pretrained

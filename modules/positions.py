@@ -182,8 +182,7 @@ class ALiBi(Position):
     In an encoder, distances to both sides count equally.
 
     Source: Press et al. 2022, "Train Short, Test Long", section 3; for numbers of heads that are not powers
-        of two,
-    the slopes follow the authors' code.
+    of two, the slopes follow the authors' code.
     """
 
     def __init__(self, n_heads: int) -> None:

@@ -61,12 +61,12 @@ class Footprint:
         """Return the bytes on each of `n` devices that share the work, from those of a single device.
 
         ddp: all of them, and buckets for averaging, as large as the gradients (PyTorch,
-            `DistributedDataParallel`,
-        `gradient_as_bucket_view=False`). zero1, zero2, fsdp: 1/n of the optimizer states; of these and the
-        gradients; of these and the weights (Rajbhandari et al. 2020, "ZeRO", section 5: P_os, P_os+g,
-        P_os+g+p). With sharded gradients, those of one layer are complete until they are reduced. With
-        sharded weights, two layers are complete at a time, one in use and one being gathered, and the root
-        always, in the compute precision (Zhao et al. 2023, "PyTorch FSDP", sections 3.2.1 and 3.3.2).
+        `DistributedDataParallel`, `gradient_as_bucket_view=False`). zero1, zero2, fsdp: 1/n of the optimizer
+        states; of these and the gradients; of these and the weights (Rajbhandari et al. 2020, "ZeRO", section
+        5: P_os, P_os+g, P_os+g+p). With sharded gradients, those of one layer are complete until they are
+        reduced. With sharded weights, two layers are complete at a time, one in use and one being gathered,
+        and the root always, in the compute precision (Zhao et al. 2023, "PyTorch FSDP", sections 3.2.1 and
+        3.3.2).
         """
         shared: dict[Kind, float] = dict(kinds)
         weights = kinds.get("parameters", 0)

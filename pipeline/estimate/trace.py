@@ -84,8 +84,7 @@ def trace(step: Step, *, n_rows: int, recompute: Recompute = "none") -> Peaks:
     """Return the peaks for the configured depth, extrapolated from two small depths.
 
     The memory of a step is linear in depth, part by part: each layer adds its weights and what it keeps for
-        the
-    backward pass.
+    the backward pass.
     """
     depth = int(step.model["backbone"]["n_layers"])
     if depth <= DEEPER:

@@ -1,9 +1,8 @@
 """A family of Hugging Face models as two tables, of configuration keys and of weights, for both directions.
 
 *Ours* are the names in a bundle: dotted keys of `model.json`, including all defaults and derived sizes, and
-    names of
-the state dict. *Theirs* are the names in `config.json` and in their state dict. The tables are functions of
-our configuration, because some weights are optional.
+names of the state dict. *Theirs* are the names in `config.json` and in their state dict. The tables are
+functions of our configuration, because some weights are optional.
 """
 
 from abc import ABC, abstractmethod
