@@ -40,7 +40,7 @@ def rms_norm_as_on_gpu(norm: RMSNorm, x: Float[Tensor, "*N D"]) -> Float[Tensor,
 def _normed(
     x: Float[Tensor, "*N D"], weight: Float[Tensor, " D"], eps: float
 ) -> tuple[Float[Tensor, "*N D"], Float[Tensor, "*N 1"]]:
-    """x / sqrt(mean(x^2) + eps) * weight, and 1 / sqrt(mean(x^2) + eps) in float32."""
+    """Return x / sqrt(mean(x^2) + eps) * weight, and 1 / sqrt(mean(x^2) + eps) in float32."""
     full = x.float()
     norm = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
     r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
