@@ -267,11 +267,6 @@ class FinetuneDataModule(_ResumableDataModule):
         for features in (train, validation):
             sequential_batches(len(features), batch_size)
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Number of batches per rank in an epoch, rounded up."""
-        return -(-len(self.train) // self._rows_per_pass)
-
     def train_dataloader(self) -> BatchLoader:
         """Return an endless loader that starts after the rows that are done."""
         sampler = LengthBucketSampler(

@@ -71,17 +71,6 @@ def check(request: Request) -> None:
                 pretraining_task(config)
 
 
-def check_words(stage: str, words: Sequence[str]) -> Request:
-    """Build the plan, and check the configuration of every step.
-
-    Raises:
-        ConfigError: if a word is wrong.
-    """
-    request = read_request(stage, words)
-    check(request)
-    return request
-
-
 def find_step(request: Request, name: str) -> Step:
     """Return the step of this name.
 

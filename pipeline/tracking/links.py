@@ -53,16 +53,6 @@ def run_url(store_uri: str, experiment_id: str, run_id: str) -> str:
     return f"{_base(store_uri)}/#/experiments/{experiment_id}/runs/{run_id}?{_VIEW}"
 
 
-def models_url(store_uri: str, experiment_id: str) -> str:
-    """Return the URL of the list of models that an experiment's runs made."""
-    return f"{_base(store_uri)}/#/experiments/{experiment_id}/models?{_VIEW}"
-
-
-def model_url(store_uri: str, experiment_id: str, model_id: str) -> str:
-    """Return the URL of a model's page."""
-    return f"{_base(store_uri)}/#/experiments/{experiment_id}/models/{model_id}?{_VIEW}"
-
-
 def version_url(store_uri: str, name: str, number: str) -> str:
     """Return the URL of the page of a version of a registered model."""
     return f"{_base(store_uri)}/#/models/{quote(name, safe='')}/versions/{number}?{_VIEW}"

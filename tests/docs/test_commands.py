@@ -10,7 +10,7 @@ import pytest
 from pipeline.commands import ORCHESTRATORS
 from pipeline.config.compose import compose
 from pipeline.config.plain import Config
-from pipeline.plan.request import check_words
+from pipeline.plan import request as plan
 from pipeline.sweep.command import read_request
 from tests.commands import ROOT, dry_run, pipeline_words
 from tests.docs.documents import DOCUMENTS, PLACEHOLDER, TREE, commands, make_words, spans
@@ -31,7 +31,9 @@ def composed(stage: str, overrides: Sequence[str]) -> Config:
     if stage == "sweep":
         return read_request(overrides).config
     if stage in ORCHESTRATORS:
-        return check_words(stage, overrides).own
+        request = plan.read_request(stage, overrides)
+        plan.check(request)
+        return request.own
     return compose("pretrain" if stage == "show-config" else stage, overrides)
 
 

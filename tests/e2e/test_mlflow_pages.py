@@ -15,7 +15,6 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.lineage import Node, State, draw
-from pipeline.tracking.links import model_url, models_url
 from pipeline.tracking.spool import Progress
 from scripts.browser import ASSISTANT_CLOSED, open_browser
 from tests.waiting import LIMIT_S
@@ -235,11 +234,12 @@ def test_the_page_of_a_logged_model_ties_its_numbers_to_run_and_data(
     page: "api.Page", ui: str, store: Store
 ) -> None:
     tracked = store.tracked("wishes")
-    visit(page, ui, model_url(PRINTED, str(tracked.experiment_id), store.model("wishes")))
+    models, view = f"{PRINTED}/#/experiments/{tracked.experiment_id}/models", "workflowType=machine_learning"
+    visit(page, ui, f"{models}/{store.model('wishes')}?{view}")
     expect(page.get_by_role("heading", name="best of wishes")).to_be_visible()
     expect(page.get_by_text("storyworld-classify:test").first).to_be_visible()
     expect(page.get_by_text("prelude-classify").first).to_be_visible()
-    visit(page, ui, models_url(PRINTED, str(tracked.experiment_id)))
+    visit(page, ui, f"{models}?{view}")
     for name in ("best of rotary", "best of learned", "best of wishes", "best of answers"):
         expect(page.get_by_role("link", name=name)).to_be_visible()
 

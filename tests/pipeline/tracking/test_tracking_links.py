@@ -10,8 +10,6 @@ def test_every_address_carries_the_model_training_view_inside_the_hash_route() -
         links.charts_url(STORE, "1", ["a"]),
         links.compare_url(STORE, ["1"], ["a"]),
         links.run_url(STORE, "1", "a"),
-        links.models_url(STORE, "1"),
-        links.model_url(STORE, "1", "m-1"),
     ]
     for address in addresses:
         before, hash_mark, route = address.partition("#")
