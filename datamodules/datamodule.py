@@ -156,7 +156,7 @@ class _ResumableDataModule(LightningDataModule):
 
     @property
     def _order_rows(self) -> int:
-        """The same at the start of training; the order of rows may depend on it."""
+        """Number of rows in the first forward passes, on which the order of rows may depend."""
         return self._first_rows_per_pass or self._rows_per_pass
 
     def _position(self) -> dict[str, Any]:

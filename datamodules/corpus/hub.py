@@ -36,7 +36,7 @@ class Hub(Source):
             names if the data set has names.
         streaming: read rows in order when they are needed, without keeping a copy, for data larger than the
             disk.
-        max_train_rows: the most rows of the training split to use.
+        max_train_rows: maximum number of training rows to use.
         n_held_out_rows: see `validation_split`.
         document_start: regular expression that matches the first row of a document; the rows up to the next
             such row are joined. For data sets whose rows are lines (wikitext).

@@ -44,7 +44,7 @@ class ByteLevelBPE(TokenizerTrainer):
     """Byte-level byte-pair encoding: merges the most frequent pair of pieces until the vocabulary is full.
 
     Args:
-        vocab_size: the most pieces, including the 42 special tokens and 256 bytes.
+        vocab_size: maximum number of pieces, including the 42 special tokens and 256 bytes.
 
     Raises:
         TokenizerError: if `vocab_size` has no room for the special tokens and bytes.
@@ -90,7 +90,7 @@ class WordPiece(TokenizerTrainer):
     There are no unknown words: every byte is in the vocabulary, as a beginning and as a continuing piece.
 
     Args:
-        vocab_size: the most pieces, including the 42 special tokens and twice the 256 bytes.
+        vocab_size: maximum number of pieces, including the 42 special tokens and twice the 256 bytes.
 
     Raises:
         TokenizerError: if `vocab_size` has no room for the special tokens and bytes.
@@ -144,7 +144,7 @@ class Unigram(TokenizerTrainer):
     """Unigram language model: cuts a word in the most probable way.
 
     Args:
-        vocab_size: the most pieces, including the 42 special tokens and 256 bytes.
+        vocab_size: maximum number of pieces, including the 42 special tokens and 256 bytes.
 
     Raises:
         TokenizerError: if `vocab_size` has no room for the special tokens and bytes.

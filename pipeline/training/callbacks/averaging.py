@@ -8,7 +8,8 @@ class EMA(WeightAveraging):
     """Keep an exponential moving average of the weights, for validations and in a checkpoint's `state_dict`.
 
     Lightning's `EMAWeightAveraging` does the same one parameter at a time; this averages all of them in one
-    call. The average starts from the weights after the first step; when training ends, the model takes it.
+    call. The average starts from the weights after the first step; when training ends, it becomes
+    the weights of the model.
 
     Args:
         decay: the weight of the old average at each optimizer step, in [0, 1).
