@@ -18,7 +18,7 @@ from pipeline.serving.engine import Engine
 from pipeline.serving.metrics import CONTENT_TYPE
 from pipeline.serving.openai_api import Writing, chat, completion
 from pipeline.serving.openai_formats import ChatRequest, CompletionRequest
-from pipeline.serving.problems import RequestProblem, of_validation
+from pipeline.serving.problems import RequestProblem, not_json, of_validation
 from pipeline.serving.row_api import RowApi
 from pipeline.serving.served import ServedModel
 from pipeline.tasks.causal_lm import CausalLM
@@ -27,6 +27,10 @@ from pipeline.tasks.chat import Dialogue
 T = TypeVar("T")
 
 _FIRST_ERROR_STATUS = 400
+_WORDS = {
+    404: "the models that are served have no such endpoint; GET /openapi.json lists all",
+    405: "this endpoint has another method; GET /openapi.json lists all",
+}
 
 
 def make_app(engine: Engine) -> FastAPI:
@@ -64,13 +68,14 @@ def _handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def refuse_fields(request: Request, error: RequestValidationError) -> Response:
-        return _refusal(of_validation(error.errors()))
+        return _refusal(not_json() if isinstance(error.body, bytes) else of_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> Response:
         if error.status_code == _FIRST_ERROR_STATUS:
             return _refusal(RequestProblem(400, "the body is not valid JSON in UTF-8", field="body"))
-        return _refusal(RequestProblem(error.status_code, str(error.detail), headers=error.headers))
+        text = _WORDS.get(error.status_code, str(error.detail))
+        return _refusal(RequestProblem(error.status_code, text, headers=error.headers))
 
 
 def _refusal(problem: RequestProblem) -> Response:

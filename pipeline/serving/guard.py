@@ -15,7 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.options import ServingOptions
-from pipeline.serving.problems import RequestProblem
+from pipeline.serving.problems import RequestProblem, queue_full
+
+#: The maximum size of the headers of a request.
+MAX_HEAD_BYTES = 1 << 15
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -32,6 +35,7 @@ class Guard:
         metrics: counts requests.
         say: reports failures, without any text of a request.
         without_token: paths that need no token: they reveal nothing about models or texts.
+        n_running: requests that are being answered.
     """
 
     app: ASGIApp
@@ -41,6 +45,7 @@ class Guard:
     metrics: Metrics
     say: Callable[[str], None]
     without_token: set[str] = field(default_factory=lambda: {"/health"})
+    n_running: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check and answer a request."""
@@ -48,6 +53,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         began, response = time.monotonic(), _Response(send)
+        self.n_running += 1
         try:
             async with asyncio.timeout(self.options.request_timeout_s):
                 self._check(scope)
@@ -60,11 +66,17 @@ class Guard:
         except Exception as error:
             self.say(place_of(error))
             await response.refuse(RequestProblem(500, "the server failed; see its log"))
+        finally:
+            self.n_running -= 1
         path = getattr(scope.get("route"), "path", "other")
         self.metrics.count("prelude_requests_total", path=path, status=str(response.status))
         self.metrics.observe("prelude_request_seconds", time.monotonic() - began, path=path)
 
     def _check(self, scope: Scope) -> None:
+        if self.n_running > self.options.max_connections:
+            raise queue_full()
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            raise RequestProblem(431, f"the headers are longer than {MAX_HEAD_BYTES:,} bytes")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = _name_of(headers.get("host", ""))
         if not self._is_allowed(host):

@@ -178,6 +178,8 @@ def completion(engine: Engine, request: CompletionRequest) -> Writing:
         RequestProblem: the model is unknown, or the prompts and the new tokens exceed the context.
     """
     model = engine.find(request.model, lambda one: isinstance(one.task, CausalLM))
+    for text in request.prompts:
+        _check_length(engine, text, "prompt")
     prompts = [model.task.prompt(text, model.bundle.tokenizer) for text in request.prompts]
     room = model.limit + 1 - max(map(len, prompts))
     max_tokens = min(DEFAULT_TOKENS, max(room, 1)) if request.max_tokens is None else request.max_tokens
@@ -195,6 +197,8 @@ def chat(engine: Engine, request: ChatRequest) -> Writing:
     """
     model = engine.find(request.model, lambda one: isinstance(one.task, Dialogue))
     task: Dialogue = model.task
+    for number, message in enumerate(request.messages):
+        _check_length(engine, message.text, f"messages.{number}.content")
     turns = _turns(request)
     max_tokens = request.most_tokens
     if max_tokens is None:
@@ -245,6 +249,13 @@ def _writing(
         created=int(time.time()),
         id=f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}",
     )
+
+
+def _check_length(engine: Engine, text: str, field: str) -> None:
+    """Refuse a text before it is tokenized, which happens in the thread of all connections."""
+    most = engine.options.max_text_characters
+    if len(text) > most:
+        raise RequestProblem(400, f"{field}: the text is longer than {most:,} characters", field=field)
 
 
 def _no_room(model: ServedModel, n_prompt: int, max_tokens: int, field: str) -> RequestProblem:

@@ -7,6 +7,14 @@ from typing import Any
 _CHOICE = re.compile(r"(function-\w+|list|constrained-\w+|nullable)\[.*\]$|constrained-str$|str$")
 
 
+#: Messages for pydantic's types of errors, where its own are about Python.
+_PHRASES = {
+    "missing": "this field is required",
+    "extra_forbidden": "this field is unknown",
+    "string_type": "expected a text",
+}
+
+
 class RequestProblem(Exception):  # noqa: N818 - mostly an error of the client, not of the server
     """A request that is answered with an error status.
 
@@ -45,15 +53,28 @@ def queue_full() -> RequestProblem:
     )
 
 
+def not_json() -> RequestProblem:
+    """The body was sent as something else."""
+    return RequestProblem(
+        400, "Content-Type: expected application/json, and JSON in the body", field="Content-Type"
+    )
+
+
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> RequestProblem:
     """Return the first of pydantic's errors, without the invalid value, which may be a user's text."""
-    first = errors[0]
-    place = [str(part) for part in first["loc"] if part != "body" and not _is_choice(part)]
+    fields = [_field(error) for error in errors]
+    of_first = [error for error, field in zip(errors, fields, strict=True) if field == fields[0]]
+    # Where a value may be of several types, pydantic gives an error for each; the right type's says most.
+    first = next((error for error in of_first if not error["type"].endswith("_type")), of_first[0])
     if first["type"] == "json_invalid":
         return RequestProblem(400, "the body is not valid JSON", field="body")
-    field = ".".join(place) or "body"
-    others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return RequestProblem(400, f"{field}: {first['msg']}{others}", field=field)
+    others = f" (and {n} more)" if (n := len({*fields}) - 1) else ""
+    said = _PHRASES.get(first["type"]) or first["msg"].replace(" after validation", "")
+    return RequestProblem(400, f"{fields[0]}: {said}{others}", field=fields[0])
+
+
+def _field(error: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in error["loc"] if part != "body" and not _is_choice(part)) or "body"
 
 
 def _is_choice(part: str | int) -> bool:

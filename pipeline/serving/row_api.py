@@ -10,7 +10,7 @@ from pydantic.functional_validators import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from pipeline.serving.engine import Engine
-from pipeline.serving.problems import RequestProblem, of_validation
+from pipeline.serving.problems import RequestProblem, not_json, of_validation
 from pipeline.serving.served import ServedModel
 from pipeline.tasks.finetuning import Prediction, Row
 
@@ -125,6 +125,8 @@ class RowApi:
         return self._formats[model]
 
     def _model(self, endpoint: str, body: Any) -> ServedModel:
+        if isinstance(body, bytes):
+            raise not_json()
         if not isinstance(body, dict):
             raise RequestProblem(400, "body: expected a JSON object", field="body")
         name = body.get("model")

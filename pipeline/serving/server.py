@@ -19,15 +19,12 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.serving.app import make_app
 from pipeline.serving.engine import Engine
 from pipeline.serving.follow import Follower
-from pipeline.serving.guard import Guard, place_of
+from pipeline.serving.guard import MAX_HEAD_BYTES, Guard, place_of
 from pipeline.serving.metrics import Metrics
 from pipeline.serving.options import ServingOptions
 from pipeline.serving.served import ServedModel
 
 Say = Callable[[str, str], None]
-
-#: The maximum size of the headers of a request.
-_MAX_HEAD_BYTES = 1 << 15
 
 _LAST_PORT = 65_535
 _KEEP_ALIVE_S = 5
@@ -66,10 +63,13 @@ class _BoundedProtocol(H11Protocol):
     """HTTP with a time limit for the headers of a request, so that slow clients hold no connection open."""
 
     read_timeout_s: float
+    max_connections: int
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._make_room()
         self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -79,6 +79,18 @@ class _BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
         super().connection_lost(exc)
+
+    def _make_room(self) -> None:
+        """Close the connection that has sent no request for longest, so that idle clients keep nobody out."""
+        waiting = {
+            one: one._timer.when()
+            for one in self.connections
+            if isinstance(one, _BoundedProtocol) and one._timer is not None
+        }
+        if waiting:
+            oldest = min(waiting, key=waiting.__getitem__)
+            oldest._cancel_timer()
+            oldest.transport.close()
 
     def _watch_headers(self) -> None:
         if self.conn.their_state is not h11.IDLE:
@@ -129,7 +141,11 @@ class Server(uvicorn.Server):
             metrics=metrics,
             say=lambda text: say("Error", text),
         )
-        protocol = type("Protocol", (_BoundedProtocol,), {"read_timeout_s": options.read_timeout_s})
+        protocol = type(
+            "Protocol",
+            (_BoundedProtocol,),
+            {"read_timeout_s": options.read_timeout_s, "max_connections": options.max_connections},
+        )
         super().__init__(_config(self.guard, protocol, options))
         self._had_terminal = _has_terminal()
 
@@ -221,10 +237,9 @@ def _config(app: Any, protocol: Any, options: ServingOptions) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # nothing is made of where a client is
-        limit_concurrency=options.max_connections,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(options.request_timeout_s) + 1,
-        h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 

@@ -1,5 +1,10 @@
-"""Bundles on the disk that can answer, made without training."""
+"""Bundles on the disk that can answer, made without training, and processes that serve them."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,8 @@ from pipeline.config.compose import compose
 from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
 from pipeline.runs.bundle import save_bundle
+from pipeline.serving.server import bind
+from tests.commands import ROOT
 from tests.pipeline.made_bundles import make_run
 from tests.pipeline.serving.models import LABELS, TOKENIZER
 
@@ -38,3 +45,22 @@ def save_classifier(run: Path, *, seed: int = 0) -> Path:
         metrics={"test/accuracy": 0.5},
     )
     return folder
+
+
+@contextmanager
+def process(folder: Path, *words: str) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
+    """A server in a process of its own, once it is ready: the process, its address and what it printed."""
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *words, f"port={port}"]
+    with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stderr is not None
+            lines = []
+            while " ready at " not in (lines or [""])[-1]:
+                lines.append(started.stderr.readline())
+                assert lines[-1], lines
+            yield started, f"http://127.0.0.1:{port}", lines
+        finally:
+            started.kill()

@@ -1,6 +1,7 @@
 """Registered versions: the server follows an alias, and MLflow itself can load them."""
 
 import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -18,7 +19,7 @@ from pipeline.serving.served import load_served
 from pipeline.tracking.options import Store
 from tests.commands import ROOT
 from tests.pipeline.serving.models import serving
-from tests.pipeline.serving.saved import save_classifier
+from tests.pipeline.serving.saved import process, save_classifier
 from tests.pipeline.tracking.conftest import client, ready_database, store  # noqa: F401
 from tests.waiting import wait_until
 
@@ -67,6 +68,42 @@ def test_the_server_follows_the_champion_without_a_lost_request_and_goes_on_with
         figures = requests.get(f"{running.url}/metrics", timeout=30).text
         assert 'prelude_reloads_total{model="prelude-classify"} 1' in figures
     assert statuses == {200}
+
+
+@pytest.mark.slow
+def test_a_hang_up_signal_makes_the_server_look_into_the_registry_at_once(
+    folders: dict[str, Path],
+    store: Store,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    words = (
+        "-m",
+        "pipeline",
+        "serve",
+        f"bundle={SPEC}",
+        "serving.follow_s=3600",
+        f"tracking.uri={store.uri}",
+    )
+    with process(tmp_path, *words) as (server, url, _):
+
+        def ask() -> tuple[int, str | None]:
+            done = requests.post(f"{url}/v1/classify", json={"text": "a"}, timeout=60)
+            return done.status_code, done.headers.get("X-Prelude-Version")
+
+        assert ask() == (200, "1")
+        assert main(["register", "bundle=b", "alias=champion"]) == 0
+        assert ask() == (200, "1")
+        server.send_signal(signal.SIGHUP)
+        answers: list[tuple[int, str | None]] = []
+
+        def is_second() -> bool:
+            answers.append(ask())
+            return answers[-1][1] == "2"
+
+        wait_until(is_second, "the server follows")
+        assert {status for status, _ in answers} == {200}
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
 
 
 #: What somebody does who has MLflow, and not this project.

@@ -81,6 +81,8 @@ def test_the_models_that_are_served_are_listed_with_a_row_that_each_of_them_answ
         ("completions", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ("completions", {"prompt": "a", "max_tokens": LIMIT + 1}, "max_tokens"),
         ("completions", {"prompt": "a" * LIMIT}, "prompt"),
+        ("completions", {"prompt": ["a"] * 100}, "prompt"),
+        ("completions", {"prompt": "a", "stop": ["b"] * 100}, "stop"),
         ("completions", {"prompt": "a", "best_of": 2}, "best_of"),
         ("completions", {"prompt": "a", "model": "chat"}, "model"),
         ("completions", {"prompt": "a", "stream": "yes"}, "stream"),
@@ -109,6 +111,13 @@ def test_bytes_that_are_no_text_are_refused_too(running: Running, body: bytes) -
     assert "error" in done.json()
 
 
+def test_of_a_value_of_several_types_the_right_type_s_error_is_given(running: Running) -> None:
+    said = post(running, "/v1/completions", {"prompt": "a", "stop": ["b"] * 100}).json()["error"]["message"]
+    assert said == "stop: List should have at most 4 items, not 100"
+    said = post(running, "/v1/classify", {"colour": 1, "size": 2}).json()["error"]["message"]
+    assert said == "text: this field is required (and 2 more)"
+
+
 def test_a_body_that_is_too_long_is_refused_whether_or_not_it_says_so(running: Running) -> None:
     said = post(running, "/v1/classify", {"text": "a" * 6000})
     parts = (b"a" * 1000 for _ in range(6))
@@ -124,8 +133,9 @@ def test_a_page_of_another_site_that_points_here_is_refused(running: Running) ->
 
 
 def test_a_form_that_any_page_may_send_is_not_read(running: Running) -> None:
-    done = requests.post(f"{running.url}/v1/classify", '{"text": "a"}', timeout=30)
-    assert done.status_code == 400
+    for path, body in (("classify", '{"text": "a"}'), ("completions", '{"prompt": "a"}')):
+        done = requests.post(f"{running.url}/v1/{path}", body, timeout=30)
+        assert (done.status_code, done.json()["error"]["param"]) == (400, "Content-Type")
 
 
 def test_nothing_is_fetched_from_elsewhere_and_the_api_is_described(running: Running) -> None:

@@ -2,14 +2,13 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,8 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.serving.server import bind
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.finetuning import Prediction
-from tests.commands import ROOT
 from tests.pipeline.serving.models import LABELS, Running, served, serving
-from tests.pipeline.serving.saved import save_classifier
+from tests.pipeline.serving.saved import process, save_classifier
 from tests.waiting import wait_until
 
 #: Opened by a test to let the model go on.
@@ -228,7 +226,29 @@ def test_slow_clients_and_floods_of_headers_are_cut_off() -> None:
         with socket.create_connection(address, timeout=30) as flood:
             flood.sendall(b"GET /health HTTP/1.1\r\n" + b"X-Header: a value of some length\r\n" * 1100)
             assert flood.recv(100).startswith(b"HTTP/1.1 400 ")
+        whole = {"X-Header": "a" * 40_000}
+        assert requests.get(f"{running.url}/health", headers=whole, timeout=30).status_code == 431
         assert ask(running, "another").status_code == 200
+
+
+def test_clients_that_send_nothing_keep_nobody_out() -> None:
+    with serving([waiting_model()], max_connections=3) as running:
+        idle = [socket.create_connection(("127.0.0.1", running.port), timeout=30) for _ in range(8)]
+        assert ask(running, "another").status_code == 200
+        assert idle[0].recv(100) == b""
+        for connection in idle:
+            connection.close()
+        found: list[int] = []
+        threads = [in_thread(running, "wait", found) for _ in range(3)]
+        assert ENTERED.wait(60)
+        guard = running.server.guard
+        wait_until(lambda: guard.n_running == 3, "all that is allowed is running")
+        refused = requests.get(f"{running.url}/v1/models", timeout=30)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        GATE.set()
+        for thread in threads:
+            thread.join()
+        assert found == [200] * 3
 
 
 def test_a_port_that_is_taken_is_refused_with_a_remedy() -> None:
@@ -240,22 +260,52 @@ def test_a_port_that_is_taken_is_refused_with_a_remedy() -> None:
         bind("no.such.host.invalid", 8000)
 
 
+#: `make serve` with a model whose thread ends at the text "end".
+FATAL = """
+import sys
+from pipeline.__main__ import main
+from pipeline.tasks.classify import TextClassification
+
+predict = TextClassification.predict
+
+def fatal(self, model, tokenizer, rows, **options):
+    if any(row["text"] == "end" for row in rows):
+        raise SystemExit
+    return predict(self, model, tokenizer, rows, **options)
+
+TextClassification.predict = fatal
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_whose_worker_ends_answers_who_waits_and_exits_with_code_2(tmp_path: Path) -> None:
+    save_classifier(tmp_path / "runs" / "mine")
+    with process(tmp_path, "-c", FATAL, "serve", "bundle=mine", "tracking=off") as (server, url, _):
+
+        def status() -> int:
+            try:
+                return requests.post(f"{url}/v1/classify", json={"text": "end"}, timeout=60).status_code
+            except requests.ConnectionError:
+                return 0  # it came when the server had ended
+
+        with ThreadPoolExecutor(8) as pool:
+            statuses = {one.result() for one in [pool.submit(status) for _ in range(8)]}
+        assert {500} <= statuses <= {0, 500, 503}
+        assert server.wait(60) == 2
+        assert server.stderr is not None
+        assert "error: the model's worker" in server.stderr.read()
+
+
 @pytest.mark.slow
 def test_make_serve_says_a_line_that_works_and_ends_in_order(tmp_path: Path) -> None:
     save_classifier(tmp_path / "runs" / "mine")
-    with bind("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "pipeline", "serve", "bundle=mine", f"port={port}", "tracking=off"]
-    with subprocess.Popen(words, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        lines = []
-        while " ready at " not in (lines or [""])[-1]:
-            lines.append(process.stderr.readline())
-            assert lines[-1], lines
+    words = ("-m", "pipeline", "serve", "bundle=mine", "tracking=off")
+    with process(tmp_path, *words) as (server, _, lines):
         curl = next(line.removeprefix("Try").strip() for line in lines if line.startswith("Try"))
         done = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["predictions"][0]["text"] in LABELS
-        process.send_signal(signal.SIGTERM)
-        assert "all requests were answered" in process.stderr.read()
-    assert process.returncode == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+        assert server.stderr is not None
+        assert "all requests were answered" in server.stderr.read()
