@@ -22,7 +22,7 @@ _SECRET_KEY = re.compile(
 _SECRET_VARIABLE = re.compile(r"(^|_)(KEY|PASS|PAT|CONNECTION_STRING)$")
 #: Suffixes of keys with several meanings: only a text value is a secret.
 _AMBIGUOUS_KEY = re.compile(r"token(s?)$|(?:cookie|webhook)(s?)$|(?:^|_)pass()$")
-_SPECIAL_TOKEN_KEY = re.compile(r"(pad|bos|eos|unk|mask|sep|cls|special|start|end|per)_tokens?$")
+_SPECIAL_TOKEN_KEY = re.compile(r"(pad|bos|eos|unk|mask|sep|cls|special|start|end|first|last|per)_tokens?$")
 _SIGNATURE_KEY = re.compile(r"^(sig|(x_\w+_)?(signature|credential|security_token))$")
 #: Values of keys such as `max_tokens` and `added_tokens`.
 _COUNT_OR_MARK = re.compile(r"[\d.,eE+\-]+|null|<.*>|\[.*\]")

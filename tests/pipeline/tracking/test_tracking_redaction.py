@@ -232,6 +232,7 @@ def test_a_secret_is_hidden_and_what_stands_around_it_is_kept(text: str, shown: 
     "text",
     [
         "tokenizer: bpe, max_tokens: 512, tokens_seen=123456, row_tokens: 64, pad_token: <pad>",
+        '{"text": "There", "first_token": 1, "last_token": 12, "attribution": 0.5}',
         "token: the smallest piece of a text; cookies: two, with milk; pass: 2",
         "a token: it has a meaning. She had a secret, and passed it on. Basic words",
         "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
