@@ -112,8 +112,8 @@ def show_samples(samples: Sequence[Sample]) -> RenderableType:
     """Render samples one below the other; a prompt that the output continues is in bold."""
     parts: list[RenderableType] = []
     for number, sample in enumerate(samples, 1):
-        if sample.goes_on:
-            parts.append(Text.assemble((f"{number}  ", "dim"), (sample.given, "bold"), sample.output))
+        if sample.is_continuation:
+            parts.append(Text.assemble((f"{number}  ", "dim"), (sample.input, "bold"), sample.output))
         else:
             parts.append(_beside_target(number, sample))
         parts.append(Text())
@@ -122,7 +122,7 @@ def show_samples(samples: Sequence[Sample]) -> RenderableType:
 
 def _beside_target(number: int, sample: Sample) -> Table:
     """Render a sample in columns, so that long text is wrapped next to its title and not below it."""
-    rows = {"input": sample.given, "prediction": sample.output}
+    rows = {"input": sample.input, "prediction": sample.output}
     if sample.target is not None:
         rows["target"] = sample.target
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -137,10 +137,10 @@ def samples_markdown(samples: Sequence[Sample]) -> str:
     blocks = []
     for number, sample in enumerate(samples, 1):
         lines = [f"## {number}", ""]
-        if sample.goes_on:
-            lines += [f"**{sample.given}**{sample.output}" if sample.given else sample.output]
+        if sample.is_continuation:
+            lines += [f"**{sample.input}**{sample.output}" if sample.input else sample.output]
         else:
-            lines += [f"Input: {sample.given}", "", f"Prediction: {sample.output}"]
+            lines += [f"Input: {sample.input}", "", f"Prediction: {sample.output}"]
             lines += ["", f"Target: {sample.target}"] if sample.target is not None else []
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

@@ -29,7 +29,7 @@ SHOWN_SAMPLES = ("test.md", "validation.md", "best.md")
 
 #: The format of `report.samples_markdown`, current and former.
 _SAMPLE = re.compile(
-    r"(?:Input|Given): (?P<given>.*?)\n\n(?:Prediction|Made): (?P<output>.*?)"
+    r"(?:Input|Given): (?P<input>.*?)\n\n(?:Prediction|Made): (?P<output>.*?)"
     r"(?:\n\n(?:Target|Truth): (?P<target>.*))?",
     re.DOTALL,
 )
@@ -307,8 +307,8 @@ def _shown_samples(run: RunFolder) -> list[Path]:
 def _sample(block: str) -> Sample:
     """Parse a block written by `report.samples_markdown`."""
     if (parts := _SAMPLE.fullmatch(block)) is not None:
-        return Sample(given=parts["given"], output=parts["output"], target=parts["target"])
-    given = re.match(r"\*\*(.+?)\*\*", block, re.DOTALL)
-    if given is None:
-        return Sample(given="", output=block, goes_on=True)
-    return Sample(given=given[1], output=block[given.end() :], goes_on=True)
+        return Sample(input=parts["input"], output=parts["output"], target=parts["target"])
+    prompt = re.match(r"\*\*(.+?)\*\*", block, re.DOTALL)
+    if prompt is None:
+        return Sample(input="", output=block, is_continuation=True)
+    return Sample(input=prompt[1], output=block[prompt.end() :], is_continuation=True)

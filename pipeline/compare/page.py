@@ -85,10 +85,10 @@ def _samples(runs: Sequence[RunFacts]) -> list[dict[str, Any]]:
     rows = []
     for samples in zip_longest(*(run.samples for run in runs)):
         present: list[Sample] = [sample for sample in samples if sample is not None]
-        is_same = len({(sample.given, sample.target) for sample in present}) == 1
+        is_same = len({(sample.input, sample.target) for sample in present}) == 1
         rows.append(
             {
-                "given": shorten(present[0].given, MOST_CHARS) if is_same else "",
+                "given": shorten(present[0].input, MOST_CHARS) if is_same else "",
                 "target": shorten(present[0].target or "", MOST_CHARS) if is_same else "",
                 "cells": [_cell(sample, is_same=is_same) for sample in samples],
             }
@@ -114,5 +114,5 @@ def _cell(sample: Sample | None, *, is_same: bool) -> str:
     if is_same:
         return shorten(sample.output, MOST_CHARS)
     target = f"\n\ntarget: {sample.target}" if sample.target else ""
-    joint = "" if sample.goes_on else " → "
-    return shorten(f"{sample.given}{joint}{sample.output}{target}", MOST_CHARS)
+    joint = "" if sample.is_continuation else " → "
+    return shorten(f"{sample.input}{joint}{sample.output}{target}", MOST_CHARS)

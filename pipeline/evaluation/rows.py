@@ -155,7 +155,7 @@ def _error(evaluation: Evaluation, number: int, score: float, *, show_text: bool
     line = {"row": str(number), "score": f"{score:.3f}", "confidence": sure}
     if show_text:
         sample = task.sample(row, prediction)
-        line |= {"input": sample.given, "prediction": sample.output, "target": sample.target or ""}
+        line |= {"input": sample.input, "prediction": sample.output, "target": sample.target or ""}
     elif (labels := task.labels(row, prediction)) is not None:
         line |= dict(zip(("prediction", "target"), labels, strict=True))
     return {column: _cell(text) for column, text in line.items()}

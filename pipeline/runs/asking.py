@@ -61,7 +61,7 @@ def generate(bundle: Bundle, prompts: Sequence[str], options: SamplingOptions) -
             "or `make pretrain`, whose bundle continues a text",
         )
     samples = task.samples(bundle.model, bundle.tokenizer, prompts=prompts, texts=[], options=options)
-    return [sample.output if task.fills_gaps else sample.given + sample.output for sample in samples]
+    return [sample.output if task.fills_gaps else sample.input + sample.output for sample in samples]
 
 
 def sampling_options(given: Mapping[str, Any]) -> SamplingOptions:

@@ -37,13 +37,13 @@ GAP = "<mask>"
 class Sample:
     """A model's input and output, with the target if there is one.
 
-    `goes_on` says that the output continues the input, so that both are shown as one text.
+    `is_continuation` says that the output continues the input, so that both are shown as one text.
     """
 
-    given: str
+    input: str
     output: str
     target: str | None = None
-    goes_on: bool = False
+    is_continuation: bool = False
 
 
 class PretrainingTask(Protocol):

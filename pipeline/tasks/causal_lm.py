@@ -86,7 +86,7 @@ class CausalLM(PretrainingTask):
         ids = [self.prompt(text, tokenizer) for text in inputs]
         generated = _continue(model, tokenizer, ids, options)
         return [
-            Sample(given=text, output=tokenizer.decode_after(prompt, new), goes_on=True)
+            Sample(input=text, output=tokenizer.decode_after(prompt, new), is_continuation=True)
             for text, prompt, new in zip(inputs, ids, generated, strict=True)
         ]
 

@@ -231,8 +231,8 @@ class Dialogue(WritingTask):
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """Return the turns so far, the generated reply, and the target reply."""
         turns = turns_of(row, "a row")
-        given = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
-        return Sample(given=given, output=prediction.text + prediction.remark, target=_reply(turns))
+        context = "\n".join(f"{turn.role}: {turn.text}" for turn in _context(turns))
+        return Sample(input=context, output=prediction.text + prediction.remark, target=_reply(turns))
 
     @property
     def questions(self) -> tuple[str, ...]:

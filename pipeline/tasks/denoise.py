@@ -105,7 +105,7 @@ class SpanDenoising(PretrainingTask):
         generated = _write(model, tokenizer, sources, options)
         return [
             Sample(
-                given=_filled(tokenizer, source, []),
+                input=_filled(tokenizer, source, []),
                 output=_filled(tokenizer, source, filled),
                 target=target,
             )

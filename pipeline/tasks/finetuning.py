@@ -269,7 +269,7 @@ class FinetuneTask(ABC):
         """Return a prediction with its inputs and, if the row has one, its target, as texts to display."""
         target = row.get(self.targets[0]) if self.targets else None
         return Sample(
-            given=" / ".join(self.texts(row)),
+            input=" / ".join(self.texts(row)),
             output=f"{prediction.text}{prediction.shown_confidence}{prediction.remark}",
             target=None if target is None else str(target),
         )

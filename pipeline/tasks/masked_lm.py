@@ -87,7 +87,7 @@ class MaskedLM(PretrainingTask):
             targets = [tokenizer.decode(tokenizer.encode(text)) for text in texts]
         return [
             Sample(
-                given=_with_gaps(tokenizer, ids),
+                input=_with_gaps(tokenizer, ids),
                 output=tokenizer.decode(_fill(model, tokenizer, ids)),
                 target=target,
             )

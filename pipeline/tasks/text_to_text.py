@@ -179,7 +179,7 @@ class TextToText(WritingTask):
     def sample(self, row: Row, prediction: Prediction) -> Sample:
         """Return the source, the generated text and the first target."""
         output = prediction.text + prediction.remark
-        return Sample(given=self.source(row), output=output, target=next(iter(self.references(row)), None))
+        return Sample(input=self.source(row), output=output, target=next(iter(self.references(row)), None))
 
     @property
     def questions(self) -> tuple[str, ...]:

@@ -41,8 +41,8 @@ def test_results_go_to_standard_error_in_the_order_in_which_people_read_them(
 
 def test_brackets_in_a_sample_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     samples = [
-        Sample(given="[bold]", output="[/red] :smile: [link=x]", goes_on=True),
-        Sample(given="a [b]", output="c", target="[/d]"),
+        Sample(input="[bold]", output="[/red] :smile: [link=x]", is_continuation=True),
+        Sample(input="a [b]", output="c", target="[/d]"),
     ]
     report.summary("x", metrics={}, facts={"f": "[g]"}, samples=samples, next_commands={"make [h]": "i"})
     told = capsys.readouterr().err
@@ -53,9 +53,9 @@ def test_brackets_in_a_sample_are_text_and_no_markup(capsys: pytest.CaptureFixtu
 def test_samples_are_kept_as_a_text_with_the_truth_where_there_is_one() -> None:
     text = report.samples_markdown(
         [
-            Sample(given="Once", output=" upon", goes_on=True),
-            Sample(given="Who?", output="Anna"),
-            Sample(given="a ▁▁", output="a b", target="a c"),
+            Sample(input="Once", output=" upon", is_continuation=True),
+            Sample(input="Who?", output="Anna"),
+            Sample(input="a ▁▁", output="a b", target="a c"),
         ]
     )
     assert "**Once** upon" in text
@@ -67,7 +67,7 @@ def test_samples_are_kept_as_a_text_with_the_truth_where_there_is_one() -> None:
 
 def test_a_sample_stands_beside_its_titles_in_any_script(capsys: pytest.CaptureFixture[str]) -> None:
     """A text without spaces is one word to a wrapper, which would put it on a line of its own."""
-    samples = [Sample(given="这是一个晴朗的傍晚" * 20, output="安东", target="伊达")]
+    samples = [Sample(input="这是一个晴朗的傍晚" * 20, output="安东", target="伊达")]
     report.summary("x", metrics={}, facts={}, samples=samples, next_commands={})
     told = capsys.readouterr().err
     assert "1  input       这是一个晴朗的傍晚" in told

@@ -112,9 +112,9 @@ class TextClassification(FinetuneTask):
         labels = [row.get("label") for row in rows]
         several = any(isinstance(label, list | tuple) for label in labels)
         names = collected_names(labels) if self.label_names is None else list(self.label_names)
-        given = self.label_names is not None and not are_numbers(names)
+        are_named = self.label_names is not None and not are_numbers(names)
         written = {label_text(one) for label in labels for one in labels_of(label)}
-        numbered = given and bool(written) and all(map(is_place, written)) and written.isdisjoint(names)
+        numbered = are_named and bool(written) and all(map(is_place, written)) and written.isdisjoint(names)
         table = LabelTable(names=tuple(names), numbered=numbered)
         counts = Counter(
             place for label in labels for place in {table.place(one) for one in labels_of(label)}
@@ -258,7 +258,7 @@ class TextClassification(FinetuneTask):
         """Return the text, the predicted label with its confidence, and the target label."""
         predicted, target = self.labels(row, prediction)
         return Sample(
-            given=_shortened(" / ".join(self.texts(row))),
+            input=_shortened(" / ".join(self.texts(row))),
             output=f"{predicted}{prediction.shown_confidence}",
             target=None if row.get("label") is None else target,
         )

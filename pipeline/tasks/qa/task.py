@@ -225,9 +225,9 @@ class ExtractiveQA(FinetuneTask):
         target = None
         if row.get("answers") is not None:
             target = next(iter(references(row)), "no answer")
-        given = f"{row['question']} [{excerpt(row)}]"
+        question = f"{row['question']} [{excerpt(row)}]"
         output = f"{prediction.text or 'no answer'}{prediction.shown_confidence}"
-        return Sample(given=given, output=output, target=target)
+        return Sample(input=question, output=output, target=target)
 
     def decisions(
         self, model: Model, tokenizer: Tokenizer, row: Row, prediction: Prediction

@@ -236,7 +236,7 @@ class TokenClassification(FinetuneTask):
         text, spans = text_and_spans(row)
         tags = row.get("tags")
         target = None if tags is None else _marked(text, spans, entities(tags))
-        return Sample(given=text, output=f"{prediction.text}{prediction.shown_confidence}", target=target)
+        return Sample(input=text, output=f"{prediction.text}{prediction.shown_confidence}", target=target)
 
     def figures(self, predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, "Figure"]:
         """Return `entity_types`, and the `confusion_matrix` of words by type."""

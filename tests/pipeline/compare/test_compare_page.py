@@ -113,7 +113,7 @@ def test_the_same_comparison_gives_the_same_page(runs: Path) -> None:
 def test_samples_of_the_same_text_stand_side_by_side_and_are_no_code(runs: Path) -> None:
     given = "Who?\n\nMade-up <script>alert(1)</script>"
     for name in ("a", "b"):
-        keep_samples(runs / name, Sample(given=given, output=f"answer of {name}", target="百合"))
+        keep_samples(runs / name, Sample(input=given, output=f"answer of {name}", target="百合"))
     text, page = page_of(runs, "a", "b")
     assert "<script>" not in text
     assert page.text.count("Made-up <script>") == 1
@@ -123,8 +123,8 @@ def test_samples_of_the_same_text_stand_side_by_side_and_are_no_code(runs: Path)
 
 
 def test_the_page_for_all_has_no_samples_where_one_corpus_may_not_be_shown(runs: Path) -> None:
-    (runs / "a" / "samples.md").write_text(samples_markdown([Sample(given="secret", output="x", target="x")]))
-    keep_samples(runs / "b", Sample(given="secret", output="y", target="x"))
+    (runs / "a" / "samples.md").write_text(samples_markdown([Sample(input="secret", output="x", target="x")]))
+    keep_samples(runs / "b", Sample(input="secret", output="y", target="x"))
     facts = [read_facts(run) for run in select_runs(["a", "b"], runs)]
     assert [run.may_show_text for run in facts] == [False, True]
     own, of_all = (
@@ -144,7 +144,7 @@ def test_a_run_whose_corpus_may_be_shown_is_known_by_its_configuration(tmp_path:
 
 def test_the_page_says_whose_samples_are_missing(runs: Path) -> None:
     assert "There are no samples of a and b." in page_of(runs, "a", "b")[1].text
-    keep_samples(runs / "a", Sample(given="Who?", output="Anna", target="Ida"))
+    keep_samples(runs / "a", Sample(input="Who?", output="Anna", target="Ida"))
     _, page = page_of(runs, "a", "b")
     assert "There are no samples of b." in page.text
     assert "Anna" in page.text
@@ -152,14 +152,14 @@ def test_the_page_says_whose_samples_are_missing(runs: Path) -> None:
 
 def test_secrets_of_local_samples_are_on_no_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
-    text = samples_markdown([Sample(given="Who?", output="very-secret-value", target="x")])
+    text = samples_markdown([Sample(input="Who?", output="very-secret-value", target="x")])
     (runs / "a" / "samples.md").write_text(text)
     assert "very-secret-value" not in page_of(runs, "a", "b")[0]
 
 
 def test_samples_that_go_on_from_a_prompt_are_shown_whole(runs: Path) -> None:
-    keep_samples(runs / "a", Sample(given="Once", output=" upon a time", goes_on=True))
-    keep_samples(runs / "b", Sample(given="There", output=" was a bell", goes_on=True))
+    keep_samples(runs / "a", Sample(input="Once", output=" upon a time", is_continuation=True))
+    keep_samples(runs / "b", Sample(input="There", output=" was a bell", is_continuation=True))
     _, page = page_of(runs, "a", "b")
     assert "Once upon a time" in page.text
     assert "There was a bell" in page.text
@@ -168,10 +168,10 @@ def test_samples_that_go_on_from_a_prompt_are_shown_whole(runs: Path) -> None:
 @pytest.mark.parametrize(
     "sample",
     [
-        Sample(given="Who?", output="Anna\n\nor Ida", target="Ida"),
-        Sample(given="Who?", output="Anna"),
-        Sample(given="Once", output=" upon a time", goes_on=True),
-        Sample(given="", output="From nothing", goes_on=True),
+        Sample(input="Who?", output="Anna\n\nor Ida", target="Ida"),
+        Sample(input="Who?", output="Anna"),
+        Sample(input="Once", output=" upon a time", is_continuation=True),
+        Sample(input="", output="From nothing", is_continuation=True),
     ],
 )
 def test_samples_are_read_as_they_were_kept(runs: Path, sample: Sample) -> None:

@@ -235,7 +235,7 @@ def test_empty_words_of_a_person_can_be_answered() -> None:
 
 def test_a_sample_shows_the_turns_before_the_reply() -> None:
     sample = TASK.sample(ROWS[0], prediction("me", 1, 1, 1))
-    assert (sample.given, sample.output, sample.target) == (
+    assert (sample.input, sample.output, sample.target) == (
         "user: Hi\nassistant: Hello!\nuser: Who?",
         "me",
         "Anna.",

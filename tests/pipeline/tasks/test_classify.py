@@ -218,9 +218,9 @@ def test_a_sample_shows_both_ends_of_a_long_text_the_label_and_the_truth() -> No
     task = fitted(ROWS)
     text = f"It began well. {'t' * 1000} And it ended badly."
     sample = task.sample({"text": text, "label": "x"}, Prediction(text="y", confidence=0.75))
-    assert sample.given.startswith("It began well. t")
-    assert sample.given.endswith("t And it ended badly.")
-    assert " … " in sample.given
+    assert sample.input.startswith("It began well. t")
+    assert sample.input.endswith("t And it ended badly.")
+    assert " … " in sample.input
     assert (sample.output, sample.target) == ("y (0.75)", "x")
     assert task.sample({"text": ""}, Prediction(text="y")).target is None
 

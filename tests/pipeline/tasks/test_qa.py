@@ -311,7 +311,7 @@ def test_questions_without_answer_are_learnt_from_the_training_rows() -> None:
 def test_a_sample_shows_the_question_with_its_context_the_answer_and_the_first_truth() -> None:
     sample = ExtractiveQA().sample(ROWS[0], Prediction(text="Ann", confidence=0.5))
     given = "lamp? [Ann has the lamp, Bob has the key.]"
-    assert (sample.given, sample.output, sample.target) == (given, "Ann (0.50)", "Ann")
+    assert (sample.input, sample.output, sample.target) == (given, "Ann (0.50)", "Ann")
     sample = ExtractiveQA().sample(NONE, Prediction(text=""))
     assert (sample.output, sample.target) == ("no answer", "no answer")
     assert ExtractiveQA().sample({"context": "c", "question": "q"}, Prediction(text="")).target is None
@@ -327,7 +327,7 @@ def test_of_a_long_context_a_sample_shows_what_stands_around_the_answer(
     context = " ".join(f"a{i}" for i in range(600))
     answers = {"answer_start": answer_start, "text": [context[i : i + 3] for i in answer_start]}
     row = {"context": context, "question": "q?", "answers": answers}
-    given = ExtractiveQA().sample(row, Prediction(text="")).given
+    given = ExtractiveQA().sample(row, Prediction(text="")).input
     assert given.startswith(f"q? [{begins}")
     assert given.endswith(f"{ends}]")
     assert len(given) < 320

@@ -177,7 +177,7 @@ def test_rows_are_learned_by_heart_and_predicted_with_characters() -> None:
     assert typed == answers[0]
     assert task.row_from_input([""], [({"tokens": "old"}, typed)]) == {"tokens": "old"}
     sample = task.sample(ROWS[0], answers[0])
-    assert (sample.given, sample.target) == ("Ida saw New York.", "[Ida PER] saw [New York LOC].")
+    assert (sample.input, sample.target) == ("Ida saw New York.", "[Ida PER] saw [New York LOC].")
     assert task.sample({"tokens": ["Ida"]}, answers[0]).target is None
     with pytest.raises(DataError, match="row 1: tokens is empty"):
         task.predict(net, BYTES, [{"tokens": ""}], batch_size=1)

@@ -91,7 +91,7 @@ def test_samples_of_texts_show_text_with_gaps_and_the_truth(name: str) -> None:
         options=SamplingOptions(max_new_tokens=8, temperature=0.0),
     )
     assert len(samples) == 3
-    assert "▁▁" in samples[0].given
+    assert "▁▁" in samples[0].input
     assert samples[0].target is not None
     assert TEXT.startswith(samples[0].target[:20])
 
@@ -116,7 +116,7 @@ def test_a_language_model_writes_three_texts_or_goes_on_from_each_prompt(prompts
         texts=[],
         options=SamplingOptions(max_new_tokens=5, temperature=0.0),
     )
-    assert [sample.given for sample in samples] == (prompts or ["", "", ""])
+    assert [sample.input for sample in samples] == (prompts or ["", "", ""])
     assert all(sample.target is None for sample in samples)
     assert all(len(sample.output) <= 5 for sample in samples)
 

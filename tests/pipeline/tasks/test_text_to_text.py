@@ -255,7 +255,7 @@ def test_an_empty_source_has_an_empty_answer_that_is_marked(kind: Any, language:
 def test_a_sample_shows_source_answer_and_first_truth() -> None:
     prediction = TRANSLATION.predict(writer(Decoder), TOKENIZER, ROWS[:1], batch_size=1)[0]
     sample = TRANSLATION.sample(ROWS[0], prediction)
-    assert (sample.given, sample.output, sample.target) == (
+    assert (sample.input, sample.output, sample.target) == (
         "de: a red hat", f"{prediction.text}{prediction.remark}", "ein roter Hut",
     )  # fmt: skip
     assert Summarisation().sample({"text": "x"}, prediction).target is None
