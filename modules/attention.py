@@ -141,7 +141,7 @@ def attend(
 
 
 def _fits_half(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> bool:
-    """Whether the mask is causal with documents or a bias, and the CPU's own kernel takes the tensors."""
+    """Return whether the mask is causal with a tensor, and the CPU's own kernel supports the inputs."""
     has_tensor = mask.allowed is not None or (mask.bias is not None and not mask.bias.requires_grad)
     return (
         mask.causal
@@ -157,9 +157,9 @@ def _fits_half(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> b
 def _attend_to_half(
     q: Float[Tensor, "B H T K"], k: Float[Tensor, "B H T K"], v: Float[Tensor, "B H T K"], mask: Mask
 ) -> Float[Tensor, "B H T K"]:
-    """Attend by torch's kernel for CPUs, which leaves out the scores of later keys and adds a tensor as well.
+    """Attend by torch's CPU kernel, which skips the scores of later keys and also adds a mask tensor.
 
-    `F.scaled_dot_product_attention` takes one or the other: with a tensor it computes all scores.
+    `F.scaled_dot_product_attention` supports only one of these: with a tensor, it computes all scores.
     """
     seen: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, True, attn_mask=mask.additive(q.shape[2], k.shape[2], q)

@@ -228,7 +228,7 @@ class Layer(nn.Module):
 
 
 class _SquaredReLU(torch.autograd.Function):
-    """max(0, x)^2, whose gradient 2 max(0, x) needs the rectified input alone: half of autograd's passes."""
+    """max(0, x)^2, whose backward pass needs only the rectified input: half of autograd's passes."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
@@ -240,7 +240,8 @@ class _SquaredReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, g: Tensor) -> Tensor:
         (rectified,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return (rectified * g).mul_(2)
+        x_grad: Tensor = (rectified * g).mul_(2)
+        return x_grad
 
 
 def _relu2(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def orthogonalized(
 def _iterated(
     x: Float[Tensor, "R C"], coefficients: tuple[float, float, float], steps: int
 ) -> Float[Tensor, "R C"]:
-    """Return x after `steps` times x <- (a I + b G + c G^2) x, where G = x x^T."""
+    """Return x after `steps` iterations of x <- (a I + b G + c G^2) x, where G = x x^T."""
     a, b, c = coefficients
     for _ in range(steps):
         gram = x @ x.T
@@ -55,10 +55,10 @@ def _iterated(
 def _iterated_by_gram(
     x: Float[Tensor, "R C"], coefficients: tuple[float, float, float], steps: int
 ) -> Float[Tensor, "R C"]:
-    """Return the same by products of small matrices: 0.6 of the time where C is 4 * R.
+    """Return the same result from products of small matrices, in 0.6 of the time if C is 4 * R.
 
     All polynomials of G commute, so that with P = a I + b G + c G^2 the next G is P G P, and the result is
-    the product of all P times x. It needs float32: squaring halves the digits.
+    the product of all P times x. It needs float32, because squaring halves the significant digits.
     """
     a, b, c = coefficients
     gram = x @ x.T
