@@ -26,6 +26,8 @@ from pipeline.tracking.options import Store, TrackingOptions, resolve_store
 TOKEN = "PRELUDE_TOKEN"
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+#: All addresses of this machine, and the one that a program on it connects to.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 #: Prints how to use the server, given the server, its URL, and whether it requires a token.
@@ -121,11 +123,13 @@ def _check_names(models: Sequence[ServedModel]) -> None:
 
 
 def _say_ready(server: Server, host: str, port: int, introduce: Introduce, *, has_token: bool) -> None:
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    reached = _WILDCARDS.get(host, host)
+    where = f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
     introduce(server, where, has_token)
     if host not in _LOOPBACK and not has_token:
         report.say(
-            "Warning", f"anyone who can reach {where} can use it; {TOKEN}=... make serve requires a token"
+            "Warning",
+            f"anyone who can reach port {port} on {host} can use the models; set {TOKEN} to require a token",
         )
     report.say("Server", f"ready at {where}; press Ctrl-C to stop it")
 
