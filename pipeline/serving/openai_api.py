@@ -252,7 +252,7 @@ def _writing(
 
 
 def _check_length(engine: Engine, text: str, field: str) -> None:
-    """Refuse a text before it is tokenized, which happens in the thread of all connections."""
+    """Check the length of a text before it is tokenized, which blocks the event loop."""
     most = engine.options.max_text_characters
     if len(text) > most:
         raise RequestProblem(400, f"{field}: the text is longer than {most:,} characters", field=field)

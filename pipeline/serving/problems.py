@@ -54,7 +54,7 @@ def queue_full() -> RequestProblem:
 
 
 def not_json() -> RequestProblem:
-    """The body was sent as something else."""
+    """Return the error for a body that was not sent as JSON."""
     return RequestProblem(
         400, "Content-Type: expected application/json, and JSON in the body", field="Content-Type"
     )
@@ -64,7 +64,7 @@ def of_validation(errors: Sequence[Mapping[str, Any]]) -> RequestProblem:
     """Return the first of pydantic's errors, without the invalid value, which may be a user's text."""
     fields = [_field(error) for error in errors]
     of_first = [error for error, field in zip(errors, fields, strict=True) if field == fields[0]]
-    # Where a value may be of several types, pydantic gives an error for each; the right type's says most.
+    # For a field with several types, pydantic reports an error for each; the most specific is no type error.
     first = next((error for error in of_first if not error["type"].endswith("_type")), of_first[0])
     if first["type"] == "json_invalid":
         return RequestProblem(400, "the body is not valid JSON", field="body")

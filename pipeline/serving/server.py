@@ -81,7 +81,7 @@ class _BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _make_room(self) -> None:
-        """Close the connection that has sent no request for longest, so that idle clients keep nobody out."""
+        """Close the connection that has been idle for longest, so that idle clients block no others."""
         waiting = {
             one: one._timer.when()
             for one in self.connections
