@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from modules.errors import ArgumentError
+from modules.sharding import gather, local, release, whole
 
 Batch = Mapping[str, Tensor]
 
@@ -150,7 +151,7 @@ class LitModule(L.LightningModule):
             return  # the divisor was the number of tokens
         factor = n_passes * self._divisor / self._mean_over_processes(n_tokens)
         if isinstance(factor, Tensor) or factor != 1.0:
-            torch._foreach_mul_([p.grad for p in self.parameters() if p.grad is not None], factor)
+            torch._foreach_mul_([local(p.grad) for p in self.parameters() if p.grad is not None], factor)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Weight by tokens; at logging steps, log loss, unclipped gradient norm and learning rates."""
@@ -163,7 +164,7 @@ class LitModule(L.LightningModule):
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         values = {
             "train/loss": nats / max(n_tokens, 1.0),
-            "grad_norm": torch.nn.utils.get_total_norm(gradients).item(),
+            "grad_norm": whole(torch.nn.utils.get_total_norm(gradients)).item(),
         }
         for i, group in enumerate(optimizer.param_groups):
             values[f"lr_{group.get('name', i)}"] = float(group["lr"])
@@ -172,6 +173,10 @@ class LitModule(L.LightningModule):
             logger.log_metrics(values, step=step)
         self._nats.clear()
         self._n_tokens.clear()
+
+    def on_validation_epoch_start(self) -> None:
+        """Hold sharded weights whole: the processes may have different numbers of batches."""
+        gather(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add `batch` to the validation metrics."""
@@ -184,6 +189,7 @@ class LitModule(L.LightningModule):
         # Lightning's own x axis is one step behind; a metric named `step` replaces it.
         self.log("step", float(self.trainer.global_step), sync_dist=True)
         self.val_metrics.reset()
+        release(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the sums since the last logging, so that a resumed run logs the same values."""
