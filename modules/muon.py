@@ -1,6 +1,7 @@
 """torch's Muon, with an option for the data type of its Newton-Schulz iteration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modules.hardware import multiplies_bf16_fast
+from modules.sharding import is_sharded, local, map_matrices
 
 #: The names of the types, as for `trainer.precision`.
 NewtonSchulz = Literal["bf16", "fp32"]
@@ -75,6 +77,8 @@ def _iterated_by_gram(
 class TypedMuon(torch.optim.Muon):
     """`torch.optim.Muon` with an option for the data type of the Newton-Schulz iteration.
 
+    Of weights that are sharded (`modules.sharding`) each process orthogonalizes some.
+
     Args:
         params: as in `torch.optim.Muon`.
         newton_schulz: `bf16`, as in `torch.optim.Muon`, or `fp32`, which is much faster if bf16 is emulated.
@@ -94,24 +98,34 @@ class TypedMuon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._move(weight, group)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            for weight, update in zip(weights, self._updates(weights, group), strict=True):
+                shard = local(weight)
+                shard.mul_(1 - group["lr"] * group["weight_decay"])
+                shard.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
         return loss
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        average = state["momentum_buffer"]
-        average.lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalized(
-            gradient.lerp(average, group["momentum"]),
-            DTYPES[group.get("newton_schulz", "bf16")],  # older checkpoints only have torch's own options
+    def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> Iterable[Tensor]:
+        """Return the orthogonalized momentum of each weight; of sharded weights, the rows of this process."""
+        dtype = DTYPES[group.get("newton_schulz", "bf16")]  # older checkpoints only have torch's own options
+        orthogonalize = partial(
+            orthogonalized,
+            dtype=dtype,
             coefficients=group["ns_coefficients"],
             steps=group["ns_steps"],
             eps=group["eps"],
         )
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+        directions = (self._direction(weight, group) for weight in weights)
+        if not weights or not is_sharded(weights[0]):
+            return map(orthogonalize, directions)
+        return map_matrices(orthogonalize, [direction.to(dtype) for direction in directions], weights)
+
+    def _direction(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
+        """Update the momentum of `weight` with its gradient, and return its Nesterov form."""
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average, gradient = local(state["momentum_buffer"]), local(gradient)
+        average.lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(average, group["momentum"])
