@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.lit_module import LitModule
+from modules.sharding import gathered
 from pipeline.machine.accelerators import accelerator_called
 
 Batch = Mapping[str, Tensor]
@@ -28,7 +29,7 @@ def count_training_flops(module: LitModule, batch: Batch) -> float:
     """
     eager = torch.compiler.set_stance("force_eager")  # compiled code hides its operators
     precision = module.trainer.precision_plugin.forward_context()
-    with eager, precision, torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with gathered(module), eager, precision, torch.no_grad(), FlopCounterMode(display=False) as counter:
         module.objective.loss(module.model, batch)
     flops: int = counter.get_total_flops()
     return 3.0 * flops

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from modules.sharding import whole
 from pipeline.errors import RunError
 from pipeline.training.callbacks.steps import ends_optimizer_step, is_logging_step
 
@@ -47,7 +48,7 @@ class NonFiniteGuard(Callback):
     ) -> None:
         """Check the losses since the last check, and the weights."""
         self._check_losses(trainer)
-        if not torch.nn.utils.get_total_norm(pl_module.parameters()).isfinite():
+        if not whole(torch.nn.utils.get_total_norm(pl_module.parameters())).isfinite():
             self._stop(trainer, "weights are", trainer.global_step)
 
     def _check_losses(self, trainer: L.Trainer) -> None:

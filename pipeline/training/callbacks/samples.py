@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from modules.sharding import gathered
 from pipeline.tasks.base import Sample
 
 
@@ -22,6 +23,8 @@ class Samples(Callback):
         self._show = show
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Generate and show samples within training, in the first process."""
-        if trainer.state.fn is TrainerFn.FITTING and trainer.is_global_zero:
-            self._show(trainer.global_step, self._make())
+        """Generate and show samples within training, in the first process, to which the others lend their shards."""
+        if trainer.state.fn is TrainerFn.FITTING:
+            with gathered(pl_module):
+                if trainer.is_global_zero:
+                    self._show(trainer.global_step, self._make())
