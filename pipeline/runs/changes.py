@@ -25,6 +25,7 @@ LONGER = (
 #: Options that determine what is shown, saved and logged, and the device.
 FREE = (
     "trainer.accelerator",
+    "trainer.strategy",
     "trainer.num_workers",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",
@@ -147,7 +148,7 @@ def _check_length(run: RunFolder, requested: Mapping[str, Any], changes: Changes
     from pipeline.runs.checkpoint_files import AtomicCheckpointIO  # Lightning takes seconds to import
 
     # On the meta device, no tensor data is read.
-    saved = AtomicCheckpointIO().load_checkpoint(run.last_checkpoint, map_location="meta")
+    saved = AtomicCheckpointIO().load_file(run.last_checkpoint, map_location="meta")
     before, now = changes["trainer.max_steps"]
     if now is not None and now < saved["global_step"]:
         raise ends_before(saved["global_step"], now)

@@ -10,6 +10,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 
 from pipeline.errors import CheckpointError
 from pipeline.files import draft_of, put_in_place, sha256_of, write_whole
+from pipeline.runs.shard_folders import SHARDS, discard_folders
 
 
 def check_writable(folder: Path) -> None:
@@ -24,7 +25,7 @@ def check_writable(folder: Path) -> None:
         write_whole(probe, b"probe")
         probe.unlink()
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise cannot_write(folder, error) from error
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -53,13 +54,29 @@ class AtomicCheckpointIO(CheckpointIO):
                 _write_sums(target, [digest, *(_read_sums(target) if target.exists() else [])])
                 put_in_place(draft, target)
             _write_sums(target, [digest])
+            discard_folders(target, checkpoint)
         except OSError as error:
-            raise _cannot_write(target, error) from error
+            raise cannot_write(target, error) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Load the checkpoint at `path`, by default on the CPU, without running code from the file.
+
+        One that several processes have written, each its shards, is put together.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or holds more than tensors and plain values.
+        """
+        checkpoint = self.load_file(path, map_location)
+        if SHARDS not in checkpoint:
+            return checkpoint
+        from pipeline.runs.shards import whole_checkpoint  # a run in one process does not need it
+
+        return whole_checkpoint(checkpoint, Path(path))
+
+    def load_file(self, path: str | Path, map_location: Any | None = None) -> dict[str, Any]:
+        """Load the file at `path` alone, without the tensors that lie in a folder beside it.
 
         Raises:
             CheckpointError: if the file is missing or damaged, or contains more than tensors and plain
@@ -145,7 +162,8 @@ def _write_sums(target: Path, digests: list[str]) -> None:
     write_whole(_sums_of(target), "".join(f"{digest}  {target.name}\n" for digest in digests))
 
 
-def _cannot_write(path: Path, error: OSError) -> CheckpointError:
+def cannot_write(path: Path, error: OSError) -> CheckpointError:
+    """The error for a checkpoint that cannot be written."""
     return CheckpointError(
         f"cannot write {path} ({error.strerror or error})",
         "a writable folder, with space for the checkpoint",
