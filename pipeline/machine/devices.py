@@ -114,6 +114,12 @@ def choose_precision(options: TrainerOptions) -> Precision:
         raise ConfigError(
             "trainer.precision=fp16 is not supported on a CPU", "fp32 or bf16", "use trainer.precision=auto"
         )
+    if options.precision == "fp16" and options.is_sharded:
+        raise ConfigError(
+            f"trainer.precision=fp16 is not supported with trainer.strategy={options.strategy}",
+            "fp32 or bf16, which need no scaled loss",
+            "use trainer.precision=bf16",
+        )
     if options.precision != "auto":
         return options.precision
     return "bf16" if multiplies_bf16_fast(device) else "fp32"

@@ -40,7 +40,9 @@ class TrainerOptions:
             rows.
         checkpoint_every_steps: steps between checkpoints; null: one at each validation.
         devices: number of devices; auto: all GPUs, or one CPU process.
-        strategy: how several devices work together; auto takes ddp, data-parallel training.
+        strategy: how several devices work together. ddp: each has the whole model; fsdp: weights, gradients
+            and optimizer states are sharded over all devices; hsdp: over the devices of each machine, with a
+            replica on each machine. auto: ddp.
         activation_checkpointing: which activations of a layer are recomputed in the backward pass to save
             memory: none; all but matrix products and attention (selective); all (full), for a third more
             work.
@@ -66,7 +68,7 @@ class TrainerOptions:
     log_every_steps: Count = 10
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: Count | Literal["auto"] = "auto"
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     num_workers: Annotated[int, Field(ge=0)] = 0
 
@@ -84,6 +86,11 @@ class TrainerOptions:
                 "give a number, for example trainer.max_steps=1000",
             )
         return self.max_steps
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each device holds a share of the weights."""
+        return self.strategy in ("fsdp", "hsdp")
 
     @property
     def answer_batch_size(self) -> int:

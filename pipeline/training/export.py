@@ -95,7 +95,10 @@ def _model_node(config: Config) -> dict[str, Any]:
 
 
 def load_weights(model: Model, checkpoint: Path) -> int:
-    """Load the weights of a checkpoint into `model`, and return the step of the checkpoint."""
+    """Load the weights of a checkpoint into `model`, and return the step of the checkpoint.
+
+    A model without memory (`without_memory`) takes over the loaded tensors.
+    """
     state = AtomicCheckpointIO().load_checkpoint(checkpoint)
     prefix = "model."
     weights = {
@@ -103,7 +106,7 @@ def load_weights(model: Model, checkpoint: Path) -> int:
         for key, value in state["state_dict"].items()
         if key.startswith(prefix)
     }
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=next(model.parameters()).is_meta)
     return int(state["global_step"])
 
 

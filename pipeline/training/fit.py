@@ -1,7 +1,7 @@
 """Train: set up callbacks and the Lightning Trainer, fit, and return the result."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from modules.lit_module import LitModule, Objective
 from modules.optim import LearningRates
 from modules.schedules import Schedule
+from modules.sharding import without_memory
 from modules.transformer import set_recompute
 from pipeline import processes, report
 from pipeline.config.construct import construct
@@ -87,6 +88,7 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         logger=TrackingLogger(prepared.tracked),
     )
     set_recompute(prepared.model, options.activation_checkpointing)
+    whole = without_memory(prepared.model) if options.is_sharded else prepared.model
     module = LitModule(
         prepared.model,
         training.objective,
@@ -106,6 +108,7 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         raise
     if not processes.is_first():
         raise SystemExit(0)
+    prepared = replace(prepared, model=whole)
     load_weights(prepared.model, checkpoints.best_path)
     pace = report.describe_pace(throughput.elapsed_s, throughput.tokens_seen)
     return Trained(

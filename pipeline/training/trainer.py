@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import lightning as L
     from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.strategies import Strategy
 
 
 #: Precision -> Lightning's name for it; weights stay in fp32, and matrix products use the named precision.
@@ -41,7 +42,7 @@ def build_trainer(
         accelerator="gpu" if uses_gpu(options) else "cpu",
         devices=devices,
         num_nodes=num_nodes,
-        strategy=options.strategy,
+        strategy=_strategy(options),
         precision=PRECISIONS[choose_precision(options)],  # type: ignore[arg-type]
         max_steps=options.n_steps,
         max_epochs=-1,
@@ -59,6 +60,15 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def _strategy(options: TrainerOptions) -> "Strategy | str":
+    """How the devices work together."""
+    if not options.is_sharded:
+        return options.strategy
+    from pipeline.training.strategy import ShardedStrategy
+
+    return ShardedStrategy(by_node=options.strategy == "hsdp")
 
 
 def quieten_lightning() -> None:

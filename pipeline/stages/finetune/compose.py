@@ -63,6 +63,7 @@ def compose(config: Config) -> tuple[Composed, Labelled]:
     task = finetuning_task(config)
     start = _find_start(config, task)
     _check_adapter(config, start)
+    _check_unfreezing(config, options)
     config = with_fitting_rates(config, None if start is None else start.provenance)
     inputs = inputs_of(config, used=None if start is None else start.folder)
     labelled = read_labelled(config, task)
@@ -137,6 +138,20 @@ def _check_adapter(config: Config, start: Bundle | None) -> None:
         construct(peft, LoRA).layers(start.model.backbone)
     except ArgumentError as error:
         raise ConfigError(error.problem, error.expected, error.remedy) from error
+
+
+def _check_unfreezing(config: Config, options: TrainerOptions) -> None:
+    """Refuse layers that are unfrozen in time where weights are sharded: FSDP2 asks for it once.
+
+    Raises:
+        ConfigError: what to do.
+    """
+    if options.is_sharded and construct(config.freezing, Freezing).unfreeze_every_steps is not None:
+        raise ConfigError(
+            f"freezing.unfreeze_every_steps is not supported with trainer.strategy={options.strategy}",
+            "weights that are frozen from the first step to the last, or not at all",
+            "leave it out, or use trainer.strategy=ddp",
+        )
 
 
 def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""Fully sharded data-parallel training: each process holds a share of weights, gradients and states.
+
+Lightning's `ModelParallelStrategy` starts and connects the processes. The model is sharded here, in `setup`,
+and not in `configure_model`: so neither the LightningModule nor callbacks know of it. Checkpoints are written
+by `torch.distributed.checkpoint`, but atomically and with hashes, and read without running code.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.optimizer import _optimizers_to_device
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.optim import Optimizer
+
+from modules.sharding import is_sharded, shard, sharded_like
+from pipeline.errors import CheckpointError
+from pipeline.runs.checkpoint_files import AtomicCheckpointIO, cannot_write
+from pipeline.runs.shard_folders import SHARDS, discard_draft, folder_named_by, next_folder, publish, verify
+from pipeline.runs.shards import Place, put_back, read_shards, take_out, write_shards
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 over all processes, or (`by_node`) within each machine, with copies on the others."""
+
+    def __init__(self, *, by_node: bool = False) -> None:
+        super().__init__()
+        self._by_node = by_node
+        self._files = AtomicCheckpointIO()
+
+    def setup_environment(self) -> None:
+        """Connect the processes, and say which of them share the weights."""
+        self._setup_distributed()
+        nodes, each = (self.num_nodes, self.num_processes) if self._by_node else (1, self.world_size)
+        names = ("copies", "shards")
+        mesh = init_device_mesh(self.root_device.type, (nodes, each), mesh_dim_names=names)
+        self._device_mesh = mesh if self._by_node else mesh["shards"]
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """Shard the model, then build the optimizer over the shards."""
+        assert self.accelerator is not None
+        assert self.lightning_module is not None
+        self.accelerator.setup(trainer)
+        shard(self.lightning_module, self.device_mesh, methods=("training_step", "validation_step"))
+        self.model_to_device()
+        self.barrier()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+            _optimizers_to_device(self.optimizers, self.root_device)
+        self.setup_precision_plugin()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Optimizers are restored as with any other strategy: their states are shards already."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights, as shards."""
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The states of an optimizer, as shards."""
+        return Strategy.optimizer_state(self, optimizer)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Put shards into the model."""
+        Strategy.load_model_state_dict(self, checkpoint, strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Put shards into the optimizers."""
+        Strategy.load_optimizer_state_dict(self, checkpoint)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint together with all other processes: each its shards, the first one the rest.
+
+        Raises:
+            CheckpointError: a file cannot be written; the old checkpoint is intact.
+        """
+        path = Path(filepath)
+        rest, tensors = take_out(checkpoint, is_sharded)
+        folder = self.broadcast(next_folder(path) if self.is_global_zero else None)
+        try:
+            sums = write_shards(tensors, folder, self.global_rank)
+        except OSError as error:
+            if self.is_global_zero:
+                discard_draft(folder)
+            raise cannot_write(folder, error) from error
+        sums = {name: digest for each in self._from_all(sums) for name, digest in each.items()}
+        if self.is_global_zero:
+            try:
+                publish(folder)
+            except OSError as error:
+                raise cannot_write(folder, error) from error
+            rest[SHARDS] = {
+                "folder": folder.name,
+                "sha256": sums,
+                "tensors": [list(place) for place in tensors],
+                "processes": self.world_size,
+            }
+            self._files.save_checkpoint(rest, path)
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint together with all other processes, which may be more or fewer than wrote it.
+
+        One that a single process has written is shared out.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, or does not fit the model; it is named.
+        """
+        path = Path(checkpoint_path)
+        checkpoint = self._files.load_file(path)
+        if SHARDS not in checkpoint:
+            _, tensors = take_out(checkpoint, lambda tensor: True)
+            put_back(checkpoint, self._shared_out(tensors))
+            return checkpoint
+        table = checkpoint.pop(SHARDS)
+        folder = self._verified(path, table)
+        places: list[Place] = [tuple(place) for place in table["tensors"]]
+        weights = {place: weight for place in places if (weight := self._weight_of(place)) is not None}
+        templates = {place: torch.empty_like(weight.detach()) for place, weight in weights.items()}
+        put_back(checkpoint, read_shards(folder, places, templates))
+        return checkpoint
+
+    def _shared_out(self, tensors: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+        """Those of `tensors` that are sharded in this run, as its shards."""
+        weights = {place: self._weight_of(place) for place in tensors}
+        return {
+            place: sharded_like(tensors[place], weight)
+            for place, weight in weights.items()
+            if weight is not None and weight.shape == tensors[place].shape
+        }
+
+    def _weight_of(self, place: Place) -> Tensor | None:
+        """The parameter that a tensor of a checkpoint is, or is a state of."""
+        assert self.lightning_module is not None
+        match place:
+            case ("state_dict" | "current_model_state", name):
+                return dict(self.lightning_module.named_parameters(remove_duplicate=False)).get(str(name))
+            case ("optimizer_states", int(number), "state", int(index), _):
+                groups = self.optimizers[number].param_groups
+                weights: list[Tensor] = [weight for group in groups for weight in group["params"]]
+                return weights[index]
+        return None
+
+    def _verified(self, path: Path, table: Mapping[str, Any]) -> Path:
+        """The folder of a checkpoint, of which each process has hashed some files."""
+        sums = dict(sorted(table["sha256"].items())[self.global_rank :: self.world_size])
+        try:
+            verify(folder_named_by(path, table), sums)
+            error = None
+        except CheckpointError as found:
+            error = found
+        for each in self._from_all(error):
+            if each is not None:
+                raise each
+        return folder_named_by(path, table)
+
+    def _from_all(self, value: Any) -> list[Any]:
+        """What each process has for `value`."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
