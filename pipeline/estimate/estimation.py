@@ -160,7 +160,7 @@ def estimate_of(config: Config) -> Estimate:
     parts = parameters_by_part(model)
     return Estimate(
         devices=devices,
-        strategy=_strategy(options, devices),
+        strategy=_strategy(options, trainer, devices),
         trainer=trainer,
         options=options,
         vocab_size=step.vocab_size,
@@ -175,10 +175,12 @@ def estimate_of(config: Config) -> Estimate:
     )
 
 
-def _strategy(options: EstimateOptions, devices: Devices) -> Strategy:
+def _strategy(options: EstimateOptions, trainer: TrainerOptions, devices: Devices) -> Strategy:
     if options.strategy != "auto":
         return options.strategy
-    return "ddp" if devices.count > 1 else "single"
+    if devices.count == 1:
+        return "single"
+    return "fsdp" if trainer.is_sharded else "ddp"
 
 
 def _speed(

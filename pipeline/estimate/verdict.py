@@ -3,12 +3,8 @@
 import math
 
 from pipeline.estimate.estimation import RECOMPUTE, Estimate
-from pipeline.estimate.options import Strategy
 from pipeline.estimate.work import LEAST_TOKENS_OF_RULE, advised_batch_tokens
 from pipeline.words import count
-
-#: Strategies by how much they shard, least first.
-_SHARDING: tuple[Strategy, ...] = ("zero1", "zero2", "fsdp")
 
 
 def verdict(estimate: Estimate) -> str:
@@ -39,13 +35,11 @@ def remedy(estimate: Estimate) -> str:
         if rows >= 1:
             return " ".join(_settings(estimate, rows, recompute if recompute != now else None))
     if estimate.devices.count > 1:
-        for strategy in _SHARDING:
-            for recompute in RECOMPUTE:
-                rows = estimate.most_rows(recompute, strategy)
-                if rows >= 1:
-                    settings = _settings(estimate, rows, recompute if recompute != now else None)
-                    words = " ".join([f"estimate.strategy={strategy}", *settings])
-                    return f"{words} would fit; Prelude trains with ddp, see docs/scale.md for the others"
+        for recompute in RECOMPUTE:
+            rows = estimate.most_rows(recompute, "fsdp")
+            if rows >= 1:
+                settings = _settings(estimate, rows, recompute if recompute != now else None)
+                return " ".join(["trainer.strategy=fsdp", *settings])
     if estimate.devices.is_gpu:
         return "more devices, devices with more memory, or a smaller model (size=...)"
     return "a machine with more memory, or a smaller model (size=...)"
