@@ -175,7 +175,7 @@ class LitModule(L.LightningModule):
         self._n_tokens.clear()
 
     def on_validation_epoch_start(self) -> None:
-        """Hold sharded weights whole: the processes may have different numbers of batches."""
+        """Gather sharded weights, since processes may have different numbers of batches."""
         gather(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -77,7 +77,7 @@ def _iterated_by_gram(
 class TypedMuon(torch.optim.Muon):
     """`torch.optim.Muon` with an option for the data type of the Newton-Schulz iteration.
 
-    Of weights that are sharded (`modules.sharding`) each process orthogonalizes some.
+    If weights are sharded (`modules.sharding`), each process orthogonalizes some of them.
 
     Args:
         params: as in `torch.optim.Muon`.

@@ -1,8 +1,8 @@
-"""Weights that are shared out among processes (FSDP2), and what is computed with them.
+"""Shard the weights of a model across processes (FSDP2), and compute with sharded weights.
 
-`shard` turns each parameter of a module into a `DTensor`, of which each process holds some rows. FSDP2
-gathers the parameters of a layer before it is used and frees them afterwards; gradients and the states of
-the optimizer are shards too. The functions below leave ordinary tensors and modules as they are.
+`shard` replaces each parameter by a `DTensor`, of which each process stores some rows. FSDP2 gathers the
+parameters of a layer before it is used, and frees them afterwards; gradients and optimizer states are sharded
+in the same way. The functions below return ordinary tensors, and leave ordinary modules, unchanged.
 
 Source: Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel"; Rajbhandari et
 al. 2020, "ZeRO", section 5.3 (stage 3).
@@ -27,13 +27,14 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def shard(root: nn.Module, mesh: "DeviceMesh", methods: Sequence[str] = ()) -> None:
-    """Shard the parameters of `root` in place; each `Layer` is gathered on its own, all else with the root.
+    """Shard the parameters of `root` in place; each `Layer` is gathered separately, the rest with the root.
 
     Args:
-        root: what is called in training.
-        mesh: one dimension: shards over all of it. Two: shards over the second, copies over the first.
-        methods: what of `root` is called, beside `forward`. All of the loss is to be computed in one of them,
-            for otherwise some gradients are not reduced.
+        root: the module that computes the loss.
+        mesh: one dimension: the parameters are sharded along it. Two: sharded along the second, replicated
+            along the first.
+        methods: methods of `root` that are called like `forward`. The whole loss has to be computed in one of
+            them: otherwise some gradients would not be reduced.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -42,12 +43,15 @@ def shard(root: nn.Module, mesh: "DeviceMesh", methods: Sequence[str] = ()) -> N
     fully_shard(root, mesh=mesh)
     for name in methods:
         register_fsdp_forward_method(root, name)
-    # Otherwise what is called first would be taken for the root: a layer, where a model is used outside.
+    # Otherwise the first module called becomes the root: a layer, if a model is used outside of training.
     root._get_fsdp_state()._lazy_init()  # type: ignore[union-attr, operator]
 
 
 def without_memory(model: AnyModule) -> AnyModule:
-    """A copy of `model` whose parameters have no memory yet: `model` itself stays sharded once it was."""
+    """Return a copy of `model` whose parameters are on the meta device, to load weights into later.
+
+    A sharded module cannot be converted back.
+    """
     empty = {
         id(weight): nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
         for weight in model.parameters()
@@ -56,9 +60,9 @@ def without_memory(model: AnyModule) -> AnyModule:
 
 
 def gather(model: nn.Module) -> None:
-    """Hold all parameters of `model` whole: any process can use it, as often as it likes, until `release`.
+    """Gather all parameters of `model` until `release`: any process can then call it, any number of times.
 
-    All processes do so together. What changes a shard meanwhile is not seen.
+    A collective operation. Changes to shards in the meantime have no effect on the gathered parameters.
     """
     for part in _sharded_parts(model):
         part.set_reshard_after_forward(False, recurse=False)
@@ -66,20 +70,20 @@ def gather(model: nn.Module) -> None:
 
 
 def release(model: nn.Module) -> None:
-    """Free what was gathered of the parameters of `model`."""
+    """Free the gathered parameters of `model`."""
     parts = _sharded_parts(model)
     for number, part in enumerate(parts):
-        # The root comes first. Its parameters stay until the backward pass, which needs them at once.
+        # The root comes first; its parameters are kept for the backward pass, which begins with them.
         part.set_reshard_after_forward(number > 0, recurse=False)
         part.reshard()
     if parts:
-        # Each process would otherwise gather in advance, in the next backward pass, what it has used here.
+        # Otherwise the next backward pass would prefetch the layers called since, in some processes only.
         parts[0].reset_iter_state()
 
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Hold all parameters of `model` whole meanwhile."""
+    """Gather all parameters of `model` within the context."""
     gather(model)
     try:
         yield
@@ -94,24 +98,24 @@ def _sharded_parts(model: nn.Module) -> list["FSDPModule"]:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether processes hold a part each of `tensor`."""
+    """Whether each process stores a part of `tensor`."""
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of `tensor`; it shares the memory."""
+    """Return the part of `tensor` that this process stores, without copying it."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`, which all processes ask for together."""
+    """Return the whole `tensor`; a collective operation."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
 def sharded_like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """`tensor`, which every process has, shared out as `weight` is."""
+    """Shard `tensor`, which every process has, in the same way as `weight`."""
     if not is_sharded(weight):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -126,15 +130,15 @@ def map_matrices(
     shards: Sequence[Tensor],
     weights: Sequence[Tensor],
 ) -> list[Tensor]:
-    """`function` of each whole matrix, of which this process has a shard, as a shard again.
+    """Apply `function` to whole matrices, given their shards, and return shards of the results.
 
-    Each process gathers a share of the matrices, computes these, and sends their rows back: two exchanges for
-    all, each of as many bytes as the process holds.
+    Each process gathers some of the matrices, applies the function to them, and sends the rows back: two
+    all-to-all exchanges in total, in which each process sends as many bytes as its shards have.
 
     Args:
-        function: matrix to matrix of the same shape and type.
-        shards: this process's rows of each matrix, all of one type.
-        weights: sharded matrices of the same shapes, which tell how the rows are shared out.
+        function: maps a matrix to one of the same shape and dtype.
+        shards: this process's rows of each matrix, all of the same dtype.
+        weights: sharded parameters of the same shapes, whose placements apply to `shards`.
     """
     group = _shard_group(weights[0])
     n, me = group.size(), group.rank()
@@ -160,7 +164,7 @@ def map_matrices(
 
 
 def share_out(costs: Sequence[float], n: int) -> list[list[int]]:
-    """Indices of `costs` in `n` shares of about the same sum: the dearest first, each to the cheapest share.
+    """Distribute the indices of `costs` over `n` groups of similar total cost, the most expensive first.
 
     Source: Graham 1969, "Bounds on Multiprocessing Timing Anomalies" (longest processing time first).
     """
@@ -174,7 +178,7 @@ def share_out(costs: Sequence[float], n: int) -> list[list[int]]:
 
 
 def _shard_group(weight: Tensor) -> "ProcessGroup":
-    """The processes among which the rows of `weight` are shared out."""
+    """Return the process group across which `weight` is sharded."""
     from torch.distributed.tensor import DTensor, Shard
 
     assert isinstance(weight, DTensor)
@@ -183,7 +187,7 @@ def _shard_group(weight: Tensor) -> "ProcessGroup":
 
 
 def rows_by_process(n_rows: int, n: int) -> list[int]:
-    """How many rows of a sharded tensor each of `n` processes has, as `torch.chunk` cuts them."""
+    """Return the rows that each of `n` processes has of a sharded tensor, as `torch.chunk` splits them."""
     each = -(-n_rows // n)
     return [max(0, min(each, n_rows - each * rank)) for rank in range(n)]
 
@@ -193,7 +197,7 @@ def _flat(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
 
 
 def _exchange(sent: Tensor, receive: list[int], send: list[int], group: "ProcessGroup") -> Tensor:
-    """Send each process of `group` its part of `sent`; what they send comes in their order."""
+    """Send each process of `group` its part of `sent`, and return what they send, in order of rank."""
     got = sent.new_empty(sum(receive))
     torch.distributed.all_to_all_single(got, sent, receive, send, group=group)
     return got

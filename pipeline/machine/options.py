@@ -89,7 +89,7 @@ class TrainerOptions:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each device holds a share of the weights."""
+        """Whether weights are sharded over devices."""
         return self.strategy in ("fsdp", "hsdp")
 
     @property

@@ -1,11 +1,11 @@
-"""The folder with the sharded tensors of a checkpoint: its name, its publication, its files.
+"""The folder with the sharded tensors of a checkpoint: its name, its files, and how it is published.
 
-last.ckpt            everything else, as of a checkpoint of one process, and which folder belongs to it
+last.ckpt            everything but sharded tensors, and the name of their folder
 last.ckpt.sha256
-last.shards-3/       files of torch.distributed.checkpoint: one of each process; .metadata tells what is where
+last.shards-3/       files of torch.distributed.checkpoint: one per process, and the index .metadata
 
-The folder is written under another name, hashed and renamed, and then `last.ckpt` takes the place of the old
-one: whenever a process dies, that file names a folder that is whole.
+The folder is written under a temporary name, hashed and renamed. Then `last.ckpt` is replaced: at any time,
+it names a complete folder.
 """
 
 import re
@@ -17,12 +17,12 @@ from typing import Any
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256_of, sync
 
-#: The entry of a checkpoint that tells of its folder: its name, its files and their SHA-256, its tensors.
+#: The entry of a checkpoint about its folder: the name, the SHA-256 of the files, the keys of the tensors.
 SHARDS = "shards"
 
 
 def next_folder(path: Path) -> Path:
-    """Where the tensors of the next checkpoint at `path` are to lie; drafts of processes that died go."""
+    """Return an unused folder for the next checkpoint at `path`; remove drafts of processes that died."""
     for left in path.parent.glob(f".{path.stem}.{SHARDS}-*.draft"):
         shutil.rmtree(left)
     numbers = [int(number[1]) for each in folders_of(path) if (number := re.search(r"-(\d+)$", each.name))]
@@ -30,22 +30,22 @@ def next_folder(path: Path) -> Path:
 
 
 def folders_of(path: Path) -> list[Path]:
-    """The folders of tensors of checkpoints at `path`: one, unless a process has died."""
+    """Return the folders of checkpoints at `path`: one, unless a process has died."""
     return [each for each in path.parent.glob(f"{path.stem}.{SHARDS}-*") if each.is_dir()]
 
 
 def draft_folder(folder: Path) -> Path:
-    """Where a folder is written before it gets its name."""
+    """Return the temporary name of `folder`, under which it is written."""
     return folder.with_name(f".{folder.name}.draft")
 
 
 def discard_draft(folder: Path) -> None:
-    """Remove what could not be written."""
+    """Remove a folder that was not published."""
     shutil.rmtree(draft_folder(folder), ignore_errors=True)
 
 
 def publish(folder: Path) -> None:
-    """Give the draft of `folder` its name, durably.
+    """Rename the draft of `folder`, durably.
 
     Raises:
         OSError: it cannot be renamed.
@@ -56,17 +56,17 @@ def publish(folder: Path) -> None:
 
 
 def discard_folders(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Remove the folders that the checkpoint at `path` does not name."""
+    """Remove all folders of `path` except the one that `checkpoint` names."""
     for folder in folders_of(path):
         if folder.name != checkpoint.get(SHARDS, {}).get("folder"):
             shutil.rmtree(folder)
 
 
 def folder_named_by(path: Path, table: Mapping[str, Any]) -> Path:
-    """The folder that the entry `SHARDS` of the checkpoint at `path` names.
+    """Return the folder that the entry `SHARDS` of the checkpoint at `path` names.
 
     Raises:
-        CheckpointError: there is no such folder.
+        CheckpointError: if there is no such folder.
     """
     name = table["folder"]
     found = {folder.name: folder for folder in folders_of(path)}
@@ -80,10 +80,10 @@ def folder_named_by(path: Path, table: Mapping[str, Any]) -> Path:
 
 
 def verify(folder: Path, sums: Mapping[str, str]) -> None:
-    """Check files of a folder.
+    """Check the hashes of files in a folder.
 
     Raises:
-        CheckpointError: one is missing or damaged; it is named.
+        CheckpointError: with the name of the first file that is missing or damaged.
     """
     for name, digest in sums.items():
         file = folder / name

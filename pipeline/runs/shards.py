@@ -1,4 +1,4 @@
-"""The sharded tensors of a checkpoint, written by all processes of a run and read by any number of them."""
+"""Write the sharded tensors of a checkpoint from all processes, and read them in any number of processes."""
 
 import pickle
 import warnings
@@ -15,17 +15,17 @@ from pipeline.errors import CheckpointError
 from pipeline.files import sha256_of
 from pipeline.runs.shard_folders import SHARDS, draft_folder, folder_named_by, verify
 
-#: The file that tells what is where.
+#: The index of a folder: which part of which tensor is in which file.
 _METADATA = ".metadata"
 
-#: Where a tensor belongs in a checkpoint: the keys that lead to it.
+#: The position of a tensor in a checkpoint: the keys on the way to it.
 Place = tuple[str | int, ...]
 
 
 def take_out(
     node: Any, is_taken: Callable[[Tensor], bool], place: Place = ()
 ) -> tuple[Any, dict[Place, Tensor]]:
-    """A checkpoint without some tensors in its mappings, and these by their places."""
+    """Return a checkpoint without the tensors that `is_taken` selects, and these tensors by position."""
     if isinstance(node, Mapping):
         items: Iterable[tuple[Any, Any]] = node.items()
     elif isinstance(node, list):
@@ -44,7 +44,7 @@ def take_out(
 
 
 def put_back(checkpoint: dict[str, Any], tensors: Mapping[Place, Tensor]) -> None:
-    """Put each tensor into its place, which `take_out` has left empty."""
+    """Insert tensors at their positions, in place: the inverse of `take_out`."""
     for place, tensor in tensors.items():
         node: Any = checkpoint
         for key in place[:-1]:
@@ -53,10 +53,10 @@ def put_back(checkpoint: dict[str, Any], tensors: Mapping[Place, Tensor]) -> Non
 
 
 def whole_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The checkpoint whose file at `path` holds `checkpoint`, with all tensors whole.
+    """Complete `checkpoint`, the contents of the file at `path`, with the unsharded tensors of its folder.
 
     Raises:
-        CheckpointError: a file is missing, damaged or no checkpoint.
+        CheckpointError: if a file is missing, damaged or not a checkpoint.
     """
     table = checkpoint[SHARDS]
     folder = folder_named_by(path, table)
@@ -67,12 +67,12 @@ def whole_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any
 
 
 def write_shards(tensors: Mapping[Place, Tensor], folder: Path, rank: int) -> dict[str, str]:
-    """Write what this process has of `tensors` to the draft of `folder`; gives the SHA-256 of its files.
+    """Write this process's shards to the draft of `folder`, and return the SHA-256 of the files written.
 
-    All processes write together.
+    A collective operation.
 
     Raises:
-        OSError: one of them cannot write.
+        OSError: in all processes, if one of them cannot write.
     """
     draft = draft_folder(folder)
     named = {_name(place): tensor for place, tensor in tensors.items()}
@@ -90,16 +90,16 @@ def write_shards(tensors: Mapping[Place, Tensor], folder: Path, rank: int) -> di
 def read_shards(
     folder: Path, places: Iterable[Place], templates: Mapping[Place, Tensor] | None
 ) -> dict[Place, Tensor]:
-    """Read tensors from a folder that was verified.
+    """Read tensors from a verified folder.
 
     Args:
         folder: the folder.
-        places: which tensors.
-        templates: sharded tensors, which are filled, however they are shared out. All processes
-            read together. None: this process reads alone, and whole tensors.
+        places: the positions of the tensors to read.
+        templates: sharded tensors to read into, with any sharding; then this is a collective operation. None:
+            this process alone reads unsharded tensors.
 
     Raises:
-        CheckpointError: the folder holds something else.
+        CheckpointError: if the folder does not have these tensors, in these shapes.
     """
     reader = _DataReader(folder)
     stored = reader.read_metadata().state_dict_metadata
@@ -122,20 +122,20 @@ def read_shards(
                 "start a new run",
             )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
         dcp.load(filled, storage_reader=reader, no_dist=templates is None)
     return {by_name[name]: tensor for name, tensor in filled.items()}
 
 
 class _Writer(dcp.FileSystemWriter):
-    """Writes nothing of this machine into `.metadata`."""
+    """A writer whose index does not contain the path of the folder."""
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()
 
 
 class _DataReader(dcp.FileSystemReader):
-    """Reads what is where without running code from the file, as torch's own reader would."""
+    """A reader that unpickles the index without running code from it, unlike its base class."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with (Path(self.path) / _METADATA).open("rb") as file:
@@ -151,7 +151,7 @@ class _DataReader(dcp.FileSystemReader):
         return metadata
 
 
-#: What describes tensors, and how it is built.
+#: The classes and functions that an index consists of.
 _DESCRIPTIONS = {
     *(
         ("torch.distributed.checkpoint.metadata", name)
@@ -167,7 +167,7 @@ _DESCRIPTIONS = {
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Builds what describes tensors, and nothing else."""
+    """An unpickler for descriptions of tensors only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _DESCRIPTIONS or (module == "torch" and _is_dtype(name)):

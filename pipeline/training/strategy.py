@@ -1,8 +1,8 @@
-"""Fully sharded data-parallel training: each process holds a share of weights, gradients and states.
+"""Fully sharded data-parallel training: weights, gradients and optimizer states are sharded over processes.
 
-Lightning's `ModelParallelStrategy` starts and connects the processes. The model is sharded here, in `setup`,
-and not in `configure_model`: so neither the LightningModule nor callbacks know of it. Checkpoints are written
-by `torch.distributed.checkpoint`, but atomically and with hashes, and read without running code.
+Lightning's `ModelParallelStrategy` starts and connects the processes. The model is sharded in `setup`, not in
+`configure_model`, so that neither the LightningModule nor callbacks depend on the strategy. Checkpoints are
+written by `torch.distributed.checkpoint`, but atomically and with hashes, and read without running code.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from pipeline.runs.shards import Place, put_back, read_shards, take_out, write_s
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all processes, or (`by_node`) within each machine, with copies on the others."""
+    """FSDP2 over all processes, or (`by_node`) within each machine, with a replica on each machine."""
 
     def __init__(self, *, by_node: bool = False) -> None:
         super().__init__()
@@ -35,15 +35,15 @@ class ShardedStrategy(ModelParallelStrategy):
         self._files = AtomicCheckpointIO()
 
     def setup_environment(self) -> None:
-        """Connect the processes, and say which of them share the weights."""
+        """Connect the processes, and define over which of them weights are sharded."""
         self._setup_distributed()
         nodes, each = (self.num_nodes, self.num_processes) if self._by_node else (1, self.world_size)
-        names = ("copies", "shards")
+        names = ("replicas", "shards")
         mesh = init_device_mesh(self.root_device.type, (nodes, each), mesh_dim_names=names)
         self._device_mesh = mesh if self._by_node else mesh["shards"]
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Shard the model, then build the optimizer over the shards."""
+        """Shard the model, then build the optimizer for the shards."""
         assert self.accelerator is not None
         assert self.lightning_module is not None
         self.accelerator.setup(trainer)
@@ -57,33 +57,33 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Optimizers are restored as with any other strategy: their states are shards already."""
+        """True: Lightning restores optimizers from shards, as with other strategies."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights, as shards."""
+        """Return the weights, as shards."""
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The states of an optimizer, as shards."""
+        """Return the state of an optimizer, as shards."""
         return Strategy.optimizer_state(self, optimizer)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Put shards into the model."""
+        """Load shards into the model."""
         Strategy.load_model_state_dict(self, checkpoint, strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Put shards into the optimizers."""
+        """Load shards into the optimizers."""
         Strategy.load_optimizer_state_dict(self, checkpoint)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint together with all other processes: each its shards, the first one the rest.
+        """Write a checkpoint: each process its shards, the first one the rest. A collective operation.
 
         Raises:
-            CheckpointError: a file cannot be written; the old checkpoint is intact.
+            CheckpointError: if a file cannot be written; the old checkpoint is intact.
         """
         path = Path(filepath)
         rest, tensors = take_out(checkpoint, is_sharded)
@@ -111,18 +111,18 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint together with all other processes, which may be more or fewer than wrote it.
+        """Read a checkpoint, as shards, whichever strategy and number of processes wrote it.
 
-        One that a single process has written is shared out.
+        A collective operation.
 
         Raises:
-            CheckpointError: a file is missing, damaged, or does not fit the model; it is named.
+            CheckpointError: with the file that is missing, damaged or does not fit the model.
         """
         path = Path(checkpoint_path)
         checkpoint = self._files.load_file(path)
         if SHARDS not in checkpoint:
             _, tensors = take_out(checkpoint, lambda tensor: True)
-            put_back(checkpoint, self._shared_out(tensors))
+            put_back(checkpoint, self._sharded(tensors))
             return checkpoint
         table = checkpoint.pop(SHARDS)
         folder = self._verified(path, table)
@@ -132,8 +132,8 @@ class ShardedStrategy(ModelParallelStrategy):
         put_back(checkpoint, read_shards(folder, places, templates))
         return checkpoint
 
-    def _shared_out(self, tensors: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
-        """Those of `tensors` that are sharded in this run, as its shards."""
+    def _sharded(self, tensors: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+        """Shard those of `tensors` that are weights, or optimizer states of the same shape."""
         weights = {place: self._weight_of(place) for place in tensors}
         return {
             place: sharded_like(tensors[place], weight)
@@ -142,7 +142,7 @@ class ShardedStrategy(ModelParallelStrategy):
         }
 
     def _weight_of(self, place: Place) -> Tensor | None:
-        """The parameter that a tensor of a checkpoint is, or is a state of."""
+        """Return the parameter whose value or optimizer state is at this position of a checkpoint."""
         assert self.lightning_module is not None
         match place:
             case ("state_dict" | "current_model_state", name):
@@ -154,7 +154,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return None
 
     def _verified(self, path: Path, table: Mapping[str, Any]) -> Path:
-        """The folder of a checkpoint, of which each process has hashed some files."""
+        """Return the folder of a checkpoint; each process verifies some of its files."""
         sums = dict(sorted(table["sha256"].items())[self.global_rank :: self.world_size])
         try:
             verify(folder_named_by(path, table), sums)
@@ -167,7 +167,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return folder_named_by(path, table)
 
     def _from_all(self, value: Any) -> list[Any]:
-        """What each process has for `value`."""
+        """Return the `value` of each process, in order of rank."""
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values

@@ -63,7 +63,7 @@ def build_trainer(
 
 
 def _strategy(options: TrainerOptions) -> "Strategy | str":
-    """How the devices work together."""
+    """Return Lightning's strategy for the devices."""
     if not options.is_sharded:
         return options.strategy
     from pipeline.training.strategy import ShardedStrategy

@@ -23,7 +23,7 @@ class Samples(Callback):
         self._show = show
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Generate and show samples within training, in the first process, to which the others lend their shards."""
+        """Generate and show samples within training, in the first process, with weights of all."""
         if trainer.state.fn is TrainerFn.FITTING:
             with gathered(pl_module):
                 if trainer.is_global_zero:

@@ -40,6 +40,7 @@ from pipeline.tasks.masked_lm import MaskedLM
 from pipeline.training.callbacks.averaging import EMA
 from pipeline.training.callbacks.guard import NonFiniteGuard
 from pipeline.training.callbacks.limits import FinalValidation
+from pipeline.training.callbacks.passes import Passes
 from pipeline.training.callbacks.preemption import Preemption
 from pipeline.training.callbacks.samples import Samples
 from pipeline.training.callbacks.seeding import StepSeed
@@ -145,6 +146,7 @@ def callbacks(case: Case, options: TrainerOptions, folder: Path, samples: Sample
     checkpoints = Checkpoints(folder, every_n_steps=options.val_interval_steps // 2)
     return [
         StepSeed(1),
+        Passes(),
         *([EMA(case.ema)] if case.ema is not None else []),
         NonFiniteGuard(),
         Throughput(),
