@@ -11,7 +11,7 @@ al. 2020, "ZeRO", section 5.3 (stage 3).
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -44,7 +45,7 @@ def shard(root: nn.Module, mesh: "DeviceMesh", methods: Sequence[str] = ()) -> N
     for name in methods:
         register_fsdp_forward_method(root, name)
     # Otherwise the first module called becomes the root: a layer, if a model is used outside of training.
-    root._get_fsdp_state()._lazy_init()  # type: ignore[union-attr, operator]
+    root._get_fsdp_state()._lazy_init()  # type: ignore[operator]
 
 
 def without_memory(model: AnyModule) -> AnyModule:
@@ -97,7 +98,7 @@ def _sharded_parts(model: nn.Module) -> list["FSDPModule"]:
     return [part for part in model.modules() if isinstance(part, FSDPModule)]
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
     """Whether each process stores a part of `tensor`."""
     from torch.distributed.tensor import DTensor
 
@@ -106,12 +107,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """Return the part of `tensor` that this process stores, without copying it."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole `tensor`; a collective operation."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def sharded_like(tensor: Tensor, weight: Tensor) -> Tensor:
@@ -150,17 +151,15 @@ def map_matrices(
     there = [sum(rows_of[k][rank] * shapes[k][1] for k in mine) for rank in range(n)]
     sent = _flat([shards[k] for rank in range(n) for k in owned[rank]], like=shards[0])
     got = _exchange(sent, there, here, group)
-    pieces = iter(got.split([rows_of[k][rank] * shapes[k][1] for rank in range(n) for k in mine]))
-    parts: dict[int, list[Tensor]] = {k: [] for k in mine}
-    for _ in range(n):
-        for k in mine:
-            parts[k].append(next(pieces))
-    made = {k: function(torch.cat(parts[k]).view(shapes[k])).split(rows_of[k]) for k in mine}
+    pieces = torch.split(got, [rows_of[k][rank] * shapes[k][1] for rank in range(n) for k in mine])
+    made = {
+        k: torch.split(function(torch.cat(pieces[i :: len(mine)]).view(shapes[k])), rows_of[k])
+        for i, k in enumerate(mine)
+    }
     back = _exchange(_flat([made[k][rank] for rank in range(n) for k in mine], like=sent), here, there, group)
     order = [k for rank in range(n) for k in owned[rank]]
-    results = back.split([shards[k].numel() for k in order])
-    by_matrix = dict(zip(order, results, strict=True))
-    return [by_matrix[k].view_as(shards[k]) for k in range(len(shards))]
+    results = dict(zip(order, torch.split(back, [shards[k].numel() for k in order]), strict=True))
+    return [results[k].view_as(shards[k]) for k in range(len(shards))]
 
 
 def share_out(costs: Sequence[float], n: int) -> list[list[int]]:
