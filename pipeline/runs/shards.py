@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256_of
@@ -77,8 +80,8 @@ def write_shards(tensors: Mapping[Place, Tensor], folder: Path, rank: int) -> di
     draft = draft_folder(folder)
     named = {_name(place): tensor for place, tensor in tensors.items()}
     try:
-        dcp.save(named, storage_writer=_Writer(draft))
-    except dcp.CheckpointException as error:
+        save(named, storage_writer=_Writer(draft))
+    except CheckpointException as error:
         for cause, _ in error.failures.values():
             if isinstance(cause, OSError):
                 raise cause from error
@@ -123,18 +126,18 @@ def read_shards(
             )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
-        dcp.load(filled, storage_reader=reader, no_dist=templates is None)
+        load(filled, storage_reader=reader, no_dist=templates is None)
     return {by_name[name]: tensor for name, tensor in filled.items()}
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """A writer whose index does not contain the path of the folder."""
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()
 
 
-class _DataReader(dcp.FileSystemReader):
+class _DataReader(FileSystemReader):
     """A reader that unpickles the index without running code from it, unlike its base class."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:

@@ -87,7 +87,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         path = Path(filepath)
         rest, tensors = take_out(checkpoint, is_sharded)
-        folder = self.broadcast(next_folder(path) if self.is_global_zero else None)
+        folder = self.broadcast(next_folder(path) if self.is_global_zero else path)
         try:
             sums = write_shards(tensors, folder, self.global_rank)
         except OSError as error:

@@ -137,8 +137,8 @@ def test_a_process_of_torchrun_that_dies_ends_the_run_which_can_be_resumed(
 def test_a_run_with_shared_weights_goes_on_after_a_kill_and_is_the_run_of_one_process(
     run: Callable[..., Outcome], text_file: Path, tmp_path: Path
 ) -> None:
-    words = ("pretrain", "data=files", f"data.train={text_file}", *WORDS, *SPOOLED)
-    words += ("trainer.log_every_steps=1", "trainer.max_steps=150", "trainer.checkpoint_every_steps=2")
+    length = ("trainer.log_every_steps=1", "trainer.max_steps=150", "trainer.checkpoint_every_steps=2")
+    words = ("pretrain", "data=files", f"data.train={text_file}", *WORDS, *SPOOLED, *length)
     shared = (*TORCHRUN, *words, "trainer.strategy=fsdp")
     process = start(tmp_path, *shared, "name=two")
     below = trained_a_while(tmp_path, process)
