@@ -128,7 +128,7 @@ class Files(Source):
 
 @dataclass(frozen=True)
 class Mirror(Source):
-    """A corpus in a folder of local copies, for data sets that are not on the hub.
+    """A corpus in a folder of local copies, for data sets that are not on the Hub.
 
     Args:
         folder: the folder of local copies; None raises an error that says what to set.
@@ -169,7 +169,7 @@ class Mirror(Source):
             raise DataError(
                 f"PRELUDE_DATA is not set, but {self.name or self.train} is only in a local mirror",
                 f"a folder that contains {self.train}",
-                "set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus on the hub",
+                "set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus on the Hub",
             )
         folder = Path(self.folder).expanduser()
         if not folder.is_dir():

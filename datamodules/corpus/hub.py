@@ -22,10 +22,10 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Hub(Source):
-    """A data set on the hub, or a folder on disk with the same layout. Data sets with scripts are rejected.
+    """A data set on the Hub, or a folder on disk with the same layout. Data sets with scripts are rejected.
 
     Args:
-        path: name on the hub, such as `roneneldan/TinyStories`, or a folder.
+        path: name on the Hub, such as `roneneldan/TinyStories`, or a folder.
         config_name: the configuration of the data set, if it has several.
         revision: branch, tag or commit; by default the newest. In any case, a single commit is read.
         train_split: name of the split to train on.
@@ -40,7 +40,7 @@ class Hub(Source):
         n_held_out_rows: see `validation_split`.
         document_start: regular expression that matches the first row of a document; the rows up to the next
             such row are joined. For data sets whose rows are lines (wikitext).
-        mirror: folder of local copies; if given, the hub is not used.
+        mirror: folder of local copies; if given, the Hub is not used.
         mirror_train: path or glob pattern of the training files in the mirror.
         mirror_validation: the same for validation; None: a part of `mirror_train` is held out.
         mirror_columns: like `columns`, if the copies have other names; None: they have the same.
@@ -76,7 +76,7 @@ class Hub(Source):
                 )
 
     def load(self, columns: Columns = TEXT_ONLY) -> Corpus:
-        """Read the mirror if there is one, or else the hub.
+        """Read the mirror if there is one, or else the Hub.
 
         Raises:
             DataError: if there is no such data set, configuration, split or column, no network, or a row
@@ -91,7 +91,7 @@ class Hub(Source):
     def identity(self) -> str:
         """Return a hash that identifies the rows as far as possible without reading them.
 
-        It covers the bytes of the mirror's files or of the folder, or else the current commit on the hub or,
+        It covers the bytes of the mirror's files or of the folder, or else the current commit on the Hub or,
         offline, the requested revision.
 
         Raises:
@@ -102,7 +102,7 @@ class Hub(Source):
         return fingerprint_of(commit=self._commit())
 
     def _commit(self) -> str | None:
-        """Return the commit on the hub, or a digest of the folder."""
+        """Return the commit on the Hub, or a digest of the folder."""
         return _folder_digest(Path(self.path)) if Path(self.path).is_dir() else self._resolved_commit()
 
     def _mirror(self, name: str) -> Mirror:
@@ -110,7 +110,7 @@ class Hub(Source):
             raise DataError(
                 f"{self.path} is not in the local mirror",
                 "data.mirror_train",
-                "unset PRELUDE_DATA to use the hub",
+                "unset PRELUDE_DATA to use the Hub",
             )
         return Mirror(
             self.mirror,
@@ -220,7 +220,7 @@ class Hub(Source):
         return names.get(split) or self.train_split
 
     def _resolved_commit(self) -> str | None:
-        """Query the hub once, with a short timeout, for the commit of the data set."""
+        """Query the Hub once, with a short timeout, for the commit of the data set."""
         import huggingface_hub
         from huggingface_hub import constants, errors
 
@@ -232,19 +232,19 @@ class Hub(Source):
             )
         except errors.GatedRepoError as error:
             raise DataError(
-                f"the data set {self.path} on the hub requires accepting its terms first",
+                f"the data set {self.path} on the Hub requires accepting its terms first",
                 "a data set that can be read",
                 "accept the terms on its page, and run `hf auth login`",
             ) from error
         except errors.RevisionNotFoundError as error:
             raise DataError(
-                f"the data set {self.path} on the hub has no revision {self.revision}",
+                f"the data set {self.path} on the Hub has no revision {self.revision}",
                 "a branch, tag or commit of it",
                 "check data.revision",
             ) from error
         except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
             raise DataError(
-                f"there is no data set {self.path} on the hub, and no such folder",
+                f"there is no data set {self.path} on the Hub, and no such folder",
                 "OWNER/NAME of a public data set",
                 "check the name, or run `hf auth login` if it is private",
             ) from error
@@ -298,8 +298,8 @@ def _one_line(error: BaseException) -> str:
 
 def _unreachable(path: str, error: Exception) -> DataError:
     return DataError(
-        f"the hub cannot be reached for {path}: {_one_line(error)}",
-        "a network connection to the hub (HF_HUB_OFFLINE=1 uses earlier downloads)",
+        f"the Hub cannot be reached for {path}: {_one_line(error)}",
+        "a network connection to the Hub (HF_HUB_OFFLINE=1 uses earlier downloads)",
         _ELSEWHERE,
     )
 

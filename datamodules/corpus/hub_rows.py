@@ -1,4 +1,4 @@
-"""Convert the rows of a data set on the hub: select and check columns, and join lines to documents."""
+"""Convert the rows of a data set on the Hub: select and check columns, and join lines to documents."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

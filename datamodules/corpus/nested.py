@@ -52,7 +52,7 @@ def _questions(paragraph: Any, article: Mapping[str, Any], where: str) -> Iterat
 
 
 def _answers(answers: Any, where: str) -> dict[str, list[Any]]:
-    """Convert a list of objects to an object of lists, as in the rows of the hub."""
+    """Convert a list of objects to an object of lists, as in the rows of the Hub."""
     if not isinstance(answers, list) or not all(isinstance(one, Mapping) for one in answers):
         raise DataError(
             f"{where}: 'answers' is not a list of objects",

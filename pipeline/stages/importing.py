@@ -31,7 +31,7 @@ IMPORTED = "imported"
 
 
 def import_weights(config: Config) -> StageResult:
-    """Read a folder, a GGUF file or a model on the hub, verify the import, and write its bundle.
+    """Read a folder, a GGUF file or a model on the Hub, verify the import, and write its bundle.
 
     Nothing is written before everything has been read and compared.
 
@@ -42,7 +42,7 @@ def import_weights(config: Config) -> StageResult:
     if not config.source:
         raise ConfigError(
             "there is no model to import",
-            "a folder or a name on the hub",
+            "a folder or a name on the Hub",
             "name one: make import FROM=FOLDER",
         )
     if config.name and (Path(config.runs_dir) / config.name).exists():
@@ -52,7 +52,7 @@ def import_weights(config: Config) -> StageResult:
             "choose another NAME=..., or leave it out",
         )
     place, origin = find_model(config.source)
-    report.say("Source", f"{report.short(place)}{' (from the hub)' if origin else ''}")
+    report.say("Source", f"{report.short(place)}{' (from the Hub)' if origin else ''}")
     checkpoint = read_checkpoint(place, origin)
     imported = import_model(checkpoint, max_seq_len=config.max_seq_len)
     report.say("Model", report.describe_model(imported.model))

@@ -61,7 +61,7 @@ def test_a_mixture_is_composed_of_other_yaml_files() -> None:
 
 
 def test_pairs_of_english_and_chinese_are_read_from_each_split(tmp_path: Path) -> None:
-    """From a folder that is laid out as the data set on the hub is."""
+    """From a folder that is laid out as the data set on the Hub is."""
     for split in ("train", "validation", "test"):
         pair = {"translation": {"en": f"the {split}", "zh": f"一次 {split}"}}
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(pair) + "\n")

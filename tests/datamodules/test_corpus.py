@@ -432,7 +432,7 @@ def test_without_a_mirror_the_variable_to_set_is_named() -> None:
         Mirror(None, "tales/train.jsonl", name="tales").load()
     assert str(caught.value) == (
         "PRELUDE_DATA is not set, but tales is only in a local mirror; expected a folder that contains "
-        "tales/train.jsonl\nhint: set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus on the hub"
+        "tales/train.jsonl\nhint: set PRELUDE_DATA=FOLDER, or choose data=storyworld or a corpus on the Hub"
     )
     with pytest.raises(
         DataError, match=r"^PRELUDE_DATA=nowhere is not a folder; expected a folder of local copies"

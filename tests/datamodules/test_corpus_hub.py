@@ -1,4 +1,4 @@
-"""Data sets laid out as on the hub, read from a folder: splits, streams, documents, mirrors."""
+"""Data sets laid out as on the Hub, read from a folder: splits, streams, documents, mirrors."""
 
 import json
 import os
@@ -128,7 +128,7 @@ def test_where_there_is_a_mirror_the_hub_is_not_asked(tmp_path: Path) -> None:
     )
     assert error_of("nobody/stories", mirror=str(tmp_path)) == (
         "nobody/stories is not in the local mirror; expected data.mirror_train\nhint: "
-        "unset PRELUDE_DATA to use the hub"
+        "unset PRELUDE_DATA to use the Hub"
     )
 
 

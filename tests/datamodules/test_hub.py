@@ -1,4 +1,4 @@
-"""The hub, imitated on loopback: the real libraries ask a small server that answers as the hub does."""
+"""The hub, imitated on loopback: the real libraries ask a small server that answers as the Hub does."""
 
 import hashlib
 import http.server
@@ -20,7 +20,7 @@ from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-STORIES = [f"Story number {number} of the hub. 故事 {number}\n" for number in range(60)]
+STORIES = [f"Story number {number} of the Hub. 故事 {number}\n" for number in range(60)]
 
 
 def write_repository(folder: Path) -> Path:
@@ -33,7 +33,7 @@ def write_repository(folder: Path) -> Path:
 
 
 class ImitatedHub(http.server.BaseHTTPRequestHandler):
-    """The endpoints of the hub that reading one public data set needs."""
+    """The endpoints of the Hub that reading one public data set needs."""
 
     protocol_version = "HTTP/1.1"
     repository: Path
@@ -179,7 +179,7 @@ def test_a_stream_gives_the_same_rows_in_the_same_order_and_is_read_again_from_t
 def test_an_unknown_data_set_is_named(hub: str, tmp_path: Path) -> None:
     got = read_in_a_new_process(hub, tmp_path, path="someone/novels")
     assert got["error"] == (
-        "there is no data set someone/novels on the hub, and no such folder; "
+        "there is no data set someone/novels on the Hub, and no such folder; "
         "expected OWNER/NAME of a public data set\nhint: "
         "check the name, or run `hf auth login` if it is private"
     )
@@ -193,5 +193,5 @@ def test_without_a_network_the_ways_out_are_told(tmp_path: Path) -> None:
             f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path, path="someone/stories"
         )
     error = str(got["error"])
-    assert error.startswith("the hub cannot be reached for someone/stories: ")
+    assert error.startswith("the Hub cannot be reached for someone/stories: ")
     assert all(word in error for word in ("PRELUDE_DATA", "data=files", "HF_ENDPOINT", "HF_HUB_OFFLINE=1"))

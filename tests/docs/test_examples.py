@@ -41,7 +41,7 @@ LABELS = ("good", "bad")
 
 
 def needs_other_data(config: Config) -> bool:
-    """Whether the corpus has to be fetched from the hub."""
+    """Whether the corpus has to be fetched from the Hub."""
     return str(config.data._target_).rpartition(".")[2] in ("Hub", "Mirror")
 
 
