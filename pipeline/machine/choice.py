@@ -43,7 +43,7 @@ def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, 
     """Return the choices for a resumed run: the recorded ones, but with the current number of devices."""
     if chosen is None or DEVICES not in chosen:
         return None if chosen is None else dict(chosen)
-    devices = select(config, DEVICES)
+    devices = with_defaults(config)["trainer"]["devices"]
     if devices == AUTO:
         launched = processes.count_launched()
         devices = launched if launched > 1 else chosen[DEVICES]

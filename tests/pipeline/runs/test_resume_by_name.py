@@ -143,6 +143,11 @@ def test_the_processes_of_torchrun_are_the_devices_of_a_run_that_goes_on(
     assert again == {"trainer.devices": 2, "trainer.precision": "fp32"}
 
 
+def test_a_run_of_the_typed_configuration_keeps_its_number_of_devices() -> None:
+    config = compose("pretrain", ["resume=true"])
+    assert choose_again(config, {"trainer.devices": 1}) == {"trainer.devices": 1}
+
+
 def test_a_longer_run_is_accepted_said_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     begin(step=150)
     with open_run(resumed("trainer.max_steps=1000", "trainer.num_workers=2"), label="x") as again:
