@@ -63,10 +63,10 @@ class AtomicCheckpointIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Load the checkpoint at `path`, by default on the CPU, without running code from the file.
 
-        One that several processes have written, each its shards, is put together.
+        Sharded tensors, written by several processes, are assembled from their folder.
 
         Raises:
-            CheckpointError: a file is missing, damaged, or holds more than tensors and plain values.
+            CheckpointError: a file is missing, damaged, or contains more than tensors and plain values.
         """
         checkpoint = self.load_file(path, map_location)
         if SHARDS not in checkpoint:
@@ -76,7 +76,7 @@ class AtomicCheckpointIO(CheckpointIO):
         return whole_checkpoint(checkpoint, Path(path))
 
     def load_file(self, path: str | Path, map_location: Any | None = None) -> dict[str, Any]:
-        """Load the file at `path` alone, without the tensors that lie in a folder beside it.
+        """Load only the file at `path`, without the sharded tensors in the folder next to it.
 
         Raises:
             CheckpointError: if the file is missing or damaged, or contains more than tensors and plain
@@ -163,7 +163,7 @@ def _write_sums(target: Path, digests: list[str]) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> CheckpointError:
-    """The error for a checkpoint that cannot be written."""
+    """Return the error for a checkpoint that cannot be written."""
     return CheckpointError(
         f"cannot write {path} ({error.strerror or error})",
         "a writable folder, with space for the checkpoint",

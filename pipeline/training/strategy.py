@@ -57,7 +57,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """True: Lightning restores optimizers from shards, as with other strategies."""
+        """Whether Lightning restores optimizers; it does so from shards, as with other strategies."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
