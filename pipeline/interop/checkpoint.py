@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +63,17 @@ def read_checkpoint(folder: Path, origin: Mapping[str, str] | None = None) -> Ch
     """
     if folder.is_file() and folder.suffix == ".gguf":
         return _read_gguf(folder)
+    if folder.is_file():
+        raise InteropError(
+            f"{folder} is a file",
+            "the folder of a model, or a GGUF file",
+            f"name the folder: make import FROM={folder.parent}",
+        )
     if not (folder / "config.json").exists() and len(found := sorted(folder.glob("*.gguf"))) == 1:
         return _read_gguf(found[0])
     config = read_object(folder / "config.json", "the configuration of the model")
     filled = with_defaults(config)
-    shards = _shards(folder)
+    shards = _shards(folder, config)
     places: dict[str, Path] = {}
     for shard in shards:
         for name in _names_in(shard):
@@ -147,7 +155,7 @@ def read_object(file: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         named = read_object(index, "the names of the files of weights").get("weight_map")
@@ -171,9 +179,16 @@ def _shards(folder: Path) -> list[Path]:
             f"{folder} has weights only in {pickles[0]}, a format that can run code when it is loaded",
             "model.safetensors",
             'convert it where you trust it: python -c "import transformers; '
-            f"transformers.AutoModel.from_pretrained('{folder}').save_pretrained('converted')\"",
+            f"transformers.{_saved_class(config)}.from_pretrained('{folder}').save_pretrained('converted')\"",
         )
     raise InteropError(f"{folder} has no model.safetensors", "weights", "name the folder of a model")
+
+
+def _saved_class(config: Mapping[str, Any]) -> str:
+    """The class that keeps the head of a model that has one; `AutoModel` would drop it."""
+    named = config.get("architectures")
+    known = (family.architecture for family in FAMILIES)
+    return next((name for name in known if isinstance(named, list) and name in named), "AutoModel")
 
 
 def _names_in(shard: Path) -> list[str]:
@@ -203,9 +218,9 @@ def _read_gguf(file: Path) -> Checkpoint:
     import transformers
 
     _check_gguf_library()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
+        with redirect_stderr(StringIO()):  # its progress bar has no switch
+            model = transformers.AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
     except Exception as error:  # the library may raise anything for a damaged file
         raise InteropError(
             f"{file} cannot be read ({' '.join(str(error).split())[:200]})",

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from modules.heads import LMHead
+from modules.heads import LMHead, NoHead
 from modules.transformer import Decoder, EncoderDecoder
 from pipeline.errors import InteropError
 from pipeline.files import give_usual_mode
@@ -22,7 +22,6 @@ from pipeline.interop.table import Family
 from pipeline.interop.tokenizer_files import write_tokenizer
 from pipeline.output import write_whole
 from pipeline.runs.bundle import Bundle
-from pipeline.runs.start import check_has_head
 from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.chat import Dialogue
 
@@ -47,7 +46,6 @@ def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -
     """
     if folder.exists():
         raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
-    check_has_head(bundle)
     _check_head(bundle)
     ours = dotted(bundle.model_config, bundle.tokenizer.vocab_size)
     family = choose_family(ours, model_type)
@@ -77,6 +75,12 @@ def _check_head(bundle: Bundle) -> None:
         InteropError: the model has another head.
     """
     head = bundle.model.head
+    if isinstance(head, NoHead):
+        raise InteropError(
+            f"{bundle.folder} has no head, because the files it was imported from have none",
+            "a bundle with a head that scores words",
+            "use those files, which `make lineage MODEL=...` names",
+        )
     if not isinstance(head, LMHead):
         raise InteropError(
             f"{bundle.folder} has a {type(head).__name__}, which has no equivalent in transformers",

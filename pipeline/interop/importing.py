@@ -149,6 +149,7 @@ def _filled_model(
     expected = family.weights_to_theirs(planned.state_dict(), ours)
     stored = {name: checkpoint.tensor(names[name]).float() for name in expected}
     _check_shapes(stored, expected, names)
+    _check_values(stored, names)
     try:
         state = family.weights_to_ours(stored, ours)
     except ValueError as error:
@@ -175,4 +176,14 @@ def _check_shapes(
             f"tensors do not have the shapes that config.json implies: {'; '.join(wrong[:5])}",
             "config.json and weights of the same model",
             "check that the files belong together",
+        )
+
+
+def _check_values(stored: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    wrong = [names[name] for name, tensor in stored.items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise InteropError(
+            f"tensors contain NaN or infinity: {', '.join(wrong[:5])}",
+            "finite weights",
+            "download the files again, or choose another model",
         )

@@ -238,5 +238,21 @@ def check_has_head(bundle: Bundle) -> None:
         )
 
 
+def check_kept_head(task: FinetuneTask, start: Bundle) -> None:
+    """Reject a bundle without a head if the task trains the head that a model was pretrained with.
+
+    Raises:
+        BundleError: if the bundle has no head.
+    """
+    if task.keeps_head and isinstance(start.model.head, NoHead):
+        raise BundleError(
+            f"{start.folder} has no head, because the files it was imported from have none, "
+            "and this task trains the head that a model was pretrained with",
+            "a bundle with a head; new weights would know nothing",
+            "import the whole model (such as LlamaForCausalLM instead of LlamaModel), or fine-tune this one "
+            "for a task with a head of its own, such as classify",
+        )
+
+
 def _article(name: str) -> str:
     return f"an {name}" if name[0] in "AEIOU" else f"a {name}"

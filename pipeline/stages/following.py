@@ -29,8 +29,16 @@ def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Tran
 
 def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool) -> dict[str, str]:
     """Return command -> purpose, for an imported model."""
-    able = [name for name, kind in finetuning_tasks().items() if backbone in kind.backbones]
-    commands = {f"make finetune-{name} INIT={run.name}": "fine-tune it for a task" for name in able}
+    able = [
+        name
+        for name, kind in finetuning_tasks().items()
+        if backbone in kind.backbones and (has_head or not kind.keeps_head)
+    ]
+    commands = {}
+    if able:
+        first, *others = able
+        also = f" (or {', '.join(others)})" if others else ""
+        commands[f"make finetune-{first} INIT={run.name}"] = f"fine-tune it for a task{also}"
     if has_head and backbone is Decoder:
         commands[f'make generate BUNDLE={run.name} PROMPT="One sunny morning"'] = "generate text with it"
     if has_head:

@@ -60,7 +60,9 @@ def import_weights(config: Config) -> StageResult:
     if imported.unused:
         report.say("Not used", f"{', '.join(imported.unused)}: the model does not use them")
     if not imported.has_head:
-        report.say("No head", "the files have none, so the model can only be fine-tuned")
+        report.say(
+            "No head", "the files have none: the model can be fine-tuned for tasks with a head of their own"
+        )
     error = imported.prove()
     what = "logits" if imported.has_head else "hidden states"
     report.say("Proof", f"the same tokens and {what} as in transformers (relative error {error:.0e})")

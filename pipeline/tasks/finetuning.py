@@ -113,6 +113,7 @@ class FinetuneTask(ABC):
         higher_is_better: whether a higher score is better.
         backbones: supported architectures; the one whose pretraining helps most comes first.
         baseline_titles: for people, the name of each of `baselines`.
+        keeps_head: whether the task trains the head that the model was pretrained with.
         least_steps: training steps for a small data set if the user gives no number.
         hub_task: the task by the word of model hubs, such as `text-classification`; None: they have none.
         endpoint: the last word of the address at which a server answers, /v1/ENDPOINT; None: the task's name.
@@ -129,6 +130,7 @@ class FinetuneTask(ABC):
     higher_is_better: ClassVar[bool] = True
     backbones: ClassVar[tuple[type[Transformer], ...]]
     baseline_titles: ClassVar[Mapping[str, str]] = {}
+    keeps_head: ClassVar[bool] = False
     least_steps: ClassVar[int] = 600
     endpoint: ClassVar[str | None] = None
     hub_task: ClassVar[str | None] = None

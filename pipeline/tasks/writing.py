@@ -74,6 +74,7 @@ class SmoothedObjective(TokenObjective):
 class WritingTask(FinetuneTask):
     """A task whose model generates text, scored by the backbone's own embedding."""
 
+    keeps_head: ClassVar[bool] = True
     #: The name of the option that limits the length of a text.
     length_option: ClassVar[str]
     label_smoothing: float

@@ -62,6 +62,9 @@ def test_a_model_without_a_head_is_fine_tuned_at_its_own_rates_and_asked_for_not
     save_llama(tmp_path / "theirs")
     transformers.LlamaModel.from_pretrained("theirs").save_pretrained("theirs")
     assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 0
+    said = capsys.readouterr().err
+    assert "make finetune-classify INIT=a" in said
+    assert "chat" not in said
     for command in ("serve", "evaluate-lm", "evaluate", "generate"):
         tracking = [] if command == "generate" else ["tracking=off"]
         assert main([command, "bundle=a", *tracking]) == 2
@@ -72,6 +75,14 @@ def test_a_model_without_a_head_is_fine_tuned_at_its_own_rates_and_asked_for_not
     assert "optimizer=imported" in capsys.readouterr().err
     assert read_yaml(Path("runs/b/config.yaml"))["optimizer"]["embedding_lr"] == 5e-5
     assert read_part(Path("runs/b/bundles/best"), "config.yaml")["choices"]["optimizer"] == "imported"
+    chat = ["finetune", "task=chat", "tracking=off", *words[2:], "data=storyworld_chat"]
+    assert main([*chat, "init_from=a"]) == 2
+    assert "new weights would know nothing" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["a", "b"]
+    small = ["data.n_train_rows=20", "data.n_validation_rows=5", "data.n_test_rows=5"]
+    assert main([*chat, *small, "init_from=b"]) == 0
+    said = " ".join(capsys.readouterr().err.split())  # lines are cut to the width
+    assert "fine-tuned for a task with another head (PooledClassifier)" in said
 
 
 def test_a_run_that_exists_and_a_model_that_is_not_named_are_refused_and_nothing_is_written(

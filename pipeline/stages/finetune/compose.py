@@ -25,6 +25,7 @@ from pipeline.runs.bundle import Bundle
 from pipeline.runs.inputs import inputs_of
 from pipeline.runs.rates import is_imported, with_fitting_rates
 from pipeline.runs.start import (
+    check_kept_head,
     check_new_backbone,
     check_vocabularies,
     completed,
@@ -109,6 +110,7 @@ def _find_start(config: Config, task: FinetuneTask) -> Bundle | None:
         check_new_backbone(config, task)
         return None
     check_vocabularies(task, start)
+    check_kept_head(task, start)
     return with_architecture(start, task.architecture(type(start.model.backbone)), task.backbone_options)
 
 

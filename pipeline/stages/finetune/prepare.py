@@ -82,6 +82,12 @@ def _build_model(started: Started, task: FinetuneTask, corpus: Corpus) -> tuple[
     initialize(model if bundle is None else model.head, node["init"])
     if bundle is not None and node["head"] == bundle.model_config["head"]:
         model.head.load_state_dict(bundle.model.head.state_dict())
+    elif bundle is not None and task.keeps_head:
+        report.say(
+            "Head",
+            f"new, with the embedding as its weights, since {report.short(bundle.folder)} "
+            f"was fine-tuned for a task with another head ({type(bundle.model.head).__name__})",
+        )
     if peft := to_plain(started.config.get("peft") or {}):
         _adapt(model, construct(peft, LoRA))
     return tokenizer, model.train()

@@ -92,6 +92,11 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def pickled_without_a_head(folder: Path) -> None:
+    edit_config(architectures=["LlamaModel"])(folder)
+    pickled(folder)
+
+
 NORM = "model.layers.1.input_layernorm.weight"
 
 
@@ -122,7 +127,15 @@ NORM = "model.layers.1.input_layernorm.weight"
         ),
         (cut, "damaged or truncated"),
         (without_a_shard, r"lacks model-00002-of-00006.safetensors; expected the 6 files"),
-        (pickled, r"(?s)weights only in pytorch_model.bin, .*save_pretrained\('converted'\)"),
+        (
+            edit_weights(lambda weights: weights.update({NORM: torch.full((32,), torch.nan)})),
+            f"contain NaN or infinity: {NORM}",
+        ),
+        (
+            pickled,
+            r"(?s)weights only in pytorch_model.bin, .*LlamaForCausalLM.*save_pretrained\('converted'\)",
+        ),
+        (pickled_without_a_head, r"(?s)weights only in pytorch_model.bin, .*transformers.AutoModel.from_pre"),
         (lambda folder: save_tokenizer(folder, n_more=5), "has 265 tokens, but the embedding has 260 rows"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json cannot be read"),
@@ -142,9 +155,14 @@ def test_what_is_wrong_is_one_clear_error(
         imported(tmp_path)
 
 
-def test_a_name_without_a_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_without_a_network_and_a_file_say_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InteropError, match=r"(?s)org/model is not a local folder .*make import FROM=FOLDER"):
         find_model("org/model")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InteropError, match=r"(?s)notes.txt is a file.*make import FROM="):
+        read_checkpoint(tmp_path / "notes.txt")
     with pytest.raises(InteropError, match=r"there is no folder \./nothing"):
         find_model("./nothing")
