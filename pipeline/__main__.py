@@ -1,8 +1,8 @@
 """`python -m pipeline STAGE [key=value ...]`: what every Make target calls.
 
 Standard output carries results only (with `--json`, one JSON object as its last line); progress and messages
-go to standard error. Exit codes: 0 success; 2 an error of the user; 129, 130 and 143 stopped by a signal; 141
-the reader of standard output was gone before the results were written.
+go to standard error. Exit codes: 0 success; 2 an error of the user; 129, 130, 138, 143 stopped by a signal;
+141 the reader of standard output was gone before the results were written.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The signals that ask a process to end: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal."""
+"""The signals that ask a process to end: from the terminal, from a service manager, from Slurm."""
 
 import signal
 import threading
@@ -10,7 +10,8 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: SIGUSR1 announces the end of a job of Slurm (`--signal=USR1@120`), to all its processes.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 #: A closed terminal, `timeout` and other wrappers send the same signal twice within this time.
 SAME_REQUEST_S = 0.5

@@ -1,5 +1,7 @@
 """Format numbers and texts for people to read."""
 
+import math
+
 
 def shorten(text: str, limit: int) -> str:
     """Cut text that is longer than `limit` characters; its last character is then an ellipsis."""
@@ -21,3 +23,11 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def size_words(size: float) -> str:
+    """Format bytes in a suitable decimal unit: 512 kB, 1.5 MB, 36.8 GB, 3.28 TB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.{max(0, 2 - int(math.log10(size / factor)))}f} {unit}"
+    return f"{size / 1e3:.0f} kB"

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from pipeline.estimate.estimation import RECOMPUTE, Cost, Estimate
 from pipeline.estimate.options import Strategy
-from pipeline.estimate.verdict import batch_advice, devices_words, size_words, verdict
-from pipeline.words import count
+from pipeline.estimate.verdict import batch_advice, devices_words, verdict
+from pipeline.words import count, size_words
 
 #: Labels for the kinds of memory.
 KINDS = {

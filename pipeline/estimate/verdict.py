@@ -1,10 +1,8 @@
 """Summarize an estimate in words."""
 
-import math
-
 from pipeline.estimate.estimation import RECOMPUTE, Estimate
 from pipeline.estimate.work import LEAST_TOKENS_OF_RULE, advised_batch_tokens
-from pipeline.words import count
+from pipeline.words import count, size_words
 
 
 def verdict(estimate: Estimate) -> str:
@@ -77,11 +75,3 @@ def devices_words(estimate: Estimate) -> str:
     if devices.count == 1:
         return f"one {devices.name}"
     return f"{devices.count:,} {devices.name} with {estimate.strategy}"
-
-
-def size_words(size: float) -> str:
-    """Format bytes in a suitable decimal unit: 512 kB, 1.5 MB, 36.8 GB, 3.28 TB."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:,.{max(0, 2 - int(math.log10(size / factor)))}f} {unit}"
-    return f"{size / 1e3:.0f} kB"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pipeline.signals import SIGNALS
 from pipeline.tracking.figures import TRAINED
 from pipeline.tracking.options import Store
 from pipeline.tracking.places import found_path, found_uri
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--system-metrics", action="store_true")
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # its life is the training's, and a minute more
     os.nice(10)
     store = recorded_store(arguments.folder, os.environ["PRELUDE_TRACKING_STORE"])

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from modules.lit_module import LitModule, Objective
@@ -109,6 +110,7 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
     if not processes.is_first():
         raise SystemExit(0)
     prepared = replace(prepared, model=whole)
+    peak_bytes = torch.cuda.max_memory_allocated() if module.on_gpu else None
     load_weights(prepared.model, checkpoints.best_path)
     pace = report.describe_pace(throughput.elapsed_s, throughput.tokens_seen)
     return Trained(
@@ -118,6 +120,8 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         pace=pace,
         elapsed_s=throughput.elapsed_s,
         tokens_seen=throughput.tokens_seen,
+        step_s=throughput.step_s,
+        peak_bytes=peak_bytes,
     )
 
 

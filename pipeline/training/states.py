@@ -93,6 +93,8 @@ class Trained(Generic[AnyPrepared]):
         pace: a description of its duration and speed.
         elapsed_s: the duration in seconds.
         tokens_seen: the number of tokens read.
+        step_s: mean seconds per step, without validations and checkpoints; None if too few were logged.
+        peak_bytes: the most memory in use on the first device; None on a CPU, which does not count it.
     """
 
     prepared: AnyPrepared
@@ -101,6 +103,8 @@ class Trained(Generic[AnyPrepared]):
     pace: str
     elapsed_s: float
     tokens_seen: int
+    step_s: float | None
+    peak_bytes: float | None
 
 
 @contextmanager

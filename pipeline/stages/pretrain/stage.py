@@ -1,6 +1,7 @@
 """The stage `pretrain`: compose, prepare, train, evaluate, and write the bundles."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.tasks import pretraining_task
+from pipeline.estimate.kept import Cost, cost_facts, cost_metrics, kept
 from pipeline.evaluation.attention_picture import log_attention
 from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
 from pipeline.evaluation.rows import HeldOut, keep_samples
@@ -42,11 +44,18 @@ def pretrain(config: Config) -> StageResult:
         evaluation = _evaluate(trained)
         bundle = _export(trained, evaluation)
         samples = _samples(prepared, bundle.model)
+        cost, estimated = Cost(step_s=trained.step_s, peak_bytes=trained.peak_bytes), kept(prepared.config)
         _record(prepared, samples, bundle)
+        costs = cost_metrics(cost, estimated)
+        if costs:
+            started.tracked.log_metrics(costs, step=prepared.options.n_steps)
         started.tracked.end("FINISHED", bundle.metrics)
-        _summarise(trained, samples, bundle)
+        _summarise(trained, samples, bundle, cost_facts(cost, estimated))
     return StageResult(
-        stage="pretrain", run_id=started.tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
+        stage="pretrain",
+        run_id=started.tracked.run_id,
+        bundle=str(bundle.folder),
+        metrics={**bundle.metrics, **costs},
     )
 
 
@@ -144,7 +153,9 @@ def _record(prepared: Pretraining, samples: list[Sample], bundle: Bundle) -> Non
     log_attention(tracked, bundle.model, tokenizer, first, show_text=config.log_corpus_text)
 
 
-def _summarise(trained: Trained[Pretraining], samples: list[Sample], bundle: Bundle) -> None:
+def _summarise(
+    trained: Trained[Pretraining], samples: list[Sample], bundle: Bundle, costs: Mapping[str, str]
+) -> None:
     """Print the summary."""
     prepared, metrics = trained.prepared, dict(bundle.metrics)
     if prepared.optimum_bits_per_byte is not None and "val/bits_per_byte" in metrics:
@@ -155,6 +166,7 @@ def _summarise(trained: Trained[Pretraining], samples: list[Sample], bundle: Bun
         "bundle": report.short(bundle.folder),
         "best step": f"{bundle.provenance['step']:,}",
         "training": trained.pace,
+        **costs,
     }
     report.summary(
         f"{prepared.run.name}: done",

@@ -17,7 +17,7 @@ from pipeline.training.checkpoint import Checkpoints
 
 
 class Preemption(Checkpoint):
-    """Handle Ctrl-C, SIGTERM and SIGHUP: finish the optimizer step (and a running validation), save, stop.
+    """Handle signals: finish the optimizer step (and a running validation), save, stop.
 
     A second signal stops at once. This is a checkpoint callback so that Lightning calls it after all others,
     when each has seen the step that is saved; list it after `checkpoints`.

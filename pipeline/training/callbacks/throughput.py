@@ -46,6 +46,10 @@ class Throughput(Callback):
         self._interval_steps = 0
         self._interval_s = 0.0  # without the time since _running_since
         self._running_since: float | None = None
+        # Of all intervals but the first, which builds kernels.
+        self._is_warm = False
+        self._paced_steps = 0
+        self._paced_s = 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -56,6 +60,11 @@ class Throughput(Callback):
     def tokens_seen(self) -> int:
         """Tokens up to the last logging step or checkpoint."""
         return self._tokens_seen
+
+    @property
+    def step_s(self) -> float | None:
+        """Mean seconds per step since this process started, without validations and checkpoints."""
+        return self._paced_s / self._paced_steps if self._paced_steps else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -143,6 +152,10 @@ class Throughput(Callback):
         self._count_fresh()
         self._pause()
         seconds = max(self._interval_s, 1e-9)
+        if self._is_warm:
+            self._paced_steps += self._interval_steps
+            self._paced_s += seconds
+        self._is_warm = True
         values: dict[str, float] = {
             "tokens_seen": self._tokens_seen,
             "wall_s": self._clock.elapsed_s,

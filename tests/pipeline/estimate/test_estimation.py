@@ -9,10 +9,11 @@ from pipeline.config.compose import compose
 from pipeline.errors import ConfigError, UserError
 from pipeline.estimate.devices import devices_of
 from pipeline.estimate.estimation import Estimate, estimate_of
-from pipeline.estimate.verdict import batch_advice, remedy, size_words, verdict
+from pipeline.estimate.verdict import batch_advice, remedy, verdict
 from pipeline.estimate.work import advised_batch_tokens
 from pipeline.machine.accelerators import accelerator_called, accelerators, measured_share
 from pipeline.machine.options import TrainerOptions
+from pipeline.words import size_words
 
 
 def estimate(*words: str) -> Estimate:
