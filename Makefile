@@ -20,7 +20,7 @@ count :=
 $(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
 
 # Targets that are not commands of the pipeline take no configuration.
-$(foreach goal,$(filter help setup check test test-all browser weights bench bench-peers profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
+$(foreach goal,$(filter help setup check test test-all browser weights bench bench-gpu bench-peers smoke-gpu profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
     $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
 
 # A file or folder with the name of a command must not prevent it from running.
@@ -208,6 +208,14 @@ bench: $(VENV)/.installed-dev ## Measure Prelude next to its peers on this machi
 .PHONY: profile
 profile: $(VENV)/.installed-dev ## Profile a training step: ARGS="size=small"
 	@$(BIN)/python -m benchmarks.profile $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/.installed-dev ## Compare estimates with measurements on a GPU, in at most six minutes
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+.PHONY: smoke-gpu
+smoke-gpu: $(VENV)/.installed ## Report what works on the GPUs here, in five minutes; without GPUs: ARGS=--cpu
+	@$(BIN)/python -m scripts.smoke_gpu $(ARGS)
 
 .PHONY: bench-peers
 bench-peers: ## Install litgpt for `make bench`, in .venv-litgpt

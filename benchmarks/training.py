@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, TextIO
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.synthetic import make_rows, make_tokenizer
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
+from modules.transformer import set_recompute
 from pipeline.config.compose import compose
 from pipeline.config.construct import construct
 from pipeline.config.model import build_model
@@ -127,6 +128,16 @@ class Training:
         trainer.fit(self.module, self._data())
         return clock.measured
 
+    def run_bare(self, n_steps: int, *, n_warmup_steps: int) -> Measured:
+        """Make steps with the Trainer and no other callback: nothing is saved, as weights may be large."""
+        set_recompute(self.module.model, self.options.activation_checkpointing)
+        n_all = n_warmup_steps + n_steps
+        clock = StepClock(n_warmup_steps)
+        options = replace(self.options, max_steps=n_all, val_every_steps=n_all)
+        trainer = build_trainer(options, callbacks=[clock, NoCheckpoint()])
+        trainer.fit(self.module, self._data())
+        return clock.measured
+
     def _data(self) -> PretrainDataModule:
         return PretrainDataModule(
             self._rows,
@@ -192,6 +203,10 @@ class Training:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+class NoCheckpoint(Checkpoint):
+    """Takes the place of the checkpoints that Lightning saves by default."""
 
 
 class StepClock(Callback):
