@@ -210,11 +210,11 @@ profile: $(VENV)/.installed-dev ## Profile a training step: ARGS="size=small"
 	@$(BIN)/python -m benchmarks.profile $(ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(VENV)/.installed-dev ## Compare estimates with measurements on a GPU, in at most six minutes
+bench-gpu: $(VENV)/.installed-dev ## Compare estimates with measurements on a GPU: six minutes
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 .PHONY: smoke-gpu
-smoke-gpu: $(VENV)/.installed ## Report what works on the GPUs here, in five minutes; without GPUs: ARGS=--cpu
+smoke-gpu: $(VENV)/.installed ## Report what works on the GPUs here; without GPUs: ARGS=--cpu
 	@$(BIN)/python -m scripts.smoke_gpu $(ARGS)
 
 .PHONY: bench-peers

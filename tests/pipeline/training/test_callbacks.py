@@ -165,7 +165,8 @@ def test_the_time_budget_counts_on_after_resuming_and_leaves_the_schedule_as_it_
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
 )
 def test_a_signal_ends_the_run_after_the_optimizer_step_with_its_exit_code(
     tmp_path: Path, number: signal.Signals, code: int, capfd: pytest.CaptureFixture[str]
