@@ -169,9 +169,9 @@ def as_line(name: str, found: dict[str, Any]) -> str:
 def _pair(found: dict[str, Any], name: str, shown: Any, width: int) -> str:
     """Format a measured value, its estimate, and the difference."""
     measured, estimated = found.get(name), found.get(f"estimated_{name}")
-    both = measured is not None and estimated is not None
     cells = ["" if value is None else shown(value) for value in (measured, estimated)]
-    return f"{cells[0]:>{width}} {cells[1]:>{width}} {f'{measured / estimated - 1:+.1%}' if both else '':>7}"
+    difference = "" if measured is None or estimated is None else f"{measured / estimated - 1:+.1%}"
+    return f"{cells[0]:>{width}} {cells[1]:>{width}} {difference:>7}"
 
 
 def _parser() -> argparse.ArgumentParser:
