@@ -93,7 +93,7 @@ def measure(side: str, bundle: Bundle, folder: str, task: FinetuneTask, batches:
             loss = total / n_labels
         else:
             loss = model(**their_batch(batch)).loss
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -224,7 +224,7 @@ def _trained(arguments: argparse.Namespace, model: Any, precision: str, train: R
             per_device_eval_batch_size=64, learning_rate=RATE, report_to=[], save_strategy="no", use_cpu=True,
             bf16=precision == "bf16", train_sampling_strategy=arguments.sampling, logging_strategy="no",
         )  # fmt: skip
-        trainer: Any = transformers.Trainer(model, options, train_dataset=train, processing_class=words)  # type: ignore[arg-type]
+        trainer: Any = transformers.Trainer(model, options, train_dataset=train, processing_class=words)
         began = time.perf_counter()
         trainer.train()
     return trainer, time.perf_counter() - began
