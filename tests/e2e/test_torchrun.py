@@ -134,29 +134,6 @@ def test_a_process_of_torchrun_that_dies_ends_the_run_which_can_be_resumed(
 
 
 @pytest.mark.slow
-def test_a_run_with_shared_weights_goes_on_after_a_kill_and_is_the_run_of_one_process(
-    run: Callable[..., Outcome], text_file: Path, tmp_path: Path
-) -> None:
-    length = ("trainer.log_every_steps=1", "trainer.max_steps=150", "trainer.checkpoint_every_steps=2")
-    words = ("pretrain", "data=files", f"data.train={text_file}", *WORDS, *SPOOLED, *length)
-    shared = (*TORCHRUN, *words, "trainer.strategy=fsdp")
-    process = start(tmp_path, *shared, "name=two")
-    below = trained_a_while(tmp_path, process)
-    of_rank(1, "RANK", below).send_signal(signal.SIGKILL)
-    code, said = is_over(process, below)
-    assert code == 1
-    assert "rank      : 1" in said.partition("Root Cause")[2]
-    process = start(tmp_path, *shared, "resume=two", "--json")
-    out, said = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, said
-    assert "(resumed)" in said
-    assert run(*words, "name=one", "trainer.batch_size=8").code == 0
-    of_one, of_two = (losses(tmp_path / "runs" / name) for name in ("one", "two"))
-    assert of_two[-100:] == pytest.approx(of_one[-100:], rel=1e-4)
-    assert run("generate", f"bundle={json.loads(out)['bundle']}", "prompts=[the]").code == 0
-
-
-@pytest.mark.slow
 def test_a_process_of_this_program_that_dies_ends_the_run_and_is_named(
     text_file: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ PARTS = [
     replace(FIRST, name="left to one", folder="left"),
     replace(FIRST, name="ddp, first part", folder="mixed", strategy="ddp"),
     replace(LONG, name="ddp, then fsdp", folder="mixed", resume=True),
+    replace(LONG, name="after a kill", folder="killed", resume=True),
     replace(LONG, name="damaged", folder="whole", resume=True, harm="damaged"),
     replace(LONG, name="missing", folder="whole", resume=True, harm="missing"),
 ]
@@ -49,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def losses(folder: Path) -> dict[str, Losses]:
+    run_together([replace(LONG, name="killed", kill_after=8)], folder, n_processes=2)
     return run_together([*CASES, *PARTS], folder, n_processes=2)
 
 
@@ -71,6 +73,13 @@ def test_a_sharded_run_that_was_interrupted_is_the_same_run_bit_for_bit(
     assert first.train[:6] + second.train == whole.train
     for name in ("last.ckpt", "best.ckpt"):
         assert differences(checkpoint(folder / "whole", name), checkpoint(folder / "parts", name)) == []
+
+
+def test_a_sharded_run_of_which_a_process_was_killed_is_the_same_run_bit_for_bit(
+    losses: dict[str, Losses], folder: Path
+) -> None:
+    assert losses["after a kill"].train == losses["whole"].train[6:]
+    assert differences(checkpoint(folder / "whole"), checkpoint(folder / "killed")) == []
 
 
 def test_of_each_sharded_checkpoint_one_folder_is_kept(losses: dict[str, Losses], folder: Path) -> None:

@@ -6,6 +6,7 @@ Several, which run this file, train one case after another: starting them takes 
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,7 @@ class Case:
     max_seq_len: int = 32
     max_steps: int = 20
     crash_after: int | None = None
+    kill_after: int | None = None
     resume: bool = False
     folder: str = ""
     harm: Literal["", "damaged", "missing"] = ""
@@ -153,6 +155,7 @@ def callbacks(case: Case, options: TrainerOptions, folder: Path, samples: Sample
         FinalValidation(),
         samples,
         *([StopAfter(case.crash_after)] if case.crash_after is not None else []),
+        *([KillAfter(case.kill_after)] if case.kill_after is not None else []),
         checkpoints,
         Preemption(checkpoints),
     ]
@@ -200,6 +203,17 @@ def _classification(batch_size: int) -> tuple[Model, Objective, L.LightningDataM
     return model, task.objective(), data
 
 
+class KillAfter(Callback):
+    """Kills process 1 with SIGKILL, after the batch in which this step ended."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step >= self.step and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Rows:
     """Seeded rows of bytes, some of them padded, in one segment each."""
 
@@ -243,13 +257,16 @@ def run_together(
         for rank in range(n_processes)
     ]
     try:
+        killed = any(case.kill_after is not None for case in cases)
         for rank, process in enumerate(processes):
-            assert process.wait(timeout=LIMIT_S) == 0, (folder / f"{rank}.log").read_text()
+            code = process.wait(timeout=LIMIT_S)
+            expected = (1, -signal.SIGKILL)[rank] if killed else 0
+            assert code == expected, (folder / f"{rank}.log").read_text()
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    losses = json.loads((folder / "losses.json").read_text())
+    losses = {} if killed else json.loads((folder / "losses.json").read_text())
     return {name: Losses(**values) for name, values in losses.items()}
 
 
