@@ -220,7 +220,7 @@ def test_what_is_typed_stays_text_and_what_the_server_refuses_is_said(
         page.get_by_role("tab", name="Write").click()
         panel(page).get_by_label("Beginning").fill("a" * 200)
         panel(page).get_by_role("button", name="Send").click()
-        expect(page.get_by_role("alert")).to_have_text(re.compile("could not answer: .*reads 96 tokens"))
+        expect(page.get_by_role("alert")).to_have_text(re.compile("could not answer: .*which is 96 tokens"))
         expect(panel(page).get_by_role("button", name="Send")).to_be_enabled()
 
 

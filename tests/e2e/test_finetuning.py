@@ -54,7 +54,7 @@ def test_a_bundle_of_another_task_or_architecture_is_refused_with_what_can_serve
     assert run("pretrain", "task=masked_lm", *QUICK, *STORY, "tokenizer=bytes", "name=reader").code == 0
     refused = run("finetune", "task=translate", *QUICK, "init_from=reader")
     assert refused.code == 2
-    assert "holds an Encoder" in refused.error
+    assert "is an Encoder, which this task does not support" in refused.error
     assert "EncoderDecoder or a Decoder" in refused.error or "EncoderDecoder or Decoder" in refused.error
     assert f"INIT={pretrained}" in refused.error
     wrong = run("evaluate", "task=classify", "tracking=off", f"bundle={pretrained}")

@@ -91,7 +91,7 @@ def test_a_run_that_exists_and_a_model_that_is_not_named_are_refused_and_nothing
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 2
-    assert "the run a exists" in capsys.readouterr().err
+    assert "the run a already exists" in capsys.readouterr().err
     assert main(["import", "tracking=off"]) == 2
     assert "make import FROM=FOLDER" in capsys.readouterr().err
     (tmp_path / "theirs").mkdir()
