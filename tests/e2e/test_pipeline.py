@@ -55,7 +55,7 @@ def test_only_what_is_not_there_runs_and_what_depends_on_it(run: Call) -> None:
     assert "these inputs differ" in why.out
     assert "finetune-classify has to run first" in run("why", *changed, "step=evaluate-classify").out
     assert ran(run("pipeline", *changed)) == STEPS[2:]
-    assert "nothing differs" in run("why", *ONE_TASK, "step=pretrain").out
+    assert "no input differs" in run("why", *ONE_TASK, "step=pretrain").out
 
     pretrained = next(step["run"] for step in first.result["steps"] if step["step"] == "pretrain")
     weights = Path("runs") / pretrained / "bundles" / "best" / "model.safetensors"

@@ -64,7 +64,7 @@ def test_a_bundle_is_not_trained_further_in_another_architecture(run, small_bund
     words = ("data=files", "data.train=my.txt", "init_from=latest", "debug=quick", "tracking=off")
     refused = run("pretrain", "task=masked_lm", *words)
     assert refused.code == 2
-    assert "holds a Decoder, but task=masked_lm trains an Encoder" in refused.error
+    assert "is a Decoder, but task=masked_lm trains an Encoder" in refused.error
 
 
 def test_the_tokenizer_stage_writes_a_tokenizer_and_measures_it(run, text_file: Path) -> None:
