@@ -385,5 +385,5 @@ def test_a_negative_learning_rate_is_refused(name: str) -> None:
 
 
 def test_layer_decay_needs_a_model_whose_layers_are_known() -> None:
-    with pytest.raises(ValueError, match=r"the model is a Linear; expected modules\.model\.Model"):
+    with pytest.raises(ValueError, match=r"the model is a Linear; expected a modules\.model\.Model"):
         AdamW(layer_decay=0.9).build(nn.Linear(3, 3))
