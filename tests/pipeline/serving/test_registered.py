@@ -63,7 +63,7 @@ def test_the_server_follows_the_champion_without_a_lost_request_and_goes_on_with
         store.sqlite_file.rename("away.db")
         follower.look_now()
         wait_until(lambda: len(said) > 1, "the server says that the registry is away")
-        assert "version 2 of prelude-classify is kept" in said[-1]
+        assert "version 2 of prelude-classify is still served" in said[-1]
         assert ask() == "2"
         figures = requests.get(f"{running.url}/metrics", timeout=30).text
         assert 'prelude_reloads_total{model="prelude-classify"} 1' in figures
