@@ -179,7 +179,7 @@ def _status_mb(key: str) -> float:
 
 def _elsewhere(side: str, words: Sequence[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.imported_lora", side, *words]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

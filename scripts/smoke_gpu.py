@@ -198,7 +198,7 @@ class Smoke:
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=LIMIT_S,
             check=False,
         )
