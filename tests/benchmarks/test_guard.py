@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-#: With Newton-Schulz in emulated bfloat16 the ratio was 0.09; the default has 0.6 to 0.8.
-LOWEST_RATIO = 0.3
+#: On a quiet machine of one thread it is 0.83 to 0.96; with Newton-Schulz in emulated bfloat16 0.16 to 0.24.
+LOWEST_RATIO = 0.5
 
 TURNS = """
 import json, sys, tempfile
