@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--sampling", choices=("random", "group_by_length"), default="random")
     parser.add_argument("--batch-size", type=count, default=32)
+    parser.add_argument("--lr", type=float, default=5e-5, help="5e-5 as in Devlin et al. 2019, section 4.1")
     parser.add_argument("--rounds", type=count, default=2)
     parser.add_argument("--tokens", type=count, default=64)
     arguments = parser.parse_args()

@@ -28,9 +28,6 @@ from pipeline.tasks.qa.task import ExtractiveQA
 
 Rows = list[dict[str, Any]]
 
-#: The learning rate of both (Devlin et al. 2019, section 4.1).
-RATE = 5e-5
-
 
 def classify(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure the accuracy on the test rows, and the time."""
@@ -112,7 +109,7 @@ def _beside_trainer(
             "steps": arguments.steps,
             "batch_size": arguments.batch_size,
             "precision": precision,
-            "optimizer": f"AdamW, {RATE}, no weight decay, linear to 0, gradients clipped at 1",
+            "optimizer": f"AdamW, {arguments.lr}, no weight decay, linear to 0, gradients clipped at 1",
             "padding": {
                 "ours": "to the longest row of a batch, rows of similar length together",
                 "trainer": f"to the longest row of a batch, {arguments.sampling}",
@@ -149,7 +146,10 @@ def _ours(
                 *(f"trainer.val_every_steps={arguments.steps}", "trainer.val_rows=32"),
                 *("trainer.score_rows=32", *(["task.linear_baseline=false"] if task == "classify" else [])),
                 *("schedule=linear", "schedule.warmup_steps=0"),
-                *(f"optimizer.lr={RATE}", "optimizer.weight_decay=0"),  # all else as for imported weights
+                *(
+                    f"optimizer.lr={arguments.lr}",
+                    "optimizer.weight_decay=0",
+                ),  # all else as for imported weights
             ],
         )
         L.Trainer.fit = timed  # type: ignore[method-assign]
@@ -221,8 +221,9 @@ def _trained(arguments: argparse.Namespace, model: Any, precision: str, train: R
     with tempfile.TemporaryDirectory() as place:
         options = transformers.TrainingArguments(
             output_dir=place, max_steps=arguments.steps, per_device_train_batch_size=arguments.batch_size,
-            per_device_eval_batch_size=64, learning_rate=RATE, report_to=[], save_strategy="no", use_cpu=True,
-            bf16=precision == "bf16", train_sampling_strategy=arguments.sampling, logging_strategy="no",
+            per_device_eval_batch_size=64, learning_rate=arguments.lr, report_to=[], save_strategy="no",
+            use_cpu=True, bf16=precision == "bf16", train_sampling_strategy=arguments.sampling,
+            logging_strategy="no",
         )  # fmt: skip
         trainer: Any = transformers.Trainer(model, options, train_dataset=train, processing_class=words)
         began = time.perf_counter()
