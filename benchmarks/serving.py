@@ -324,7 +324,12 @@ def _prompts() -> list[str]:
     from datamodules.storyworld import StoryWorld
 
     texts = [row["text"] for row in StoryWorld(4 * N_PROMPTS).load().train][:N_PROMPTS]
-    return [" ".join(text.split()[: 3 + place % 9]) for place, text in enumerate(texts)]
+    return [_beginning(text, 3 + place % 9) for place, text in enumerate(texts)]
+
+
+def _beginning(text: str, n_words: int) -> str:
+    words = text.split()
+    return " ".join(words[:n_words]) if len(words) > n_words else text[: 2 * n_words]  # Chinese has no spaces
 
 
 if __name__ == "__main__":

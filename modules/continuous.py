@@ -1,15 +1,15 @@
 """Continuous batching: finished rows leave a batch during generation, and new rows enter it.
 
 Source: Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Based Generative Models",
-section 3.1 (iteration-level scheduling). A prompt is read in a batch of its own and then joins the cache.
+section 3.1 (iteration-level scheduling). Prompts are read in batches of their own and then join the cache.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from modules.cache import KVCache
@@ -20,6 +20,9 @@ from modules.model import Model
 from modules.transformer import Decoder
 
 K = TypeVar("K", bound=Hashable)
+
+#: New rows that are fewer than half of those in the batch wait for others, but at most this number of steps.
+MAX_WAITING_STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,21 @@ class _Row(Generic[K]):
     prompt: Sequence[int]
     sampler: RowSampler
     n_new: int = 0
+    ended: bool = False
+
+    @property
+    def room(self) -> int:
+        """The maximum number of tokens that the row may still read."""
+        return self.sampler.options.max_new_tokens - self.n_new
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part(Generic[K]):
+    """Rows whose prompts have been read, their cache, and the last token of each, which is not yet read."""
+
+    rows: Sequence[_Row[K]]
+    cache: KVCache
+    last: Int[Tensor, " B"]
 
 
 class DecodingBatch(Generic[K]):
@@ -72,20 +90,22 @@ class DecodingBatch(Generic[K]):
         self._eos_id, self._pad_id = eos_id, pad_id
         self._forbidden = forbidden_mask(self._backbone, forbidden_ids, eos_id=eos_id)
         self._waiting: list[_Row[K]] = []
-        self._rows: list[_Row[K]] = []
-        self._cache: KVCache | None = None
-        self._last: Int[Tensor, " B"] | None = None
+        self._running: _Part[K] | None = None
+        self._waited_steps = 0
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._waiting)
+        return len(self.keys)
 
     @property
     def keys(self) -> list[K]:
-        """The keys of the rows in the batch, and of those that enter at the next step."""
-        return [row.key for row in (*self._rows, *self._waiting)]
+        """The keys of the rows in the batch, and of those that wait to enter."""
+        running = [] if self._running is None else self._running.rows
+        return [row.key for row in (*running, *self._waiting)]
 
     def add(self, key: K, prompt: Sequence[int], options: SamplingOptions, *, number: int = 0) -> None:
-        """Add a row that enters at the next step; `number` distinguishes rows with the same prompt and seed.
+        """Add a row that enters at one of the next steps.
+
+        `number` distinguishes rows with the same prompt and seed.
 
         Raises:
             ArgumentError: the prompt is empty, or the prompt and its output exceed the positions.
@@ -100,83 +120,89 @@ class DecodingBatch(Generic[K]):
     def remove(self, keys: set[K]) -> None:
         """Remove rows before they have ended."""
         self._waiting = [row for row in self._waiting if row.key not in keys]
-        self._keep([number for number, row in enumerate(self._rows) if row.key not in keys])
+        if self._running is not None:
+            self._running = _joined([self._running], lambda row: row.key not in keys)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self) -> dict[K, NextToken]:
-        """Generate one more token for every row, and the first one for each new row."""
+        """Generate one more token for every row in the batch, and the first one for each row that enters."""
+        parts = [] if self._running is None else [self._decode(self._running)]
+        groups = self._entering()
+        alone = len(parts) + len(groups) == 1  # the cache of others is copied when they are joined
+        parts += [self._read(rows, room=max(row.room for row in rows) if alone else 0) for rows in groups]
         tokens: dict[K, NextToken] = {}
-        if self._rows:
-            tokens |= self._note(self._decode())
-        if self._waiting:
-            tokens |= self._enter()
+        parts = [self._noted(part, tokens) for part in parts]
+        self._running = _joined(parts, lambda row: not row.ended)
         return tokens
 
-    def _decode(self) -> Int[Tensor, " B"]:
-        assert self._cache is not None
-        assert self._last is not None
-        hidden = self._backbone.forward({"input_ids": self._last.unsqueeze(1)}, self._cache)
-        return self._choose(hidden)
+    def _entering(self) -> list[list[_Row[K]]]:
+        """Return the rows that enter at this step, those with prompts of similar length together.
 
-    def _choose(self, hidden: Float[Tensor, "B T D"]) -> Int[Tensor, " B"]:
-        logits = self._model.head.forward(hidden[:, -1]).float()
-        return choose_tokens(logits, [row.sampler for row in self._rows], self._forbidden)
+        Reading a short prompt takes a small model as long as reading several, and all rows in the batch wait
+        for it. So new rows wait for others, as in Text Generation Inference (its options
+        `waiting_served_ratio` and `max_waiting_tokens`).
+        """
+        n_running = 0 if self._running is None else len(self._running.rows)
+        if 2 * len(self._waiting) < n_running and self._waited_steps < MAX_WAITING_STEPS:
+            self._waited_steps += bool(self._waiting)
+            return []
+        groups: dict[int, list[_Row[K]]] = {}
+        for (
+            row
+        ) in self._waiting:  # each prompt is at least half as long as the longest of its group, or short
+            groups.setdefault(max(len(row.prompt), 16).bit_length(), []).append(row)
+        self._waiting, self._waited_steps = [], 0
+        return list(groups.values())
 
-    def _enter(self) -> dict[K, NextToken]:
-        """Read the prompts of new rows as a batch of their own, and join it with the others."""
-        others, cache, last = self._rows, self._cache, self._last
-        self._rows, self._waiting = self._waiting, []
-        prompts = [row.prompt for row in self._rows]
+    def _decode(self, part: _Part[K]) -> _Part[K]:
+        return self._forward(part.rows, {"input_ids": part.last.unsqueeze(1)}, part.cache)
+
+    def _read(self, rows: Sequence[_Row[K]], *, room: int) -> _Part[K]:
+        """Read the prompts of new rows into a cache with space for more tokens."""
+        prompts = [row.prompt for row in rows]
         batch, _, _ = first_batch(self._backbone, prompts, pad_id=self._pad_id, bos_id=None)
-        room = 0 if others else self._room(self._rows)  # what joins others is copied
-        self._cache = self._backbone.new_cache(
+        cache = self._backbone.new_cache(
             len(prompts), batch["input_ids"].shape[1] + room, max_real_tokens=max(map(len, prompts))
         )
-        tokens = self._note(self._choose(self._backbone.forward(batch, self._cache)))
-        if others:
-            self._join(others, cache, last)
-        return tokens
+        return self._forward(rows, batch, cache)
 
-    def _note(self, chosen: Int[Tensor, " B"]) -> dict[K, NextToken]:
-        """Record the chosen tokens, and drop the rows that have ended."""
-        tokens: dict[K, NextToken] = {}
-        self._last = chosen
-        for number, (row, token) in enumerate(zip(self._rows, chosen.tolist(), strict=True)):
-            n_new = row.n_new + 1
+    def _forward(self, rows: Sequence[_Row[K]], batch: dict[str, Tensor], cache: KVCache) -> _Part[K]:
+        hidden = self._backbone.forward(batch, cache)
+        logits = self._model.head.forward(hidden[:, -1]).float()
+        chosen = choose_tokens(logits, [row.sampler for row in rows], self._forbidden)
+        return _Part(rows=rows, cache=cache, last=chosen)
+
+    def _noted(self, part: _Part[K], tokens: dict[K, NextToken]) -> _Part[K]:
+        """Record the chosen tokens, also in `tokens`, and mark the rows that have ended."""
+        rows = []
+        for row, token in zip(part.rows, part.last.tolist(), strict=True):
             if token == self._eos_id:
-                tokens[row.key] = NextToken(token=None, ended="stop")
+                step = NextToken(token=None, ended="stop")
             else:
-                full = n_new == row.sampler.options.max_new_tokens
-                tokens[row.key] = NextToken(token=token, ended="length" if full else None)
-            self._rows[number] = replace(row, n_new=n_new)
-        self._keep([n for n, row in enumerate(self._rows) if tokens[row.key].ended is None])
-        return tokens
+                step = NextToken(token=token, ended="length" if row.room == 1 else None)
+            tokens[row.key] = step
+            rows.append(replace(row, n_new=row.n_new + 1, ended=step.ended is not None))
+        return replace(part, rows=rows)
 
-    def _keep(self, numbers: list[int]) -> None:
-        """Keep only these rows in the batch."""
-        if len(numbers) == len(self._rows):
-            return
-        rows, cache, last = [self._rows[number] for number in numbers], self._cache, self._last
-        self._rows, self._cache, self._last = [], None, None
-        if rows and cache is not None and last is not None:
-            chosen = torch.tensor(numbers, device=last.device)
-            self._rows, self._last = rows, last[chosen]
-            self._cache = KVCache.of_rows([(cache, chosen)], room=self._room(rows))
 
-    def _join(self, others: list[_Row[K]], cache: KVCache | None, last: Int[Tensor, " B"] | None) -> None:
-        """Join the rows that were in the batch before with those that have entered, in this order."""
-        parts: list[tuple[KVCache, Int[Tensor, " M"]]] = []
-        last_tokens: list[Tensor] = []
-        for rows, its_cache, its_last in ((others, cache, last), (self._rows, self._cache, self._last)):
-            if rows and its_cache is not None and its_last is not None:
-                parts.append((its_cache, torch.arange(len(rows), device=its_last.device)))
-                last_tokens.append(its_last)
-        self._rows = others + self._rows
-        if parts:
-            self._cache = KVCache.of_rows(parts, room=self._room(self._rows))
-            self._last = torch.cat(last_tokens)
-
-    @staticmethod
-    def _room(rows: Sequence[_Row[K]]) -> int:
-        """Return the maximum number of tokens that any row may still read."""
-        return max(row.sampler.options.max_new_tokens - row.n_new for row in rows)
+def _joined(parts: Sequence[_Part[K]], stays: Callable[[_Row[K]], bool]) -> _Part[K] | None:
+    """Return the rows of all parts that stay, in order; None if no row does."""
+    kept = [(part, [n for n, row in enumerate(part.rows) if stays(row)]) for part in parts]
+    kept = [(part, numbers) for part, numbers in kept if numbers]
+    if not kept:
+        return None
+    rows = [part.rows[number] for part, numbers in kept for number in numbers]
+    room = max(row.room for row in rows)
+    first, _ = kept[0]
+    if (
+        len(kept) == 1
+        and len(rows) == len(first.rows)
+        and first.cache.length + room <= first.cache.max_tokens
+    ):
+        return first
+    chosen = [(part, torch.tensor(numbers, device=part.last.device)) for part, numbers in kept]
+    return _Part(
+        rows=rows,
+        cache=KVCache.of_rows([(part.cache, numbers) for part, numbers in chosen], room=room),
+        last=torch.cat([part.last[numbers] for part, numbers in chosen]),
+    )

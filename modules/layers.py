@@ -245,7 +245,7 @@ class _SquaredReLU(torch.autograd.Function):
 
 
 def _relu2(x: Tensor) -> Tensor:
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         squared: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
         return squared
     return F.relu(x).square()
