@@ -41,14 +41,14 @@ def describe(model: ServedModel) -> dict[str, Any]:
 def _fields(task: FinetuneTask | CausalLM) -> list[dict[str, Any]]:
     read = task.input_columns if isinstance(task, FinetuneTask) else TEXT_ONLY
     types: Mapping[str, Any] = task.input_types if isinstance(task, FinetuneTask) else {}
-    choices = task.input_choices if isinstance(task, FinetuneTask) else {}
+    languages = task.input_languages if isinstance(task, FinetuneTask) else {}
     return [
         {
             "name": name,
             "title": task.showing.columns.get(name, {"en": name}),
             "kind": "turns" if _is_dialogue(task, name) else _kind(types.get(name, str)),
-            "choices": list(choices.get(name, ())),
-            "required": name in read.required or name in choices,
+            "languages": list(languages.get(name, ())),
+            "required": name in read.required or name in languages,
         }
         for name in (*read.required, *read.optional)
     ]

@@ -164,8 +164,8 @@ class FinetuneTask(ABC):
         return dict.fromkeys(self.input_columns.required, "Frieda the gardener has a yellow lantern.")
 
     @property
-    def input_choices(self) -> Mapping[str, Sequence[str]]:
-        """The allowed values of input columns that are not free text."""
+    def input_languages(self) -> Mapping[str, Sequence[str]]:
+        """The languages that may be named in input columns which are not free text."""
         return {}
 
     def shown_input(self, row: Row) -> Row:

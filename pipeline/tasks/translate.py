@@ -67,7 +67,7 @@ class Translation(TextToText):
         return row | {"target_language": self.target_languages[0]} if self.target_languages else row
 
     @property
-    def input_choices(self) -> Mapping[str, Sequence[str]]:
+    def input_languages(self) -> Mapping[str, Sequence[str]]:
         """The target languages of the training rows."""
         return {"target_language": self.target_languages} if self.target_languages else {}
 

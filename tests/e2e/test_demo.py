@@ -199,7 +199,9 @@ def test_on_a_phone_in_chinese_in_the_dark_nothing_is_wider_than_the_page(
             assert page.evaluate("document.documentElement.scrollWidth") == 420
         keys = page.evaluate("import('/words.js').then(({WORDS}) => Object.values(WORDS).map(Object.keys))")
         assert keys[0] == keys[1]
+        assert page.locator("option").all_inner_texts() == ["德语", "中文"]
         page.get_by_role("button", name="English").click()
+        assert page.locator("option").all_inner_texts() == ["German", "Chinese"]
         assert page.get_by_role("tab").all_inner_texts() == TITLES  # and what was answered is still there
         expect(panel(page).locator(".why > *").first).to_be_visible()
         page.reload()

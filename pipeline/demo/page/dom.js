@@ -23,6 +23,19 @@ export function phrase(word, values = {}) {
   });
 }
 
+// Returns the name of a language in each language of the page, such as German and 德语 for "de".
+export function languageNames(code) {
+  return Object.fromEntries(Object.keys(WORDS).map((shown) => [shown, languageName(code, shown)]));
+}
+
+function languageName(code, shown) {
+  try {
+    return new Intl.DisplayNames([shown], { type: "language" }).of(code);
+  } catch {
+    return code; // a corpus may name languages in its own way
+  }
+}
+
 export function say(element, word, values) {
   texts.set(element, () => (element.textContent = phrase(word, values)));
   element.dataset.said = "";

@@ -1,11 +1,11 @@
 // The input of a task: a field for each column that it reads, as the server describes them.
 
-import { freshId, make, said, say } from "./dom.js";
+import { freshId, languageNames, make, said, say } from "./dom.js";
 
 // Each field: element; value(), undefined where it is empty; set(value); required.
 export function makeField(field, changed) {
   const id = freshId("field");
-  const input = field.choices.length ? choice(field, id) : area(field, id);
+  const input = field.languages.length ? languageChoice(field, id) : area(field, id);
   input.addEventListener("input", changed);
   const label = field.required
     ? said("label", field.title, {}, { for: id })
@@ -21,8 +21,8 @@ export function makeField(field, changed) {
   return field.kind === "turns" ? dialogue(made) : made;
 }
 
-function choice(field, id) {
-  const options = field.choices.map((name) => make("option", { value: name }, name));
+function languageChoice(field, id) {
+  const options = field.languages.map((code) => said("option", languageNames(code), {}, { value: code }));
   return make("select", { id }, ...(field.required ? [] : [make("option", { value: "" })]), ...options);
 }
 

@@ -2,7 +2,7 @@
 
 import { FORMS } from "./answers.js";
 import { ask, Refusal, stream } from "./ask.js";
-import { language, make, said } from "./dom.js";
+import { language, languageNames, make, said } from "./dom.js";
 import { makeField, makeOptions } from "./fields.js";
 import { whyOf } from "./why.js";
 
@@ -40,10 +40,11 @@ class Panel {
   }
 
   example({ language, row }) {
-    const texts = this.model.fields.filter((field) => !field.choices.length).map((field) => row[field.name]);
+    const texts = this.model.fields.filter((field) => !field.languages.length).map((field) => row[field.name]);
     const last = texts.findLast((text) => text !== undefined);
     const title = Array.isArray(last) ? last.at(-1).text : String(last);
-    const choices = this.model.fields.filter((field) => field.choices.length).map((field) => row[field.name]);
+    const codes = this.model.fields.filter((field) => field.languages.length).map((field) => row[field.name]);
+    const names = codes.flatMap((code) => [said("span", languageNames(code)), " · "]);
     const use = () => {
       this.running?.abort();
       for (const field of this.fields) field.set(row[field.name]);
@@ -51,7 +52,7 @@ class Panel {
       this.update();
       this.send.focus();
     };
-    return make("button", { type: "button", lang: language, title, onclick: use }, [...choices, title].join(" · "));
+    return make("button", { type: "button", lang: language, title, onclick: use }, ...names, title);
   }
 
   form() {
