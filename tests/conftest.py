@@ -1,6 +1,7 @@
 """Every test works in folders of its own and without a network, and as well on a slow machine."""
 
 import os
+import signal
 import tempfile
 
 from hypothesis import HealthCheck, settings
@@ -10,6 +11,9 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="prelude-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The matrices of tests are small: a second thread costs more than it brings, and workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `nohup` ignores SIGHUP in all its processes, which keep it so; tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # By default Hypothesis fails an example that takes longer than 200 ms.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

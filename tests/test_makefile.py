@@ -199,6 +199,7 @@ def test_what_is_typed_as_key_and_value_is_an_override() -> None:
     assert (config.trainer.max_steps, config.optimizer.lr, config.trainer.batch_size) == (7, 1e-3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [text for text in ANY_TEXT if text not in ("null", "7", "???")])
 def test_the_value_of_a_key_arrives_letter_for_letter(value: str) -> None:
     config = composed("pretrain", "data=files", f"data.train={value}")

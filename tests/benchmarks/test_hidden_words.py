@@ -56,6 +56,7 @@ def test_hidden_units_are_words_without_marks_and_the_share_that_was_asked_for(k
     assert len(hidden(text, tokenizer_of(kind), rate=0.5).hidden) == round(0.5 * len(everything.hidden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram", "bytes"])
 def test_candidates_fit_where_the_whole_text_with_them_has_the_tokens_that_are_seen(kind: str) -> None:
     tokenizer, random = tokenizer_of(kind), Random(0)
@@ -90,6 +91,7 @@ def has_units(told: HiddenWords, story: HiddenWords, tokenizer: Tokenizer) -> bo
     return set(story.hidden) <= set(units)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["en", "de"])
 def test_where_a_word_is_a_unit_the_posterior_is_that_of_the_world_for_words_of_as_many_tokens(
     code: Code,
@@ -109,6 +111,7 @@ def test_where_a_word_is_a_unit_the_posterior_is_that_of_the_world_for_words_of_
             assert {words[0]: p for words, p in found[unit].items()} == pytest.approx(expected[i], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "unigram", "bytes"])
 @pytest.mark.parametrize("code", CODES)
 def test_hidden_units_have_the_posterior_that_the_full_list_of_stories_gives(kind: str, code: Code) -> None:

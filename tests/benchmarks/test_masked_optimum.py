@@ -43,6 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
+@pytest.mark.slow
 def test_an_untrained_model_falls_short_of_the_optimum(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.profile import KINDS, REST, main
 
 
+@pytest.mark.slow
 def test_the_time_of_a_step_is_told_by_phase_and_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["debug=quick", "tokenizer.vocab_size=400", "trainer.precision=fp32", "--steps", "2"]
     assert main(words) == 0

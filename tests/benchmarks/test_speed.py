@@ -21,6 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -51,6 +52,7 @@ def test_padding_is_not_counted() -> None:
     assert count_tokens({"input_ids": ids, "segment_ids": torch.tensor([[1, 1, 2], [1, 0, 0]])}) == 4
 
 
+@pytest.mark.slow
 def test_configurations_stand_side_by_side_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     tiny_words = " ".join(TINY)
     found = run(

@@ -239,6 +239,7 @@ BUILD_AND_WAIT = """
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_builds_and_the_other_waits_and_says_so(tmp_path: Path) -> None:
     first = start(BUILD_AND_WAIT, tmp_path)
     assert first.stdout is not None

@@ -35,6 +35,7 @@ def cleaned(cleaner: Cleaner, *texts: str) -> tuple[list[str], dict[str, int]]:
     return [row["text"] for row in rows], counts
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(cleaner=CLEANERS, text=MIXED)
 @example(cleaner=Cleaner(strip_punctuation=True, scrub_pii=True), text="4111'1111'1111'1111")

@@ -60,6 +60,7 @@ def test_a_mixture_is_composed_of_other_yaml_files() -> None:
     assert mixture.weights == {"sentences": 1, "reviews": 1}
 
 
+@pytest.mark.slow
 def test_pairs_of_english_and_chinese_are_read_from_each_split(tmp_path: Path) -> None:
     """From a folder that is laid out as the data set on the Hub is."""
     for split in ("train", "validation", "test"):

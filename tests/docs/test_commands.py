@@ -47,6 +47,7 @@ def test_every_line_of_a_code_block_is_a_command_that_is_tested_here(document: s
             assert Path(shlex.split(command)[0]).name in tools, command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", make_commands())
 def test_every_command_names_a_target_and_a_configuration_that_composes(command: str) -> None:
     if command == "make setup":  # has nothing to do where the environment is there

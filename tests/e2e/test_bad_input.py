@@ -62,6 +62,7 @@ def drafts(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if "draft" in file.name or file.suffix == ".tmp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -151,6 +152,7 @@ def test_a_disk_that_fills_in_training_leaves_no_half_checkpoint(
     assert not drafts(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_from_the_beginning_is_an_error_too(pretrain, tmp_path: Path) -> None:
     with disk_of(600):
         refused = pretrain("name=mine")
@@ -174,6 +176,7 @@ def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
     assert refused.error.endswith("delete the file and run the command again")
 
 
+@pytest.mark.slow
 def test_a_run_from_a_bundle_records_the_model_of_the_bundle(run, trained: Path) -> None:
     words = ("pretrain", "data=files", "data.train=my.txt", "tracking=off", "init_from=first", "name=second")
     assert run(*words, "trainer.max_steps=1", "trainer.val_rows=4").code == 0
@@ -201,6 +204,7 @@ def test_a_folder_that_is_no_bundle_is_not_called_an_unfinished_one(run, tmp_pat
     assert "no bundle 'folder'" in run("generate", "bundle=folder").error
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_resumed_but_may_be_trained_longer(pretrain, trained: Path) -> None:
     refused = pretrain("resume=first")
     assert refused.code == 2

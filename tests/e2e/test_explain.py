@@ -47,6 +47,7 @@ def test_each_row_has_a_picture_json_and_a_place_on_the_page(
     assert (tmp_path / "why/row-0001.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_goes_on_from_the_rows_and_each_token_has_its_probability(
     run: Callable[..., Outcome], rows: Path, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def tuned(tuned_once: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_predict_names_what_is_wrong_and_leaves_no_file(run: Call, tuned: Path) -> None:
     (tuned / "empty.jsonl").touch()
     (tuned / "other.jsonl").write_text('{"body": "x"}\n')
@@ -181,6 +182,7 @@ def test_predict_names_what_is_wrong_and_leaves_no_file(run: Call, tuned: Path) 
     assert sorted(tuned.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_bundle_reads_the_columns_that_it_was_trained_on_unless_it_is_told_otherwise(
     run: Call, small_bundle: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_every_weight_of_the_backbone_is_trained_unless_it_is_frozen(tune: Tune)
     assert moved("most") == {name for name in backbone if ".layers." in name or ".norm." in name}
 
 
+@pytest.mark.slow
 def test_layers_are_unfrozen_one_by_one_from_the_top(tune: Tune) -> None:
     words = ("freezing.frozen=backbone", "freezing.unfreeze_every_steps=3")
     assert tune("name=first", *words, "trainer.max_steps=4").code == 0
@@ -103,6 +104,7 @@ def test_layers_are_unfrozen_one_by_one_from_the_top(tune: Tune) -> None:
     assert not any("embedding" in name for name in moved("second"))
 
 
+@pytest.mark.slow
 def test_lower_layers_learn_slower_where_that_is_asked_for(tune: Tune, monkeypatch: Any) -> None:
     built = []
     build = AdamW.build
@@ -121,6 +123,7 @@ def test_lower_layers_learn_slower_where_that_is_asked_for(tune: Tune, monkeypat
     assert "layer_decay is 2.0; expected more than 0 and at most 1" in refused.error
 
 
+@pytest.mark.slow
 def test_epochs_become_steps_over_the_rows_that_there_are(tune: Tune) -> None:
     done = tune("trainer.max_epochs=1.5")
     assert done.code == 0, done.err
@@ -130,6 +133,7 @@ def test_epochs_become_steps_over_the_rows_that_there_are(tune: Tune) -> None:
     assert checkpoint["global_step"] == -(-n_rows * 3 // 2 // 4)
 
 
+@pytest.mark.slow
 def test_a_curriculum_changes_what_is_learnt_and_its_share_is_of_the_steps(tune: Tune) -> None:
     for name, words in {"plain": (), "short": ("trainer.curriculum=0.5",)}.items():
         done = tune(f"name={name}", *words)
@@ -166,6 +170,7 @@ class Scores:
         return lambda *arguments, **options: self(task, *arguments, **options)
 
 
+@pytest.mark.slow
 def test_the_best_bundle_is_that_of_the_best_score_of_the_task(
     tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +182,7 @@ def test_the_best_bundle_is_that_of_the_best_score_of_the_task(
     assert record("mine", "bundles/last/metrics.json")["val/accuracy"] == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_training_ends_when_the_score_of_the_task_no_longer_rises(
     tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +212,7 @@ def test_on_a_plateau_a_run_gets_its_decay_and_ends_as_a_run_of_so_many_steps(
         assert same[0] == same[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_its_early_decay_ends_where_it_was_to_end(
     tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +226,7 @@ def test_a_run_that_is_stopped_in_its_early_decay_ends_where_it_was_to_end(
     assert record("mine", "bundles/last/provenance.json")["step"] == 10
 
 
+@pytest.mark.slow
 def test_the_score_of_the_task_is_that_of_the_averaged_weights_which_are_saved(tune: Tune) -> None:
     done = tune("trainer.ema_decay=0.999", "trainer.max_steps=10", "optimizer.lr=0.5")
     assert done.code == 0, done.err
@@ -236,6 +244,7 @@ def held_out() -> list[Row]:
     return list(corpus.validation)
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_after_the_bundle_was_saved_and_loaded(
     tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:

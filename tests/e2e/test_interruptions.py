@@ -75,6 +75,7 @@ def test_a_signal_before_training_ends_the_run_as_killed_and_leaves_nothing_half
     assert not half_written(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_training_and_resumed_ends_as_if_it_had_not_been(
     pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_run_that_is_stopped_in_training_and_resumed_ends_as_if_it_had_not_bee
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_validation_stops_the_run_after_it(
     pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_signal_in_a_validation_stops_the_run_after_it(
     assert status(tmp_path) == "KILLED"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_call", [1, 2])
 def test_a_run_that_is_stopped_while_its_bundles_are_written_is_resumed_and_writes_them(
     at_call: int, pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -134,6 +137,7 @@ def test_a_run_that_is_stopped_while_its_bundles_are_written_is_resumed_and_writ
     assert resumed.result["metrics"]["val/loss"] < 5
 
 
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_ends_it_with_the_code_of_the_signal(
     pretrain, run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -145,6 +149,7 @@ def test_a_signal_in_an_evaluation_ends_it_with_the_code_of_the_signal(
     assert json.loads((tmp_path / "runs/measured/run.json").read_text())["status"] == "KILLED"
 
 
+@pytest.mark.slow
 def test_the_signals_are_given_back_when_a_stage_ends(pretrain) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert pretrain("trainer.max_steps=1").code == 0

@@ -40,6 +40,7 @@ def test_a_model_is_trained_recorded_and_read_in_a_locale_without_its_letters(tm
     assert written.stdout.startswith(b"\\xfcber \\u4f60")
 
 
+@pytest.mark.slow
 def test_a_name_that_the_locale_cannot_write_is_an_error_with_a_hint(tmp_path: Path) -> None:
     done = call(tmp_path, "doctor", "runs_dir=Läufe")
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 2), done.stderr.decode()

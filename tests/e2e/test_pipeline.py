@@ -155,6 +155,7 @@ def test_where_the_server_is_away_all_is_trained_and_the_registrations_fail_at_t
     assert ended == [*((stage, "FINISHED") for stage in trained), *[("register", "FAILED")] * 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -185,6 +186,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(run: Call, words: list[s
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_why_answers_an_unknown_step_and_one_that_has_never_been_run(run: Call) -> None:
     assert "step=finetune-qu: the pipeline has no such step" in run("why", "step=finetune-qu").error
     never = run("why", "step=finetune-qa", "tracking=off")

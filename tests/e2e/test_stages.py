@@ -39,6 +39,7 @@ def test_pretraining_learns_and_leaves_a_bundle_that_generates_and_evaluates(
     assert written.result["output"][0].startswith("Line")
 
 
+@pytest.mark.slow
 def test_the_last_line_of_standard_output_is_the_result_and_nothing_else_is_there(
     run, text_file: Path
 ) -> None:
@@ -47,6 +48,7 @@ def test_the_last_line_of_standard_output_is_the_result_and_nothing_else_is_ther
     assert set(done.result) == {"stage", "run_id", "bundle", "metrics"}
 
 
+@pytest.mark.slow
 def test_a_bundle_goes_on_training_on_other_text_with_its_own_tokenizer(run, small_bundle: Path) -> None:
     other = small_bundle / "other.txt"
     other.write_text("Something quite different stands here, again and again.\n" * 200)
@@ -82,6 +84,7 @@ def test_show_data_prints_a_row_with_its_labels(run, text_file: Path) -> None:
     assert "label" in done.out
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_tokens_and_tokenizer_in_the_cache(run, small_bundle: Path) -> None:
     def written() -> dict[Path, int]:
         files = [file for file in (small_bundle / ".cache").rglob("*") if file.is_file()]

@@ -155,6 +155,7 @@ def test_trials_are_handed_over_to_submitit(tmp_path: Path, monkeypatch: pytest.
     assert list(Path("runs/mine/jobs").glob("*/*_result.pkl"))
 
 
+@pytest.mark.slow
 def test_without_slurm_the_hand_over_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

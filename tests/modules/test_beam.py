@@ -90,6 +90,7 @@ def assert_same(found: list[list[Hypothesis]], expected: list[list[Hypothesis]])
     assert scores == pytest.approx(expected_scores, abs=1e-4)
 
 
+@pytest.mark.slow
 @by_architecture
 @given(
     seed=st.integers(0, 2**31),

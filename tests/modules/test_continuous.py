@@ -16,6 +16,7 @@ def written(batch: DecodingBatch, answers: dict[int, list[int]]) -> None:
         answers.setdefault(key, []).extend([] if step.token is None else [step.token])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", POSITIONS)
 def test_each_row_is_what_it_is_alone_whenever_the_others_come_and_go(position: str) -> None:
     model, numbers = make_model(position=position), random.Random(1)

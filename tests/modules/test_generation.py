@@ -112,6 +112,7 @@ def fast_generate(
     return generate(model, prompts, options, eos_id=eos_id, pad_id=PAD, bos_id=BOS, **more)
 
 
+@pytest.mark.slow
 @by_architecture
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("options", [GREEDY, FILTERED], ids=["greedy", "filtered"])

@@ -16,6 +16,7 @@ ALL = [*DECAYING, Constant]
 runs = st.tuples(st.integers(1, 300), st.floats(0.0, 0.9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule_class", ALL)
 @given(run=runs)
 def test_every_factor_lies_above_0_and_up_to_1(

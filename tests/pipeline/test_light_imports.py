@@ -18,6 +18,7 @@ def said(code: str) -> list[object]:
     return list(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_lightning_comes_without_the_packages_of_metrics_that_nobody_uses_and_they_stay_importable() -> None:
     optional = sorted(OPTIONAL)
     code = f"""

@@ -44,6 +44,7 @@ def test_damaged_runs_are_listed_and_the_others_shown(tmp_path: Path, content: s
     assert "Cannot be read" in page_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_of_many_runs_all_are_on_the_page_the_first_ones_open(tmp_path: Path) -> None:
     for i in range(300):
         make_run(tmp_path, f"run-{i:03}", steps=2)

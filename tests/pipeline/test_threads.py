@@ -9,6 +9,7 @@ import pytest
 COMMAND = "from pipeline.__main__ import main; main(['--help'])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "spins"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],

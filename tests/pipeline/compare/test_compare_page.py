@@ -84,6 +84,7 @@ def test_the_page_shows_verdict_metrics_curves_cost_and_settings(runs: Path) -> 
     assert page.tags.count("svg") == 2
 
 
+@pytest.mark.slow
 def test_green_is_only_what_is_significantly_better_than_every_other_run(tmp_path: Path) -> None:
     for name, n_right in (("good", 90), ("fair", 60), ("equal", 61)):
         make_run(tmp_path, name, scores=[1.0] * n_right + [0.0] * (100 - n_right))
@@ -106,6 +107,7 @@ def test_names_break_at_their_joints_alone(tmp_path: Path) -> None:
     assert name in page.text
 
 
+@pytest.mark.slow
 def test_the_same_comparison_gives_the_same_page(runs: Path) -> None:
     assert page_of(runs, "a", "b")[0] == page_of(runs, "a", "b")[0]
 
@@ -122,6 +124,7 @@ def test_samples_of_the_same_text_stand_side_by_side_and_are_no_code(runs: Path)
     assert page.text.count("百合") == 1
 
 
+@pytest.mark.slow
 def test_the_page_for_all_has_no_samples_where_one_corpus_may_not_be_shown(runs: Path) -> None:
     (runs / "a" / "samples.md").write_text(samples_markdown([Sample(input="secret", output="x", target="x")]))
     keep_samples(runs / "b", Sample(input="secret", output="y", target="x"))
@@ -142,6 +145,7 @@ def test_a_run_whose_corpus_may_be_shown_is_known_by_its_configuration(tmp_path:
     assert [run.may_show_text for run in facts] == [True, False]
 
 
+@pytest.mark.slow
 def test_the_page_says_whose_samples_are_missing(runs: Path) -> None:
     assert "There are no samples of a and b." in page_of(runs, "a", "b")[1].text
     keep_samples(runs / "a", Sample(input="Who?", output="Anna", target="Ida"))

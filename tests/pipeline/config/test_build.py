@@ -94,6 +94,7 @@ def test_fewer_validation_rows_have_a_key_of_their_own(keys: Keys) -> None:
     assert before[1] != after[1]
 
 
+@pytest.mark.slow
 def test_other_text_under_the_same_name_has_another_key_and_the_same_text_under_another_has_not(
     keys: Keys, text_file: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_corpus_that_does_not_know_its_entropy_has_no_optimum(
     assert prepare.optimum_bits_per_byte(corpus) is None
 
 
+@pytest.mark.slow
 def test_a_signal_is_answered_while_foreign_code_works() -> None:
     finished = threading.Event()
 

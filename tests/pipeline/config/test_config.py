@@ -243,6 +243,7 @@ def test_every_stage_composes(stage: str) -> None:
     assert compose(stage, []).stage.name == stage
 
 
+@pytest.mark.slow
 def test_a_misspelt_key_is_answered_before_torch_is_imported() -> None:
     python = [sys.executable, "-X", "importtime", "-m", "pipeline"]
     for words in (["show-config"], ["pretrain", "trainer.max_stpes=5"]):  # a whole check fills the cache

@@ -49,7 +49,9 @@ def test_each_example_is_a_row_of_the_story_world_that_its_model_answers(running
         for example in model["examples"]:
             row = example["row"]
             assert {*row} == {*fields}
-            assert all(row[name] in field["languages"] for name, field in fields.items() if field["languages"])
+            assert all(
+                row[name] in field["languages"] for name, field in fields.items() if field["languages"]
+            )
         row = model["examples"][0]["row"]
         if model["form"] == "continuation":
             row = {"prompt": row["text"][:40], "max_tokens": 4}

@@ -105,6 +105,7 @@ def test_sizes_have_three_digits_and_a_unit() -> None:
     assert shown == ["512 kB", "1.50 MB", "36.8 GB", "697 GB", "3.28 TB"]
 
 
+@pytest.mark.slow
 def test_energy_and_money_follow_from_hours_power_and_price() -> None:
     planned = estimate("size=nano", "gpus=8xh100", "estimate.mfu=0.1", "estimate.tokens=1000000000000")
     cost = planned.costs["estimate.tokens"]

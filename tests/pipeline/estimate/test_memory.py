@@ -178,6 +178,7 @@ def test_the_largest_micro_batch_fits_and_one_row_more_does_not() -> None:
     assert lone.most_rows("single", 1, 330.0) == 1
 
 
+@pytest.mark.slow
 def test_what_a_row_adds_is_what_the_next_trace_has() -> None:
     planned = step("size.n_layers=4", "trainer.precision=bf16", on_gpu=True)
     found = footprint(planned, n_rows=10, row_tokens=128, recompute="none")

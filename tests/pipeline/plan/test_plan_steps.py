@@ -27,6 +27,7 @@ def test_a_pipeline_goes_from_the_tokenizer_to_a_registered_model_of_each_task()
     ]
 
 
+@pytest.mark.slow
 def test_every_task_that_learns_from_labelled_rows_is_a_step_by_default() -> None:
     tasks = {name: construct(compose("show-data", [f"task={name}"]).task) for name in groups()["task"]}
     labelled = {name for name, task in tasks.items() if isinstance(task, FinetuneTask)}

@@ -20,6 +20,7 @@ def rates_of(*words: str, start: dict[str, Any] = IMPORTED, stage: str = "finetu
     return {"choice": config.choices.optimizer, **to_plain(config.optimizer)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -63,6 +63,7 @@ def test_the_words_that_it_was_begun_with_are_no_changes() -> None:
     assert resumed(*WORDS) == resumed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -99,6 +100,7 @@ def test_what_its_weights_depend_on_is_refused_and_nothing_is_touched(word: str,
     assert now.record == run.record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n_devices", "remedy"),
     [
@@ -158,6 +160,7 @@ def test_a_longer_run_is_accepted_said_and_recorded(capsys: pytest.CaptureFixtur
     assert select(read_yaml(again.path / "config.yaml"), "trainer.max_steps") == 1000
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_only_if_it_is_to_be_longer_as_it_says() -> None:
     begin(step=150)
     with open_run(resumed(), label="x"):

@@ -94,6 +94,7 @@ def test_the_best_kind_comes_before_the_newest_and_what_is_newer_is_named(
     assert "skipped: newer (a Decoder)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_sweep_is_taken_only_where_there_is_nothing_else_of_its_kind(
     runs: Path, pretrained: Pretrained, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def test_what_cannot_be_asked_is_an_error_of_the_client_s_own_kind(client: opena
         )
 
 
+@pytest.mark.slow
 def test_each_of_many_answers_at_once_is_what_it_is_alone(client: openai.OpenAI) -> None:
     numbers = random.Random(0)
     asked = [

@@ -145,6 +145,7 @@ def test_nothing_is_fetched_from_elsewhere_and_the_api_is_described(running: Run
     assert {"context", "question"} <= {*form["$defs"]["ExtractiveQAOne"]["properties"]}
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_where_there_is_one() -> None:
     with serving([served("classify")], token="secret") as running:
         row = {"text": "a"}

@@ -100,6 +100,7 @@ def test_nothing_is_pruned_where_nobody_asked_for_it() -> None:
     assert {one.state for one in swept.results} == {"done"}
 
 
+@pytest.mark.slow
 def test_several_trials_run_at_once_each_in_a_place_of_its_own() -> None:
     swept = run_sweep(lambda work: Script(losses=[1.0, 1.0]), "seed=1,2,3,4,5", parallel=3)
     assert max(swept.listener.n_running) == 3
@@ -141,6 +142,7 @@ class Interrupting(Listener):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_trials_in_order_and_the_sweep_goes_on_with_the_missing_ones() -> None:
     def script(work: Work) -> Script:
         return Script(losses=[float(value_of(work, "seed"))] * 3)
@@ -180,6 +182,7 @@ class Killed(Listener):
             raise MemoryError
 
 
+@pytest.mark.slow
 def test_a_trial_that_a_killed_sweep_left_at_work_is_waited_for_and_not_started_again() -> None:
     launcher = ScriptedLauncher(lambda work: Script(losses=[float(value_of(work, "seed"))] * 3))
     with pytest.raises(MemoryError):

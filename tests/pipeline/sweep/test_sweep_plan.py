@@ -39,6 +39,7 @@ def test_a_metric_that_is_asked_for_decides_in_its_own_direction_or_the_one_give
     assert plan("seed=1,2", metric="val/accuracy", direction="minimize").direction == "minimize"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "options", "says"),
     [

@@ -33,6 +33,7 @@ def prediction(text: str, *totals: float) -> Prediction:
     return Prediction(text=text, details=dict(zip(names, totals, strict=True)))
 
 
+@pytest.mark.slow
 def test_a_batch_is_learnt_by_heart_and_each_last_reply_is_written_and_ends_by_itself() -> None:
     model = writer(Decoder)
     assert overfit(TASK, model, ROWS) < 0.05
@@ -107,6 +108,7 @@ def test_a_batch_takes_from_padding_nothing() -> None:
     assert nats.item() == pytest.approx(sum(value.item() for value, _ in alone), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_perplexity_and_accuracy_are_those_of_all_replies_whatever_the_batches() -> None:
     model = writer(Decoder)
     with torch.no_grad():
@@ -151,6 +153,7 @@ def test_of_a_turn_that_is_too_long_the_end_is_read() -> None:
     assert text == "<bos>" + "a" * (LIMIT + 1 - 8 - 2 - 9) + "b" * 9 + "<assistant>"
 
 
+@pytest.mark.slow
 def test_turns_are_only_dropped_for_an_answer_that_needs_the_room() -> None:
     model = writer(Decoder)
     rows = [{"turns": ["Where is it? " * 3, "Home."]}]

@@ -188,6 +188,7 @@ def test_pooling_is_what_suits_the_backbone_unless_it_is_chosen(
     assert fitted(ROWS, pooling="first").head(backbone(kind))["pooling"] == "first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("kind", [Encoder, Decoder])
 def test_one_batch_is_learnt_by_heart(kind: type[Transformer], name: str) -> None:

@@ -125,6 +125,7 @@ def test_names_that_no_font_can_write_become_numbers() -> None:
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["#0", "#1"]
 
 
+@pytest.mark.slow
 def test_the_reliability_diagram_counts_every_answer() -> None:
     confidence = np.array([0.2, 0.5, 0.52, 0.99, 1.0])
     figure = reliability_figure(confidence, np.array([False, True, False, True, True]), error=0.1)

@@ -75,6 +75,7 @@ def test_no_example_is_longer_than_the_backbone_reads_and_one_step_lowers_the_lo
     assert objective.loss(model, batch)[0] < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_rows_are_answered_in_their_order_whatever_the_batches(
     name: str, kind: type[Transformer], tokenizer: Tokenizer
@@ -94,12 +95,14 @@ def test_rows_are_answered_in_their_order_whatever_the_batches(
     assert task.baselines(rows, rows).keys() == task.baseline_titles.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_a_fitted_task_is_built_again_from_its_node(name: str) -> None:
     task = TASKS[name].fit(story_rows(name))
     assert construct(to_node(task)) == task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_a_row_that_is_refused_has_the_number_of_its_file(name: str) -> None:
     rows = story_rows(name)[:3]

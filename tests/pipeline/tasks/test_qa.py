@@ -137,6 +137,7 @@ def test_a_batch_lets_answers_stand_in_the_passage_and_at_its_end_alone() -> Non
     assert batch["answer_span"].tolist() == [feature["answer_span"].tolist() for feature in features]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Encoder, Decoder])
 def test_one_batch_is_learnt_by_heart(kind: type[Transformer]) -> None:
     rows = [*ROWS, NONE]

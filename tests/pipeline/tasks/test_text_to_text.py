@@ -37,6 +37,7 @@ EVERY_TASK = pytest.mark.parametrize("name", TASKS)
 EVERY_WRITER = pytest.mark.parametrize("kind", WRITERS.values(), ids=WRITERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"), [("translate", EncoderDecoder), ("translate", Decoder), ("summarize", Decoder)]
 )
@@ -89,6 +90,7 @@ def test_a_decoder_reads_source_and_target_and_foretells_each_token_of_the_targe
     assert (feature["labels"][known] == following[known]).all()
 
 
+@pytest.mark.slow
 @EVERY_WRITER
 def test_padding_changes_neither_loss_nor_answers(kind: Any) -> None:
     model = writer(kind)
@@ -223,6 +225,7 @@ def test_a_source_that_is_no_text_is_named_when_it_is_asked() -> None:
         TRANSLATION.predict(writer(Decoder), TOKENIZER, [{"source": "x"}, {"source": None}], batch_size=2)
 
 
+@pytest.mark.slow
 @EVERY_WRITER
 def test_a_text_that_was_cut_is_marked_and_counted(kind: Any) -> None:
     model = writer(kind)

@@ -73,6 +73,7 @@ def test_a_run_whose_folder_has_ended_is_closed_and_one_that_is_held_is_not(
     assert client.get_run(run_id).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_dead_run_is_closed_as_killed_here_and_in_mlflow(
     project: Path, client: Any, begin: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_spool_that_mlflow_has_not_had_is_counted_with_its_remedy(
     assert "make sync" in finding.remedy
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_told_in_a_line_and_the_rest_is_looked_at(
     project: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_key_that_only_looks_like_a_secret_keeps_its_value(key: str, value: st
     assert Redactor({}).text(f"{key}={value}") == f"{key}={value}"
 
 
+@pytest.mark.slow
 def test_no_key_of_a_configuration_is_taken_for_a_secret() -> None:
     tasks = [
         ("finetune" if name in finetuning_tasks() else "pretrain", f"task={name}")

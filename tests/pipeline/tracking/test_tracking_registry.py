@@ -72,6 +72,7 @@ def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "prelude-classify"
 
 
+@pytest.mark.slow
 def test_a_registration_waits_for_the_process_that_still_sends_the_run(
     trained: Trained, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_damaged_bundle_is_not_registered(
     assert not client.search_registered_models()
 
 
+@pytest.mark.slow
 def test_a_bundle_whose_run_was_not_tracked_is_logged_once_when_it_is_registered(
     trained: Trained, client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +126,7 @@ def test_an_impossible_alias_is_refused_before_anything_is_made(
     assert not client.search_registered_models()
 
 
+@pytest.mark.slow
 def test_a_registered_model_is_named_by_alias_or_number_and_told_in_its_lineage(
     trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +142,7 @@ def test_a_registered_model_is_named_by_alias_or_number_and_told_in_its_lineage(
     assert "(prelude-classify)" in error
 
 
+@pytest.mark.slow
 def test_the_lineage_of_a_registered_model_survives_the_deletion_of_its_run(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -165,6 +169,7 @@ def promoted(capsys: pytest.CaptureFixture[str], name: str) -> tuple[bool, str]:
     return code == 0, " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "better", "says"),
     [
@@ -193,6 +198,7 @@ def test_a_challenger_becomes_champion_only_where_the_paired_test_says_that_it_i
     assert holder.tags["run"] == ("b" if better else "a")
 
 
+@pytest.mark.slow
 def test_the_first_challenger_becomes_champion_and_stays_it(
     trained: Trained, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +212,7 @@ def test_the_first_challenger_becomes_champion_and_stays_it(
     assert list(version.aliases) == ["champion"]
 
 
+@pytest.mark.slow
 def test_intervals_alone_make_no_champion(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     for name, interval in (("a", (0.5, 0.4, 0.6)), ("b", (0.7, 0.61, 0.8))):
         keys = ("test/accuracy", "test/accuracy_low", "test/accuracy_high")
@@ -216,6 +223,7 @@ def test_intervals_alone_make_no_champion(trained: Trained, capsys: pytest.Captu
     assert "no scores per row of prelude-classify version 2 and prelude-classify version 1" in line
 
 
+@pytest.mark.slow
 def test_models_measured_on_different_rows_are_not_judged(
     trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +234,7 @@ def test_models_measured_on_different_rows_are_not_judged(
     assert (done, "measured on different rows" in line) == (False, True)
 
 
+@pytest.mark.slow
 def test_later_evaluations_of_both_on_one_corpus_are_what_they_are_judged_by(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

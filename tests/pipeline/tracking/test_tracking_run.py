@@ -154,6 +154,7 @@ def test_no_secret_is_written_even_to_the_spool(tmp_path: Path) -> None:
         assert secret not in written
 
 
+@pytest.mark.slow
 def test_a_run_begins_and_ends_without_its_server_which_gets_all_of_it_later(
     tmp_path: Path, begin: Begin, store: Store, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

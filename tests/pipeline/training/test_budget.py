@@ -40,6 +40,7 @@ def test_what_is_given_stays_and_larger_steps_are_fewer() -> None:
     assert with_budget(given, n_rows=6_400, n_classes=0, least_steps=600).n_steps == 2_000
 
 
+@pytest.mark.slow
 def test_steps_that_nobody_gave_are_by_the_data_but_the_story_worlds_recipes_have_their_own() -> None:
     recipes = {"classify": 600, "chat": 600, "summarize": 600, "translate": 1500, "qa": 2000}
     found = {name: compose_unchecked("finetune", [f"task={name}"]).trainer.max_steps for name in recipes}
