@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.errors import DataError
 from modules.continuous import NextToken
+from modules.errors import ArgumentError
 from modules.generation import SamplingOptions
 from pipeline.serving.filtering import Filter
 from pipeline.serving.metrics import Metrics
@@ -198,8 +199,8 @@ def _failure(error: BaseException) -> RequestProblem:
     """Return an error that hides the details of a failure from the client; the server's log has them."""
     if isinstance(error, RequestProblem):
         return error
-    if isinstance(error, ValueError) and "positions" in str(error):
-        return RequestProblem(400, str(error), field="max_tokens")
+    if isinstance(error, ArgumentError):
+        return RequestProblem(400, f"{error.problem}; expected {error.expected}")
     problem = RequestProblem(500, f"the model failed ({type(error).__name__})")
     problem.__cause__ = error
     return problem

@@ -261,7 +261,7 @@ def _check_length(engine: Engine, text: str, field: str) -> None:
 def _no_room(model: ServedModel, n_prompt: int, max_tokens: int, field: str) -> RequestProblem:
     return RequestProblem(
         400,
-        f"{field}: a prompt of {n_prompt:,} tokens and {max_tokens:,} new tokens exceed the context of "
+        f"{field}: a prompt length of {n_prompt:,} and max_tokens of {max_tokens:,} exceed the context of "
         f"{model.name}, which is {model.limit:,} tokens",
         field=field,
     )
