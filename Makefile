@@ -20,7 +20,7 @@ count :=
 $(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
 
 # Targets that are not commands of the pipeline take no configuration.
-$(foreach goal,$(filter help setup check test test-all browser weights bench bench-gpu bench-peers smoke-gpu profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
+$(foreach goal,$(filter help setup check test test-all browser weights bench bench-gpu bench-peers bench-ten-minutes smoke-gpu profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
     $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
 
 # A file or folder with the name of a command must not prevent it from running.
@@ -204,6 +204,10 @@ weights: $(VENV)/.installed-dev ## Download MiniLM and SmolLM2 to .cache/weights
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## Measure Prelude next to its peers on this machine: at most ten minutes
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+.PHONY: bench-ten-minutes
+bench-ten-minutes: $(VENV)/.installed-dev ## Train Prelude and its peers for ten minutes each, and compare them
+	@$(BIN)/python -m benchmarks.ten_minutes $(ARGS)
 
 .PHONY: profile
 profile: $(VENV)/.installed-dev ## Profile a training step: ARGS="size=small"

@@ -61,13 +61,16 @@ class GPT(nn.Module):
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.02)
 
-    def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of `labels` (B, T)."""
+    def logits(self, ids: Tensor) -> Tensor:
+        """Map ids (B, T) to logits (B, T, V)."""
         x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.norm(x), self.tokens.weight)
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return F.linear(self.norm(x), self.tokens.weight)
+
+    def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of `labels` (B, T)."""
+        return F.cross_entropy(self.logits(ids).flatten(0, 1).float(), labels.flatten())
 
 
 class PlainLoop:
@@ -80,7 +83,7 @@ class PlainLoop:
         decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
         others = [weight for weight in self.model.parameters() if weight.ndim == 1]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-        self._optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
         self.rows = torch.randint(shape.vocab_size, (64, shape.block + 1), device=device)
 
     def run(self, n_steps: int) -> float:
@@ -89,14 +92,18 @@ class PlainLoop:
         started = time.perf_counter()
         for _ in range(n_steps):
             rows = self.rows[torch.randint(len(self.rows), (self._shape.batch,), device=self._device)]
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-                loss = self.model(rows[:, :-1], rows[:, 1:])
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+            self.step(rows[:, :-1], rows[:, 1:])
         _wait(self._device)
         return time.perf_counter() - started
+
+    def step(self, ids: Tensor, labels: Tensor) -> None:
+        """Make one step on ids and labels (B, T)."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            loss = self.model(ids, labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def _wait(device: torch.device) -> None:

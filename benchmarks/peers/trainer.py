@@ -21,6 +21,24 @@ from benchmarks.shapes import Shape
 N_WARMUP_STEPS = 2
 
 
+def gpt2(shape: Shape) -> GPT2LMHeadModel:
+    """Return GPT-2 with this shape and new weights, without dropout."""
+    config = GPT2Config(
+        n_layer=shape.n_layers,
+        n_embd=shape.d_model,
+        n_head=shape.n_heads,
+        n_positions=shape.block,
+        vocab_size=shape.vocab_size,
+        bos_token_id=1,
+        eos_token_id=2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
+    return GPT2LMHeadModel(config)
+
+
 class Rows(Dataset[dict[str, torch.Tensor]]):
     """Rows of random tokens, as run_clm.py groups them."""
 
@@ -54,20 +72,7 @@ class TrainerLoop:
 
     def __init__(self, shape: Shape, *, bf16: bool, device: torch.device, folder: Path) -> None:
         torch.manual_seed(0)
-        config = GPT2Config(
-            n_layer=shape.n_layers,
-            n_embd=shape.d_model,
-            n_head=shape.n_heads,
-            n_positions=shape.block,
-            vocab_size=shape.vocab_size,
-            bos_token_id=1,
-            eos_token_id=2,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            use_cache=False,
-        )
-        self._model = GPT2LMHeadModel(config)
+        self._model = gpt2(shape)
         self._shape, self._bf16, self._folder, self._rows = shape, bf16, folder, Rows(shape)
         self._use_cpu = device.type == "cpu"
 

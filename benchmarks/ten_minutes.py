@@ -1,0 +1,161 @@
+"""Train Prelude and its peers for the same time, and compare bits per byte of text that none has seen.
+
+    make bench-ten-minutes
+    python -m benchmarks.ten_minutes --minutes 2 --data tinyshakespeare
+
+Each is a process of its own that starts from new weights and has the same tokens: those that Prelude makes
+of the corpus, which are prepared before. All have the same shape, batch and precision. The peers are a plain
+loop like nanoGPT's, GPT-2 with the Trainer of `transformers`, and litgpt if `make bench-peers` has installed
+it, each with AdamW and a cosine over its time; they are stopped at the end of the time and then evaluated.
+Prelude is `pretrain` with its default recipe. Two short runs first measure how many steps fit, and the whole
+command ends within the time, evaluation included.
+
+Standard output has one line of JSON per contender, and standard error a table at the end.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.shapes import Shape
+from pipeline.threads import wait_briefly
+
+SHAPE = Shape(n_layers=4, d_model=128, n_heads=4, block=256, batch=8, vocab_size=4096)
+#: Rows that all are evaluated on.
+HELD_OUT_ROWS = 400
+#: The lengths of the runs that measure how long a step and everything else takes.
+PROBE_STEPS = (10, 40)
+#: The part of the steps that should fit, which is made: a machine is not equally fast at all times.
+MARGIN = 0.97
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train all, print the results, and return the exit code."""
+    parsed = _parser().parse_args(arguments)
+    wait_briefly()
+    from benchmarks.machine import describe
+    from benchmarks.peers.process import LITGPT
+    from benchmarks.peers.timed import PEERS
+
+    machine, seconds = describe(), 60 * parsed.minutes
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        overrides = [
+            *(f"data={parsed.data}", *SHAPE.overrides(), f"trainer.val_rows={HELD_OUT_ROWS}"),
+            *("tracking=off", f"runs_dir={folder / 'runs'}", f"trainer.precision={machine['precision']}"),
+        ]
+        _write_rows(overrides, folder)
+        found = {"ours": train_ours(overrides, seconds)}
+        bytes_per_label = found["ours"]["loss"] / found["ours"]["bits_per_byte"]  # times ln 2, as below
+        _print("ours", found["ours"], machine, seconds)
+        for peer in PEERS:
+            python = str(LITGPT) if peer == "litgpt" else sys.executable
+            if not Path(python).exists():
+                continue
+            found[peer] = _peer(python, peer, folder, seconds, machine["precision"])
+            found[peer]["bits_per_byte"] = found[peer]["loss"] / bytes_per_label
+            _print(peer, found[peer], machine, seconds)
+    print(*table(found), sep="\n", file=sys.stderr)
+    return 0
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the lines of the table; the last column is how much lower ours is."""
+    ours = found["ours"]["bits_per_byte"]
+    lines = [f"{'':<10} {'steps':>8} {'nats per token':>15} {'bits per byte':>14}  ours is lower by"]
+    for name, one in found.items():
+        lower = "" if name == "ours" else f"  {1 - ours / one['bits_per_byte']:.1%}"
+        lines.append(
+            f"{name:<10} {one['steps']:>8,} {one['loss']:>15.4f} {one['bits_per_byte']:>14.4f}{lower}"
+        )
+    return lines
+
+
+def train_ours(overrides: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Train with as many steps as fit into the time, and return the results.
+
+    Raises:
+        SystemExit: the time is too short for any step.
+    """
+    short, long = (_pretrain(overrides, n)[1] for n in PROBE_STEPS)
+    step_s = (long - short) / (PROBE_STEPS[1] - PROBE_STEPS[0])
+    rest_s = short - PROBE_STEPS[0] * step_s
+    n_steps = int(MARGIN * (seconds - rest_s) / step_s)
+    if n_steps < 1:
+        sys.exit(f"error: {seconds:.0f} s are too short; start and evaluation alone take {rest_s:.0f} s")
+    metrics, took_s = _pretrain(overrides, n_steps)
+    return {
+        "steps": n_steps,
+        "loss": metrics["val/loss"],
+        "bits_per_byte": metrics["val/bits_per_byte"],
+        "ended_s": round(took_s, 1),
+    }
+
+
+def _pretrain(overrides: Sequence[str], n_steps: int) -> tuple[dict[str, float], float]:
+    """Run `pretrain`; return its metrics and the seconds of the whole process."""
+    words = [*overrides, f"trainer.max_steps={n_steps}", f"trainer.val_every_steps={n_steps}"]
+    started = time.monotonic()
+    output = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--json", "pretrain", *words], check=True, stdout=subprocess.PIPE
+    ).stdout
+    return json.loads(output.splitlines()[-1])["metrics"], time.monotonic() - started
+
+
+def _peer(python: str, name: str, folder: Path, seconds: float, precision: str) -> dict[str, Any]:
+    words = [name, str(folder), repr(time.time()), str(seconds), precision]
+    output = subprocess.run(
+        [python, "-m", "benchmarks.peers.timed", *words], check=True, stdout=subprocess.PIPE
+    ).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def _write_rows(overrides: Sequence[str], folder: Path) -> None:
+    """Write the token rows of the corpus, and the shape, for the peers."""
+    import numpy as np
+
+    from datamodules.collate import RowBatch, collate_causal
+    from pipeline.config.compose import compose
+    from pipeline.config.construct import construct
+    from pipeline.machine.options import TrainerOptions
+    from pipeline.prepare import build_rows, build_tokenizer, load_corpus
+
+    config = compose("pretrain", overrides)
+    options = construct(config.trainer, TrainerOptions)
+    corpus, _ = load_corpus(config)
+    tokenizer = build_tokenizer(config, corpus)
+    splits = build_rows(config, options, corpus, tokenizer, construct(config.task), max_seq_len=SHAPE.block)
+    for split, rows in zip(("train", "held_out"), splits, strict=True):
+        ids, segment_ids = rows.take(np.arange(len(rows)))
+        batch = collate_causal(RowBatch(ids, segment_ids, np.arange(len(rows))))
+        np.save(folder / f"{split}_ids.npy", batch["input_ids"].numpy().astype(np.int32))
+        np.save(folder / f"{split}_labels.npy", batch["labels"].numpy().astype(np.int32))
+    (folder / "shape.json").write_text(json.dumps(asdict(SHAPE)), encoding="utf-8")
+
+
+def _print(name: str, found: Mapping[str, Any], machine: Mapping[str, Any], seconds: float) -> None:
+    line = {"benchmark": "ten_minutes", "seconds": seconds, "name": name, **found, "machine": machine}
+    print(json.dumps(line), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ten_minutes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="time of each (10)")
+    parser.add_argument("--data", default="english_novels", help="the corpus (english_novels)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
