@@ -1,6 +1,7 @@
 """The import direction: configs <- datamodules, modules <- pipeline; heavy libraries where they belong."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -85,6 +86,23 @@ def arrows() -> dict[str, set[str]]:
 
 def test_no_import_between_the_rooms_of_the_pipeline_runs_in_a_circle() -> None:
     assert set(TopologicalSorter(arrows()).static_order()) >= {"config", "runs", "training", "stages"}
+
+
+def test_the_page_on_the_architecture_has_every_package_with_what_it_imports() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)/` \|[^|]*\|([^|]*)\|$", page, re.MULTILINE)
+    told = {room: set(re.findall(r"`(\w+)`", used)) for room, used in rows}
+    folders = {path.parent.name for path in ROOT.glob("pipeline/*/__init__.py")}
+    direct = {room: used & folders for room, used in arrows().items() if room in folders}
+
+    def below(room: str) -> set[str]:
+        return direct[room].union(*map(below, direct[room]))
+
+    shortest = {
+        room: {one for one in used if not any(one in below(other) for other in used)}
+        for room, used in direct.items()
+    }
+    assert {room: told.get(room) for room in folders} == shortest
 
 
 def test_what_records_and_plans_is_imported_by_no_stage_and_stages_by_nothing_below() -> None:
