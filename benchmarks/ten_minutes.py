@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *("tracking=off", f"runs_dir={folder / 'runs'}", f"trainer.precision={machine['precision']}"),
         ]
         _write_rows(overrides, folder)
+        print(f"training ours, then each peer, for {parsed.minutes:g} min", file=sys.stderr)
         found = {"ours": train_ours(overrides, seconds)}
         bytes_per_label = found["ours"]["loss"] / found["ours"]["bits_per_byte"]  # times ln 2, as below
         _print("ours", found["ours"], machine, seconds)
@@ -103,19 +104,26 @@ def _pretrain(overrides: Sequence[str], n_steps: int) -> tuple[dict[str, float],
     """Run `pretrain`; return its metrics and the seconds of the whole process."""
     words = [*overrides, f"trainer.max_steps={n_steps}", f"trainer.val_every_steps={n_steps}"]
     started = time.monotonic()
-    output = subprocess.run(
-        [sys.executable, "-m", "pipeline", "--json", "pretrain", *words], check=True, stdout=subprocess.PIPE
-    ).stdout
-    return json.loads(output.splitlines()[-1])["metrics"], time.monotonic() - started
+    result = _result([sys.executable, "-m", "pipeline", "--json", "pretrain", *words])
+    return result["metrics"], time.monotonic() - started
 
 
 def _peer(python: str, name: str, folder: Path, seconds: float, precision: str) -> dict[str, Any]:
     words = [name, str(folder), repr(time.time()), str(seconds), precision]
-    output = subprocess.run(
-        [python, "-m", "benchmarks.peers.timed", *words], check=True, stdout=subprocess.PIPE
-    ).stdout
-    found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return found
+    return _result([python, "-m", "benchmarks.peers.timed", *words])
+
+
+def _result(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command, and return the JSON object in the last line of its standard output.
+
+    Raises:
+        SystemExit: the command failed; with its messages.
+    """
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        sys.exit(f"{done.stderr}error: {' '.join(command)} exited with code {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def _write_rows(overrides: Sequence[str], folder: Path) -> None:
