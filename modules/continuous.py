@@ -147,9 +147,7 @@ class DecodingBatch(Generic[K]):
             self._waited_steps += bool(self._waiting)
             return []
         groups: dict[int, list[_Row[K]]] = {}
-        for (
-            row
-        ) in self._waiting:  # each prompt is at least half as long as the longest of its group, or short
+        for row in self._waiting:  # in a group, all prompts are short, or at most half of the tokens padding
             groups.setdefault(max(len(row.prompt), 16).bit_length(), []).append(row)
         self._waiting, self._waited_steps = [], 0
         return list(groups.values())
@@ -193,12 +191,9 @@ def _joined(parts: Sequence[_Part[K]], stays: Callable[[_Row[K]], bool]) -> _Par
         return None
     rows = [part.rows[number] for part, numbers in kept for number in numbers]
     room = max(row.room for row in rows)
-    first, _ = kept[0]
-    if (
-        len(kept) == 1
-        and len(rows) == len(first.rows)
-        and first.cache.length + room <= first.cache.max_tokens
-    ):
+    first = kept[0][0]
+    is_whole = len(kept) == 1 and len(rows) == len(first.rows)
+    if is_whole and first.cache.length + room <= first.cache.max_tokens:
         return first
     chosen = [(part, torch.tensor(numbers, device=part.last.device)) for part, numbers in kept]
     return _Part(
