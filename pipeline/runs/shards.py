@@ -3,20 +3,25 @@
 import pickle
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from pipeline.errors import CheckpointError
 from pipeline.files import sha256_of
 from pipeline.runs.shard_folders import SHARDS, draft_folder, folder_named_by, verify
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 #: The index of a folder: which part of which tensor is in which file.
 _METADATA = ".metadata"
@@ -69,23 +74,39 @@ def whole_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any
     return made
 
 
-def write_shards(tensors: Mapping[Place, Tensor], folder: Path, rank: int) -> dict[str, str]:
-    """Write this process's shards to the draft of `folder`, and return the SHA-256 of the files written.
+def start_writing(
+    tensors: Mapping[Place, Tensor], folder: Path, group: "ProcessGroup | None"
+) -> "Future[Any]":
+    """Copy this process's shards, and start to write the copy to the draft of `folder` in a thread.
 
-    A collective operation.
+    A collective operation of `group`, which needs a backend for the CPU; None: of this process alone.
+    """
+    stager = DefaultStager(StagingOptions(False, False, False, False))
+    writing = async_save(
+        {_name(place): tensor for place, tensor in tensors.items()},
+        storage_writer=_Writer(draft_folder(folder)),
+        process_group=group,
+        async_stager=stager,
+    )
+    assert isinstance(writing, Future)  # since the stager copies at once
+    writing.add_done_callback(lambda _: stager.close())
+    return writing
+
+
+def finish_writing(writing: "Future[Any]", folder: Path, rank: int) -> dict[str, str]:
+    """Wait until all processes have written; return the SHA-256 of the files that this one has written.
 
     Raises:
-        OSError: in all processes, if one of them cannot write.
+        OSError: in all processes, if one of them cannot write; or in this one, if its files have vanished.
     """
-    draft = draft_folder(folder)
-    named = {_name(place): tensor for place, tensor in tensors.items()}
     try:
-        save(named, storage_writer=_Writer(draft))
+        writing.result()
     except CheckpointException as error:
         for cause, _ in error.failures.values():
             if isinstance(cause, OSError):
                 raise cause from error
         raise
+    draft = draft_folder(folder)
     own = [*draft.glob(f"__{rank}_*"), *([draft / _METADATA] if rank == 0 else [])]
     return {file.name: sha256_of(file) for file in own}
 
@@ -131,10 +152,18 @@ def read_shards(
 
 
 class _Writer(FileSystemWriter):
-    """A writer whose index does not contain the path of the folder."""
+    """A writer whose index does not contain the path of the folder, and that says why it cannot write."""
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().write_data(*args, **kwargs)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # hidden by torch.save
+                raise error.__context__ from None
+            raise
 
 
 class _DataReader(FileSystemReader):

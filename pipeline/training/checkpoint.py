@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from pipeline.runs.checkpoint_files import check_writable
+from pipeline.training.background import finish_saves
 from pipeline.training.callbacks.steps import ends_optimizer_step, validation_follows
 
 
@@ -91,6 +92,10 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.best_path, weights_only=False)
         if self._due or trainer.should_stop:
             self.save_last(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wait until the checkpoints are complete."""
+        finish_saves(trainer)
 
     def _is_better(self, value: float) -> bool:
         """Return whether the last validation is the best so far; also update `is_tied` (all were equal)."""

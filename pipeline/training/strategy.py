@@ -2,9 +2,11 @@
 
 Lightning's `ModelParallelStrategy` starts and connects the processes. The model is sharded in `setup`, not in
 `configure_model`, so that neither the LightningModule nor callbacks depend on the strategy. Checkpoints are
-written by `torch.distributed.checkpoint`, but atomically and with hashes, and read without running code.
+written by `torch.distributed.checkpoint` while training goes on, but atomically and with hashes, and read
+without running code.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,23 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
-from modules.sharding import is_sharded, shard, sharded_like
-from pipeline.errors import CheckpointError
-from pipeline.runs.checkpoint_files import AtomicCheckpointIO, cannot_write
-from pipeline.runs.shard_folders import SHARDS, discard_draft, folder_named_by, next_folder, publish, verify
-from pipeline.runs.shards import Place, put_back, read_shards, take_out, write_shards
+from modules.sharding import shard, sharded_like
+from pipeline.errors import CheckpointError, RunInterrupted
+from pipeline.runs.checkpoint_files import AtomicCheckpointIO
+from pipeline.runs.shard_folders import SHARDS, folder_named_by, next_folder, verify
+from pipeline.runs.shards import Place, put_back, read_shards, take_out
+from pipeline.training.background import SavesInBackground
+from pipeline.training.saves import Saves
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class ShardedStrategy(ModelParallelStrategy, SavesInBackground):
     """FSDP2 over all processes, or (`by_node`) within each machine, with a replica on each machine."""
 
     def __init__(self, *, by_node: bool = False) -> None:
         super().__init__()
         self._by_node = by_node
         self._files = AtomicCheckpointIO()
+        self._saves = Saves()
 
     def setup_environment(self) -> None:
         """Connect the processes, and define over which of them weights are sharded."""
@@ -80,33 +85,43 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint: each process its shards, the first one the rest. A collective operation.
+        """Copy a checkpoint, and write it while training goes on; a collective operation.
+
+        Waits for the previous save to the same path.
 
         Raises:
-            CheckpointError: if a file cannot be written; the old checkpoint is intact.
+            CheckpointError: in all processes, if the previous one could not be written.
         """
         path = Path(filepath)
-        rest, tensors = take_out(checkpoint, is_sharded)
+        self._saves.finish(path)
         folder = self.broadcast(next_folder(path) if self.is_global_zero else path)
+        self._saves.start(checkpoint, path, folder)
+
+    @property
+    def has_failed_save(self) -> bool:
+        """Whether a pending save has failed in this process."""
+        return self._saves.has_failed
+
+    def finish_saves(self) -> None:
+        """Wait for pending saves; a collective operation.
+
+        Raises:
+            CheckpointError: in all processes, if one of them could not be written.
+        """
+        self._saves.finish()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Wait for pending saves if an error ends training, and report those that fail too.
+
+        A second signal must not wait here; the program ends when they are complete.
+        """
+        if isinstance(exception, RunInterrupted):
+            return
         try:
-            sums = write_shards(tensors, folder, self.global_rank)
-        except OSError as error:
-            if self.is_global_zero:
-                discard_draft(folder)
-            raise cannot_write(folder, error) from error
-        sums = {name: digest for each in self._from_all(sums) for name, digest in each.items()}
-        if self.is_global_zero:
-            try:
-                publish(folder)
-            except OSError as error:
-                raise cannot_write(folder, error) from error
-            rest[SHARDS] = {
-                "folder": folder.name,
-                "sha256": sums,
-                "tensors": [list(place) for place in tensors],
-                "processes": self.world_size,
-            }
-            self._files.save_checkpoint(rest, path)
+            self._saves.finish()
+        except (CheckpointError, RuntimeError) as error:
+            if error is not exception:
+                logging.getLogger(__name__).warning("a checkpoint was not saved: %s", error)
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None

@@ -29,15 +29,15 @@ def build_trainer(
         ConfigError: if this machine does not have the requested devices, or does not support the precision.
     """
     import lightning as L
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     from pipeline.runs.checkpoint_files import AtomicCheckpointIO
+    from pipeline.training.launch import OwnProcesses
 
     quieten_lightning()
     devices, num_nodes = devices_and_nodes(options)
     # Explicit, since Lightning would expect srun to start the processes wherever it finds Slurm's variables.
-    launcher = TorchElasticEnvironment() if processes.count_launched() > 1 else LightningEnvironment()
+    launcher = TorchElasticEnvironment() if processes.count_launched() > 1 else OwnProcesses()
     return L.Trainer(
         accelerator="gpu" if uses_gpu(options) else "cpu",
         devices=devices,

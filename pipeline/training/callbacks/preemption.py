@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from pipeline.errors import RunInterrupted
 from pipeline.signals import Requests, give_back, listen, name_of
 from pipeline.stdio import tell_at_once
+from pipeline.training.background import finish_saves, has_failed_save
 from pipeline.training.callbacks.steps import any_process, ends_optimizer_step, validation_follows
 from pipeline.training.checkpoint import Checkpoints
 
@@ -77,8 +78,11 @@ class Preemption(Checkpoint):
         self._restore()
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        if any_process(trainer, self._requests.first is not None):
+        """Also stop if a save in the background has failed: `finish_saves` then raises its error."""
+        if any_process(trainer, self._requests.first is not None or has_failed_save(trainer)):
+            finish_saves(trainer)
             self._checkpoints.save_last(trainer)
+            finish_saves(trainer)
             self._raise(trainer)
 
     def _raise(self, trainer: L.Trainer) -> None:

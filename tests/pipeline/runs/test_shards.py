@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import CheckpointError
 from pipeline.runs.checkpoint_files import AtomicCheckpointIO
 from pipeline.runs.shard_folders import SHARDS, draft_folder, folders_of, next_folder, publish
-from pipeline.runs.shards import put_back, take_out, whole_checkpoint, write_shards
+from pipeline.runs.shards import finish_writing, put_back, start_writing, take_out, whole_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 def save(path: Path) -> None:
     folder = next_folder(path)
-    sums = write_shards(TENSORS, folder, 0)
+    sums = finish_writing(start_writing(TENSORS, folder, None), folder, 0)
     publish(folder)
     table = {"folder": folder.name, "sha256": sums, "tensors": [list(place) for place in TENSORS]}
     AtomicCheckpointIO().save_checkpoint({**REST, SHARDS: table}, path)

@@ -25,6 +25,8 @@ CASES = [
     Case(name="fsdp, denoise, unclipped", task="denoise", optimizer="muon", clip=None),
     Case(name="fsdp, fine-tuning", task="classify", recompute="selective"),
     Case(name="fsdp, loss in chunks", max_seq_len=400, max_steps=6),
+    Case(name="fsdp, LoRA", task="classify", lora=True),
+    Case(name="fsdp, compiled", compile=True, max_steps=6),
 ]
 
 #: 12 steps at once, and in parts, of which the first ends after step 8 and has saved step 6.
@@ -38,6 +40,12 @@ PARTS = [
     replace(FIRST, name="ddp, first part", folder="mixed", strategy="ddp"),
     replace(LONG, name="ddp, then fsdp", folder="mixed", resume=True),
     replace(LONG, name="after a kill", folder="killed", resume=True),
+    replace(LONG, name="after a kill while saving", folder="killed while saving", resume=True),
+    replace(FIRST, name="slow disk", folder="slow", held="last.shards-2", held_until=8),
+    replace(LONG, name="signal", folder="signal", held="last.shards-2", held_until=8, signal_at=8),
+    replace(LONG, name="after the signal", folder="signal", resume=True),
+    replace(LONG, name="full disk", folder="full", full_after=4),
+    replace(LONG, name="full at the end", folder="full at the end", full_after=10),
     replace(LONG, name="damaged", folder="whole", resume=True, harm="damaged"),
     replace(LONG, name="missing", folder="whole", resume=True, harm="missing"),
 ]
@@ -50,7 +58,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def losses(folder: Path) -> dict[str, Losses]:
-    run_together([replace(LONG, name="killed", kill_after=8)], folder, n_processes=2)
+    killed = replace(LONG, name="killed", kill_after=8)
+    run_together([killed], folder, n_processes=2)
+    run_together([replace(killed, name="killed while saving", held="last.shards-2")], folder, n_processes=2)
     return run_together([*CASES, *PARTS], folder, n_processes=2)
 
 
@@ -78,8 +88,48 @@ def test_a_sharded_run_that_was_interrupted_is_the_same_run_bit_for_bit(
 def test_a_sharded_run_of_which_a_process_was_killed_is_the_same_run_bit_for_bit(
     losses: dict[str, Losses], folder: Path
 ) -> None:
-    assert losses["after a kill"].train == losses["whole"].train[6:]
+    rest = losses["after a kill"].train
+    assert len(rest) in (6, 9)  # step 6 was being saved, or had been
+    assert rest == losses["whole"].train[-len(rest) :]
     assert differences(checkpoint(folder / "whole"), checkpoint(folder / "killed")) == []
+
+
+def test_training_goes_on_while_shards_are_written_and_what_is_saved_is_what_there_was(
+    losses: dict[str, Losses], folder: Path
+) -> None:
+    assert losses["slow disk"].before_held == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert checkpoint(folder / "slow")["global_step"] == 6
+    assert differences(checkpoint(folder / "left"), checkpoint(folder / "slow")) == []
+
+
+def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(
+    losses: dict[str, Losses], folder: Path
+) -> None:
+    assert losses["after a kill while saving"].train == losses["whole"].train[3:]
+    assert differences(checkpoint(folder / "whole"), checkpoint(folder / "killed while saving")) == []
+
+
+def test_a_signal_waits_for_the_pending_checkpoint_and_saves_the_step(losses: dict[str, Losses]) -> None:
+    assert losses["signal"].before_held[-1] == 8
+    assert losses["signal"].error.startswith("stopped by SIGTERM after step 8 of 12, which was saved")
+    assert losses["after the signal"].train == losses["whole"].train[8:]
+
+
+def test_a_save_that_fails_in_the_background_ends_training_at_the_next_step_and_keeps_the_old_one(
+    losses: dict[str, Losses], folder: Path
+) -> None:
+    assert 6 <= len(losses["full disk"].train) <= 8
+    assert "cannot write" in losses["full disk"].error
+    assert "best.shards-1 (File too large)" in losses["full disk"].error
+    assert checkpoint(folder / "full")["global_step"] == 3
+
+
+def test_a_save_that_fails_at_the_end_of_training_is_reported(
+    losses: dict[str, Losses], folder: Path
+) -> None:
+    assert len(losses["full at the end"].train) == 12
+    assert "(File too large)" in losses["full at the end"].error
+    assert checkpoint(folder / "full at the end")["global_step"] == 9
 
 
 def test_of_each_sharded_checkpoint_one_folder_is_kept(losses: dict[str, Losses], folder: Path) -> None:

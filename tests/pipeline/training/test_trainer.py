@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from modules import hardware
 from pipeline.config.compose import compose
@@ -95,3 +96,22 @@ def test_a_trainings_name_begins_with_its_task_and_what_was_chosen(
     stage: str, words: list[str], label: str
 ) -> None:
     assert label_of(compose(stage, words)) == label
+
+
+def test_ranks_left_by_a_launcher_or_a_cloud_do_not_make_the_run_wait_for_other_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "LOCAL_RANK": "0",
+        "NODE_RANK": "1",
+        "GROUP_RANK": "1",
+        "MASTER_ADDR": "gpu03",
+    }.items():
+        monkeypatch.setenv(name, value)
+    strategy = build_trainer(TrainerOptions(accelerator="cpu", devices=2, max_steps=1)).strategy
+    assert isinstance(strategy, DDPStrategy)
+    launcher = strategy.cluster_environment
+    assert launcher is not None
+    assert not launcher.creates_processes_externally
+    assert launcher.main_address == "127.0.0.1"
+    assert strategy.node_rank == 0

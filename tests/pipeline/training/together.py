@@ -28,10 +28,11 @@ from modules.layers import LayerSpec
 from modules.lit_module import LitModule, Objective
 from modules.model import Model
 from modules.optim import AdamW, LearningRates, Muon
+from modules.peft import LoRA, add_adapter
 from modules.positions import Rotary
 from modules.schedules import WSD, Schedule
 from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer, set_recompute
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, RunInterrupted
 from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.base import PretrainingTask, Sample
 from pipeline.tasks.causal_lm import CausalLM
@@ -50,6 +51,7 @@ from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.trainer import build_trainer
 from tests.pipeline.tasks.small_models import BYTES, model_for
 from tests.pipeline.toy import CrashError, Recorder, StopAfter
+from tests.pipeline.training.disturbances import FullDisk, KillAfter, SignalAt, SlowDisk
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[3]
@@ -83,25 +85,33 @@ class Case:
     clip: float | None = 1.0
     max_seq_len: int = 32
     max_steps: int = 20
+    lora: bool = False
+    compile: bool = False
     crash_after: int | None = None
     kill_after: int | None = None
+    signal_at: int | None = None
+    held: str = ""  # the folder whose shards a slow disk holds back, until this step:
+    held_until: int | None = None
+    full_after: int | None = None
     resume: bool = False
     folder: str = ""
     harm: Literal["", "damaged", "missing"] = ""
 
     def alone(self) -> "Case":
         """The same training in one process."""
-        return replace(self, strategy="auto", accumulate=1)
+        return replace(self, strategy="auto", accumulate=1, compile=False)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What a training logs at each step, what its validations measure, and what it was refused for."""
+    """What a training logs at each step, what its validations measure, and the error that ended it."""
 
     train: list[float] = field(default_factory=list)
     gradient: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     error: str = ""
+    #: The steps that had ended before the shards that a slow disk held back were written.
+    before_held: list[int] = field(default_factory=list)
 
 
 def fit(case: Case, folder: Path, n_processes: int = 1) -> Losses:
@@ -122,16 +132,29 @@ def fit(case: Case, folder: Path, n_processes: int = 1) -> Losses:
     model, objective, data = parts(case, options.batch_size)
     set_recompute(model, case.recompute)
     samples = Samples(lambda: used(model, data), lambda step, samples: None)
-    trainer = build_trainer(options, callbacks=callbacks(case, options, folder, samples), logger=recorder)
-    module = LitModule(
-        model, objective, optimizer=optimizer(case), schedule=schedule(), max_steps=options.n_steps
+    disk = SlowDisk(folder / case.held, case.held_until) if case.held else None
+    trainer = build_trainer(
+        options, callbacks=callbacks(case, options, folder, samples, disk), logger=recorder
     )
-    last = folder / "last.ckpt"
+    module = LitModule(
+        model,
+        objective,
+        optimizer=optimizer(case),
+        schedule=schedule(),
+        max_steps=options.n_steps,
+        compile=case.compile,
+    )
+    last, said = folder / "last.ckpt", ""
     try:
         trainer.fit(module, data, ckpt_path=str(last) if case.resume else None)
     except CrashError:
         assert case.crash_after is not None
-    return Losses(*(list(recorder.of(name).values()) for name in ("train/loss", "grad_norm", "val/loss")))
+    except (CheckpointError, RunInterrupted) as error:
+        said = str(error)
+    train, gradient, validation = (
+        list(recorder.of(name).values()) for name in ("train/loss", "grad_norm", "val/loss")
+    )
+    return Losses(train, gradient, validation, said, disk.ended_before if disk else [])
 
 
 @torch.no_grad()
@@ -143,7 +166,9 @@ def used(model: Model, data: L.LightningDataModule) -> list[Sample]:
     return []
 
 
-def callbacks(case: Case, options: TrainerOptions, folder: Path, samples: Samples) -> list[Callback]:
+def callbacks(
+    case: Case, options: TrainerOptions, folder: Path, samples: Samples, disk: SlowDisk | None
+) -> list[Callback]:
     """Those of a user's training that the weights depend on, and the checkpoints."""
     checkpoints = Checkpoints(folder, every_n_steps=options.val_interval_steps // 2)
     return [
@@ -155,7 +180,10 @@ def callbacks(case: Case, options: TrainerOptions, folder: Path, samples: Sample
         FinalValidation(),
         samples,
         *([StopAfter(case.crash_after)] if case.crash_after is not None else []),
-        *([KillAfter(case.kill_after)] if case.kill_after is not None else []),
+        *([KillAfter(case.kill_after, all_of_them=bool(case.held))] if case.kill_after is not None else []),
+        *([disk] if disk is not None else []),
+        *([FullDisk(case.full_after)] if case.full_after is not None else []),
+        *([SignalAt(case.signal_at)] if case.signal_at is not None else []),
         checkpoints,
         Preemption(checkpoints),
     ]
@@ -174,7 +202,7 @@ def schedule() -> Schedule:
 def parts(case: Case, batch_size: int) -> tuple[Model, Objective, L.LightningDataModule]:
     """A model of two layers, what it learns, and batches."""
     if case.task == "classify":
-        return _classification(batch_size)
+        return _classification(batch_size, lora=case.lora)
     task, architecture = PRETRAINING[case.task]
     layer = LayerSpec(32, n_heads=2)
     backbone = architecture(
@@ -194,24 +222,15 @@ def parts(case: Case, batch_size: int) -> tuple[Model, Objective, L.LightningDat
     return model, task.objective(BYTES), data
 
 
-def _classification(batch_size: int) -> tuple[Model, Objective, L.LightningDataModule]:
+def _classification(batch_size: int, *, lora: bool) -> tuple[Model, Objective, L.LightningDataModule]:
     task = TextClassification().fit(REVIEWS)
     model = model_for(task, Decoder)
     model.head.dropout.p = 0.0  # each process would drop others
+    if lora:
+        add_adapter(model.backbone, LoRA(rank=2))
     features = Features.of(f for row in REVIEWS for f in task.features(row, BYTES, model.backbone))
     data = FinetuneDataModule(features, features, collate=task.collate, batch_size=batch_size, seed=5)
     return model, task.objective(), data
-
-
-class KillAfter(Callback):
-    """Kills process 1 with SIGKILL, after the batch in which this step ended."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step >= self.step and trainer.global_rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Rows:
@@ -258,9 +277,10 @@ def run_together(
     ]
     try:
         killed = any(case.kill_after is not None for case in cases)
+        all_killed = killed and any(case.held for case in cases)
         for rank, process in enumerate(processes):
             code = process.wait(timeout=LIMIT_S)
-            expected = (1, -signal.SIGKILL)[rank] if killed else 0
+            expected = (-signal.SIGKILL if all_killed or rank else 1) if killed else 0
             assert code == expected, (folder / f"{rank}.log").read_text()
     finally:
         for process in processes:
@@ -305,10 +325,7 @@ def main() -> None:
         where = folder / (case.folder or case.name)
         if case.harm:
             where = harmed(where, case.harm)
-        try:
-            losses[case.name] = asdict(fit(case, where, n_processes))
-        except CheckpointError as error:
-            losses[case.name] = asdict(Losses(error=str(error)))
+        losses[case.name] = asdict(fit(case, where, n_processes))
     if os.environ["RANK"] == "0":
         (folder / "losses.json").write_text(json.dumps(losses))
 
