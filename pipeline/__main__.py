@@ -66,10 +66,11 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _prints(error: UserError | Stopped) -> bool:
     """Return whether this process is the one that prints why the run ends."""
-    if processes.count_launched() == 1:
-        return True
     if isinstance(error, (Stopped, RunInterrupted)):
         return processes.is_first()
+    if processes.count_launched() == 1:
+        processes.let_first_report()
+        return True
     from pipeline.rendezvous import RendezvousError, rendezvous
 
     return isinstance(error, RendezvousError) or rendezvous().fail(error)

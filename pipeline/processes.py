@@ -18,6 +18,9 @@ from pipeline.errors import RunError
 #: command.
 SHARED_RUN = "PRELUDE_RUN"
 
+#: How long a failing process waits for the first one to report an error that they may share.
+LET_REPORT_S = 15.0
+
 #: Seconds between checks that the first process is still alive.
 LOOK_EVERY_S = 2.0
 
@@ -111,6 +114,15 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK_EVERY_S)
     os._exit(1)
+
+
+def let_first_report() -> None:
+    """Give the first process time to report an error that they may share, if it has started this one.
+
+    This process ends with the first one, and otherwise reports the error itself.
+    """
+    if SHARED_RUN in os.environ and not is_first():
+        time.sleep(LET_REPORT_S)
 
 
 def _refuse_stray_rank() -> None:

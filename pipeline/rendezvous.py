@@ -8,6 +8,7 @@ training uses it too.
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import processes
 from pipeline.errors import RunError, UserError
+from pipeline.processes import LET_REPORT_S
 from pipeline.words import shorten
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 #: them.
 FIRST_WAITS_S, OTHERS_WAIT_S = 300.0, 600.0
 
-#: How long a failing process waits for the first one to report an error that they may share.
-LET_REPORT_S = 15.0
+#: How long one attempt to connect may take.
+CONNECT_S = 5.0
 
 #: Interval between queries of the store; a blocking wait could not be interrupted by a signal.
 POLL_EVERY_S = 0.1
@@ -157,6 +159,8 @@ def rendezvous() -> Rendezvous:
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = "SLURM_STEP_NUM_TASKS" in os.environ and processes.is_first()
+    if not serves:
+        wait_for_store(host, port)
     try:
         store = TCPStore(
             host,
@@ -166,14 +170,39 @@ def rendezvous() -> Rendezvous:
             timeout=timedelta(seconds=FIRST_WAITS_S),
         )
     except (DistError, RuntimeError) as error:
-        raise RendezvousError(
-            f"the store of the run at {host}, port {port}, cannot be reached: {str(error).splitlines()[0]}",
-            "a machine that all processes of the run reach",
-            "set MASTER_ADDR and MASTER_PORT to such a machine and a free port",
-        ) from error
+        raise _unreachable(host, port, str(error).splitlines()[0]) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Rendezvous(
         PrefixStore(f"prelude {attempt}", store), rank=processes.rank(), n_ranks=processes.count_launched()
+    )
+
+
+def wait_for_store(host: str, port: int) -> None:
+    """Wait until a server accepts connections at this address.
+
+    `TCPStore` also waits, but twice as long as its timeout, without reacting to signals, and writes the stack
+    of each failed attempt to standard error.
+
+    Raises:
+        RendezvousError: if none does in time, which is as long as the first process waits.
+    """
+    until = time.monotonic() + FIRST_WAITS_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_S).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                why = f"{error.strerror or error} for {FIRST_WAITS_S:.0f} s"
+                raise _unreachable(host, port, why) from error
+        time.sleep(POLL_EVERY_S)
+
+
+def _unreachable(host: str, port: int, why: str) -> RendezvousError:
+    return RendezvousError(
+        f"the store of the run at {host}, port {port}, cannot be reached: {why}",
+        "a machine that all processes of the run reach",
+        "check that process 0 was started, or set MASTER_ADDR and MASTER_PORT to its machine and a free port",
     )
 
 

@@ -1,5 +1,6 @@
 """The processes of one run agree on it before there is a run, or say why they do not."""
 
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_a_process_that_does_not_come_and_a_folder_that_is_not_shared_end_the_wa
     pair[0].share(tmp_path)
     with pytest.raises(RunError, match="is not on this machine"):
         pair[1].join(FACTS)
+
+
+def test_a_first_process_that_does_not_come_ends_the_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "FIRST_WAITS_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        rendezvous.wait_for_store("127.0.0.1", port)
+    with pytest.raises(RunError, match=f"port {port}, cannot be reached: Connection refused for 0 s") as late:
+        rendezvous.wait_for_store("127.0.0.1", port)
+    assert "check that process 0 was started" in late.value.remedy
 
 
 def test_tasks_of_srun_are_numbered_as_torchrun_numbers_its_processes() -> None:
