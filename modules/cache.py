@@ -92,7 +92,8 @@ class Memory:
 class KVCache:
     """The keys and values of each layer of a decoder, and the segment and position of each token.
 
-    Created by a decoder's `new_cache`, and filled by each forward pass that receives it.
+    Created by a decoder's `new_cache`, and filled by each forward pass that receives it. `one_segment` is
+    True as long as no batch had segments or padding.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class KVCache:
     ) -> None:
         self.length = 0
         self.max_tokens = max_tokens
+        self.one_segment = True
         self.layers = [LayerCache(max_tokens) for _ in range(n_layers)]
         self.memory_layers: list[LayerCache] = []
         self.memory: Memory | None = None
@@ -117,6 +119,7 @@ class KVCache:
         length = max(cache._longest(rows) for cache, rows in parts)
         device = parts[0][0]._segment_ids.device
         joined = cls(len(parts[0][0].layers), batch_size=n_rows, max_tokens=length + room, device=device)
+        joined.one_segment = all(cache.one_segment and cache.length == length for cache, _ in parts)
         first = 0
         for cache, rows in parts:
             joined._put(cache, rows, first_row=first, n_rows=n_rows, length=length)
@@ -148,8 +151,16 @@ class KVCache:
         seen = (self._segment_ids[:, : self.length] != 0).sum(dim=1, keepdim=True)
         return (seen + (segment_ids != 0).cumsum(dim=1) - 1).clamp_min(0)
 
-    def append(self, segment_ids: Int[Tensor, "B T"], position_ids: Int[Tensor, "#B T"]) -> None:
+    def append(
+        self,
+        segment_ids: Int[Tensor, "B T"],
+        position_ids: Int[Tensor, "#B T"],
+        *,
+        one_segment: bool = False,
+    ) -> None:
         """Append the segments (0: padding) and positions of the next T tokens of each row.
+
+        With `one_segment`, all of them are known to be of segment 1.
 
         Raises:
             ArgumentError: the cache is full.
@@ -159,6 +170,7 @@ class KVCache:
         self._segment_ids[:, self.length : end] = segment_ids
         self._position_ids[:, self.length : end] = position_ids
         self.length = end
+        self.one_segment = self.one_segment and one_segment
 
     @property
     def segment_ids(self) -> Int[Tensor, "B S"]:

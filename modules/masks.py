@@ -36,9 +36,23 @@ class Mask:
         return cls(allowed=_same(segment_ids, segment_ids))
 
     @classmethod
-    def continued(cls, segment_ids: Int[Tensor, "B T"], all_segment_ids: Int[Tensor, "B S"]) -> "Mask":
-        """Return a mask for causal self-attention of the last T of S tokens, the others being in a cache."""
+    def continued(
+        cls,
+        segment_ids: Int[Tensor, "B T"],
+        all_segment_ids: Int[Tensor, "B S"],
+        *,
+        one_segment: bool = False,
+    ) -> "Mask":
+        """Return a mask for causal self-attention of the last T of S tokens, the others being in a cache.
+
+        With `one_segment`, all tokens are known to be of the same segment: then neither a whole prompt nor a
+        single token needs a tensor.
+        """
         n_new, n_all = segment_ids.shape[1], all_segment_ids.shape[1]
+        if one_segment and n_new == n_all:
+            return cls.past()
+        if one_segment and n_new == 1:
+            return cls()
         past = torch.ones(n_new, n_all, dtype=torch.bool, device=segment_ids.device).tril(n_all - n_new)
         return cls(allowed=_same(segment_ids, all_segment_ids) & past)
 

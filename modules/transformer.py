@@ -43,16 +43,17 @@ class _Tokens:
             segment_ids = segment_ids.long()
         position_ids = batch.get(prefix + "position_ids")
         if cache is not None:
+            one_segment = segment_ids is None
             segment_ids = torch.ones_like(ids) if segment_ids is None else segment_ids
             position_ids = cache.next_position_ids(segment_ids) if position_ids is None else position_ids
-            cache.append(segment_ids, position_ids)
+            cache.append(segment_ids, position_ids, one_segment=one_segment)
         elif position_ids is None:
             position_ids = _position_ids(ids, segment_ids)
         return cls(ids, segment_ids, position_ids, batch.get(prefix + "token_type_ids"), packed)
 
     def self_mask(self, position: Position, *, causal: bool, cache: KVCache | None = None) -> Mask:
         if cache is not None and self.segment_ids is not None:
-            mask = Mask.continued(self.segment_ids, cache.segment_ids)
+            mask = Mask.continued(self.segment_ids, cache.segment_ids, one_segment=cache.one_segment)
             return mask.with_bias(position.bias(self.position_ids, cache.position_ids))
         mask = Mask.past() if causal else Mask()
         if self.segment_ids is not None:

@@ -22,8 +22,8 @@ from pipeline.interop.choose import choose_family
 from pipeline.interop.export import Exported, export_bundle
 from pipeline.interop.shape import dotted
 from pipeline.output import write_whole
-from pipeline.runs.adapters import ADAPTER, base_of
-from pipeline.runs.bundle import Bundle, digest, load_bundle
+from pipeline.runs.adapters import ADAPTER
+from pipeline.runs.bundle import Bundle, load_base
 from pipeline.runs.stored import read_part
 
 #: Singular values below this share of the largest one are rounding errors.
@@ -46,7 +46,7 @@ def export_adapter(bundle: Bundle, folder: Path) -> Exported:
             "a bundle that was trained with peft=lora",
             "leave out FORMAT",
         )
-    base = load_bundle(base_of(bundle.folder, digest))
+    base = load_base(bundle.folder)
     stored = load_file(bundle.folder / "model.safetensors")
     own = sorted(name for name in stored if not name.endswith((".lora_A", ".lora_B")))
     if own or bundle.model_config != base.model_config:

@@ -1,8 +1,8 @@
 """Bundles of adapters: they contain only the trained tensors, and a reference to the base bundle.
 
 `model.safetensors` contains only the trained tensors, `model.json` describes the adapter under `adapter`, and
-`provenance.json` names the base bundle (the parent) and its digest. Loading such a bundle loads its base,
-adds the adapter and merges it, so that the result is a model like any other.
+`provenance.json` names the base bundle (the parent), with the hashes of its files. Loading such a bundle
+loads its base, adds the adapter and merges it, so that the result is a model like any other.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,25 +29,38 @@ def save_trained(model: Model, file: Path) -> None:
     save_file({name: each.detach().contiguous() for name, each in trained.items()}, file)
 
 
-def base_of(folder: Path, digest_of: Callable[[Path], str]) -> Path:
-    """Find the base bundle of an adapter: at its recorded path, or next to the adapter's run.
+def base_of(folder: Path, has_model_of: Callable[[Path, Mapping[str, Any]], bool]) -> Path:
+    """Find the base bundle of an adapter: at its recorded path, or with the same weights in another run.
 
     Raises:
-        BundleError: if the base does not exist, or has changed.
+        BundleError: if there is none, or it has changed.
     """
     parent = read_part(folder, "provenance.json").get("parent") or {}
-    recorded, expected = Path(str(parent.get("bundle"))), parent.get("digest")
-    sibling = folder.absolute().parent.parent.parent / str(parent.get("run")) / "bundles" / recorded.name
-    found = [place for place in (recorded, sibling) if (place / "DONE").is_file()]
+    recorded, runs = Path(str(parent.get("bundle"))), folder.absolute().parent.parent.parent
+    sibling = runs / str(parent.get("run")) / "bundles" / recorded.name
+    places = dict.fromkeys((recorded, sibling, *sorted(runs.glob("*/bundles/[!.]*"))))
+    found = [place for place in places if (place / "DONE").is_file()]
     for place in found:
-        if digest_of(place) == expected:
+        if has_model_of(place, parent):
             return place
-    what = f"{found[0]}, which has changed since," if found else f"{recorded}, which does not exist,"
+    changed = next((place for place in found if place in (recorded, sibling)), None)
+    what = f"{changed}, which has changed since," if changed else f"{recorded}, which does not exist,"
     raise BundleError(
         f"{folder} is an adapter for {what} and cannot be used without it",
-        f"the bundle with digest {str(expected)[:12]}…",
-        f"restore the base from a copy, or recreate it with `make reproduce RUN={parent.get('run')}`",
+        f"a bundle with the same weights (digest {str(parent.get('digest'))[:12]}…)",
+        _remedy(parent, runs),
     )
+
+
+def _remedy(parent: Mapping[str, Any], runs: Path) -> str:
+    """Return how to get the base again: from its source, from the record of its run, or from a copy."""
+    copy = "restore the base from a copy"
+    imported = (parent.get("provenance") or {}).get("imported") or {}
+    if "from" in imported:
+        return f"{copy}, or import it again: `make import FROM={imported['from']}`"
+    if (runs / str(parent.get("run")) / "config.yaml").is_file():
+        return f"{copy}, or recreate it with `make reproduce RUN={parent['run']}`"
+    return f"{copy}, or train again"
 
 
 def load_adapted(folder: Path, node: Mapping[str, Any], make: Callable[[], Model], base: Model) -> Model:

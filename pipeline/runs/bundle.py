@@ -44,6 +44,9 @@ FILES = (
     "metrics.json",
 )
 
+#: Of these, the files that stay the same when a bundle is made again, at another time and by another run.
+OF_THE_MODEL = ("model.safetensors", "model.json", "tokenizer.json", "target_tokenizer.json")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
@@ -157,7 +160,7 @@ def load_bundle(folder: Path) -> Bundle:
     if adapter is None:
         model = load_weights(folder / "model.safetensors", parts["model"], make)
     else:
-        model = load_adapted(folder, adapter, make, load_bundle(base_of(folder, digest)).model)
+        model = load_adapted(folder, adapter, make, load_base(folder).model)
     return Bundle(
         folder=folder,
         model=model.eval(),
@@ -169,6 +172,15 @@ def load_bundle(folder: Path) -> Bundle:
         provenance=parts["provenance"],
         metrics=parts["metrics"],
     )
+
+
+def load_base(folder: Path) -> Bundle:
+    """Load the bundle that an adapter was trained on.
+
+    Raises:
+        BundleError: if there is no bundle with its weights, or it is damaged.
+    """
+    return load_bundle(base_of(folder, _has_model_of))
 
 
 def check_files(folder: Path, *, without: Collection[str] = ()) -> None:
@@ -202,8 +214,24 @@ def parent_of(start: Bundle | None) -> dict[str, Any] | None:
         "run": start.provenance["run"],
         "bundle": str(start.folder),
         "digest": digest(start.folder),
+        "model": _model_files(start.folder),
         "provenance": start.provenance,
     }
+
+
+def _model_files(folder: Path) -> dict[str, str]:
+    """Return the hashes of the files that determine what a model computes."""
+    return {name: value for name, value in read_done(folder).items() if name in OF_THE_MODEL}
+
+
+def _has_model_of(folder: Path, parent: Mapping[str, Any]) -> bool:
+    """Return whether a bundle is the recorded parent, or was made again with the same weights."""
+    if digest(folder) == parent.get("digest"):
+        return True
+    try:
+        return _model_files(folder) == parent.get("model")
+    except BundleError:  # a damaged one
+        return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:

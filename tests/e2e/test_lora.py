@@ -100,8 +100,8 @@ def test_a_bundle_with_an_adapter_is_evaluated_answers_and_is_started_from_as_an
 
 def test_without_its_base_or_with_another_one_it_is_refused(trained: Path) -> None:
     base = trained / "runs" / "old-pretrain" / "bundles" / "best"
-    done = base / "DONE"
-    done.write_text(done.read_text() + "\n")
+    done = json.loads((base / "DONE").read_text())
+    (base / "DONE").write_text(json.dumps({**done, "model.safetensors": "0" * 64}))
     with pytest.raises(BundleError, match="which has changed since, and cannot be used without it"):
         load_bundle("adapted")
     shutil.rmtree(base)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.generation import logits_process as reference
 
+from modules.cache import KVCache
 from modules.generation import (
     SamplingOptions,
     at_temperature,
@@ -123,6 +124,27 @@ def test_a_padded_batch_with_a_cache_gives_what_a_slow_loop_gives(
     answers = fast_generate(model, PROMPTS, options, NEVER)
     assert answers == slow_generate(model, PROMPTS, options, NEVER)
     assert len({tuple(answer) for answer in answers}) > 1
+
+
+@by_architecture
+@pytest.mark.parametrize("position", ["rotary", "alibi"])
+def test_a_batch_without_padding_gives_what_a_slow_loop_gives(architecture: str, position: str) -> None:
+    model, prompts = make_model(architecture, position), [PROMPTS[0], PROMPTS[0][::-1]]
+    assert fast_generate(model, prompts, GREEDY, NEVER) == slow_generate(model, prompts, GREEDY, NEVER)
+
+
+@torch.no_grad()
+def test_a_cache_knows_whether_padding_was_read_and_whether_rows_of_other_lengths_joined() -> None:
+    backbone, caches = make_model().backbone, []
+    for n_tokens in (3, 3, 2):
+        caches.append(backbone.new_cache(1, 4))
+        backbone.forward({"input_ids": torch.ones(1, n_tokens, dtype=torch.long)}, caches[-1])
+    (one, same, shorter), row = caches, torch.tensor([0])
+    assert KVCache.of_rows([(one, row), (same, row)], room=1).one_segment
+    assert not KVCache.of_rows([(one, row), (shorter, row)], room=1).one_segment
+    backbone.forward({"input_ids": torch.tensor([[4]]), "attention_mask": torch.tensor([[1]])}, shorter)
+    assert (one.one_segment, shorter.one_segment) == (True, False)
+    assert not KVCache.of_rows([(one, row), (shorter, row)], room=1).one_segment
 
 
 @by_architecture

@@ -45,6 +45,15 @@ def test_continued_tokens_see_the_cache_and_their_own_past():
     assert pairs(mask, 2) == [[0, 1, 1, 0], [0, 1, 1, 1]]
 
 
+def test_a_prompt_or_a_token_of_one_segment_needs_no_tensor_and_sees_the_same():
+    cached = torch.ones(1, 4, dtype=torch.long)
+    for n_new, mask in ((4, Mask.past()), (1, Mask())):
+        found = Mask.continued(cached[:, :n_new], cached, one_segment=True)
+        assert found == mask
+        assert pairs(found, n_new) == pairs(Mask.continued(cached[:, :n_new], cached), n_new)
+    assert Mask.continued(cached[:, :2], cached, one_segment=True).allowed is not None
+
+
 def test_cross_attention_does_not_see_padding_of_the_memory():
     assert pairs(Mask.memory(SEGMENTS), 2) == [[1, 1, 1, 0]] * 2
 

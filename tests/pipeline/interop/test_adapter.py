@@ -13,7 +13,7 @@ from modules.model import Model
 from modules.peft import LoRA, add_adapter
 from pipeline.errors import InteropError
 from pipeline.interop.adapter import export_adapter
-from pipeline.runs.bundle import Bundle, digest, load_bundle, save_bundle
+from pipeline.runs.bundle import Bundle, load_bundle, parent_of, save_bundle
 from tests.pipeline.interop.test_export import DECODER, make_bundle
 
 NODE = {"_target_": "modules.peft.LoRA", "rank": 2, "targets": ["q_proj", "up_proj", "out_proj"]}
@@ -33,13 +33,13 @@ def save(folder: Path, bundle: Bundle, model: Model, parent: dict[str, Any] | No
 def adapted(tmp_path: Path) -> Bundle:
     """A bundle with an adapter that has learnt something, and its base beside it."""
     base = save(tmp_path / "base-run" / "bundles" / "best", made := make_bundle(DECODER), made.model, None)
-    parent = {"run": "base-run", "bundle": str(base.folder), "digest": digest(base.folder)}
     model = load_bundle(base.folder).model
     add_adapter(model.backbone, LoRA(rank=2, targets=NODE["targets"]))  # type: ignore[arg-type]
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.1)
-    return save(tmp_path / "adapted-run" / "bundles" / "best", base, model, parent, adapter=NODE)
+    folder = tmp_path / "adapted-run" / "bundles" / "best"
+    return save(folder, base, model, parent_of(base), adapter=NODE)
 
 
 @pytest.mark.slow
