@@ -33,6 +33,9 @@ TITLES = {
     "test/accuracy": "accuracy (of labelled tokens)",
 }
 
+#: The columns of a line that the purpose of a command gets at least, with the frame.
+ROOM = 24
+
 
 def console() -> Console:
     """Return a console on standard error, 100 columns wide if that is not a terminal."""
@@ -86,6 +89,9 @@ def summary(
         panel("Samples", show_samples(samples))
     if next_commands:
         commands = Table(show_header=False, box=None, pad_edge=False)
+        longest = max(map(len, next_commands))
+        commands.add_column(no_wrap=longest < console().width - ROOM)  # a broken line cannot be pasted
+        commands.add_column()
         for command, purpose in next_commands.items():
             commands.add_row(Text(command, style="bold"), purpose)
         panel("Next", commands)

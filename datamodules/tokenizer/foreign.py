@@ -133,6 +133,12 @@ class ForeignTokenizer(Tokenizer):
         """The ids that the tokenizer adds before and after a text; there may be none."""
         return self._frame
 
+    @property
+    def has_chatml(self) -> bool:
+        """Whether turns are framed as in ChatML: its marks are tokens, and its end mark ends a text."""
+        own = any(f"<{role}>" in self._added for role in ("user", "assistant"))
+        return not own and self._added.get(_CHATML[1]) == self.eos_id and _CHATML[0] in self._added
+
     def turn_frame(self, role: str) -> tuple[list[int], list[int]]:
         """Return the ids before and after a turn of a dialogue.
 
@@ -141,7 +147,7 @@ class ForeignTokenizer(Tokenizer):
         ends = [self.eos_id] if role == "assistant" else []
         if (own := f"<{role}>") in self._added and own in SPECIAL_TOKENS:
             return [self._added[own]], ends
-        if all(token in self._added for token in _CHATML) and self._added[_CHATML[1]] == self.eos_id:
+        if self.has_chatml:
             begin, end = (self._added[token] for token in _CHATML)
             return [begin, *self.encode(f"{role}\n").tolist()], [end, *self.encode("\n").tolist()]
         return self.encode(f"{role}: ").tolist(), ends or self.encode("\n").tolist()

@@ -62,8 +62,9 @@ def export_adapter(bundle: Bundle, folder: Path) -> Exported:
         draft = Path(drafts) / folder.name
         draft.mkdir()
         exported = export_bundle(base, draft / "base")
-        update = _update(base, stored, construct(node, LoRA))
-        _write(draft, update, base_place=folder / "base")
+        options = construct(node, LoRA)
+        update = _update(base, stored, options)
+        _write(draft, update, most=options.rank * len(options.targets), base_place=folder / "base")
         give_usual_mode(draft / "adapter_model.safetensors")
         draft.rename(folder)
     return Exported(folder=folder, architecture=exported.architecture, error=exported.error)
@@ -82,13 +83,13 @@ def _update(base: Bundle, stored: Mapping[str, Tensor], options: LoRA) -> dict[s
     return {name: new[name] - old[name] for name in old if not torch.equal(new[name], old[name])}
 
 
-def _write(folder: Path, update: Mapping[str, Tensor], *, base_place: Path) -> None:
-    """Write `adapter_model.safetensors` and `adapter_config.json`."""
+def _write(folder: Path, update: Mapping[str, Tensor], *, most: int, base_place: Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json`; no update has a rank above `most`."""
     tensors, ranks = {}, {}
     transposed = _transposed_layers(folder / "base")
     for name, delta in update.items():
         layer = name.removesuffix(".weight")
-        left, sizes, right = torch.linalg.svd(delta.T if layer in transposed else delta, full_matrices=False)
+        left, sizes, right = _factors(delta.T if layer in transposed else delta, most)
         rank = int((sizes > NOTHING * sizes[0]).sum())
         root, key = sizes[:rank].sqrt(), f"base_model.model.{layer}"
         tensors[f"{key}.lora_A.weight"] = (root.unsqueeze(1) * right[:rank]).float().contiguous()
@@ -111,6 +112,18 @@ def _write(folder: Path, update: Mapping[str, Tensor], *, base_place: Path) -> N
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     write_whole(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _factors(delta: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U, S and V^T of a matrix of at most this rank, many times as fast as a complete decomposition.
+
+    Source: Halko et al. 2011, "Finding Structure with Randomness", algorithm 5.1: exact up to rounding, since
+    the random vectors span the whole range.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        left, sizes, right = torch.svd_lowrank(delta, q=min(most, *delta.shape))
+    return left, sizes, right.T
 
 
 def _transposed_layers(base: Path) -> set[str]:

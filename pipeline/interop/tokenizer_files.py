@@ -25,6 +25,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 
+#: The same with the marks of ChatML, as imported models are trained here: without a default instruction.
+CHATML_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bool], chat: bool) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`.
@@ -36,7 +43,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bo
         chat: whether the model replies in dialogues.
     """
     if isinstance(tokenizer, ForeignTokenizer):
-        _write_foreign(tokenizer, folder)
+        _write_foreign(tokenizer, folder, chat=chat)
         return
     engine: dict[str, Any] = json.loads(tokenizer.to_json())
     engine["post_processor"] = _template(tokenizer, *frame)
@@ -52,15 +59,20 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, frame: tuple[bool, bo
     write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2))
 
 
-def _write_foreign(tokenizer: ForeignTokenizer, folder: Path) -> None:
-    """Write an imported tokenizer with its own special tokens and chat template."""
+def _write_foreign(tokenizer: ForeignTokenizer, folder: Path, *, chat: bool) -> None:
+    """Write an imported tokenizer with its own special tokens and chat template.
+
+    A model that was trained here to reply with ChatML gets the template of that training.
+    """
     write_whole(folder / "tokenizer.json", tokenizer.to_json())
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": token for role, token in tokenizer.special.roles.items()},
         "clean_up_tokenization_spaces": False,
     }
-    if tokenizer.special.chat_template is not None:
+    if chat and tokenizer.has_chatml:
+        settings["chat_template"] = tokenizer.decode(tokenizer.frame[0], keep_special=True) + CHATML_TEMPLATE
+    elif tokenizer.special.chat_template is not None:
         settings["chat_template"] = tokenizer.special.chat_template
     write_whole(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2))
 

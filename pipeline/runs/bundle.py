@@ -44,8 +44,8 @@ FILES = (
     "metrics.json",
 )
 
-#: Of these, the files that stay the same when a bundle is made again, at another time and by another run.
-OF_THE_MODEL = ("model.safetensors", "model.json", "tokenizer.json", "target_tokenizer.json")
+#: The files that change when a run is repeated; the others determine what the model computes.
+OF_THE_RUN = ("config.yaml", "provenance.json", "metrics.json", CARD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,7 @@ def parent_of(start: Bundle | None) -> dict[str, Any] | None:
 
 def _model_files(folder: Path) -> dict[str, str]:
     """Return the hashes of the files that determine what a model computes."""
-    return {name: value for name, value in read_done(folder).items() if name in OF_THE_MODEL}
+    return {name: value for name, value in read_done(folder).items() if name not in OF_THE_RUN}
 
 
 def _has_model_of(folder: Path, parent: Mapping[str, Any]) -> bool:

@@ -26,6 +26,9 @@ from pipeline.runs.folders import RunFolder
 from pipeline.runs.stored import backbone_class
 from pipeline.tasks.finetuning import FinetuneTask
 
+#: The stages whose bundles are not fine-tuned for a task, those of this project first.
+UNTUNED = ("pretrain", "import")
+
 
 def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transformer], ...]) -> Path | None:
     """Find the bundle to fine-tune, or return None if `spec` is `none`.
@@ -50,7 +53,7 @@ def find_start(spec: str | None, runs_dir: Path, backbones: tuple[type[Transform
         return found
     folder = find_bundle(spec, runs_dir)
     if (kind := backbone_class(folder)) not in backbones:
-        able = newest_bundle(runs_dir, stage="pretrain", kind=fits)
+        able = next(filter(None, (newest_bundle(runs_dir, stage=each, kind=fits) for each in UNTUNED)), None)
         raise BundleError(
             f"{folder} is {_article(kind.__name__)}, which this task does not support",
             f"{_article(names)}",
@@ -234,7 +237,8 @@ def check_has_head(bundle: Bundle) -> None:
         raise BundleError(
             f"{bundle.folder} has no head, because the files it was imported from have none",
             "a bundle with a head",
-            "fine-tune it first, for example with `make finetune-classify INIT=...`",
+            "import the whole model, or fine-tune this one for a task with a head of its own: "
+            f"`make finetune-classify INIT={bundle.provenance['run']}`",
         )
 
 

@@ -50,6 +50,19 @@ def test_brackets_in_a_sample_are_text_and_no_markup(capsys: pytest.CaptureFixtu
         assert text in told
 
 
+def test_a_command_to_copy_is_on_one_line_if_the_line_is_long_enough(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fits = 'make generate BUNDLE=smollm PROMPT="One sunny morning, at sea"'
+    purpose = "generate text with this model, or fine-tune it for classify, qa, tag and translate"
+    for n_more, is_whole in ((0, True), (60, False)):
+        command = fits + "x" * n_more
+        report.summary("x", metrics={}, facts={}, samples=[], next_commands={command: purpose, "make ui": ""})
+        told = capsys.readouterr().err
+        assert (command in told) is is_whole
+        assert "make ui" in told
+
+
 def test_samples_are_kept_as_a_text_with_the_truth_where_there_is_one() -> None:
     text = report.samples_markdown(
         [

@@ -100,10 +100,12 @@ def _adapt(model: Model, options: LoRA) -> None:
         model.backbone.type_embedding.requires_grad_(True)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     total = sum(each.numel() for each in model.parameters())
+    has_own_head = any(each.requires_grad for each in model.head.parameters())
     report.say(
         "Adapter",
         f"LoRA of rank {options.rank} in {len(layers)} layers: {count(trained)} of "
-        f"{count(total)} parameters are trained ({trained / total:.1%}), including the head",
+        f"{count(total)} parameters are trained ({trained / total:.1%})"
+        f"{', including the head' if has_own_head else ''}",
     )
 
 

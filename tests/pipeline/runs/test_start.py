@@ -168,6 +168,9 @@ def test_an_architecture_that_is_not_supported_is_refused_with_a_bundle_that_is(
         match=r"(?s)reader.* is an Encoder, .*EncoderDecoder or Decoder.* pretrain one .*or use INIT=none",
     ):
         find_start("reader", runs, WRITERS)
+    pretrained("causal_lm", "imported", stage="import")
+    with pytest.raises(BundleError, match=r"(?s)is an Encoder.*use INIT=imported"):
+        find_start("reader", runs, WRITERS)
     pretrained("causal_lm", "writer")
     with pytest.raises(BundleError, match=r"(?s)is an Encoder.*use INIT=writer"):
         find_start("reader", runs, WRITERS)
