@@ -61,7 +61,7 @@ def unsynced(runs_dir: Path) -> Iterator[Finding]:
     alive = {run.path for run in list_runs(runs_dir) if is_held(run.path / ".lock") or _is_dead(run)}
     waiting = [folder for folder in unsynced_runs(runs_dir) if folder not in alive]
     if waiting:
-        n_records = sum(count_unsent(folder / "tracking", _progress(folder)) for folder in waiting)
+        n_records = sum(map(_n_unsent, waiting))
         names = ", ".join(folder.name for folder in waiting[:5])
         some = "1 run has" if len(waiting) == 1 else f"{len(waiting)} runs have"
         yield Finding(
@@ -70,8 +70,8 @@ def unsynced(runs_dir: Path) -> Iterator[Finding]:
         )
 
 
-def _progress(folder: Path) -> Progress:
-    return Progress.load(folder / "tracking")
+def _n_unsent(folder: Path) -> int:
+    return count_unsent(folder / "tracking", Progress.load(folder / "tracking"))
 
 
 def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding]:
@@ -93,7 +93,8 @@ def open_in_mlflow(options: TrackingOptions, runs_dir: Path) -> Iterator[Finding
         folder = folders.get(run.data.tags.get("local_id", ""))
         if folder is None:
             yield from _without_folder(store, run)
-        elif not _is_in_use(folder) and not _has_dead_run(folder):  # a dead run is ended with its folder
+        elif not (_is_in_use(folder) or _has_dead_run(folder) or _n_unsent(folder)):
+            # a dead run is ended with its folder, and unsent records tell MLflow how a run has ended
             yield _finding(store, run, f"{folder} has ended")
 
 

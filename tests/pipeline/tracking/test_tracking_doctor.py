@@ -99,6 +99,16 @@ def test_a_spool_that_mlflow_has_not_had_is_counted_with_its_remedy(
     assert "make sync" in finding.remedy
 
 
+def test_a_run_whose_end_was_not_sent_yet_is_left_to_sync(
+    project: Path, client: Any, store: Store, begin: Callable[..., Any]
+) -> None:
+    folder = make_run(project / "runs/a")
+    begin(folder="runs/a").end("FINISHED")
+    running(client, store, hours_ago=0, local_id=(folder / "tracking/local_id").read_text())
+    assert not found(project)
+    assert list(doctor.unsynced(project / "runs"))
+
+
 @pytest.mark.slow
 def test_a_locked_database_is_told_in_a_line_and_the_rest_is_looked_at(
     project: Path, store: Store, capsys: pytest.CaptureFixture[str]
