@@ -181,7 +181,7 @@ def _use(facts: CardFacts) -> str:
         commands = f"make predict-{facts.word} BUNDLE={name} INPUT=rows.jsonl\n"
         commands += f"make explain BUNDLE={name} INPUT=rows.jsonl\n{serve}models"
         python = f"row = {dict(task.example_row)!r}\nprint(bundle.predict([row])[0].text)"
-        note = "\n\nThe last command prints the model's URL, and an example of a row for it."
+        note = "The last command prints the model's URL, and an example of a row for it.\n\n"
     else:
         prompt = f"The {GAP} is in the garden." if task.fills_gaps else "One sunny morning"
         commands, python = (
@@ -191,7 +191,7 @@ def _use(facts: CardFacts) -> str:
         if not task.fills_gaps:
             body = f'{{"model": "{name}", "prompt": "{prompt}"}}'
             commands += f"\n{serve}completions -H 'Content-Type: application/json' -d '{body}'"
-    return f"```\n{commands}\n```\n\n```python\n{start}\n{python}\n```{note}"
+    return f"```\n{commands}\n```\n\n{note}```python\n{start}\n{python}\n```"
 
 
 def _metrics(facts: CardFacts) -> str:
