@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def open_run(
     with _locked(run):
         chosen = choose_again(config, run.record.chosen)
         changes = {} if found else changes_of(run, with_chosen(config, chosen))
+        before = _Before.of(run) if run.last_checkpoint.exists() else None
         try:
             if chosen is None:
                 chosen = choose_for_machine(config)
@@ -99,9 +101,45 @@ def open_run(
         except BaseException as error:
             if isinstance(error, Stopped) and run.last_checkpoint.exists():
                 error.hint = "run the same command with RESUME=1 to resume from the last checkpoint"
+            status = "KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED"
             with suppress(OSError):  # a full disk has already been reported
-                run.write(status="KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED")
+                if status == "FAILED" and before is not None and before.is_latest:
+                    before.restore()
+                else:
+                    run.write(status=status)
             raise
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a run with a checkpoint had recorded before it was resumed.
+
+    It is restored if the run fails before it saves a checkpoint with the changed options: they would
+    otherwise be those of the next attempt.
+    """
+
+    run: RunFolder
+    config: str
+    record: RunRecord
+    saved: float
+
+    @classmethod
+    def of(cls, run: RunFolder) -> "_Before":
+        """Read the record of a run."""
+        config = (run.path / "config.yaml").read_text(encoding="utf-8")
+        return cls(run, config, replace(run.record), run.last_checkpoint.stat().st_mtime)
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether no checkpoint was saved since."""
+        last = self.run.last_checkpoint
+        return last.exists() and last.stat().st_mtime == self.saved
+
+    def restore(self) -> None:
+        """Write it again; a run that had been killed has failed."""
+        write_whole(self.run.path / "config.yaml", self.config)
+        status = "FAILED" if self.record.status == "RUNNING" else self.record.status
+        self.run.write(**{**vars(self.record), "status": status})
 
 
 def _find_or_create(config: Config, label: str) -> RunFolder:

@@ -1,6 +1,7 @@
 """Run folders: made once, locked while in use, found again."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_run_of_another_configuration_is_not_resumed(config: Config) -> None:
     assert [each.record.status for each in list_runs(Path(config.runs_dir))] == ["FAILED"]
     with open_run(changed(config, seed=1), label="x") as again:
         assert again.path == run.path
+
+
+def test_a_resumed_run_that_fails_before_its_next_checkpoint_keeps_what_it_had_recorded(
+    config: Config,
+) -> None:
+    run = die_with_a_checkpoint(changed(config, prompts=["Once"]))
+    other = changed(config, resume=run.name, prompts=["Twice"])
+    files = [run.path / "config.yaml", run.path / "run.json"]
+    before = [file.read_bytes() for file in files]
+    with contextlib.suppress(ZeroDivisionError), open_run(other, label="x"):
+        assert "Twice" in files[0].read_text()
+        raise ZeroDivisionError
+    assert [file.read_bytes() for file in files] == before
+    with contextlib.suppress(ZeroDivisionError), open_run(other, label="x") as again:
+        os.utime(again.last_checkpoint, (0, again.last_checkpoint.stat().st_mtime + 1))
+        raise ZeroDivisionError
+    assert "Twice" in files[0].read_text()
+    assert again.record.changes
 
 
 def test_a_run_in_use_is_not_resumed_by_a_second_process(config: Config) -> None:
