@@ -15,18 +15,23 @@ from tests.waiting import LIMIT_S
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_two_processes_make_one_run_with_one_bundle_and_one_result(text_file: Path, tmp_path: Path) -> None:
-    words = ("data=files", f"data.train={text_file}", "debug=quick", "tokenizer=bytes", "tracking=off")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "pretrain", *words, "trainer.devices=2", "--json"],
-        cwd=tmp_path,
+def pretrain(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command in a process of its own: the processes of a run stay connected until they end."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "pretrain", *words],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run_with_one_bundle_and_one_result(text_file: Path, tmp_path: Path) -> None:
+    words = ("data=files", f"data.train={text_file}", "debug=quick", "tokenizer=bytes", "tracking=off")
+    done = pretrain(tmp_path, *words, "trainer.devices=2", "--json")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert Path(tmp_path / json.loads(done.stdout)["bundle"] / "DONE").exists()
@@ -36,31 +41,22 @@ def test_two_processes_make_one_run_with_one_bundle_and_one_result(text_file: Pa
 
 @pytest.mark.slow
 def test_a_shard_that_is_missing_is_reported_once_and_the_checkpoint_resumes_in_one_process_when_it_is_back(
-    run: Callable[..., Outcome], text_file: Path, tmp_path: Path
+    text_file: Path, tmp_path: Path
 ) -> None:
-    def together(*words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", "pretrain", *words, "trainer.devices=2"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-        )
-
     words = ("data=files", f"data.train={text_file}", "debug=quick", "tokenizer=bytes", "tracking=off")
-    first = together(*words, "trainer.strategy=fsdp", "schedule=constant", "name=two")
+    sharded = ("trainer.devices=2", "trainer.strategy=fsdp", "schedule=constant", "name=two")
+    first = pretrain(tmp_path, *words, *sharded)
     assert first.returncode == 0, first.stderr
     (shard,) = (tmp_path / "runs" / "two" / "checkpoints").glob("last.shards-*/__1_0.distcp")
     away = shard.rename(tmp_path / "away")
-    refused = together("resume=two", "trainer.max_steps=22")
+    refused = pretrain(tmp_path, "resume=two", "trainer.devices=2", "trainer.max_steps=22")
     assert refused.returncode == 2
     assert refused.stderr.count("error: ") == 1
     assert "__1_0.distcp is missing, a part of the checkpoint" in refused.stderr
     away.rename(shard)
     alone = ("trainer.devices=1", "trainer.batch_size=8", "trainer.strategy=ddp", "trainer.max_steps=22")
-    assert run("pretrain", "resume=two", *alone).code == 0
+    done = pretrain(tmp_path, "resume=two", *alone)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
