@@ -18,6 +18,9 @@ from pipeline.errors import RunError
 #: command.
 SHARED_RUN = "PRELUDE_RUN"
 
+#: The process id of the first one.
+FIRST_PROCESS = "PRELUDE_FIRST_PROCESS"
+
 #: How long a failing process waits for the first one to report an error that they may share.
 LET_REPORT_S = 15.0
 
@@ -88,11 +91,12 @@ def is_first() -> bool:
 @contextmanager
 def sharing_run(folder: Path) -> Iterator[None]:
     """Tell processes that are started within the block which run they belong to."""
-    os.environ[SHARED_RUN] = str(folder)
+    os.environ |= {SHARED_RUN: str(folder), FIRST_PROCESS: str(os.getpid())}
     try:
         yield
     finally:
-        os.environ.pop(SHARED_RUN, None)
+        for name in (SHARED_RUN, FIRST_PROCESS):
+            os.environ.pop(name, None)
 
 
 def shared_run() -> Path | None:
@@ -102,7 +106,9 @@ def shared_run() -> Path | None:
         RunError: if the environment contains a rank above 0, but neither Prelude, torchrun nor srun set it.
     """
     if not is_first() and SHARED_RUN in os.environ:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        # Not `getppid`, which is that of another process if the first one has ended already.
+        first = int(os.environ[FIRST_PROCESS])
+        threading.Thread(target=_end_with, args=(first,), daemon=True).start()
         return Path(os.environ[SHARED_RUN])
     if count_launched() == 1:
         _refuse_stray_rank()
