@@ -105,6 +105,7 @@ def test_the_page_on_the_architecture_has_every_package_with_what_it_imports() -
     assert {room: told.get(room) for room in folders} == shortest
 
 
+@pytest.mark.slow
 def test_what_records_and_plans_is_imported_by_no_stage_and_stages_by_nothing_below() -> None:
     users = {room for room, used in arrows().items() if "stages" in used}
     assert users <= {"sweep", "plan", "__main__"}

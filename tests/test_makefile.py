@@ -105,6 +105,7 @@ def test_help_lists_the_tasks_of_configs_task_by_kind() -> None:
     assert names["pretrain"] == set(groups()["task"]) - set(finetuning_tasks())
 
 
+@pytest.mark.slow
 def test_help_names_every_variable_that_is_an_option() -> None:
     assert {name for name in VARIABLES if f"{name}=" not in call_make().stdout} == set()
 

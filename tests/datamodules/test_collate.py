@@ -35,6 +35,7 @@ def packed(lengths: list[int], row_tokens: int, overlap: int = 0) -> RowBatch:
 lengths = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(lengths, st.integers(2, 20))
 def test_causal_labels_are_the_next_tokens_and_cover_each_target_once(
     lengths: list[int], length: int

@@ -142,6 +142,7 @@ def run(folder: Path, kills: list[int], *, num_workers: int, accumulate: int, ma
     return toy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_batches_after_two_resumes_equal_those_of_an_uninterrupted_run(
@@ -208,6 +209,7 @@ def test_the_worker_processes_are_gone_after_the_run(tmp_path: Path, killed: boo
     assert trainer.val_dataloaders is not None
 
 
+@pytest.mark.slow
 def test_a_loader_whose_workers_were_ended_starts_new_ones(tmp_path: Path) -> None:
     data = datamodule_in(tmp_path, num_workers=2)
     trainer_in(tmp_path, max_steps=5).fit(Toy(), data)

@@ -64,6 +64,7 @@ def run(folder: Path, kills: list[int], *, num_workers: int, max_steps: int = 24
     return toy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_after_two_resumes_equal_those_of_an_uninterrupted_run(
     tmp_path: Path, num_workers: int

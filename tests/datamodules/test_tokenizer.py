@@ -258,6 +258,7 @@ def test_slices_join_to_the_text_and_are_cut_where_the_pattern_cuts(
     ] == whole
 
 
+@pytest.mark.slow
 def test_a_long_document_is_encoded_as_it_is_in_one_piece(tokenizer: Tokenizer) -> None:
     for text in ("".join(TEXTS) * 4, "河水很冷" * 8_500, "x" * 34_000, " " * 34_000, "\n" * 40_000 + "a"):
         ids = tokenizer.encode(text)

@@ -140,6 +140,7 @@ def test_a_disk_that_fills_while_tokens_are_cached_leaves_no_cache(pretrain, tmp
     assert not list(tmp_path.glob(".cache/rows/*/*"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_in_training_leaves_no_half_checkpoint(
     pretrain, trained: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_an_error_too(pretrain, tmp_pa
     assert "\nhint: free some space" in refused.error
 
 
+@pytest.mark.slow
 def test_damaged_caches_are_named_and_not_used(pretrain, trained: Path) -> None:
     for file in trained.glob(".cache/rows/*/data.arrow"):
         os.truncate(file, file.stat().st_size - 100)
@@ -257,6 +259,7 @@ def test_unreadable_runs_are_passed_over_and_said(run, trained: Path) -> None:
         assert f"note: runs/broken{number}/run.json cannot be read" in written.err
 
 
+@pytest.mark.slow
 def test_a_prompt_without_a_gap_is_refused_by_a_bundle_that_fills_gaps(run, tmp_path: Path) -> None:
     (tmp_path / "my.txt").write_text(GOOD)
     words = (*WORDS, "task=masked_lm", "data.train=my.txt", "trainer.max_steps=1", "trainer.val_rows=2")

@@ -21,6 +21,7 @@ def rows(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_each_row_has_a_picture_json_and_a_place_on_the_page(
     run: Callable[..., Outcome], rows: Path, tmp_path: Path
 ) -> None:

@@ -214,6 +214,7 @@ def test_a_bundle_reads_the_columns_that_it_was_trained_on_unless_it_is_told_oth
     assert "there is no column 'hypothesis'" in refused.error
 
 
+@pytest.mark.slow
 def test_each_file_of_a_folder_is_answered_in_a_file_of_its_own(run: Call, tuned: Path) -> None:
     names = {
         "one.en.jsonl": "one.en.predictions.jsonl",

@@ -61,6 +61,7 @@ def test_tasks_of_ours_and_one_yaml_of_the_user_are_measured_and_recorded_withou
     assert all(f" {task} " in printed.err for task in found)
 
 
+@pytest.mark.slow
 def test_without_the_library_it_says_how_to_install_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

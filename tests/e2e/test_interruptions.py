@@ -60,6 +60,7 @@ def half_written(folder: Path) -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["known_corpus", "build_tokenizer", "_encoded", "build_model"])
 def test_a_signal_before_training_ends_the_run_as_killed_and_leaves_nothing_half_written(

@@ -72,6 +72,7 @@ def assert_siblings_are_tied_in_mlflow(best: str) -> None:
     client._tracking_client.store._dispose_engine()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_all_trials_fail_ends_with_code_2_and_the_first_reason(
     run: Call, tmp_path: Path
 ) -> None:

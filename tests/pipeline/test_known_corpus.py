@@ -45,6 +45,7 @@ def test_a_corpus_from_the_cache_tells_what_reading_it_told(
     assert told(second) == told(first)
 
 
+@pytest.mark.slow
 def test_other_arguments_cleaning_or_code_are_read_anew(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def command(arguments: str, **environ: str) -> "subprocess.CompletedProcess[byte
     )
 
 
+@pytest.mark.slow
 def test_results_that_nobody_reads_give_the_code_of_a_broken_pipe_and_no_trace() -> None:
     done = command("show-config | true; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
@@ -52,6 +53,7 @@ def test_a_closed_standard_error_changes_no_exit_code() -> None:
     assert command("show-config data=no_such < /dev/null 2>&-").returncode == 2
 
 
+@pytest.mark.slow
 def test_letters_that_the_terminal_does_not_have_are_shown_as_escapes() -> None:
     done = command("show-config 'prompts=[Grüße, 你]'", PYTHONIOENCODING="latin-1")
     assert done.returncode == 0, done.stderr

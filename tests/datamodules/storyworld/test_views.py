@@ -191,6 +191,7 @@ def test_the_entities_of_a_tagged_row_are_the_people_places_and_things_of_its_li
         assert told.total() == slots.total() + 3 + 2  # the people and things that the first lines introduce
 
 
+@pytest.mark.slow
 def test_a_word_alone_does_not_tell_its_tag() -> None:
     """Names of people and things are parts of places too."""
     seen: dict[str, Counter[str]] = {}

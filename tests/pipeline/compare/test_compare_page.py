@@ -112,6 +112,7 @@ def test_the_same_comparison_gives_the_same_page(runs: Path) -> None:
     assert page_of(runs, "a", "b")[0] == page_of(runs, "a", "b")[0]
 
 
+@pytest.mark.slow
 def test_samples_of_the_same_text_stand_side_by_side_and_are_no_code(runs: Path) -> None:
     given = "Who?\n\nMade-up <script>alert(1)</script>"
     for name in ("a", "b"):
@@ -154,6 +155,7 @@ def test_the_page_says_whose_samples_are_missing(runs: Path) -> None:
     assert "Anna" in page.text
 
 
+@pytest.mark.slow
 def test_secrets_of_local_samples_are_on_no_page(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
     text = samples_markdown([Sample(input="Who?", output="very-secret-value", target="x")])
@@ -161,6 +163,7 @@ def test_secrets_of_local_samples_are_on_no_page(runs: Path, monkeypatch: pytest
     assert "very-secret-value" not in page_of(runs, "a", "b")[0]
 
 
+@pytest.mark.slow
 def test_samples_that_go_on_from_a_prompt_are_shown_whole(runs: Path) -> None:
     keep_samples(runs / "a", Sample(input="Once", output=" upon a time", is_continuation=True))
     keep_samples(runs / "b", Sample(input="There", output=" was a bell", is_continuation=True))
@@ -199,6 +202,7 @@ def test_cost_is_what_the_run_has_counted(runs: Path) -> None:
     assert cost_table(facts)["seconds"] == ["2.5 s", "2.5 s"]
 
 
+@pytest.mark.slow
 def test_a_long_training_is_drawn_with_few_points(tmp_path: Path) -> None:
     make_run(tmp_path, "a", steps=5000)
     make_run(tmp_path, "b", steps=5000)

@@ -11,6 +11,7 @@ def scores(n_rows: int, seed: int, right: float) -> np.ndarray:
     return (np.random.default_rng(seed).random(n_rows) < right).astype(np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_continuous", [False, True])
 def test_interval_and_p_value_agree_with_scipy_drawing_row_by_row(is_continuous: bool) -> None:
     first, second = scores(400, 1, 0.62), scores(400, 2, 0.55)
@@ -33,6 +34,7 @@ def test_interval_and_p_value_agree_with_scipy_drawing_row_by_row(is_continuous:
     assert found.p_value == pytest.approx(p_value, abs=0.02)
 
 
+@pytest.mark.slow
 def test_many_rows_with_scores_of_their_own_are_tested_as_exactly_on_a_grid(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

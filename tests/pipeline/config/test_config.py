@@ -167,6 +167,7 @@ def test_the_command_line_is_stronger_than_an_experiment_and_that_than_a_group()
     )
 
 
+@pytest.mark.slow
 def test_the_same_configuration_has_the_same_hash_and_another_has_not() -> None:
     assert config_hash(compose("pretrain", [])) == config_hash(compose("pretrain", []))
     assert config_hash(compose("pretrain", [])) != config_hash(compose("pretrain", ["seed=2"]))

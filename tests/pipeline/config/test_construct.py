@@ -136,6 +136,7 @@ def test_every_task_that_can_be_chosen_is_a_task(task: str) -> None:
     assert type(built).__module__.partition(".")[0] in OWN_PACKAGES
 
 
+@pytest.mark.slow
 def test_every_position_that_can_be_chosen_is_a_position() -> None:
     for file in (CONFIGS / "position").glob("*.yaml"):
         assert construct(compose("pretrain", [f"position={file.stem}"]).position, Position)

@@ -8,6 +8,7 @@ from pipeline.config.compose import compose
 from pipeline.estimate.kept import Cost, cost_facts, cost_metrics, keep, kept
 
 
+@pytest.mark.slow
 def test_an_estimate_is_found_by_what_cost_depends_on_and_by_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

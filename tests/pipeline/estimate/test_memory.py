@@ -109,6 +109,7 @@ def test_memory_is_linear_in_depth_part_by_part(words: list[str], recompute: Rec
         assert sum(along.parts[part].values()) == pytest.approx(sum(direct.parts[part].values()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_bytes_alive_are_those_that_torchs_own_tracker_counts() -> None:
     """It takes no module that is called twice, so the batch is small enough for a loss in one piece."""
     planned = step("size.n_layers=2", "size.max_seq_len=64", "optimizer=adamw")
@@ -188,6 +189,7 @@ def test_what_a_row_adds_is_what_the_next_trace_has() -> None:
         assert predicted == pytest.approx(sum(wide.parts[part].values()), rel=0.01)
 
 
+@pytest.mark.slow
 def test_an_average_of_the_weights_and_kept_gradients_are_counted() -> None:
     plain = step("size.n_layers=1")
     alone = trace(plain, n_rows=2).parts[FORWARD]

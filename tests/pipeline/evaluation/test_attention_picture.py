@@ -63,6 +63,7 @@ def test_the_first_document_is_taken_without_padding_and_cut() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Decoder, EncoderDecoder])
 @pytest.mark.parametrize("show_text", [True, False])
 def test_every_architecture_has_a_picture(

@@ -75,6 +75,7 @@ def test_a_pretraining_that_goes_on_from_a_bundle_trains_no_tokenizer() -> None:
     assert given["finetune-qa"] == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", ["nothing=1", "finetune-qa.prompts=[a]", "finetune-chat.seed=1", "=3"])
 def test_an_override_that_no_step_reads_is_refused(override: str) -> None:
     with pytest.raises(ConfigError):

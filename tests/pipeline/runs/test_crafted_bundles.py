@@ -289,6 +289,7 @@ def test_a_link_in_a_bundle_is_no_file_of_it(write: Write, tmp_path: Path) -> No
     assert "metrics.json is a symbolic link" in refusal(folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_loads_or_is_one_line(

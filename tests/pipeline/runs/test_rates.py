@@ -39,6 +39,7 @@ def test_a_start_from_imported_weights_has_their_rates_and_what_is_typed_stays(
     assert {key: found[key] for key in expected} == expected
 
 
+@pytest.mark.slow
 def test_so_has_a_start_from_what_was_trained_from_them_and_further_pretraining_but_no_other() -> None:
     assert rates_of(start=FINETUNED)["lr"] == 5e-5
     assert rates_of("init_from=a", stage="pretrain")["lr"] == 5e-5

@@ -58,6 +58,7 @@ def test_the_name_alone_is_enough_and_all_is_as_it_was_recorded() -> None:
     assert again.record.config_hash == run.record.config_hash
 
 
+@pytest.mark.slow
 def test_the_words_that_it_was_begun_with_are_no_changes() -> None:
     begin()
     assert resumed(*WORDS) == resumed()
@@ -131,6 +132,7 @@ def test_devices_that_cannot_share_the_rows_of_a_step_are_refused_with_those_tha
         resumed("trainer.devices=5")
 
 
+@pytest.mark.slow
 def test_the_processes_of_torchrun_are_the_devices_of_a_run_that_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_finished_run_goes_on_only_if_it_is_to_be_longer_as_it_says() -> None:
     assert resumed("trainer.max_steps=151").trainer.max_steps == 151
 
 
+@pytest.mark.slow
 def test_an_end_before_the_present_step_is_refused_and_the_end_that_it_advises_is_accepted() -> None:
     begin(step=120)
     with pytest.raises(
@@ -191,6 +194,7 @@ def test_the_length_of_a_run_with_a_curriculum_is_what_it_was() -> None:
         resumed("trainer.max_steps=1000")
 
 
+@pytest.mark.slow
 def test_epochs_decide_where_they_were_given() -> None:
     begin("trainer.max_epochs=2")
     with pytest.raises(RunError, match=r"give trainer\.max_epochs instead"):
@@ -198,6 +202,7 @@ def test_epochs_decide_where_they_were_given() -> None:
     assert resumed("trainer.max_epochs=3").trainer.max_epochs == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_validations_have_ended_is_not_silently_ended_again() -> None:
     begin("trainer.patience=2", callbacks={"EarlyStopping{}": {"wait_count": 2}})
     with pytest.raises(RunError, match=r"(?s)stopped after 2 validations .* add trainer\.patience=null"):

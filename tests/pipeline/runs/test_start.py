@@ -110,6 +110,7 @@ def test_a_trial_of_a_sweep_is_taken_only_where_there_is_nothing_else_of_its_kin
     assert "and 2 more" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "taken"),
     [(["One sunny morning"], "writer"), (["The <mask> is in the garden."], "filler"), (None, "writer")],
@@ -124,6 +125,7 @@ def test_generate_takes_a_bundle_that_does_what_the_prompts_ask_for(
     assert load_asked(compose("generate", [f"runs_dir={runs}", *given])).folder.parent.parent.name == taken
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_from_the_newest_bundle_of_its_own_architecture(
     runs: Path, pretrained: Pretrained
 ) -> None:
@@ -258,6 +260,7 @@ def test_a_start_from_nothing_takes_the_dropout_into_its_model() -> None:
     assert new_model(without, {"n_token_types": 1})["backbone"]["n_token_types"] == 1
 
 
+@pytest.mark.slow
 def test_a_tokenizer_file_beside_a_bundle_must_be_the_tokenizer_of_the_bundle(
     pretrained: Pretrained, tmp_path: Path
 ) -> None:

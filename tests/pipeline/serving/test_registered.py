@@ -37,6 +37,7 @@ def folders(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     return found
 
 
+@pytest.mark.slow
 def test_the_server_follows_the_champion_without_a_lost_request_and_goes_on_without_a_registry(
     folders: dict[str, Path],
     store: Store,  # noqa: F811

@@ -131,6 +131,7 @@ def test_a_stream_for_which_there_is_no_room_is_refused_before_it_begins(
         assert done.json()["error"]["type"] == "server_error"
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     with serving([waiting_model()], request_timeout_s=0.5) as running:
         assert ask(running, "wait").status_code == 504
@@ -214,6 +215,7 @@ def test_what_was_asked_is_answered_before_the_server_ends() -> None:
         assert found == [200]
 
 
+@pytest.mark.slow
 def test_slow_clients_and_floods_of_headers_are_cut_off() -> None:
     with serving([served("classify")], read_timeout_s=0.3) as running:
         address = ("127.0.0.1", running.port)

@@ -29,6 +29,7 @@ def split(command: str) -> list[str]:
     return shown.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "command"),
     [

@@ -84,6 +84,7 @@ def test_an_unknown_metric_is_told_by_the_first_trial_with_those_that_there_are(
     assert len(launcher.started) == 1
 
 
+@pytest.mark.slow
 def test_trials_worse_than_the_median_at_a_validation_are_stopped_and_called_pruned() -> None:
     def script(work: Work) -> Script:
         seed = float(value_of(work, "seed"))
@@ -95,6 +96,7 @@ def test_trials_worse_than_the_median_at_a_validation_are_stopped_and_called_pru
     assert swept.results[0].value == 1.0
 
 
+@pytest.mark.slow
 def test_nothing_is_pruned_where_nobody_asked_for_it() -> None:
     swept = run_sweep(by_seed, "seed=1,2,9,3", prune_after=1)
     assert {one.state for one in swept.results} == {"done"}
@@ -164,6 +166,7 @@ def test_ctrl_c_stops_the_trials_in_order_and_the_sweep_goes_on_with_the_missing
     assert {one.state for one in swept.results} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_stopped_before_its_first_checkpoint_begins_anew_in_a_folder_of_its_own() -> None:
     with pytest.raises(Stopped):
         run_sweep(lambda work: Script(never_ends=True), "seed=1,2", listener=Interrupting(), parallel=2)

@@ -127,6 +127,7 @@ def test_perplexity_and_accuracy_are_those_of_all_replies_whatever_the_batches()
         assert scores["reply_accuracy"].value == pytest.approx(metrics["accuracy"].compute().item())
 
 
+@pytest.mark.slow
 def test_the_reply_that_is_there_has_no_say_in_the_one_that_is_written() -> None:
     model = writer(Decoder)
     texts = [

@@ -107,6 +107,7 @@ def test_the_best_threshold_is_that_of_a_search_over_all() -> None:
         assert best_threshold(truth, probabilities) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 20, 77])
 def test_every_class_has_its_name_in_the_confusion_matrix_and_few_their_numbers(n_classes: int) -> None:
     truth, made, _ = answers(500, n_classes)

@@ -56,6 +56,7 @@ def small(kind: type[Transformer], tokenizer: Tokenizer, task: FinetuneTask) -> 
     return Model(backbone, build_head(task.head(backbone), backbone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_no_example_is_longer_than_the_backbone_reads_and_one_step_lowers_the_loss_of_its_batch(
     name: str, kind: type[Transformer], tokenizer: Tokenizer

@@ -241,6 +241,7 @@ def test_a_text_that_was_cut_is_marked_and_counted(kind: Any) -> None:
     assert caution.startswith("2 of 3 texts were cut at max_target_tokens=14")
 
 
+@pytest.mark.slow
 @EVERY_WRITER
 @pytest.mark.parametrize("language", [{}, {"target_language": "de"}])
 def test_an_empty_source_has_an_empty_answer_that_is_marked(kind: Any, language: dict[str, str]) -> None:

@@ -49,6 +49,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
     return code, printed.out.strip(), printed.err[printed.err.rfind("error: ") :].strip()
 
 
+@pytest.mark.slow
 def test_a_bundle_becomes_one_version_however_often_it_is_registered(
     trained: Trained, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_run_arrives_with_parameters_tags_status_and_files(
     assert json.loads((root / "provenance.json").read_text())["seed"] == "1"
 
 
+@pytest.mark.slow
 def test_a_spool_sent_twice_changes_nothing(
     begin: Begin, drain: Callable[..., Replay], client: Any, tmp_path: Path, corpus: DatasetRecord
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_same_run(tmp_path: Path)
     assert_same_run(ToyTraining(folder=tmp_path), tmp_path, stops=[3])
 
 
+@pytest.mark.slow
 def test_a_run_resumed_across_the_border_of_epochs_is_the_same_run(tmp_path: Path) -> None:
     # 20 rows in batches of 4 or 3: an epoch ends with a batch, or within one.
     assert_same_run(ToyTraining(folder=tmp_path), tmp_path, stops=[5])
@@ -118,6 +119,7 @@ def test_the_best_validation_is_not_forgotten_by_resuming(tmp_path: Path) -> Non
     assert checkpoint(tmp_path / "parts", "best.ckpt")["global_step"] == 5
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_on_after_resuming(tmp_path: Path) -> None:
     training = ToyTraining(folder=tmp_path, patience=2, max_steps=20, val_every_steps=1)
     assert_same_run(training, tmp_path, stops=[3, 5])
