@@ -54,14 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write_rows(overrides, folder)
         print(f"training ours, then each peer, for {parsed.minutes:g} min", file=sys.stderr)
         found = {"ours": train_ours(overrides, seconds)}
-        bytes_per_label = found["ours"]["loss"] / found["ours"]["bits_per_byte"]  # times ln 2, as below
+        # The same for all, because their labels are the same.
+        nats_per_bit = found["ours"]["loss"] / found["ours"]["bits_per_byte"]
         _print("ours", found["ours"], machine, seconds)
         for peer in PEERS:
             python = str(LITGPT) if peer == "litgpt" else sys.executable
             if not Path(python).exists():
                 continue
             found[peer] = _peer(python, peer, folder, seconds, machine["precision"])
-            found[peer]["bits_per_byte"] = found[peer]["loss"] / bytes_per_label
+            found[peer]["bits_per_byte"] = found[peer]["loss"] / nats_per_bit
             _print(peer, found[peer], machine, seconds)
     print(*table(found), sep="\n", file=sys.stderr)
     return 0
