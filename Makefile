@@ -8,30 +8,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIPELINE := $(BIN)/python -m pipeline --typed
 
+# Variables of this file have names that no key of the configuration can have: upper case, or a dot at the beginning.
+
 # Variables typed by the user are passed to Python through the environment, verbatim and without expansion.
 # pipeline/config/variables.py defines their meanings.
 VARIABLES := ARGS ALIAS BUNDLE DATA FORMAT FROM HOST INIT INPUT MODEL NAME OUTPUT PORT PROMPT RESUME RUN RUNS STAGE TASKS TO
-$(foreach name,$(VARIABLES),$(eval export TYPED_$(name) := $$(value $(name))))
-export TYPED := $(sort $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
+$(foreach .name,$(VARIABLES),$(eval export TYPED_$(.name) := $$(value $(.name))))
+export TYPED := $(sort $(foreach .name,$(.VARIABLES),$(if $(findstring command,$(origin $(.name))),$(.name))))
 
 # Any other key=value is part of the configuration. Keys are passed by number, since they may contain dots.
 KEYS := $(filter-out $(VARIABLES),$(TYPED))
-count :=
-$(foreach name,$(KEYS),$(eval count += x)$(eval export TYPED_$(words $(count)) := $$(value $(name))))
+.count :=
+$(foreach .name,$(KEYS),$(eval .count += x)$(eval export TYPED_$(words $(.count)) := $$(value $(.name))))
 
 # Targets that are not commands of the pipeline take no configuration.
-$(foreach goal,$(filter help setup check test test-all browser weights bench bench-gpu bench-peers bench-ten-minutes smoke-gpu profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
-    $(foreach name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(goal) takes no $(name)=...; see `make help`)))
+$(foreach .goal,$(filter help setup check test test-all browser weights bench bench-gpu bench-peers bench-ten-minutes smoke-gpu profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
+    $(foreach .name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(.goal) takes no $(.name)=...; see `make help`)))
 
 # A file or folder with the name of a command must not prevent it from running.
 .PHONY: FORCE
 
 # The yaml of a fine-tuning task names a corpus of its own.
-comma := ,
-listed = $(subst $() ,$(comma) ,$(strip $(sort $(patsubst configs/task/%.yaml,%,$(1)))))
+.comma := ,
+.listed = $(subst $() ,$(.comma) ,$(strip $(sort $(patsubst configs/task/%.yaml,%,$(1)))))
 LABELLED = $(shell grep -sl 'override /data:' configs/task/*.yaml)
-FINETUNE_TASKS = $(call listed,$(LABELLED))
-PRETRAIN_TASKS = $(call listed,$(filter-out $(LABELLED),$(wildcard configs/task/*.yaml)))
+FINETUNE_TASKS = $(call .listed,$(LABELLED))
+PRETRAIN_TASKS = $(call .listed,$(filter-out $(LABELLED),$(wildcard configs/task/*.yaml)))
 
 .PHONY: help
 help: ## Print this help

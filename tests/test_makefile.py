@@ -200,6 +200,11 @@ def test_what_is_typed_as_key_and_value_is_an_override() -> None:
     assert (config.trainer.max_steps, config.optimizer.lr, config.trainer.batch_size) == (7, 1e-3, 4)
 
 
+@pytest.mark.parametrize("key", ["name", "count", "goal", "comma", "listed"])
+def test_no_key_is_mistaken_for_a_variable_of_the_makefile(key: str) -> None:
+    assert pipeline_words(["pretrain", f"{key}=mine", "seed=3"]) == ["pretrain", f"{key}=mine", "seed=3"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [text for text in ANY_TEXT if text not in ("null", "7", "???")])
 def test_the_value_of_a_key_arrives_letter_for_letter(value: str) -> None:
