@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datamodules.files import open_to_append
+from pipeline.tracking.options import Store
 from pipeline.tracking.spool import Progress, count_unsent
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class WriterProcess:
         self, folder: Path, session: str, store_uri: str, *, system_metrics: bool, environ: Mapping[str, str]
     ) -> None:
         self._folder = folder
+        self._database = Store(store_uri, None).sqlite_file
         root = str(Path(__file__).parent.parent.parent)
         environment = {
             **environ,
@@ -68,18 +70,29 @@ class WriterProcess:
         self._warn_unsent()
 
     def _is_progressing(self, since: float) -> bool:
-        """Return whether the store has accepted something since then, so that it is slow but reachable."""
+        """Return whether the store has accepted something since then, so that it is slow but reachable.
+
+        A local database that is still being created is progress too: the next run would have to start over.
+        """
+        if Progress.load(self._folder).problem is not None:
+            return False
+        if self._is_creating:
+            return True
         try:
-            accepted = (self._folder / "progress.json").stat().st_mtime > since
+            return (self._folder / "progress.json").stat().st_mtime > since
         except FileNotFoundError:
             return False
-        return accepted and Progress.load(self._folder).problem is None
+
+    @property
+    def _is_creating(self) -> bool:
+        return self._database is not None and not self._database.exists()
 
     def _warn_slow(self) -> None:
         if unsent := count_unsent(self._folder, Progress.load(self._folder)):
             logger.warning(
-                "tracking: MLflow is slow; %d records are being sent in the background, for up to a minute; "
+                "tracking: %s; %d records are being sent in the background, for up to a minute; "
                 "send the rest later with `make sync`",
+                "MLflow is creating its database" if self._is_creating else "MLflow is slow",
                 unsent,
             )
 

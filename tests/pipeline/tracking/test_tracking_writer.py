@@ -46,6 +46,24 @@ def test_a_writer_that_has_sent_everything_ends_in_silence(
     )
 
 
+@pytest.mark.parametrize("is_created", [False, True])
+def test_a_writer_that_creates_the_database_is_not_killed(
+    busy_writer: WriterProcess,
+    is_created: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Spool(lane_file(tmp_path, POINTS)).append({"kind": "metrics", "step": 0, "values": {}})
+    if is_created:
+        (tmp_path / "none.db").touch()
+    busy_writer.finish(0.1)
+    (line,) = caplog.messages
+    assert line.startswith("tracking: MLflow is creating its database; 1 records") != is_created
+    assert line.startswith("tracking: 1 records were not sent to MLflow: no response in time") == is_created
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["train/loss", "test/accuracy"])
 def test_the_writer_imports_matplotlib_for_runs_with_curves_alone(tmp_path: Path, metric: str) -> None:
