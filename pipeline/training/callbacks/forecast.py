@@ -51,7 +51,8 @@ class Forecast(Callback):
         n_steps, seconds = step - self._first[0], now - self._first[1]
         if n_steps >= N_STEPS or seconds >= ENOUGH_S:
             self._is_said = True
-            self._say(seconds / n_steps, trainer.max_steps - step)
+            if step < trainer.max_steps:
+                self._say(seconds / n_steps, trainer.max_steps - step)
 
     def _say(self, step_s: float, n_steps: int) -> None:
         budget_s = None if self._time_budget is None else max(self._time_budget.left_s, 0.0)
@@ -70,7 +71,7 @@ def describe_forecast(
     left_s = step_s * n_steps
     if budget_s is not None and budget_s < left_s:
         return f"about {clock(budget_s)}, the time budget; all {n_steps:,} steps would take {clock(left_s)}"
-    text = f"about {clock(left_s)} for {n_steps:,} steps"
+    text = f"about {clock(left_s)} for {n_steps:,} {'step' if n_steps == 1 else 'steps'}"
     if left_s <= LONG_S:
         return text
     for name, part in smaller_sizes().items():

@@ -20,6 +20,13 @@ def test_a_training_says_once_how_long_it_will_take(
     assert re.findall(r"Time +about \d:\d\d for (\d+) steps", capsys.readouterr().err) == ["7"]
 
 
+def test_a_training_that_ends_with_the_measured_steps_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ToyTraining(folder=tmp_path, extra=(Forecast(dict),), max_steps=5).fit()
+    assert "Time" not in capsys.readouterr().err
+
+
 def test_a_long_training_names_the_largest_size_that_takes_three_minutes() -> None:
     sizes = partial(smaller_sizes, SMALL, 2048)
     assert list(sizes()) == ["tiny", "nano"]
