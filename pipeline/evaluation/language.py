@@ -23,6 +23,7 @@ from pipeline.machine.devices import choose_precision, uses_gpu
 from pipeline.machine.options import TrainerOptions
 from pipeline.output import write_whole
 from pipeline.prepare import VALIDATION_SEED
+from pipeline.progress import Progress
 from pipeline.tasks.base import PretrainingTask
 from pipeline.tasks.finetuning import Score
 from pipeline.tasks.scoring import column_sums, statistic_score
@@ -30,6 +31,9 @@ from pipeline.training.trainer import PRECISIONS, quieten_lightning
 
 #: The score of a row: the mean log-likelihood of its labelled tokens. Higher is better, as in every task.
 ROW_METRIC = "nats_per_token"
+
+#: The tokens of a batch, unless one row has more: rows are as long as the context of the model.
+BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +121,15 @@ def evaluate_language_model(
     for metric in metrics.values():
         # Other processes of the run do not take part, and may have exited.
         metric.distributed_available_fn = lambda: False
-    with torch.inference_mode(), fabric.autocast():
-        for batch in _batches(task, tokenizer, rows, options.batch_size):
+    batch_size = max(1, min(options.batch_size, BATCH_TOKENS // rows.row_tokens))
+    with (
+        torch.inference_mode(),
+        fabric.autocast(),
+        Progress("evaluate", total=len(rows), unit="rows") as progress,
+    ):
+        for n_rows, batch in _batches(task, tokenizer, rows, batch_size):
             objective.update(metrics, model, fabric.to_device(batch))
+            progress.advance(n_rows)
     values = metrics.compute()
     losses = values.pop("rows").double().cpu().numpy()
     labelled = losses[:, 1] > 0
@@ -135,10 +145,11 @@ def evaluate_language_model(
 
 def _batches(
     task: PretrainingTask, tokenizer: Tokenizer, rows: TokenRows, batch_size: int
-) -> Iterator[Batch]:
+) -> Iterator[tuple[int, Batch]]:
+    """Yield batches in order, each with its number of rows."""
     collate = task.collator(tokenizer, seed=VALIDATION_SEED)
     for keys in sequential_batches(len(rows), batch_size):
-        yield collate(RowBatch(*rows.take(keys), keys))
+        yield len(keys), collate(RowBatch(*rows.take(keys), keys))
 
 
 def _digests(task: PretrainingTask, rows: TokenRows) -> list[str]:

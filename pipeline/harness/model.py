@@ -16,13 +16,13 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from modules.decoding import evaluating
 from modules.generation import SamplingOptions, stream
 from modules.heads import LMHead
 from modules.transformer import Decoder
 from pipeline.errors import BundleError, ConfigError
+from pipeline.progress import Progress
 from pipeline.runs.bundle import Bundle
 from pipeline.tasks.base import forbidden_ids
 
@@ -110,13 +110,13 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         ]
         windows.sort(key=lambda window: -len(window[1]) - len(window[2]))
         totals, greedy = [0.0] * len(requests), [True] * len(requests)
-        with evaluating(self.model), torch.inference_mode(), _bar(len(windows)) as bar:
+        with evaluating(self.model), torch.inference_mode(), _progress(len(windows)) as progress:
             for some in _groups(windows, self.batch_size):
                 scores = self._scores([(context, continuation) for _, context, continuation in some])
                 for (owner, _, _), (nats, is_likeliest) in zip(some, scores, strict=True):
                     totals[owner] += nats
                     greedy[owner] &= is_likeliest
-                bar.update(len(some))
+                progress.advance(len(some))
         return list(zip(totals, greedy, strict=True))
 
     def _windows(self, context: list[int], continuation: list[int]) -> Iterator[Pair]:
@@ -170,13 +170,13 @@ class BundleLM(TemplateLM):  # type: ignore[misc] # the harness has no types
         for number, request in enumerate(requests):
             by_options.setdefault(repr(request.args[1]), []).append(number)
         generated: dict[int, str] = {}
-        with _bar(len(requests)) as bar:
+        with _progress(len(requests)) as progress:
             for numbers in by_options.values():
                 order = sorted(numbers, key=lambda i: -len(requests[i].args[0]))
                 for some in _groups(order, self.batch_size):
                     texts = self._generate([requests[i].args[0] for i in some], requests[some[0]].args[1])
                     generated |= dict(zip(some, texts, strict=True))
-                    bar.update(len(some))
+                    progress.advance(len(some))
         return [generated[i] for i in range(len(requests))]
 
     def _generate(self, contexts: Sequence[str], options: dict[str, Any]) -> list[str]:
@@ -228,6 +228,5 @@ def _groups(some: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (some[first : first + size] for first in range(0, len(some), size))
 
 
-def _bar(total: int) -> "tqdm[Any]":
-    """Return a progress bar, which is shown if standard error is a terminal."""
-    return tqdm(total=total, desc="evaluate-lm", unit="row", leave=False, disable=None)
+def _progress(total: int) -> Progress:
+    return Progress("evaluate-lm", total=total, unit="rows")

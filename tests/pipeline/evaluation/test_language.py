@@ -12,6 +12,7 @@ import torch
 from datamodules.cache import TokenRows
 from datamodules.collate import RowBatch
 from pipeline.compare.facts import read_measurement
+from pipeline.evaluation import language
 from pipeline.evaluation.language import LanguageEvaluation, evaluate_language_model
 from pipeline.evaluation.rows import HeldOut
 from pipeline.machine.options import TrainerOptions
@@ -32,6 +33,7 @@ class Rows(TokenRows):
         made = rows_for(task, n_rows=8)
         self.ids, self.segments = np.asarray(made.ids, np.uint16), np.asarray(made.segment_ids, np.uint16)
         self.segments[-1] = 0
+        self.row_tokens = self.ids.shape[1]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +69,22 @@ def test_each_row_costs_what_it_costs_alone_and_one_without_labels_is_left_out(n
     nats, n_tokens = np.sum(alone, axis=0)
     assert found.values["loss"] == pytest.approx(nats / n_tokens)
     assert found.scores["perplexity"].value == pytest.approx(np.exp(nats / n_tokens), rel=1e-5)
+
+
+def test_long_rows_are_read_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Recorded(Rows):
+        def take(self, indices: npt.ArrayLike) -> tuple[Table, Table]:
+            sizes.append(len(np.asarray(indices)))
+            return super().take(indices)
+
+    task = TASKS["causal_lm"]
+    rows = Recorded(task)
+    monkeypatch.setattr(language, "BATCH_TOKENS", 2 * rows.row_tokens + 1)
+    found = evaluate_language_model(task, model_for("causal_lm"), TOKENIZER, rows, OPTIONS, on=ON)
+    assert sizes == [2, 2, 2, 2]
+    np.testing.assert_allclose(found.losses, evaluated("causal_lm").losses, rtol=1e-5)
 
 
 def test_the_interval_of_the_loss_is_that_of_rows_drawn_again() -> None:

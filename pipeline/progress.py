@@ -1,0 +1,66 @@
+"""Show how much of a long computation is done, on standard error."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from tqdm import tqdm
+
+from pipeline.words import clock
+
+#: A bar is drawn only if the computation takes longer than this.
+BAR_AFTER_S = 2.0
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere, a line every 10 seconds. Short computations show nothing.
+
+    Args:
+        description: the text before the numbers, such as `evaluate`.
+        total: the number of items.
+        unit: what the items are, in the plural.
+        stream: the stream to write to; None: standard error.
+    """
+
+    def __init__(self, description: str, *, total: int, unit: str, stream: TextIO | None = None) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._stream = stream if stream is not None else sys.stderr
+        self._done = 0
+        self._started = self._shown_at = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                desc=description,
+                unit=f" {unit}",
+                file=self._stream,
+                leave=False,
+                delay=BAR_AFTER_S,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, n_items: int) -> None:
+        """Count items that are done, and show it when it is time."""
+        self._done += n_items
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(n_items)
+        elif now - self._shown_at >= LINE_EVERY_S and self._done < self._total:
+            self._shown_at = now
+            left_s = (now - self._started) / self._done * (self._total - self._done)
+            print(
+                f"{self._description}: {self._done:,} of {self._total:,} {self._unit} "
+                f"({self._done / self._total:.0%}), {clock(left_s)} left",
+                file=self._stream,
+                flush=True,
+            )
