@@ -106,5 +106,5 @@ def _title(owner: Signature) -> str:
 
 def _wanted(message: str) -> str:
     """Return what pydantic expected, as a noun phrase."""
-    text = message.removeprefix("Input should be ")
+    text = message.removeprefix("Input should be ").replace("a valid array", "a list, such as [a, b]")
     return text[:1].lower() + text[1:]

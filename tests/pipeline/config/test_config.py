@@ -103,7 +103,7 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
         ("seed=-1", "seed: -1 is not a valid value"),
         ("seed=99999999999999999999", "seed: 99999999999999999999 is not a valid value"),
         ("tokenizer_text_bytes=0", "tokenizer_text_bytes: 0 is not a valid value"),
-        ("prompts=hello", "prompts: 'hello' is not a valid value; expected a valid"),
+        ("prompts=hello", "prompts: 'hello' is not a valid value; expected a list, such as [a, b]"),
         ("packing=loose", "packing: 'loose' is not a valid value; expected 'concat' or 'whole'"),
     ],
 )
