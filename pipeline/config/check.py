@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from pipeline.config.groups import groups
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.schema import LATE_PARAMETERS, ModelParts, Root, Size
 from pipeline.config.signatures import Signature, signature, signature_of
@@ -22,7 +23,19 @@ def check(config: Config) -> None:
     scalars = {key: value for key, value in plain.items() if not isinstance(value, Mapping)}
     _check_keys(scalars, signature(Root), "", everywhere)
     for key in plain.keys() - scalars.keys() - {"stage", "choices"}:
+        if key not in ("size", "model") and plain[key] and "_target_" not in plain[key]:
+            raise _keys_of_nothing(key, plain[key], config.choices.get(key))
         check_nodes(plain[key], key, everywhere)
+
+
+def _keys_of_nothing(group: str, node: Mapping[str, Any], chosen: str | None) -> ConfigError:
+    """Return the refusal of keys of a group whose chosen option stands for nothing, such as peft=none."""
+    others = [name for name in groups().get(group, []) if name != chosen]
+    return ConfigError(
+        f"{group}.{next(iter(node))}: {group}={chosen} takes no keys",
+        f"{group}={' or '.join(others)} with it",
+        f"add {group}={others[0]}" if others else f"leave out {group}",
+    )
 
 
 def check_nodes(node: Any, path: str, everywhere: Iterable[str] = ()) -> None:

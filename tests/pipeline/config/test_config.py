@@ -82,6 +82,14 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
     assert message.endswith("did you mean seed?")
 
 
+def test_keys_of_a_group_that_is_off_are_answered_with_how_to_turn_it_on() -> None:
+    with pytest.raises(ConfigError) as refused:
+        compose("finetune", ["peft.rank=8"])
+    assert str(refused.value) == (
+        "peft.rank: peft=none takes no keys; expected peft=lora with it\nhint: add peft=lora"
+    )
+
+
 @pytest.mark.parametrize(
     ("override", "start"),
     [
