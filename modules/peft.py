@@ -42,8 +42,8 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ArgumentError(f"peft.rank is {self.rank}", "at least 1", "use 8")
-        if self.alpha <= 0:
-            raise ArgumentError(f"peft.alpha is {self.alpha}", "more than 0", "use twice the rank")
+        if not 0 < self.alpha < math.inf:
+            raise ArgumentError(f"peft.alpha is {self.alpha}", "a number above 0", "use twice the rank")
         if not 0 <= self.dropout < 1:
             raise ArgumentError(f"peft.dropout is {self.dropout}", "from 0 to less than 1", "use 0.1")
         if not self.targets:
@@ -53,7 +53,7 @@ class LoRA:
         """Return the layers to adapt, by name.
 
         Raises:
-            ArgumentError: a target matches no layer.
+            ArgumentError: a target matches no layer, or the rank exceeds that of a layer's matrix.
         """
         linear = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
         for target in self.targets:
@@ -64,11 +64,21 @@ class LoRA:
                     f"names among {known}",
                     "choose among these names",
                 )
-        return {
+        adapted = {
             name: each
             for name, each in linear.items()
             if any(_is_named(name, target) for target in self.targets)
         }
+        name, least = min(
+            ((name, min(each.weight.shape)) for name, each in adapted.items()), key=lambda pair: pair[1]
+        )
+        if self.rank > least:
+            raise ArgumentError(
+                f"peft.rank is {self.rank}",
+                f"at most {least}, the rank of the matrix {name}",
+                "use 8, or leave this layer out of peft.targets",
+            )
+        return adapted
 
 
 def _is_named(name: str, target: str) -> bool:

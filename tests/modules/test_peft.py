@@ -1,6 +1,7 @@
 """LoRA: equal to the `peft` library in values and gradients, merged without loss, all else frozen."""
 
 import copy
+import math
 from typing import Any
 
 import peft
@@ -93,6 +94,8 @@ def test_dropout_is_for_training_and_for_the_adapter_alone() -> None:
         ({"rank": 0}, "peft.rank is 0; expected at least 1"),
         ({"dropout": 1.0}, "peft.dropout is 1.0; expected from 0"),
         ({"alpha": 0.0}, "peft.alpha is 0.0"),
+        ({"alpha": math.nan}, "peft.alpha is nan"),
+        ({"alpha": math.inf}, "peft.alpha is inf"),
         ({"targets": []}, "peft.targets is empty"),
     ],
 )
@@ -106,3 +109,12 @@ def test_a_target_that_names_no_layer_is_refused_with_those_that_there_are() -> 
         ValueError, match="no linear layer is named query; expected names among up, down, out"
     ):
         LoRA(targets=["up", "query"]).layers(network())
+
+
+def test_a_rank_above_that_of_a_matrix_is_refused() -> None:
+    least = min(network().up.weight.shape)
+    assert LoRA(rank=least, targets=["up"]).layers(network())
+    with pytest.raises(
+        ValueError, match=f"rank is {least + 1}; expected at most {least}, the rank of the matrix up"
+    ):
+        LoRA(rank=least + 1, targets=["up"]).layers(network())
