@@ -6,6 +6,7 @@ layer by layer, and factored into two thin matrices again by a singular value de
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,9 +19,17 @@ from modules.peft import LoRA
 from pipeline.config.construct import construct
 from pipeline.errors import InteropError
 from pipeline.files import give_usual_mode
-from pipeline.interop.choose import choose_family
-from pipeline.interop.export import Exported, export_bundle
+from pipeline.interop.export import (
+    N_TOKENS,
+    Exported,
+    find_family,
+    new_folder,
+    write_its_tokenizer,
+    write_model,
+)
+from pipeline.interop.proof import prove_equal
 from pipeline.interop.shape import dotted
+from pipeline.interop.table import Family
 from pipeline.output import write_whole
 from pipeline.runs.adapters import ADAPTER
 from pipeline.runs.bundle import Bundle, load_base
@@ -31,14 +40,16 @@ NOTHING = 1e-9
 
 
 def export_adapter(bundle: Bundle, folder: Path) -> Exported:
-    """Write the adapter's two files into `folder` and its base model into `folder/base`, and verify the base.
+    """Write the adapter's two files and the tokenizer into `folder`, and the base model into `folder/base`.
+
+    Both together are compared with the bundle's model in a new process.
 
     Raises:
-        InteropError: the bundle has no adapter or more than one, or no class can express its base model.
+        InteropError: the folder exists, the bundle has no adapter or more than one, no class can express its
+            base model, or the loaded model differs.
         BundleError: the base bundle is missing or has changed.
     """
-    if folder.exists():
-        raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
+    folder = new_folder(folder)
     node = read_part(bundle.folder, "model.json").get(ADAPTER)
     if node is None:
         raise InteropError(
@@ -56,24 +67,26 @@ def export_adapter(bundle: Bundle, folder: Path) -> Exported:
             "a task that keeps the model's head, such as chat",
             "leave out FORMAT: the adapter is then merged into the model",
         )
-    folder = folder.resolve()
+    family = find_family(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as drafts:
         draft = Path(drafts) / folder.name
-        draft.mkdir()
-        exported = export_bundle(base, draft / "base")
+        (draft / "base").mkdir(parents=True)
+        theirs = replace(write_model(base, draft / "base", family), adapter=draft)
         options = construct(node, LoRA)
-        update = _update(base, stored, options)
+        update = _update(base, stored, options, family)
         _write(draft, update, most=options.rank * len(options.targets), base_place=folder / "base")
-        give_usual_mode(draft / "adapter_model.safetensors")
+        write_its_tokenizer(bundle, draft)
+        for file in filter(Path.is_file, draft.iterdir()):
+            give_usual_mode(file)
+        error = prove_equal(bundle.model, bundle.tokenizer, theirs, n_tokens=N_TOKENS)
         draft.rename(folder)
-    return Exported(folder=folder, architecture=exported.architecture, error=exported.error)
+    return Exported(folder=folder, architecture=theirs.architecture, error=error)
 
 
-def _update(base: Bundle, stored: Mapping[str, Tensor], options: LoRA) -> dict[str, Tensor]:
+def _update(base: Bundle, stored: Mapping[str, Tensor], options: LoRA, family: Family) -> dict[str, Tensor]:
     """Return what the adapter adds to each weight, in float64, by the weight's name in `transformers`."""
     ours = dotted(base.model_config, base.tokenizer.vocab_size)
-    family = choose_family(ours)
     before = {name: each.double() for name, each in base.model.state_dict().items()}
     after = dict(before)
     for name in [name.removesuffix("lora_A") for name in stored if name.endswith(".lora_A")]:

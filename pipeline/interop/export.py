@@ -44,28 +44,51 @@ def export_bundle(bundle: Bundle, folder: Path, model_type: str | None = None) -
     Raises:
         InteropError: the folder exists, no class can express the model, or the loaded model differs.
     """
-    if folder.exists():
-        raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
-    _check_head(bundle)
-    ours = dotted(bundle.model_config, bundle.tokenizer.vocab_size)
-    family = choose_family(ours, model_type)
-    folder = folder.resolve()
+    folder = new_folder(folder)
+    family = find_family(bundle, model_type)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as drafts:
         draft = Path(drafts) / folder.name
         draft.mkdir()
-        _write(bundle, draft, family, ours)
-        theirs = Theirs(
-            folder=draft,
-            architecture=family.architecture,
-            hidden=partial(family.hidden_to_theirs, ours=ours),
-            is_ours=True,
-        )
+        theirs = write_model(bundle, draft, family)
         error = prove_equal(bundle.model, bundle.tokenizer, theirs, n_tokens=N_TOKENS)
-        for file in draft.iterdir():
-            give_usual_mode(file)
         draft.rename(folder)
-    return Exported(folder=folder, architecture=family.architecture, error=error)
+    return Exported(folder=folder, architecture=theirs.architecture, error=error)
+
+
+def new_folder(folder: Path) -> Path:
+    """Return the absolute path of a folder that does not exist yet.
+
+    Raises:
+        InteropError: the folder exists.
+    """
+    if folder.exists():
+        raise InteropError(f"{folder} exists", "a folder that does not exist yet", "choose another TO=FOLDER")
+    return folder.resolve()
+
+
+def find_family(bundle: Bundle, model_type: str | None = None) -> Family:
+    """Return the family of `transformers` that expresses the bundle's model.
+
+    Raises:
+        InteropError: there is none, or the head has no equivalent.
+    """
+    _check_head(bundle)
+    return choose_family(dotted(bundle.model_config, bundle.tokenizer.vocab_size), model_type)
+
+
+def write_model(bundle: Bundle, folder: Path, family: Family) -> Theirs:
+    """Write the bundle's model, tokenizer and card into a folder; return how it is loaded and compared."""
+    ours = dotted(bundle.model_config, bundle.tokenizer.vocab_size)
+    _write(bundle, folder, family, ours)
+    for file in folder.iterdir():
+        give_usual_mode(file)
+    return Theirs(
+        folder=folder,
+        architecture=family.architecture,
+        hidden=partial(family.hidden_to_theirs, ours=ours),
+        is_ours=True,
+    )
 
 
 def _check_head(bundle: Bundle) -> None:
@@ -107,13 +130,18 @@ def _write(bundle: Bundle, folder: Path, family: Family, ours: Mapping[str, Any]
         _write_json(
             folder / "generation_config.json", {**special, "suppress_tokens": forbidden_ids(tokenizer)}
         )
+    write_its_tokenizer(bundle, folder)
+    write_whole(folder / "README.md", exported_card(bundle, family.architecture))
+
+
+def write_its_tokenizer(bundle: Bundle, folder: Path) -> None:
+    """Write the tokenizer's files, with the chat template of a dialogue model."""
     write_tokenizer(
-        tokenizer,
+        bundle.tokenizer,
         folder,
-        frame=(True, not isinstance(backbone, Decoder)),
+        frame=(True, not isinstance(bundle.model.backbone, Decoder)),
         chat=isinstance(bundle.task, Dialogue),
     )
-    write_whole(folder / "README.md", exported_card(bundle, family.architecture))
 
 
 def _write_json(file: Path, value: Any) -> None:

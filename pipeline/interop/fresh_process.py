@@ -4,9 +4,9 @@
 
 `CHECK` is a safetensors file with a batch (`batch.*`), a mask of its `real` tokens, the hidden states of each
 layer (`hidden.STACK.NUMBER`), the `logits` if there is a head and, for models that generate text, a `prompt`
-and the expected continuation (`written`). `question.json` next to it names the class and contains pairs of a
-text and its ids. The script prints a JSON object: the relative error of the logits, the first layer that
-differs, and other differences.
+and the expected continuation (`written`). `question.json` next to it names the class, the folder of an
+adapter to add, if any, and contains pairs of a text and its ids. The script prints a JSON object: the
+relative error of the logits, the first layer that differs, and other differences.
 """
 
 import json
@@ -26,6 +26,8 @@ def main(folder: str, check: str) -> None:
     kind = getattr(transformers, question["architecture"])
     model, report = kind.from_pretrained(folder, dtype=torch.float64, output_loading_info=True, **source)
     model.eval()
+    if question["adapter"]:
+        add_adapter(model, Path(question["adapter"]))
     saved = load_file(check)
     batch = {name.removeprefix("batch."): value for name, value in saved.items() if name.startswith("batch.")}
     real = saved["real"]
@@ -52,6 +54,22 @@ def main(folder: str, check: str) -> None:
         before = 1 if model.config.is_encoder_decoder else prompt.shape[1]
         result["written"] = answer[before : before + len(expected)] == expected
     print(json.dumps(result))
+
+
+def add_adapter(model: Any, folder: Path) -> None:
+    """Add the products of an adapter's matrices to the weights, as `peft` does when it merges them."""
+    from safetensors.torch import load_file
+    from transformers.pytorch_utils import Conv1D
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        layer = model.get_submodule(path)
+        down, up = (tensors[name.replace("lora_A", side)].double() for side in ("lora_A", "lora_B"))
+        scale = config["alpha_pattern"][path] / config["rank_pattern"][path]
+        product = scale * up @ down
+        layer.weight.data += product.T if isinstance(layer, Conv1D) else product
 
 
 def error(value: Any, expected: Any) -> float:

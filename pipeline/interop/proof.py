@@ -51,6 +51,7 @@ class Theirs:
         folder: the folder of the model.
         architecture: the class of `transformers` that loads it.
         gguf: the name of the GGUF file, if it is one.
+        adapter: the folder of an adapter of `peft` to add to the model.
         hidden: reorders the features of our hidden states (B, T, D) to their order.
         is_ours: whether the folder was exported by Prelude: then its tensors must match exactly, and it must
             generate the same text as the bundle.
@@ -59,6 +60,7 @@ class Theirs:
     folder: Path
     architecture: str
     gguf: str | None = None
+    adapter: Path | None = None
     hidden: Callable[[Tensor], Tensor]
     is_ours: bool
 
@@ -73,6 +75,7 @@ def prove_equal(model: Model, tokenizer: Tokenizer, theirs: Theirs, *, n_tokens:
         check = Path(place) / "check.safetensors"
         texts = [(text, tokenizer.encode(text).tolist()) for text in TEXTS]
         facts = {key: value for key, value in vars(theirs).items() if key in ("architecture", "gguf")}
+        facts["adapter"] = str(theirs.adapter.resolve()) if theirs.adapter is not None else None
         question = json.dumps({**facts, "texts": texts, "tolerance": TOLERANCE}, ensure_ascii=False)
         write_whole(Path(place) / "question.json", question)
         save_file(_expected(model, tokenizer, theirs, n_tokens), check)

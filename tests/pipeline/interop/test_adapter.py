@@ -12,6 +12,7 @@ from torch import nn
 from modules.model import Model
 from modules.peft import LoRA, add_adapter
 from pipeline.errors import InteropError
+from pipeline.interop import adapter
 from pipeline.interop.adapter import export_adapter
 from pipeline.runs.bundle import Bundle, load_bundle, parent_of, save_bundle
 from tests.pipeline.interop.test_export import DECODER, make_bundle
@@ -48,10 +49,11 @@ def test_peft_loads_the_adapter_beside_the_exported_base_with_the_same_logits(
     adapted: Bundle, tmp_path: Path
 ) -> None:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = export_adapter(adapted, tmp_path / "out").folder
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 2
+    assert len(AutoTokenizer.from_pretrained(folder)) == adapted.tokenizer.vocab_size
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
     ids = torch.randint(adapted.tokenizer.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -60,6 +62,16 @@ def test_peft_loads_the_adapter_beside_the_exported_base_with_the_same_logits(
         expected = adapted.model({"input_ids": ids})
     assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(bare, expected, rtol=1e-1, atol=1e-1)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_differs_from_the_bundle_is_refused(
+    adapted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "NOTHING", 0.99)  # leaves out all directions but the largest
+    with pytest.raises(InteropError, match=r"logits differ by .*, first in stack\.1"):
+        export_adapter(adapted, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_without_an_adapter_is_refused(adapted: Bundle, tmp_path: Path) -> None:
