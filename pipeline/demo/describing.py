@@ -17,6 +17,8 @@ from pipeline.tasks.finetuning import FinetuneTask, Row
 _N_EXAMPLES, _N_ROWS = 2, 60
 #: The endpoints that stream text: for models that continue a text, and for those that reply.
 _STREAMS = {"continuation": "/v1/completions", "dialogue": "/v1/chat/completions"}
+#: The example for a language model.
+BEGINNING = "One sunny morning"
 
 Example = dict[str, Any]
 
@@ -68,10 +70,14 @@ def _kind(kind: Any) -> Literal["text", "json"]:
 
 
 def _examples(model: ServedModel) -> list[Example]:
-    """Return story-world rows that no training has used, in the languages of the model's corpus."""
+    """Return story-world rows that no training has used, in the languages of the model's corpus.
+
+    A model of another corpus, or of none that is known here, gets one plain example.
+    """
     task = model.task
-    if task.showing.view is None:
-        return [{"language": None, "row": dict(task.example_row)}]
+    if task.showing.view is None or not _is_of_story_world(model.bundle.config):
+        row = task.example_row if isinstance(task, FinetuneTask) else {"text": BEGINNING}
+        return [{"language": None, "row": dict(row)}]
     by_language: dict[str, list[Example]] = {}
     for row in islice(_rows(task.showing.view, model.bundle.config), _N_ROWS):
         language = row.get("target_language", row.get("language"))
@@ -85,8 +91,12 @@ def _place(language: str) -> int:
     return [*CODES, language].index(language)
 
 
-def _rows(view: str, config: Mapping[str, Any]) -> Iterator[Row]:
+def _is_of_story_world(config: Mapping[str, Any]) -> bool:
     data = config.get("data") or {}
-    languages = data.get("languages") if str(data.get("_target_")).endswith(".StoryWorld") else None
+    return str(data.get("_target_")).endswith(".StoryWorld")
+
+
+def _rows(view: str, config: Mapping[str, Any]) -> Iterator[Row]:
+    languages = config["data"].get("languages")
     known: Any = {code: share for code, share in (languages or {}).items() if code in CODES}
     return StoryWorld(view=view, n_test_rows=_N_ROWS, languages=known or None).rows("test")

@@ -32,7 +32,9 @@ def tagger() -> ServedModel:
     base = served("qa")
     task = TokenClassification(entity_types=["PERSON", "THING"], optional_read=[], both_directions=False)
     model = Model(base.bundle.model.backbone, TokenHead(d_model=32, n_classes=5, dropout=0.0)).eval()
-    bundle = replace(base.bundle, model=model, task=task, config={"choices": {"task": "tag"}})
+    bundle = replace(
+        base.bundle, model=model, task=task, config={**base.bundle.config, "choices": {"task": "tag"}}
+    )
     return replace(base, name="tag", spec="tag", bundle=bundle)
 
 

@@ -1,6 +1,7 @@
 """What the page of `make demo` is told, and what it may ask."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import requests
 from modules.generation import SamplingOptions
 from pipeline.config.tasks import finetuning_tasks
 from pipeline.demo.choosing import newest_of_each_task
+from pipeline.demo.describing import describe
 from pipeline.demo.routes import add_page
 from pipeline.errors import BundleError
 from pipeline.explain.explanation import explain_row
@@ -59,6 +61,16 @@ def test_each_example_is_a_row_of_the_story_world_that_its_model_answers(running
             row = {"messages": [{"role": turn["role"], "content": turn["text"]} for turn in row["turns"]]}
         done = post(running, model["endpoint"], {**row, "model": model["model"]})
         assert done.status_code == 200, done.text
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("data", [{}, {"data": {"_target_": "datamodules.corpus.Files"}}])
+def test_a_model_of_another_corpus_gets_one_example_that_is_no_story(name: str, data: dict[str, Any]) -> None:
+    model = served(name)
+    config = {"choices": {"task": name}, **data}
+    (example,) = describe(replace(model, bundle=replace(model.bundle, config=config)))["examples"]
+    assert example["language"] is None
+    assert {*example["row"]} == {field["name"] for field in describe(model)["fields"]}
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def served(name: str, *, task: Any = None, version: str | None = None, seed: int
         task=task,
         model_config={},
         task_config={},
-        config={"choices": {"task": name}},
+        config={"choices": {"task": name}, "data": {"_target_": "datamodules.storyworld.world.StoryWorld"}},
         provenance={"run": name},
         metrics={},
     )
