@@ -16,6 +16,7 @@ from pipeline.config.plain import select
 from pipeline.config.recorded import without_training
 from pipeline.evaluation.rows import EVALUATION, SAMPLES
 from pipeline.files import mapping_in
+from pipeline.runs.adapters import ADAPTER
 from pipeline.runs.bundle import is_finished
 from pipeline.runs.folders import RunFolder
 from pipeline.tasks.base import Sample
@@ -208,7 +209,7 @@ def _metrics(run: RunFolder, measurement: Measurement | None) -> dict[str, Score
     values = {key: value for key, value in recorded.items() if isinstance(value, int | float)}
     if not values:
         values = _final_results(run.path)
-    ends = {f"{key}_{end}" for key in values for end in ("low", "high")}
+    ends = {f"{key}_{end}" for key in values for end in ("low", "high", "stderr")}
     found = {
         key: Score(value=value, low=values.get(f"{key}_low"), high=values.get(f"{key}_high"))
         for key, value in values.items()
@@ -237,7 +238,7 @@ def _cost(run: RunFolder, bundle: Path, history: History) -> Cost:
     return Cost(
         seconds=seconds if seconds is not None else _duration_s(run.path),
         tokens=tokens,
-        parameters=_count_parameters(bundle / "model.safetensors"),
+        parameters=_count_parameters(bundle),
         flops=history.last(FLOPS),
         peak_bytes=None if memory is None else memory * 1e6,
         peak_gpu_bytes=None if gpu is None else gpu * 1e6,
@@ -259,10 +260,13 @@ def _duration_s(folder: Path) -> float | None:
     return (max(times) - min(times)) / 1000 if times else None
 
 
-def _count_parameters(weights: Path) -> int | None:
-    """Count parameters from the header of the file, without reading weights."""
+def _count_parameters(bundle: Path) -> int | None:
+    """Count parameters from the header of the file, or read how many an adapter and its base have."""
+    if ADAPTER in mapping_in(bundle / "model.json"):
+        n_all = _number(select(mapping_in(bundle / "provenance.json"), "cost.parameters"))
+        return None if n_all is None else int(n_all)
     try:
-        with safe_open(str(weights), framework="np") as file:
+        with safe_open(str(bundle / "model.safetensors"), framework="np") as file:
             return sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
         return None

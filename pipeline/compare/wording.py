@@ -11,10 +11,10 @@ LETTERS = "ABCDEFGHIJKL"
 
 
 def metric_words(name: str) -> str:
-    """Format `test/exact_match` as `exact match`."""
-    split, _, bare = name.rpartition("/")
-    words = bare.replace("_", " ")
-    return f"validation {words}" if split == "val" else words
+    """Format `test/exact_match` as `exact match`, and `test/TASK/acc` as `TASK: acc`."""
+    *before, bare = name.split("/")
+    words = ": ".join([*before[1:], bare.replace("_", " ")])
+    return f"validation {words}" if before[:1] == ["val"] else words
 
 
 def ratio_words(first: float, second: float, what: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline.evaluation.rows import EVALUATION, HeldOut, recorded
 from pipeline.output import write_whole
 from pipeline.tasks.finetuning import Score
-from pipeline.tasks.scoring import mean_score
+from pipeline.tasks.scoring import mean_score, share_score
 
 #: The file in a run's folder with the complete results of the harness.
 RESULTS = "harness.json"
@@ -23,6 +23,9 @@ NORMAL_95 = 1.96
 #: The score of a row is the first of these that its task has; its mean over all tasks is `accuracy`.
 ROW_METRICS = ("acc", "exact_match")
 OVERALL = "accuracy"
+
+#: Metrics that are shares of rows.
+SHARES = (*ROW_METRICS, "acc_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +47,12 @@ class Measured:
 
     @property
     def score(self) -> Score:
-        """The value with its 95 % interval, if there is a standard error."""
+        """The value with its 95 % interval: Wilson's for a share of rows, else from the standard error."""
         if self.stderr is None:
             return Score(value=self.value, n_rows=self.n_rows)
+        n_right = round(self.value * self.n_rows)
+        if self.metric.partition(".")[0] in SHARES and abs(self.value * self.n_rows - n_right) < 1e-6:
+            return replace(share_score(n_right, self.n_rows), value=self.value)
         half = NORMAL_95 * self.stderr
         return Score(value=self.value, low=self.value - half, high=self.value + half, n_rows=self.n_rows)
 

@@ -36,7 +36,7 @@ def mean_score(values: npt.ArrayLike, *, intervals: bool = True) -> Score:
     """
     array = np.asarray(values, np.float64)
     if intervals and len(array) and np.isin(array, (0, 1)).all():
-        return _share(int(array.sum()), len(array))
+        return share_score(int(array.sum()), len(array))
     return statistic_score(lambda rows: array[rows].mean(axis=1), len(array), intervals=intervals)
 
 
@@ -90,7 +90,7 @@ def column_sums(rows: Ints, table: npt.NDArray[np.number]) -> Floats:
     return sums
 
 
-def _share(n_ones: int, n_rows: int) -> Score:
+def share_score(n_ones: int, n_rows: int) -> Score:
     """Return the share of ones with Wilson's interval, which is not empty if all are ones."""
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 

@@ -15,6 +15,7 @@ from pipeline.compare.facts import read_facts
 from pipeline.compare.page import render_page
 from pipeline.compare.select import select_runs
 from pipeline.compare.tables import cost_table
+from pipeline.compare.wording import metric_words
 from pipeline.report import samples_markdown
 from pipeline.stages.compare import mlflow_url
 from pipeline.tasks.base import Sample
@@ -200,6 +201,28 @@ def test_cost_is_what_the_run_has_counted(runs: Path) -> None:
     assert (facts[0].cost.flops, facts[0].cost.peak_bytes) == (2e9, 3e8)
     assert (facts[1].cost.flops, facts[1].cost.peak_bytes) == (None, None)
     assert cost_table(facts)["seconds"] == ["2.5 s", "2.5 s"]
+
+
+def test_an_adapter_has_the_parameters_of_its_base_too(runs: Path) -> None:
+    bundle = runs / "a" / "bundles" / "best"
+    (bundle / "model.json").write_text('{"adapter": {"rank": 2}}')
+    (bundle / "provenance.json").write_text('{"cost": {"parameters": 5300}}')
+    save_file({"w": np.zeros((10, 30), np.float32)}, str(bundle / "model.safetensors"))
+    (run, _) = select_runs(["a", "b"], runs)
+    assert read_facts(run).cost.parameters == 5300
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("test/exact_match", "exact match"),
+        ("val/loss", "validation loss"),
+        ("accuracy", "accuracy"),
+        ("test/storyworld_pronouns/acc", "storyworld_pronouns: acc"),
+    ],
+)
+def test_a_metric_of_one_task_among_several_names_it(name: str, words: str) -> None:
+    assert metric_words(name) == words
 
 
 @pytest.mark.slow
