@@ -22,7 +22,6 @@ from pipeline.serving.problems import RequestProblem, not_json, of_validation
 from pipeline.serving.row_api import RowApi
 from pipeline.serving.served import ServedModel
 from pipeline.tasks.causal_lm import CausalLM
-from pipeline.tasks.chat import Dialogue
 
 T = TypeVar("T")
 
@@ -140,7 +139,7 @@ def _add_rows(app: FastAPI, engine: Engine, rows: RowApi, endpoint: str) -> None
 
 
 def _add_writing(app: FastAPI, engine: Engine) -> None:
-    tasks = [model.task for model in engine.models.values()]
+    models = list(engine.models.values())
 
     async def complete(request: Request, body: CompletionRequest) -> Response:
         """Complete a text, in OpenAI's format."""
@@ -150,9 +149,9 @@ def _add_writing(app: FastAPI, engine: Engine) -> None:
         """Reply in a dialogue, in OpenAI's format."""
         return await _written(request, chat(engine, body))
 
-    if any(isinstance(task, CausalLM) for task in tasks):
+    if any(isinstance(model.task, CausalLM) for model in models):
         app.post("/v1/completions")(complete)
-    if any(isinstance(task, Dialogue) for task in tasks):
+    if any(model.dialogue is not None for model in models):
         app.post("/v1/chat/completions")(reply)
 
 

@@ -16,7 +16,6 @@ from pipeline.serving.problems import RequestProblem
 from pipeline.serving.served import ServedModel
 from pipeline.serving.text_stream import TextStream
 from pipeline.tasks.causal_lm import CausalLM
-from pipeline.tasks.chat import Dialogue
 from pipeline.tasks.turns import Turn
 
 #: The maximum tokens of a completion if the request does not set it, as in OpenAI's interface.
@@ -186,7 +185,7 @@ def completion(engine: Engine, request: CompletionRequest) -> Writing:
     if max_tokens > room:
         raise _no_room(model, max(map(len, prompts)), max_tokens, "prompt" if room < 1 else "max_tokens")
     options = request.sampling(max_tokens, temperature=1.0, top_p=1.0)
-    return _writing(engine, model, request, prompts=prompts, options=options)
+    return _writing(engine, model, request, prompts=prompts, options=options, is_chat=False)
 
 
 def chat(engine: Engine, request: ChatRequest) -> Writing:
@@ -195,8 +194,9 @@ def chat(engine: Engine, request: ChatRequest) -> Writing:
     Raises:
         RequestProblem: the model is unknown, or the reply may exceed the context.
     """
-    model = engine.find(request.model, lambda one: isinstance(one.task, Dialogue))
-    task: Dialogue = model.task
+    model = engine.find(request.model, lambda one: one.dialogue is not None)
+    task = model.dialogue
+    assert task is not None
     for number, message in enumerate(request.messages):
         _check_length(engine, message.text, f"messages.{number}.content")
     turns = _turns(request)
@@ -210,7 +210,7 @@ def chat(engine: Engine, request: ChatRequest) -> Writing:
     options = request.sampling(
         min(max_tokens, model.limit + 1 - len(prompt)), temperature=task.temperature, top_p=task.top_p
     )
-    return _writing(engine, model, request, prompts=[prompt], options=options)
+    return _writing(engine, model, request, prompts=[prompt], options=options, is_chat=True)
 
 
 def _turns(request: ChatRequest) -> list[Turn]:
@@ -232,8 +232,8 @@ def _writing(
     *,
     prompts: Sequence[Sequence[int]],
     options: SamplingOptions,
+    is_chat: bool,
 ) -> Writing:
-    is_chat = isinstance(model.task, Dialogue)
     make = partial(_Choice, options=options)
     choices = [
         make(index=number * request.n + copy, prompt=prompt, number=copy)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.tokenizer import ForeignTokenizer
 from modules.continuous import DecodingBatch
 from pipeline.errors import BundleError
 from pipeline.machine.devices import device_of
@@ -58,6 +59,15 @@ class ServedModel:
     def writes(self) -> bool:
         """Whether it generates token by token: continues a text, or replies in a dialogue."""
         return isinstance(self.task, CausalLM | Dialogue)
+
+    @property
+    def dialogue(self) -> Dialogue | None:
+        """The task that replies: its own, or the default one for an imported language model with ChatML."""
+        if isinstance(self.task, Dialogue):
+            return self.task
+        tokenizer = self.bundle.tokenizer
+        is_chatml = isinstance(tokenizer, ForeignTokenizer) and tokenizer.has_chatml
+        return Dialogue() if is_chatml and isinstance(self.task, CausalLM) else None
 
     @property
     def limit(self) -> int:

@@ -40,13 +40,15 @@ TASKS: Mapping[str, tuple[Any, type[Transformer]]] = {
 }
 
 
-def served(name: str, *, task: Any = None, version: str | None = None, seed: int = 0) -> ServedModel:
+def served(
+    name: str, *, task: Any = None, version: str | None = None, seed: int = 0, tokenizer: Any = TOKENIZER
+) -> ServedModel:
     """A model with first weights, as a bundle of the task of this name."""
     torch.manual_seed(seed)
     usual, kind = TASKS[name]
     task = usual if task is None else task
     backbone = kind(
-        TOKENIZER.vocab_size,
+        tokenizer.vocab_size,
         n_layers=2,
         max_seq_len=LIMIT,
         layer=LayerSpec(32, n_heads=2, norm="rms", qk_norm=True),
@@ -66,7 +68,7 @@ def served(name: str, *, task: Any = None, version: str | None = None, seed: int
     bundle = Bundle(
         folder=Path("runs") / name / "bundles/best",
         model=model.eval(),
-        tokenizer=TOKENIZER,
+        tokenizer=tokenizer,
         task=task,
         model_config={},
         task_config={},

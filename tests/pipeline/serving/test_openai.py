@@ -9,7 +9,9 @@ import pytest
 
 from modules.generation import SamplingOptions, generate
 from pipeline.tasks.base import forbidden_ids
+from pipeline.tasks.chat import Dialogue
 from pipeline.tasks.turns import Turn
+from tests.pipeline.interop.test_tokenizer_files import chatml
 from tests.pipeline.serving.models import LIMIT, TOKENIZER, Running, served, serving
 
 
@@ -104,6 +106,27 @@ def test_a_reply_is_that_of_the_dialogue(client: openai.OpenAI) -> None:
     pieces = list(client.chat.completions.create(model="chat", messages=messages, max_tokens=10, stream=True))
     assert pieces[0].choices[0].delta.role == "assistant"
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == expected.strip()
+
+
+def test_an_imported_model_with_chatml_completes_and_replies() -> None:
+    tokenizer = chatml(has_start=False)
+    model = served("causal_lm", tokenizer=tokenizer)
+    assert served("causal_lm").dialogue is None
+    turns = [Turn("user", "Where is it?")]
+    ids = Dialogue().prompt(turns, tokenizer, limit=LIMIT, reserve=6)
+    assert tokenizer.decode(ids, keep_special=True) == (
+        "<|im_start|>user\nWhere is it?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    with (
+        serving([model]) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+    ):
+        done = client.chat.completions.create(
+            model="causal_lm", messages=[{"role": "user", "content": "Where is it?"}], max_tokens=6
+        )
+        assert (done.object, done.usage and done.usage.prompt_tokens) == ("chat.completion", len(ids))
+        told = client.completions.create(model="causal_lm", prompt="Once", max_tokens=6)
+        assert told.object == "text_completion"
 
 
 def test_what_cannot_be_asked_is_an_error_of_the_client_s_own_kind(client: openai.OpenAI) -> None:
