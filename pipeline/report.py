@@ -170,12 +170,15 @@ def say_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> None:
 
 def describe_corpus(corpus: Corpus, cleaned: Mapping[str, int]) -> str:
     """Describe a corpus: its name, rows and fingerprint, and what cleaning changed."""
-    train, validation = (
-        "a stream" if rows is None else f"{rows:,} {'row' if rows == 1 else 'rows'}"
-        for rows in (corpus.n_train_rows, corpus.n_validation_rows)
+    numbers = {"training": corpus.n_train_rows, "validation": corpus.n_validation_rows}
+    if corpus.test is not None:
+        numbers["test"] = corpus.n_test_rows
+    rows = ", ".join(
+        f"a stream of {split} rows" if n is None else f"{n:,} {split} {'row' if n == 1 else 'rows'}"
+        for split, n in numbers.items()
     )
     changes = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in cleaned.items() if number)
-    return f"{corpus.name}, {train} to train on, {validation} to validate on, {corpus.fingerprint[:12]}" + (
+    return f"{corpus.name}, {rows}, {corpus.fingerprint[:12]}" + (
         f" (cleaning: {changes})" if changes else ""
     )
 

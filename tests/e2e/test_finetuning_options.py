@@ -128,7 +128,7 @@ def test_epochs_become_steps_over_the_rows_that_there_are(tune: Tune) -> None:
     done = tune("trainer.max_epochs=1.5")
     assert done.code == 0, done.err
     n_rows = 76  # 80 rows, 4 of which are held out
-    assert f"{n_rows} rows to train on" in done.err
+    assert f"{n_rows} training rows" in done.err
     checkpoint = torch.load("runs/mine/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == -(-n_rows * 3 // 2 // 4)
 

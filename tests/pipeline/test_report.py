@@ -112,6 +112,7 @@ def test_what_was_decided_in_reading_and_rows_of_two_splits_are_said(
     )
     report.say_corpus(corpus, {})
     told = " ".join(capsys.readouterr().err.split())
+    assert f"mine, {len(rows)} training rows, 3 validation rows, 4 test rows, ffffffffffff" in told
     assert "Note a.csv is separated by [semicolons]" in told
     assert (
         "Warning 2 of 3 validation rows are also training rows, so validation metrics are better than" in told
