@@ -21,9 +21,10 @@ def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Pre
     """Predict rows with a fine-tuned model; columns that the task does not read are ignored.
 
     Raises:
-        BundleError: if the model was not fine-tuned.
+        BundleError: if the model was not fine-tuned, or was imported without a head.
         DataError: if a row lacks a column, or a column has the wrong type.
     """
+    check_has_head(bundle)
     if not isinstance(bundle.task, FinetuneTask):
         raise BundleError(
             f"{bundle.folder} is a pretrained model",

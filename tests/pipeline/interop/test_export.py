@@ -17,7 +17,7 @@ from pipeline.config.model import build_model
 from pipeline.errors import BundleError, InteropError
 from pipeline.interop import proof
 from pipeline.interop.export import export_bundle
-from pipeline.runs.asking import generate
+from pipeline.runs.asking import generate, predict
 from pipeline.runs.bundle import Bundle
 from pipeline.tasks.causal_lm import CausalLM
 
@@ -123,6 +123,8 @@ def test_a_bundle_that_was_imported_without_a_head_neither_writes_nor_is_exporte
         export_bundle(bundle, tmp_path / "out")
     with pytest.raises(BundleError, match="has no head"):
         generate(bundle, ["Once"], SamplingOptions())
+    with pytest.raises(BundleError, match="has no head"):
+        predict(bundle, [{"text": "Once"}], batch_size=1)
     assert list(tmp_path.iterdir()) == []
 
 
