@@ -33,7 +33,7 @@ from pipeline.training.trainer import PRECISIONS, quieten_lightning
 ROW_METRIC = "nats_per_token"
 
 #: The tokens of a batch, unless one row has more: rows are as long as the context of the model.
-BATCH_TOKENS = 16_384
+BATCH_TOKENS = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
