@@ -69,7 +69,7 @@ def measure(name: str, machine: Mapping[str, Any], n_turns: int) -> "list[Row]":
     return side_by_side.training(name, SHAPES[name], machine, n_turns)
 
 
-HEADER = f"{'what':<20} {'ours':>9} {'peer':>9} {'unit':<9} {'ours / peer':<22} peer"
+HEADER = f"{'what':<25} {'ours':>9} {'peer':>9} {'unit':<9} {'ours / peer':<22} peer"
 
 
 def as_line(row: "Row") -> str:
@@ -80,7 +80,7 @@ def as_line(row: "Row") -> str:
         f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         for rate in (row.ours["median"], row.theirs["median"])
     )
-    return f"{row.what:<20} {ours:>9} {theirs:>9} {row.unit:<9} {spread:<22} {row.peer}"
+    return f"{row.what:<25} {ours:>9} {theirs:>9} {row.unit:<9} {spread:<22} {row.peer}"
 
 
 def _parser() -> argparse.ArgumentParser:

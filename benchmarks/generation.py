@@ -1,5 +1,6 @@
-"""Compare greedy generation with `generate` of `transformers`, with the same weights."""
+"""Compare greedy generation and beam search with `generate` of `transformers`, with the same weights."""
 
+import copy
 import time
 from functools import partial
 from typing import Any
@@ -10,8 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.shapes import SHAPES
 from benchmarks.side_by_side import Loop, Row, compare
 from benchmarks.synthetic import make_tokenizer
+from modules.beam import BeamOptions, beam_search
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
+from modules.quantization import quantize
 from pipeline.config.compose import compose
 from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
@@ -19,29 +22,31 @@ from pipeline.interop.choose import choose_family
 from pipeline.interop.shape import dotted
 
 N_PROMPT, N_NEW = 32, 64
-BATCHES = (1, 8)
-PAD_ID, EOS_ID = 0, 2
+PAD_ID = 0
+
+#: Each way to generate: the number of rows, and of beams.
+WAYS = {"generate, batch 1": (1, 1), "generate, batch 8": (8, 1), "generate, 4 beams": (1, 4)}
 
 
 def measure(n_turns: int) -> list[Row]:
-    """Measure tokens per second of a decoder with the shape of GPT-2 small, for one row and for eight."""
+    """Measure new tokens per second of a decoder with the shape of GPT-2 small, also with 8-bit weights."""
     ours, theirs = same_models()
+    quantized = copy.deepcopy(ours)
+    quantize(quantized)
     rows = []
-    for n_rows in BATCHES:
+    for what, (n_rows, beams) in WAYS.items():
         prompts = torch.randint(100, 2000, (n_rows, N_PROMPT))
-        both = {
-            "ours": partial(write_ours, ours, prompts),
-            "transformers": partial(write_theirs, theirs, prompts),
-        }
-        written = [write() for write in both.values()]
-        rows += compare(
-            f"generate, batch {n_rows}",
-            {name: _repeated(write) for name, write in both.items()},
-            amount=n_rows * N_NEW,
-            unit="tokens/s",
-            n_turns=n_turns,
-            more={"n_prompt": N_PROMPT, "n_new": N_NEW, "same_tokens": written[0] == written[1]},
-        )
+        write = partial(write_theirs, theirs, prompts, beams)
+        for suffix, model in (("", ours), (", 8 bits", quantized)):
+            mine = partial(write_ours, model, prompts, beams)
+            rows += compare(
+                what + suffix,
+                {"ours": _repeated(mine), "transformers": _repeated(write)},
+                amount=n_rows * N_NEW,
+                unit="tokens/s",
+                n_turns=n_turns,
+                more={"n_prompt": N_PROMPT, "n_new": N_NEW, "same_tokens": mine() == write()},
+            )
     return rows
 
 
@@ -62,17 +67,21 @@ def same_models() -> tuple[Model, Any]:
     return model, theirs
 
 
-def write_ours(model: Model, prompts: torch.Tensor) -> list[list[int]]:
+def write_ours(model: Model, prompts: torch.Tensor, beams: int = 1) -> list[list[int]]:
     """Generate `N_NEW` tokens for each row with Prelude."""
-    options = SamplingOptions(temperature=0.0, max_new_tokens=N_NEW)
-    return generate(model, prompts.tolist(), options, eos_id=-1, pad_id=PAD_ID)
+    if beams == 1:
+        greedy = SamplingOptions(temperature=0.0, max_new_tokens=N_NEW)
+        return generate(model, prompts.tolist(), greedy, eos_id=-1, pad_id=PAD_ID)
+    search = BeamOptions(beams=beams, max_new_tokens=N_NEW)
+    found = beam_search(model, prompts.tolist(), search, eos_id=-1, pad_id=PAD_ID)
+    return [hypotheses[0].ids for hypotheses in found]
 
 
-def write_theirs(model: Any, prompts: torch.Tensor) -> list[list[int]]:
+def write_theirs(model: Any, prompts: torch.Tensor, beams: int = 1) -> list[list[int]]:
     """Generate `N_NEW` tokens for each row with `transformers`."""
     options = {"do_sample": False, "max_new_tokens": N_NEW, "pad_token_id": PAD_ID, "eos_token_id": None}
     with torch.inference_mode():
-        written = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        written = model.generate(prompts, attention_mask=torch.ones_like(prompts), num_beams=beams, **options)
     return [row[N_PROMPT:] for row in written.tolist()]
 
 

@@ -38,6 +38,8 @@ class LMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if bias else None
         self.own_embedding = None if tied else nn.Embedding(*embedding.weight.shape)
         self._embedding = (embedding,)  # in a tuple: torch does not register it
+        #: Computes the product with the weights if they are quantized.
+        self.product: nn.Module | None = None
 
     @property
     def weight(self) -> nn.Parameter:
@@ -53,8 +55,14 @@ class LMHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*N D"], batch: Batch | None = None) -> Float[Tensor, "*N V"]:
         """Return logits in float32; the batch is not used."""
-        logits = nn.functional.linear(hidden, self.weight, self.bias).float()
+        logits = self._scores(hidden).float()
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _scores(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        if self.product is None:
+            return nn.functional.linear(hidden, self.weight, self.bias)
+        scores: Tensor = self.product(hidden)
+        return scores
 
 
 class NoHead(nn.Module):

@@ -58,6 +58,7 @@ class Root:
     cache_dir: str = ".cache"
     tokenizer_text_bytes: Annotated[int, Field(ge=1)] = 100_000_000
     packing: Literal["concat", "whole"] = "concat"
+    quantization: Literal["int8"] | None = None
     prompts: list[str] | None = None
     log_corpus_text: bool = False
     runs: list[str] | None = None

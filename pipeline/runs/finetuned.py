@@ -11,11 +11,11 @@ from pipeline import report
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.errors import BundleError, ConfigError
-from pipeline.machine.devices import device_of
 from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import Kind, any_kind, find_bundle
 from pipeline.runs.folders import RunFolder
+from pipeline.runs.placing import place
 from pipeline.runs.stored import task_class
 from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.finetuning import FinetuneTask
@@ -47,9 +47,9 @@ def load_asked(config: Config) -> Bundle:
             "name another bundle, or use the task of this one",
         )
     options = construct(config.trainer, TrainerOptions) if "trainer" in config else TrainerOptions()
-    bundle.model.to(device_of(options))
+    described = place(bundle.model, options, config.quantization)
     report.say("Bundle", report.short(folder))
-    report.say("Model", report.describe_model(bundle.model))
+    report.say("Model", described)
     return bundle
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.registry import versions
@@ -23,11 +24,13 @@ class Follower:
         store: the registry.
         every_s: the polling interval in seconds.
         say: reports a topic and a text to the user.
+        load: loads a version, given how the user names the model, its folder and the version.
     """
 
     store: Store
     every_s: float
     say: Callable[[str, str], None]
+    load: Callable[[str, Path, Version], ServedModel] = load_served
     _poll_now: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
     _reported: str = ""
@@ -57,7 +60,7 @@ class Follower:
             if (version.digest, version.number) == (model.digest, model.version):
                 self._reported = ""
                 return
-            newer = await asyncio.to_thread(load_served, model.spec, version.folder, version)
+            newer = await asyncio.to_thread(self.load, model.spec, version.folder, version)
             if newer.endpoint != model.endpoint:
                 task = f"{version.title} has another task"
                 self._report(f"{task}, so version {model.version} is still served")

@@ -9,11 +9,11 @@ from typing import Any
 from datamodules.tokenizer import ForeignTokenizer
 from modules.continuous import DecodingBatch
 from pipeline.errors import BundleError
-from pipeline.machine.devices import device_of
 from pipeline.machine.options import TrainerOptions
 from pipeline.registry.versions import Version
 from pipeline.runs import bundle as bundles
 from pipeline.runs.bundle import Bundle
+from pipeline.runs.placing import place
 from pipeline.runs.start import check_has_head
 from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.causal_lm import CausalLM
@@ -32,6 +32,7 @@ class ServedModel:
         spec: how the user named it when starting the server.
         bundle: the bundle, with its weights in memory.
         digest: the digest of the bundle.
+        description: its architecture and size, for the user.
         version: the version of the registered model; None: it is served from a run or a folder.
         loaded: when it was loaded, in Unix time.
     """
@@ -40,6 +41,7 @@ class ServedModel:
     spec: str
     bundle: Bundle
     digest: str
+    description: str
     version: str | None = None
     loaded: int = field(default_factory=lambda: int(time.time()))
 
@@ -97,15 +99,18 @@ class ServedModel:
         )
 
 
-def load_served(spec: str, folder: Path, version: Version | None = None) -> ServedModel:
-    """Load a bundle onto the device of this machine.
+def load_served(
+    spec: str, folder: Path, version: Version | None = None, *, quantization: str | None = None
+) -> ServedModel:
+    """Load a bundle onto the device of this machine, with 8-bit weights if they are requested.
 
     Raises:
+        ArgumentError: 8-bit weights are not supported on this machine.
         BundleError: the bundle is missing, unfinished, damaged, or cannot answer requests.
     """
     bundle = bundles.load_bundle(folder)
     check_has_head(bundle)
-    bundle.model.to(device_of(TrainerOptions()))
+    description = place(bundle.model, TrainerOptions(), quantization)
     digest = bundles.digest(folder)
     if version is not None and digest != version.digest:
         raise BundleError(
@@ -118,6 +123,7 @@ def load_served(spec: str, folder: Path, version: Version | None = None) -> Serv
         spec=spec,
         bundle=bundle,
         digest=digest,
+        description=description,
         version=None if version is None else version.number,
     )
     if served.endpoint is None and not served.writes:

@@ -14,12 +14,13 @@ from pipeline.harness.catalogue import ALL_OF_OURS, load_tasks
 from pipeline.harness.options import HarnessOptions
 from pipeline.harness.results import RESULTS, HarnessResults
 from pipeline.harness.run import check_installed, evaluate_tasks
-from pipeline.machine.devices import check_device, device_of
+from pipeline.machine.devices import check_device
 from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import Kind, find_bundle
 from pipeline.runs.folders import RunFolder
 from pipeline.runs.inputs import inputs_of
+from pipeline.runs.placing import place
 from pipeline.runs.start import check_has_head
 from pipeline.runs.stored import backbone_class
 from pipeline.training.states import Composed, start
@@ -35,9 +36,9 @@ def evaluate_language_model(config: Config) -> StageResult:
     check_device(options)
     bundle = load_bundle(find_bundle(config.bundle, Path(config.runs_dir), kind=_kind))
     check_has_head(bundle)
-    bundle.model.to(device_of(options))
+    described = place(bundle.model, options, config.quantization)
     report.say("Bundle", report.short(bundle.folder))
-    report.say("Model", report.describe_model(bundle.model))
+    report.say("Model", described)
     model = BundleLM(bundle, batch_size=options.answer_batch_size, seed=config.seed)
     tasks = load_tasks(config.tasks or [ALL_OF_OURS], asked.folder)
     names = list(tasks["tasks"])

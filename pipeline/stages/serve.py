@@ -63,7 +63,12 @@ def answer_requests(
         _check_names(models)
         follower = None
         if store is not None and any(model.version is not None for model in models):
-            follower = Follower(store=store, every_s=options.follow_s, say=report.say)
+            follower = Follower(
+                store=store,
+                every_s=options.follow_s,
+                say=report.say,
+                load=partial(load_served, quantization=config.quantization),
+            )
         token = _token()
         server = Server(
             models,
@@ -107,11 +112,12 @@ def _load(config: Config, spec: str, store: Store | None) -> ServedModel:
     if store is not None and versions.looks_registered(spec):
         with connect(store) as client:
             version = versions.find_version(client, spec)
-        model = load_served(spec, version.folder, version)
+        model = load_served(spec, version.folder, version, quantization=config.quantization)
     else:
-        model = load_served(spec, versions.find_trained(spec, Path(config.runs_dir)))
+        folder = versions.find_trained(spec, Path(config.runs_dir))
+        model = load_served(spec, folder, quantization=config.quantization)
     number = "" if model.version is None else f" version {model.version}"
-    report.say("Model", f"{model.name}{number}: {report.describe_model(model.bundle.model)}")
+    report.say("Model", f"{model.name}{number}: {model.description}")
     report.say("Bundle", f"{report.short(model.bundle.folder)} ({model.digest[:12]})")
     return model
 

@@ -96,6 +96,23 @@ def test_a_second_run_finds_tokens_and_tokenizer_in_the_cache(run, small_bundle:
     assert written() == before
 
 
+@pytest.mark.slow
+def test_8_bit_weights_generate_and_are_evaluated_by_one_key(run, small_bundle: Path) -> None:
+    evaluate = ("evaluate", "data=files", "data.train=my.txt", "tracking=off", "trainer.val_rows=16")
+    plain, rounded = run(*evaluate), run(*evaluate, "quantization=int8")
+    assert rounded.code == 0, rounded.err
+    loss, expected = (each.result["metrics"]["val/loss"] for each in (rounded, plain))
+    assert loss != expected
+    assert loss == pytest.approx(expected, rel=0.01)
+    assert "8-bit weights" in rounded.err
+    written = run("generate", "prompts=[Line]", "sampling.max_new_tokens=8", "quantization=int8")
+    assert written.code == 0, written.err
+    assert written.result["output"][0].startswith("Line")
+    wrong = run("generate", "quantization=int4")
+    assert wrong.code == 2
+    assert "int8" in wrong.err
+
+
 def test_evaluating_without_any_bundle_says_what_to_do(run) -> None:
     refused = run("evaluate", "tracking=off")
     assert refused.code == 2

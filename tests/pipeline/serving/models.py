@@ -76,7 +76,9 @@ def served(
         provenance={"run": name},
         metrics={},
     )
-    return ServedModel(name=name, spec=name, bundle=bundle, digest=f"{seed:064d}", version=version)
+    return ServedModel(
+        name=name, spec=name, bundle=bundle, digest=f"{seed:064d}", description="a model", version=version
+    )
 
 
 @dataclass
