@@ -29,7 +29,8 @@ class TrackingOptions:
         experiment: The MLflow experiment of training runs; other runs (tokenizers, evaluations, comparisons,
             sweeps) are in a second experiment, NAME-reports.
         system_metrics: Sample processor, memory, disk, network and GPU every ten seconds.
-        end_wait_s: Seconds to wait for the store at the end of a run, at most.
+        end_wait_s: Seconds to wait for the store at the end of a run, at most. A slow store then receives the
+            rest in the background, unless this is 0.
         tags: Further tags of the run, set with tracking.tags.NAME=TEXT.
     """
 

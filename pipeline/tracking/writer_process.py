@@ -14,6 +14,9 @@ from pipeline.tracking.spool import Progress, count_unsent
 
 logger = logging.getLogger(__name__)
 
+#: Writers that go on after their run: Python warns of a running process that nothing refers to.
+_GOING_ON: list[subprocess.Popen[bytes]] = []
+
 
 class WriterProcess:
     """The process that sends a run's spool; it outlives a killed training process to record the end."""
@@ -53,14 +56,18 @@ class WriterProcess:
             self._process.wait()
 
     def finish(self, wait_s: float) -> None:
-        """Tell the writer that the run has ended, wait up to `wait_s` seconds, and report what is unsent."""
+        """Tell the writer that the run has ended, wait up to `wait_s` seconds, and report what is unsent.
+
+        A writer that is making progress then goes on in the background, unless `wait_s` is 0.
+        """
         if self._process is not None and self._process.stdin is not None:
             closed_at = time.time()
             try:
                 self._process.stdin.close()  # wakes the writer
                 self._process.wait(wait_s)
             except subprocess.TimeoutExpired:
-                if self._is_progressing(closed_at):
+                if wait_s > 0 and self._is_progressing(closed_at):
+                    _GOING_ON.append(self._process)
                     self._warn_slow()
                     return
                 self.kill()
