@@ -12,6 +12,9 @@ from pipeline.machine.options import Precision, TrainerOptions
 if TYPE_CHECKING:
     import torch
 
+#: CPU processes accepted on any machine: as many as one usually has GPUs, to rehearse such a run.
+REHEARSAL_PROCESSES = 8
+
 
 def uses_gpu(options: TrainerOptions) -> bool:
     """Return whether training runs on a GPU.
@@ -34,17 +37,39 @@ def check_device(options: TrainerOptions) -> None:
     """Reject devices that this machine does not have, before any data is read.
 
     Raises:
-        ConfigError: if there is no GPU, there are too few, or fp16 is requested without one.
+        ConfigError: if there is no GPU, there are too few GPUs or cores, or fp16 is requested without a GPU.
     """
     import torch
 
     choose_precision(options)
     devices, _ = devices_and_nodes(options)
-    if uses_gpu(options) and devices > torch.cuda.device_count():
+    if not uses_gpu(options):
+        _check_cores(devices)
+    elif devices > torch.cuda.device_count():
         raise ConfigError(
             f"{devices} devices are requested, but this machine has {torch.cuda.device_count()} GPUs",
             f"at most {torch.cuda.device_count()} devices on this machine",
             f"use trainer.devices={torch.cuda.device_count()}, or start as many processes with torchrun",
+        )
+
+
+def _check_cores(n_processes: int) -> None:
+    """Reject more CPU processes than this machine has cores.
+
+    Processes of torchrun or srun are not counted: the cores that this process may use can be its own alone.
+
+    Raises:
+        ConfigError: if there are more, and more than a rehearsal of a run on GPUs needs.
+    """
+    cores = len(os.sched_getaffinity(0))
+    most = max(cores, REHEARSAL_PROCESSES)
+    if processes.count_launched() == 1 and n_processes > most:
+        raise ConfigError(
+            f"trainer.devices={n_processes} would start {n_processes} processes, without a GPU, "
+            f"where {cores} CPU {'core' if cores == 1 else 'cores'} may be used",
+            f"at most {most} processes here",
+            "leave out trainer.devices, since one process uses all cores, "
+            f"or use trainer.devices={max(cores, 2)}",
         )
 
 

@@ -59,6 +59,23 @@ def test_a_shard_that_is_missing_is_reported_once_and_the_checkpoint_resumes_in_
     assert done.returncode == 0, done.stderr
 
 
+def test_far_more_processes_than_cores_are_refused_before_one_is_started(
+    run: Callable[..., Outcome], text_file: Path
+) -> None:
+    refused = run(
+        "pretrain",
+        "data=files",
+        f"data.train={text_file}",
+        "debug=quick",
+        "trainer.accelerator=cpu",
+        "trainer.devices=5000",
+    )
+    assert refused.code == 2
+    assert "trainer.devices=5000 would start 5000 processes, without a GPU, where " in refused.error
+    assert not Path("runs").exists()
+    assert not Path("mlflow.db").exists()
+
+
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
 def test_a_rank_left_in_the_environment_is_refused_before_there_is_a_run(
     name: str, run: Callable[..., Outcome], text_file: Path, monkeypatch: pytest.MonkeyPatch
