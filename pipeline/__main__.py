@@ -43,6 +43,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with _signals_raise():
             processes.adopt_slurm(os.environ)
+            processes.quieten_torch(os.environ)
             if arguments is None:
                 sys.argv[1:] = arguments = [_as_text(word) for word in _typed(sys.argv[1:])]
             parsed = _parser().parse_args(arguments)
@@ -73,7 +74,10 @@ def _prints(error: UserError | Stopped) -> bool:
         return True
     from pipeline.rendezvous import RendezvousError, rendezvous
 
-    return isinstance(error, RendezvousError) or rendezvous().fail(error)
+    try:
+        return isinstance(error, RendezvousError) or rendezvous().fail(error)
+    except RendezvousError:  # the others see that too
+        return True
 
 
 @contextmanager

@@ -88,6 +88,22 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def is_first_here() -> bool:
+    """Return whether this is the first process of its machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def word_to_resume() -> str:
+    """Return what to add to a command to resume its run: launchers are not called through make."""
+    return "resume=true" if count_launched() > 1 else "RESUME=1"
+
+
+def quieten_torch(environ: MutableMapping[str, str]) -> None:
+    """Keep torch, not yet imported, from printing C++ stacks for lost connections, which errors report."""
+    if count_launched(environ) > 1:
+        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 @contextmanager
 def sharing_run(folder: Path) -> Iterator[None]:
     """Tell processes that are started within the block which run they belong to."""

@@ -25,7 +25,7 @@ from pipeline.config.recorded import config_hash, with_defaults
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import to_yaml, write_whole
 from pipeline.machine.choice import as_asked, choose_again, choose_for_machine, with_chosen
-from pipeline.rendezvous import rendezvous
+from pipeline.rendezvous import heartbeats, rendezvous
 from pipeline.runs import bundle
 from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe, leaves
 from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_original
@@ -100,7 +100,8 @@ def open_run(
             run.write(status="FINISHED")
         except BaseException as error:
             if isinstance(error, Stopped) and run.last_checkpoint.exists():
-                error.hint = "run the same command with RESUME=1 to resume from the last checkpoint"
+                word = processes.word_to_resume()
+                error.hint = f"run the same command with {word} to resume from the last checkpoint"
             status = "KILLED" if isinstance(error, (Stopped, RunInterrupted)) else "FAILED"
             with suppress(OSError):  # a full disk has already been reported
                 if status == "FAILED" and before is not None and before.is_latest:
@@ -177,7 +178,10 @@ def _rendezvous(config: Config, inputs: Mapping[str, str]) -> Path | None:
     """Return the run that the first process of a torchrun or srun created; None in that process."""
     if processes.count_launched() == 1:
         return None
-    return rendezvous().join({**dict(leaves(to_plain(config))), **inputs})
+    folder = rendezvous().join({**dict(leaves(to_plain(config))), **inputs})
+    if folder is not None:
+        heartbeats().start()
+    return folder
 
 
 @contextmanager
@@ -185,6 +189,7 @@ def _sharing(run: RunFolder) -> Iterator[None]:
     """Tell the other processes of the run its folder."""
     if processes.count_launched() > 1:
         rendezvous().share(run.path)
+        heartbeats().start()
         yield
     else:
         with processes.sharing_run(run.path):

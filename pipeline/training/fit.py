@@ -35,7 +35,7 @@ from pipeline.training.callbacks.throughput import Throughput
 from pipeline.training.callbacks.trend import LossTrend
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.export import load_weights
-from pipeline.training.lost import is_lost_connection, lost_process
+from pipeline.training.lost import end_if_others_are_silent, is_lost_connection, lost_process
 from pipeline.training.states import AnyPrepared, Prepared, Trained
 from pipeline.training.trainer import build_trainer
 
@@ -99,13 +99,14 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         compile=options.compile,
     )
     try:
-        trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)
+        with end_if_others_are_silent(partial(_record_failure, prepared)):
+            trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)
     except RunInterrupted:
         prepared.tracked.end("KILLED")
         raise
     except RuntimeError as error:
         if is_lost_connection(error):
-            raise lost_process(trainer) from error
+            raise lost_process(trainer, error) from error
         raise
     if not processes.is_first():
         raise SystemExit(0)
@@ -123,6 +124,11 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         step_s=throughput.step_s,
         peak_bytes=peak_bytes,
     )
+
+
+def _record_failure(prepared: Prepared) -> None:
+    prepared.run.write(status="FAILED")
+    prepared.tracked.end("FAILED")
 
 
 def _callbacks(

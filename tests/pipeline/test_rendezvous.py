@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import DistNetworkError, HashStore  # type: ignore[attr-defined]
 
 from pipeline import processes, rendezvous
 from pipeline.errors import ConfigError, RunError
 from pipeline.machine.devices import count_devices, devices_and_nodes
 from pipeline.machine.options import TrainerOptions
-from pipeline.rendezvous import Rendezvous
+from pipeline.rendezvous import Rendezvous, RendezvousError
 
 FACTS = {"trainer.max_steps": 20, "size.d_model": 32, "code pipeline/a.py": "abc"}
 
@@ -22,8 +22,15 @@ Pair = tuple[Rendezvous, Rendezvous]
 @pytest.fixture
 def pair() -> Pair:
     """Both processes of a run of two."""
+    return pair_on("a", "a")
+
+
+def pair_on(first_host: str, other_host: str) -> Pair:
     store = HashStore()
-    return Rendezvous(store, rank=0, n_ranks=2), Rendezvous(store, rank=1, n_ranks=2)
+    return (
+        Rendezvous(store, rank=0, n_ranks=2, host=first_host),
+        Rendezvous(store, rank=1, n_ranks=2, host=other_host),
+    )
 
 
 def beside(call: Callable[[], object]) -> Callable[[], object]:
@@ -76,35 +83,69 @@ def test_processes_with_another_configuration_or_code_are_refused_with_the_diffe
 
 def test_a_process_that_fails_lets_the_first_say_so(pair: Pair) -> None:
     has_to_print = beside(lambda: pair[1].fail(RunError("its disk is full", "", "make room")))
-    with pytest.raises(RunError, match="process 1 of 2 has failed: its disk is full") as refused:
+    with pytest.raises(RunError, match=r"process 1 of 2 \(on a\) has failed: its disk is full") as refused:
         pair[0].join(FACTS)
     assert refused.value.remedy == "make room"
     pair[0].fail(refused.value)
     assert has_to_print() is False
 
 
+def test_on_another_machine_a_process_reports_too_why_the_first_or_itself_has_failed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first, other = pair_on("a", "b")
+    joined = beside(lambda: other.join(FACTS))
+    first.fail(RunError("its disk is full", "", "make room"))
+    with pytest.raises(SystemExit, match="2"):
+        joined()
+    assert "error: process 0 (on a) has failed: its disk is full\nhint: make room\n" in capfd.readouterr().err
+    first, other = pair_on("a", "b")
+    has_to_print = beside(lambda: other.fail(RunError("its disk is full", "", "make room")))
+    with pytest.raises(RunError, match=r"process 1 of 2 \(on b\)") as refused:
+        first.join(FACTS)
+    first.fail(refused.value)
+    assert has_to_print() is True
+
+
 def test_a_process_that_does_not_come_and_a_folder_that_is_not_shared_end_the_wait(
     pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_WAITS_S", "OTHERS_WAIT_S", "LET_REPORT_S"):
-        monkeypatch.setattr(rendezvous, name, 0.2)
+        monkeypatch.setattr(rendezvous, name, 0.1)
     with pytest.raises(RunError, match="process 1 of 2 has not joined within"):
         pair[0].join(FACTS)
     with pytest.raises(RunError, match="process 0 has not created the run"):
         pair[1].join(FACTS)
-    pair[0].share(tmp_path)
-    with pytest.raises(RunError, match="is not on this machine"):
-        pair[1].join(FACTS)
+    monkeypatch.setattr(rendezvous, "OTHERS_WAIT_S", 10)
+    blind = beside(lambda: pair[1].join(FACTS))
+    with pytest.raises(RunError, match="process 1 of 2 has not joined within"):
+        pair[0].share(tmp_path)
+    with pytest.raises(RunError, match="is not on this machine") as unseen:
+        blind()
+    pair[1].fail(unseen.value)
+    with pytest.raises(RunError, match=r"process 1 of 2 \(on a\) has failed: .* is not on this machine"):
+        pair[0].share(tmp_path)
 
 
-def test_a_first_process_that_does_not_come_ends_the_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "FIRST_WAITS_S", 0.2)
+def test_a_first_process_that_does_not_come_ends_the_wait_for_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        rendezvous.wait_for_store("127.0.0.1", port)
+        rendezvous.wait_for_store("127.0.0.1", port, 0.2)
     with pytest.raises(RunError, match=f"port {port}, cannot be reached: Connection refused for 0 s") as late:
-        rendezvous.wait_for_store("127.0.0.1", port)
+        rendezvous.wait_for_store("127.0.0.1", port, 0.2)
     assert "check that process 0 was started" in late.value.remedy
+
+
+def test_a_store_that_is_lost_during_the_rendezvous_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost(HashStore):
+        def set(self, *_: object) -> None:
+            raise DistNetworkError("Connection was likely closed")
+
+    monkeypatch.setenv("MASTER_ADDR", "node1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    process = Rendezvous(Lost(), rank=1, n_ranks=2, host="a")
+    with pytest.raises(RendezvousError, match="node1, port 29500, cannot be reached: Connection was likely"):
+        process.join(FACTS)
 
 
 def test_tasks_of_srun_are_numbered_as_torchrun_numbers_its_processes() -> None:

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from pipeline import processes
 from pipeline.errors import RunInterrupted
 from pipeline.signals import Requests, give_back, listen, name_of
 from pipeline.stdio import tell_at_once
@@ -90,7 +91,7 @@ class Preemption(Checkpoint):
         raise RunInterrupted(
             f"stopped by {name_of(number)} after step {trainer.global_step} of {trainer.max_steps}, "
             "which was saved",
-            "run the same command with RESUME=1 to resume from there",
+            f"run the same command with {processes.word_to_resume()} to resume from there",
             number,
         )
 
@@ -120,7 +121,7 @@ class Preemption(Checkpoint):
             self._restore()
             raise RunInterrupted(
                 f"stopped at once by a second {name_of(number)}",
-                "run the same command with RESUME=1 to resume from the last checkpoint",
+                f"run the same command with {processes.word_to_resume()} to resume from the last checkpoint",
                 number,
             )
         tell_at_once(f"\n{name_of(number)}: finishing the step and saving; send it again to stop at once\n")
