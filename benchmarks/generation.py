@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.shapes import SHAPES
-from benchmarks.side_by_side import Loop, Row, compare
+from benchmarks.side_by_side import Loop, Row, as_row, measure_rates
 from benchmarks.synthetic import make_tokenizer
 from modules.beam import BeamOptions, beam_search
 from modules.generation import SamplingOptions, generate
@@ -21,7 +21,7 @@ from pipeline.config.plain import to_plain
 from pipeline.interop.choose import choose_family
 from pipeline.interop.shape import dotted
 
-N_PROMPT, N_NEW = 32, 64
+N_PROMPT, N_NEW = 32, 32
 PAD_ID = 0
 
 #: Each way to generate: the number of rows, and of beams.
@@ -36,17 +36,23 @@ def measure(n_turns: int) -> list[Row]:
     rows = []
     for what, (n_rows, beams) in WAYS.items():
         prompts = torch.randint(100, 2000, (n_rows, N_PROMPT))
-        write = partial(write_theirs, theirs, prompts, beams)
-        for suffix, model in (("", ours), (", 8 bits", quantized)):
-            mine = partial(write_ours, model, prompts, beams)
-            rows += compare(
-                what + suffix,
-                {"ours": _repeated(mine), "transformers": _repeated(write)},
-                amount=n_rows * N_NEW,
-                unit="tokens/s",
-                n_turns=n_turns,
-                more={"n_prompt": N_PROMPT, "n_new": N_NEW, "same_tokens": mine() == write()},
+        writers = {
+            what: partial(write_ours, ours, prompts, beams),
+            f"{what}, 8 bits": partial(write_ours, quantized, prompts, beams),
+            "transformers": partial(write_theirs, theirs, prompts, beams),
+        }
+        *mine, peer = writers
+        rates = measure_rates(
+            {name: _repeated(write) for name, write in writers.items()}, n_rows * N_NEW, n_turns
+        )
+        expected = writers[peer]()
+        rows += [
+            as_row(
+                rates, one, peer, what=one, unit="tokens/s",
+                more={"n_prompt": N_PROMPT, "n_new": N_NEW, "same_tokens": writers[one]() == expected},
             )
+            for one in mine
+        ]  # fmt: skip
     return rows
 
 

@@ -28,6 +28,7 @@ from benchmarks.arguments import count
 from benchmarks.imported_lora import lora, their_decoder
 from benchmarks.imported_trainer import bundle_folder, classify, qa
 from modules.generation import SamplingOptions, generate
+from modules.quantization import quantize
 from pipeline.runs.bundle import Bundle, load_bundle
 
 #: The corpus of each training where none is named.
@@ -85,18 +86,20 @@ def perplexity(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def write(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Measure tokens per second of greedy generation, in alternation."""
-    bundle = _bundle(arguments)
+    """Measure tokens per second of greedy generation, also with 8-bit weights, in alternation."""
+    bundle, rounded = _bundle(arguments), _bundle(arguments)
+    quantize(rounded.model)
     theirs = their_decoder(arguments.folder)
     before, _ = bundle.tokenizer.frame
     prompt = [*before, *bundle.tokenizer.encode(PROMPT).tolist()]
     options = SamplingOptions(temperature=0.0, max_new_tokens=arguments.tokens)
-    seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
+    seconds: dict[str, list[float]] = {"ours": [], "ours, 8 bits": [], "transformers": []}
     same = True
     for _ in range(arguments.rounds):
-        began = time.perf_counter()
-        (mine,) = generate(bundle.model, [prompt], options, eos_id=-1, pad_id=bundle.tokenizer.pad_id)
-        seconds["ours"].append(time.perf_counter() - began)
+        for name, one in (("ours, 8 bits", rounded), ("ours", bundle)):
+            began = time.perf_counter()
+            (mine,) = generate(one.model, [prompt], options, eos_id=-1, pad_id=one.tokenizer.pad_id)
+            seconds[name].append(time.perf_counter() - began)
         began = time.perf_counter()
         made = theirs.generate(
             torch.tensor([prompt]), max_new_tokens=arguments.tokens, do_sample=False, eos_token_id=-1

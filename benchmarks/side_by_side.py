@@ -1,6 +1,6 @@
 """Measure loops in alternation, and compare their rates."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,6 +45,13 @@ def compare(
     Args:
         amount: the amount of work per step, in the unit of the rates: tokens, rows or megabytes.
     """
+    rates = measure_rates(loops, amount, n_turns)
+    ours, *peers = loops
+    return [as_row(rates, ours, peer, what=what, unit=unit, more=more) for peer in peers]
+
+
+def measure_rates(loops: Mapping[str, Loop], amount: float, n_turns: int) -> dict[str, list[float]]:
+    """Run the loops in turns; return the rates of each, where a step does `amount` of work."""
     n_steps = {
         name: max(1, round(TURN_S * N_WARMUP_STEPS / run(N_WARMUP_STEPS))) for name, run in loops.items()
     }
@@ -52,19 +59,28 @@ def compare(
     for _ in range(n_turns):
         for name, run in loops.items():
             rates[name].append(amount * n_steps[name] / run(n_steps[name]))
-    ours, *peers = loops
-    return [
-        Row(
-            what=what,
-            peer=peer,
-            unit=unit,
-            ours=spread(rates[ours], digits=1),
-            theirs=spread(rates[peer], digits=1),
-            ratio=ratio(rates[ours], rates[peer]),
-            more=dict(more),
-        )
-        for peer in peers
-    ]
+    return rates
+
+
+def as_row(
+    rates: Mapping[str, Sequence[float]],
+    ours: str,
+    peer: str,
+    *,
+    what: str,
+    unit: str,
+    more: Mapping[str, Any],
+) -> Row:
+    """Return the row of two of the loops."""
+    return Row(
+        what=what,
+        peer=peer,
+        unit=unit,
+        ours=spread(rates[ours], digits=1),
+        theirs=spread(rates[peer], digits=1),
+        ratio=ratio(rates[ours], rates[peer]),
+        more=dict(more),
+    )
 
 
 def training(name: str, shape: Shape, machine: Mapping[str, Any], n_turns: int) -> list[Row]:
