@@ -2,16 +2,24 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
 from pipeline.words import clock
 
+Batch = TypeVar("Batch", bound=Sized)
+
 #: A bar is drawn only if the computation takes longer than this.
 BAR_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
+
+#: The description of the predictions that are shown; None: none are, as while a server answers.
+_shown: ContextVar[str | None] = ContextVar("shown", default=None)
 
 
 class Progress:
@@ -64,3 +72,25 @@ class Progress:
                 file=self._stream,
                 flush=True,
             )
+
+
+@contextmanager
+def showing(description: str) -> Iterator[None]:
+    """Show the progress of predictions within the block, each as `description`."""
+    before = _shown.set(description)
+    try:
+        yield
+    finally:
+        _shown.reset(before)
+
+
+def batches(given: Iterable[Batch], total: int) -> Iterator[Batch]:
+    """Yield batches of `total` texts; within `showing`, show how many are done."""
+    description = _shown.get()
+    if description is None:
+        yield from given
+        return
+    with Progress(description, total=total, unit="texts") as progress:
+        for batch in given:
+            yield batch
+            progress.advance(len(batch))

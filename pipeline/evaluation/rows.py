@@ -12,7 +12,7 @@ import numpy as np
 
 from datamodules.tokenizer import Tokenizer
 from modules.model import Model
-from pipeline import report
+from pipeline import progress, report
 from pipeline.output import write_whole
 from pipeline.tasks.base import Sample
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row, Score
@@ -106,7 +106,8 @@ def evaluate_rows(
     batch_size: int,
 ) -> Evaluation:
     """Predict all rows and score the predictions, with confidence intervals."""
-    predictions = task.predict(model, tokenizer, rows, batch_size=batch_size)
+    with progress.showing("evaluate"):
+        predictions = task.predict(model, tokenizer, rows, batch_size=batch_size)
     scores = task.score(predictions, rows, intervals=True)
     return Evaluation(task=task, on=on, rows=rows, predictions=predictions, scores=scores)
 

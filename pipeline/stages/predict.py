@@ -8,7 +8,7 @@ from pathlib import Path
 from datamodules.corpus import Columns, read_rows
 from datamodules.corpus.as_text import json_line
 from datamodules.corpus.source_file import find_files
-from pipeline import report
+from pipeline import progress, report
 from pipeline.commands import StageResult
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config
@@ -48,7 +48,8 @@ def predict(config: Config) -> StageResult:
     inputs = [_inputs(row, columns) for row in rows]
     _say_unread(task, rows, columns)
     batch_size = construct(config.trainer, TrainerOptions).answer_batch_size
-    answers = task.predict(bundle.model, bundle.tokenizer, inputs, batch_size=batch_size)
+    with progress.showing("predict"):
+        answers = task.predict(bundle.model, bundle.tokenizer, inputs, batch_size=batch_size)
     lines = (json_line(as_record(*pair)) for pair in zip(rows, answers, strict=True))
     write_whole(target, "".join(f"{line}\n" for line in lines))
     shown = [task.sample(row, answer) for row, answer in zip(inputs[:N_SAMPLES], answers, strict=False)]

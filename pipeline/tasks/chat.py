@@ -13,6 +13,7 @@ from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from modules.transformer import Decoder, Transformer
+from pipeline import progress
 from pipeline.tasks.base import Sample, forbidden_ids
 from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
 from pipeline.tasks.layouts import OneSequence
@@ -185,8 +186,9 @@ class Dialogue(WritingTask):
         ]
         examples.sort(key=lambda item: len(item[1]["input_ids"]))
         totals = np.zeros((len(dialogues), 3))
-        for first in range(0, len(examples), batch_size):
-            numbers, features = zip(*examples[first : first + batch_size], strict=True)
+        some = [examples[first : first + batch_size] for first in range(0, len(examples), batch_size)]
+        for batch in progress.batches(some, len(examples)):
+            numbers, features = zip(*batch, strict=True)
             np.add.at(totals, list(numbers), label_totals(model, collate_labelled(features)))
         return [
             {"reply_nats": nats, "reply_tokens": int(n_tokens), "reply_tokens_right": int(n_right)}

@@ -11,6 +11,7 @@ from datamodules.collate import Batch
 from datamodules.features import pad
 from modules.decoding import evaluating
 from modules.model import Model
+from pipeline import progress
 from pipeline.tasks.finetuning import Feature
 from pipeline.tasks.scoring import Ints
 
@@ -35,7 +36,7 @@ def batch_outputs(
     lengths = [len(feature["input_ids"]) for feature in features]
     device = model.backbone.embedding.weight.device
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for numbers in batches_by_length(lengths, batch_size):
+        for numbers in progress.batches(batches_by_length(lengths, batch_size), len(features)):
             batch = collate([features[number] for number in numbers])
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             yield numbers, model(batch), batch

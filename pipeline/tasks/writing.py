@@ -20,6 +20,7 @@ from modules.decoding import evaluating
 from modules.losses import CHUNK_TOKENS, labelled_positions, token_loss
 from modules.model import Model
 from modules.transformer import Transformer
+from pipeline import progress
 from pipeline.tasks.base import TokenObjective
 from pipeline.tasks.finetuning import Feature, FinetuneTask, FinishReason, Prediction
 from pipeline.tasks.layouts import Layout
@@ -164,7 +165,7 @@ class Room:
             ]
             shortened = {row: prompts(row, reserve) for row in pending}
             allowed |= {row: self._allowed(len(prompt)) for row, prompt in shortened.items()}
-            for batch in _batches(shortened, allowed, batch_size):
+            for batch in progress.batches(_batches(shortened, allowed, batch_size), len(pending)):
                 written = write([shortened[row] for row in batch], allowed[batch[0]])
                 answers.update(zip(batch, written, strict=True))
         return [answers[row] for row in range(n_rows)]
