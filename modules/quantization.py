@@ -22,6 +22,8 @@ from modules.peft import merge_adapter
 WEIGHT_STEPS = 127
 #: The largest rounded input: 7 bits, because processors without VNNI add two products in 16 bits.
 INPUT_STEPS = 63
+#: The number of weights of a matrix from which rounding its inputs takes less time than it saves.
+WORTH_IT = 1 << 19
 #: Rows of smaller values become 0, instead of being divided by 0.
 SMALLEST = 1e-30
 
@@ -55,22 +57,33 @@ class Int8Linear(nn.Module):
 
 
 @torch.no_grad()
-def quantize(model: Model) -> None:
-    """Round the weights of all linear layers and of the language-model head to 8 bits, in place.
+def quantize(model: Model, *, at_least: int = WORTH_IT) -> tuple[int, int]:
+    """Round the matrices of linear layers and of the language-model head to 8 bits, in place.
 
-    Embeddings, norms and biases stay as they are. An adapter is merged first.
+    Matrices of fewer than `at_least` weights, embeddings, norms and biases stay as they are. An adapter is
+    merged first.
+
+    Returns:
+        the number of rounded matrices, and of all.
 
     Raises:
         ArgumentError: the model is not on a CPU, or PyTorch has no 8-bit kernels for it.
     """
     _check_kernels(next(model.parameters()).device)
     merge_adapter(model)
-    for module in list(model.modules()):
-        for name, layer in list(module.named_children()):
-            if isinstance(layer, nn.Linear):
-                setattr(module, name, Int8Linear(layer.weight, layer.bias))
+    layers = [
+        (module, name, layer)
+        for module in model.modules()
+        for name, layer in module.named_children()
+        if isinstance(layer, nn.Linear)
+    ]
+    matrices: list[tuple[nn.Module, str, nn.Linear | LMHead]] = [*layers]
     if isinstance(model.head, LMHead):
-        model.head.product = Int8Linear(model.head.weight, model.head.bias)
+        matrices.append((model.head, "product", model.head))
+    large = [each for each in matrices if each[2].weight.numel() >= at_least]
+    for module, name, source in large:
+        setattr(module, name, Int8Linear(source.weight, source.bias))
+    return len(large), len(matrices)
 
 
 def _check_kernels(device: torch.device) -> None:

@@ -18,5 +18,6 @@ def place(model: Model, options: TrainerOptions, quantization: str | None) -> st
     model.to(device_of(options))
     if quantization is None:
         return described
-    quantize(model)
-    return f"{described}, 8-bit weights"
+    n_rounded, n_matrices = quantize(model)
+    small = "" if n_rounded else " (they are too small to be faster)"
+    return f"{described}, 8-bit weights in {n_rounded} of {n_matrices} matrices{small}"

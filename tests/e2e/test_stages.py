@@ -1,10 +1,12 @@
 """Each stage as a user runs it, on a corpus of a few kilobytes."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from modules.quantization import quantize
 from pipeline.runs.bundle import load_bundle
 
 QUICK = ("debug=quick", "tracking=off", "tokenizer=bytes", "packing=concat")
@@ -97,14 +99,20 @@ def test_a_second_run_finds_tokens_and_tokenizer_in_the_cache(run, small_bundle:
 
 
 @pytest.mark.slow
-def test_8_bit_weights_generate_and_are_evaluated_by_one_key(run, small_bundle: Path) -> None:
+def test_8_bit_weights_generate_and_are_evaluated_by_one_key(
+    run, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = run("generate", "prompts=[Line]", "sampling.max_new_tokens=8", "quantization=int8")
+    assert small.code == 0, small.err
+    assert "0 of 13 matrices (they are too small to be faster)" in " ".join(small.err.split())
+    monkeypatch.setattr("pipeline.runs.placing.quantize", partial(quantize, at_least=1))
     evaluate = ("evaluate", "data=files", "data.train=my.txt", "tracking=off", "trainer.val_rows=16")
     plain, rounded = run(*evaluate), run(*evaluate, "quantization=int8")
     assert rounded.code == 0, rounded.err
     loss, expected = (each.result["metrics"]["val/loss"] for each in (rounded, plain))
     assert loss != expected
     assert loss == pytest.approx(expected, rel=0.01)
-    assert "8-bit weights" in rounded.err
+    assert "8-bit weights in 13 of 13 matrices" in " ".join(rounded.err.split())
     written = run("generate", "prompts=[Line]", "sampling.max_new_tokens=8", "quantization=int8")
     assert written.code == 0, written.err
     assert written.result["output"][0].startswith("Line")

@@ -1,6 +1,7 @@
 """8-bit weights: nearly the original outputs, each row on its own, and a quarter of the bytes."""
 
 import copy
+from typing import cast
 
 import pytest
 import torch
@@ -87,15 +88,25 @@ def test_a_model_computes_with_rounded_weights(backbone: type, head: type, optio
         for layer in reference.modules():
             if isinstance(layer, nn.Linear):
                 layer.weight.copy_(rounded(layer.weight))
-        hidden = reference.hidden(batch)
-        reference.head.weight.copy_(rounded(reference.head.weight))
-        expected = reference.head(hidden)
+        hidden, its_head = reference.hidden(batch), cast(LMHead, reference.head)
+        its_head.weight.copy_(rounded(its_head.weight))
+        expected = its_head(hidden)
         unrounded = model(batch)
-        quantize(model)
+        quantize(model, at_least=1)
         found = model(batch)
     assert relative_error(found, expected) < 1e-3
     assert 1e-3 < relative_error(found, unrounded) < 0.1
     assert not any(isinstance(layer, nn.Linear) for layer in model.modules())
+
+
+def test_small_matrices_stay_as_they_are() -> None:
+    model = make_model()  # 2 layers of 4 x 32 x 32 and 2 x 32 x 128, and a head of 61 x 32
+    assert quantize(model) == (0, 13)
+    assert quantize(model, at_least=4096) == (4, 13)
+    rounded_names = {name for name, each in model.named_modules() if isinstance(each, Int8Linear)}
+    assert {name.rpartition(".")[2] for name in rounded_names} == {"up_proj", "down_proj"}
+    assert model.head.product is None
+    assert quantize(model, at_least=1) == (9, 9)  # the others are rounded already
 
 
 def test_an_adapter_is_merged_first() -> None:
@@ -106,15 +117,15 @@ def test_an_adapter_is_merged_first() -> None:
             nn.init.normal_(weight)
     merged = copy.deepcopy(model)
     merge_adapter(merged)
-    quantize(merged)
-    quantize(model)
+    quantize(merged, at_least=1)
+    quantize(model, at_least=1)
     with torch.no_grad():
         assert torch.equal(model(batch), merged(batch))
 
 
 def test_a_row_generates_the_same_text_alone_and_in_a_batch() -> None:
     model, prompts = make_model(), [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
-    quantize(model)
+    quantize(model, at_least=1)
     options = SamplingOptions(temperature=0.0, max_new_tokens=12)
     together = generate(model, prompts, options, eos_id=2, pad_id=0)
     assert together == [generate(model, [each], options, eos_id=2, pad_id=0)[0] for each in prompts]
@@ -129,7 +140,7 @@ def test_without_kernels_the_model_is_refused_and_unchanged(monkeypatch: pytest.
 
     monkeypatch.setattr("modules.quantization._Int8Matrix.multiply", missing)
     with pytest.raises(ArgumentError, match="no 8-bit kernels"):
-        quantize(model)
+        quantize(model, at_least=1)
     assert [type(each) for each in model.modules()] == before
 
 
