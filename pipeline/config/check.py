@@ -20,9 +20,12 @@ def check(config: Config) -> None:
     everywhere = every_key(plain)
     _check_keys(plain.get("size"), signature(Size), "size", everywhere)
     _check_keys(plain.get("model"), signature(ModelParts), "model", everywhere)
-    scalars = {key: value for key, value in plain.items() if not isinstance(value, Mapping)}
-    _check_keys(scalars, signature(Root), "", everywhere)
-    for key in plain.keys() - scalars.keys() - {"stage", "choices"}:
+    root = signature(Root)
+    own = {
+        key: value for key, value in plain.items() if key in root.required or not isinstance(value, Mapping)
+    }
+    _check_keys(own, root, "", everywhere)
+    for key in plain.keys() - own.keys() - {"stage", "choices"}:
         if key not in ("size", "model") and plain[key] and "_target_" not in plain[key]:
             raise _keys_of_nothing(key, plain[key], config.choices.get(key))
         check_nodes(plain[key], key, everywhere)

@@ -82,6 +82,12 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
     assert message.endswith("did you mean seed?")
 
 
+def test_a_key_of_the_root_may_have_keys_of_its_own() -> None:
+    assert compose("predict", ["columns.text=sentence"]).columns == {"text": "sentence"}
+    with pytest.raises(ConfigError, match="columns: .* expected a valid string"):
+        compose("predict", ["columns.text=[1]"])
+
+
 def test_keys_of_a_group_that_is_off_are_answered_with_how_to_turn_it_on() -> None:
     with pytest.raises(ConfigError) as refused:
         compose("finetune", ["peft.rank=8"])
