@@ -84,7 +84,7 @@ def test_a_misspelt_key_in_a_file_gets_a_suggestion(tmp_path: Path, monkeypatch:
 
 def test_a_key_of_the_root_may_have_keys_of_its_own() -> None:
     assert compose("predict", ["columns.text=sentence"]).columns == {"text": "sentence"}
-    with pytest.raises(ConfigError, match="columns: .* expected a valid string"):
+    with pytest.raises(ConfigError, match=r"columns: .* expected a valid string"):
         compose("predict", ["columns.text=[1]"])
 
 
