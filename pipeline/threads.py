@@ -1,4 +1,4 @@
-"""Setting for how the threads of a tensor operation wait for each other."""
+"""How the threads of a tensor operation wait for each other, and the cores that there are for them."""
 
 import os
 
@@ -16,3 +16,10 @@ def wait_briefly() -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use; without Linux, that of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

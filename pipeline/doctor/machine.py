@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from pipeline.doctor.findings import Finding
 from pipeline.machine.devices import describe_device
 from pipeline.machine.options import TrainerOptions
+from pipeline.threads import usable_cores
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -85,7 +86,7 @@ def version_problems(facts: list[Fact]) -> Iterator[Finding]:
 def hardware() -> list[Fact]:
     """Return cores, memory and the device that training would use."""
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return [
         Fact(what="cores", found=f"{cores} of {os.cpu_count()}"),
         Fact(what="memory", found=f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline import processes
 from pipeline.errors import ConfigError
 from pipeline.machine.options import Precision, TrainerOptions
+from pipeline.threads import usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ def _check_cores(n_processes: int) -> None:
     Raises:
         ConfigError: if there are more, and more than a rehearsal of a run on GPUs needs.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     most = max(cores, REHEARSAL_PROCESSES)
     if processes.count_launched() == 1 and n_processes > most:
         raise ConfigError(

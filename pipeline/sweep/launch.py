@@ -14,6 +14,7 @@ import psutil
 from pipeline.config.grammar import quoted
 from pipeline.files import open_to_append
 from pipeline.sweep.watch import can_resume
+from pipeline.threads import usable_cores
 
 #: The folder that `python -m pipeline` is imported from.
 ROOT = Path(__file__).parent.parent.parent
@@ -155,7 +156,7 @@ def share(slot: int, n_slots: int, environ: Mapping[str, str]) -> dict[str, str]
         return {}
     given = {}
     if "OMP_NUM_THREADS" not in environ:
-        given["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // n_slots))
+        given["OMP_NUM_THREADS"] = str(max(1, usable_cores() // n_slots))
     gpus = _gpus(environ)
     if mine := gpus[slot % max(1, len(gpus)) :: n_slots]:
         given["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

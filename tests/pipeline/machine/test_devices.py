@@ -39,3 +39,12 @@ def test_processes_of_a_launcher_are_not_counted_since_each_may_have_a_core_of_i
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7})
     check_device(TrainerOptions(accelerator="cpu"))
+
+
+def test_a_system_that_knows_no_affinity_counts_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    check_device(asked(12))
+    with pytest.raises(ConfigError, match="where 12 CPU cores"):
+        check_device(asked(13))
