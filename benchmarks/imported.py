@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=count, default=400)
     parser.add_argument("--windows", type=count, default=24)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--only", choices=("ours", "trainer"), help="leave the other one out (classify, qa)")
     parser.add_argument("--sampling", choices=("random", "group_by_length"), default="random")
     parser.add_argument("--batch-size", type=count, default=32)
     parser.add_argument("--lr", type=float, default=5e-5, help="5e-5 as in Devlin et al. 2019, section 4.1")

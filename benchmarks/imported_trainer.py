@@ -103,6 +103,7 @@ def _beside_trainer(
         "ours": partial(_ours, arguments, task, metrics, precision),
         "trainer": partial(theirs, precision=precision),
     }
+    turns = {name: turn for name, turn in turns.items() if arguments.only in (None, name)}
     for found in take_turns(turns, arguments.rounds):
         yield {
             "data": arguments.data,

@@ -18,6 +18,6 @@ def take_turns(turns: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -
 
 def median_ratio(found: Found, name: str, other: str, figure: str) -> float | None:
     """Return the median, over complete rounds, of a figure of `other` divided by that of `name`, if any."""
-    pairs = zip(found[name], found[other], strict=False)
+    pairs = zip(found.get(name, []), found.get(other, []), strict=False)
     ratios = [theirs[figure] / ours[figure] for ours, theirs in pairs]
     return median(ratios) if ratios else None
