@@ -6,9 +6,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-#: The size of the timed matrix products: large enough to compare, and 0.1 s with emulated bf16.
-PROBE_SIZE = 256
+#: The size of the timed matrix products: with 256, two threads wait as long as AMX units multiply.
+PROBE_SIZE = 512
 PROBE_ROUNDS = 5
+#: Seconds after which no further round begins: one product takes 0.1 s if bfloat16 is emulated.
+PROBE_SECONDS = 0.2
 #: The speedup over float32 from which bfloat16 is worth its casts.
 WORTH_IT = 1.5
 
@@ -32,6 +34,8 @@ def bf16_speedup_on_cpu() -> float:
     for _ in range(PROBE_ROUNDS + 1):  # the first round compiles the kernel
         for dtype, measured in seconds.items():
             measured.append(_seconds_of_product(left.to(dtype)))
+        if len(seconds[torch.float32]) > 1 and sum(map(sum, seconds.values())) > PROBE_SECONDS:
+            break
     return min(seconds[torch.float32][1:]) / min(seconds[torch.bfloat16][1:])
 
 
