@@ -1,5 +1,8 @@
 """Losses, among them a cross-entropy over a large vocabulary that never holds the logits of all tokens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,8 +15,12 @@ from modules.errors import ArgumentError
 
 IGNORE_INDEX = -100
 CHUNK_TOKENS = 1024
+#: Logits of few tokens stay in the cache of a CPU, from one step of the computation to the next.
+CHUNK_TOKENS_ON_CPU = 256
 # Labels are padded to a multiple of this: on CPU, matrix products cache a kernel for every new shape.
 PADDED_TO = 256
+
+_chunk_tokens_on_cpu = ContextVar("chunk_tokens_on_cpu", default=CHUNK_TOKENS_ON_CPU)
 
 
 def token_loss(
@@ -23,14 +30,13 @@ def token_loss(
     label_index: Int[Tensor, " M"] | None = None,
     *,
     label_smoothing: float = 0.0,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> tuple[Float[Tensor, ""], int]:
     """Return the sum of -ln p(label) in nats (float32), to be divided later, and the number of labels.
 
     Value and gradients equal those of `F.cross_entropy(head(hidden).float(), labels, reduction="sum")`, with
-    its `label_smoothing`. Up to `chunk_tokens` labels are computed in this way. More are computed in chunks,
-    and the gradient of each chunk is computed while its logits are available: nothing is computed twice, and
-    only the logits of one chunk are in memory.
+    its `label_smoothing`. They are computed in chunks, and the gradient of each chunk while its logits are
+    available: nothing is computed twice, and only the logits of one chunk are in memory.
 
     Args:
         hidden: the output of the backbone.
@@ -40,21 +46,41 @@ def token_loss(
             number is known without synchronizing with the device. None: all are computed, and counting
             synchronizes.
         label_smoothing: the share of each label that is distributed evenly over all V tokens.
-        chunk_tokens: the number of positions whose logits are in memory at once.
+        chunk_tokens: the number of positions whose logits are in memory at once. None: what is fast on the
+            device.
 
     Source: computing gradients in the forward pass: Hsu et al. 2024, "Liger Kernel", section 3.2 (fused
     linear cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the Inception
     Architecture", section 7; Vaswani et al. 2017, section 5.4 (0.1).
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
-    if rows.shape[0] <= chunk_tokens:
-        return _nats(head, rows, targets, label_smoothing), n_tokens
+    chunk_tokens = chunk_tokens or chunk_tokens_on(rows.device)
     if torch.is_grad_enabled():
         weights = _trained_weights(head, rows)
         nats: Tensor = _ChunkedNats.apply(rows, targets, head, label_smoothing, chunk_tokens, *weights)  # type: ignore[no-untyped-call]
         return nats, n_tokens
     chunks = zip(torch.split(rows, chunk_tokens), torch.split(targets, chunk_tokens), strict=True)
-    return torch.stack([_nats(head, *chunk, label_smoothing) for chunk in chunks]).sum(), n_tokens
+    options: dict[str, Any] = {"reduction": "sum", "label_smoothing": label_smoothing}
+    losses = [
+        F.cross_entropy(head(chunk).float(), chunk_targets, ignore_index=IGNORE_INDEX, **options)
+        for chunk, chunk_targets in chunks
+    ]
+    return torch.stack(losses).sum(), n_tokens
+
+
+def chunk_tokens_on(device: torch.device) -> int:
+    """Return the number of tokens per chunk that is fast on the device."""
+    return _chunk_tokens_on_cpu.get() if device.type == "cpu" else CHUNK_TOKENS
+
+
+@contextmanager
+def chunks_as_on_gpu() -> Iterator[None]:
+    """Use the chunks of a GPU, to measure on a CPU what a GPU would keep in memory."""
+    before = _chunk_tokens_on_cpu.set(CHUNK_TOKENS)
+    try:
+        yield
+    finally:
+        _chunk_tokens_on_cpu.reset(before)
 
 
 def labelled_positions(
@@ -97,16 +123,6 @@ def balanced_weights(class_counts: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
         empty = (class_counts < 1).nonzero().flatten().tolist()
         raise ArgumentError(f"classes {empty} have no rows", "a row of each class", "leave these classes out")
     return class_counts.sum() / (len(class_counts) * class_counts.float())
-
-
-def _nats(head: nn.Module, rows: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(
-        head(rows).float(),
-        targets,
-        ignore_index=IGNORE_INDEX,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
 
 
 def _trained_weights(head: nn.Module, rows: Float[Tensor, "M D"]) -> list[Tensor]:
@@ -153,9 +169,10 @@ class _ChunkedNats(torch.autograd.Function):
         for chunk, chunk_targets, chunk_grad in zip(*splits, strict=True):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_()
-                chunk_nats = _nats(head, leaf, chunk_targets, label_smoothing)
-            grads = torch.autograd.grad(chunk_nats, (leaf, *weights), materialize_grads=True)
-            nats += chunk_nats.detach()
+                logits = head(leaf)
+            chunk_nats, logits_grad = _nats_and_gradient(logits.detach(), chunk_targets, label_smoothing)
+            grads = torch.autograd.grad(logits, (leaf, *weights), logits_grad, materialize_grads=True)
+            nats += chunk_nats
             chunk_grad.copy_(grads[0])
             for total, grad in zip(weight_grads, grads[1:], strict=True):
                 total.add_(grad)
@@ -171,3 +188,24 @@ class _ChunkedNats(torch.autograd.Function):
             (grad * nats_grad).to(dtype) for grad, dtype in zip(weight_grads, ctx.weight_dtypes, strict=True)
         ]
         return rows_grad * nats_grad, None, None, None, None, *scaled
+
+
+def _nats_and_gradient(
+    logits: Float[Tensor, "M V"], targets: Int[Tensor, " M"], label_smoothing: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, "M V"]]:
+    """Return the sum of losses, and its gradient by the logits: softmax(logits) - the smoothed labels.
+
+    The gradient is written over the log-probabilities, in a fifth of the memory traffic of autograd's steps.
+    """
+    scores = torch.log_softmax(logits.float(), dim=1)
+    is_label = (targets != IGNORE_INDEX).unsqueeze(1)
+    at = targets.unsqueeze(1).clamp(min=0)
+    nats = -scores.gather(1, at).mul_(is_label).sum()
+    if label_smoothing:
+        evenly = -(scores.mean(1, keepdim=True) * is_label).sum()
+        nats = (1 - label_smoothing) * nats + label_smoothing * evenly
+    gradient = scores.exp_()
+    gradient.scatter_add_(1, at, torch.full_like(at, label_smoothing - 1, dtype=gradient.dtype))
+    if label_smoothing:
+        gradient.sub_(label_smoothing / gradient.shape[1])
+    return nats, gradient.mul_(is_label).to(logits.dtype)

@@ -87,8 +87,8 @@ class Footprint:
 def footprint(step: Step, *, n_rows: int, row_tokens: int, recompute: Recompute) -> Footprint:
     """Trace the step for `n_rows`, and for twice as many to find what each row adds.
 
-    With up to `CHUNK_TOKENS` labels the loss keeps all logits, with more only those of a chunk. The memory
-    per row is therefore measured with more.
+    The loss keeps the logits of one chunk of at most `CHUNK_TOKENS` labels. The memory per row is therefore
+    measured with more.
     """
     depth = int(step.model["backbone"]["n_layers"])
     low = max(n_rows, CHUNK_TOKENS // row_tokens + 1)

@@ -1,7 +1,7 @@
 """Trace a training step of a shallow model on tensors without storage, to find the memory of each part."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modules.attention import MultiHeadAttention, fused_kernels_only
+from modules.losses import chunks_as_on_gpu
 from modules.model import Model
 from modules.norms import RMSNorm, rms_norm_as_on_gpu
 from modules.optim import LearningRates
@@ -101,8 +102,10 @@ def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "no
     The gradients of the previous step exist until the forward pass is done.
     """
     rows = step.batch(n_rows)
-    kernels = fused_kernels_only() if step.on_gpu else nullcontext()
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, kernels:
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, ExitStack() as stack:
+        if step.on_gpu:
+            stack.enter_context(fused_kernels_only())
+            stack.enter_context(chunks_as_on_gpu())
         model = _model(step, n_layers)
         set_recompute(model, recompute)
         batch = {key: fake.from_tensor(value) for key, value in rows.items()}

@@ -139,14 +139,6 @@ def test_no_head_call_sees_more_than_one_chunk_and_rows_are_padded_to_few_shapes
     assert sum(chunks) == PADDED_TO >= index.numel()
 
 
-def test_a_small_batch_is_computed_in_one_call_without_a_probe() -> None:
-    hidden, head, _, labels, index = make_case()
-    calls: list[None] = []
-    head.register_forward_hook(lambda *_: calls.append(None))
-    token_loss(hidden, head, labels, index)[0].backward()
-    assert len(calls) == 1
-
-
 def test_a_loss_scale_scales_the_gradients_and_backward_can_run_twice() -> None:
     hidden, head, embedding, labels, index = make_case()
     nats, _ = token_loss(hidden, head, labels, index, chunk_tokens=4)
