@@ -1,5 +1,6 @@
 """torch's Muon, with an option for the data type of its Newton-Schulz iteration."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from modules.sharding import is_sharded, local, map_matrices
 #: The names of the types, as for `trainer.precision`.
 NewtonSchulz = Literal["bf16", "fp32"]
 DTYPES: dict[NewtonSchulz, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+#: Elements of the matrices that are orthogonalized in one call, which costs more than products of small ones.
+BATCH_ELEMENTS = 2**20
 
 
 def fastest_newton_schulz(device: torch.device) -> NewtonSchulz:
@@ -22,52 +25,55 @@ def fastest_newton_schulz(device: torch.device) -> NewtonSchulz:
 
 
 def orthogonalized(
-    matrix: Float[Tensor, "R C"],
+    matrix: Float[Tensor, "*B R C"],
     dtype: torch.dtype,
     *,
     coefficients: tuple[float, float, float],
     steps: int,
     eps: float,
-) -> Float[Tensor, "R C"]:
+) -> Float[Tensor, "*B R C"]:
     """Return U S V^T of `matrix` = U D V^T with all of S near 1, by Newton-Schulz iterations in `dtype`.
 
-    In bfloat16 these are the operations of `torch.optim.Muon`, which supports no other type.
+    With a batch dimension, each of B matrices is orthogonalized. In bfloat16 these are the operations of
+    `torch.optim.Muon`, which supports no other type.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(dtype)
-    x = x / x.norm().clamp(min=eps)
-    by_gram = dtype == torch.float32 and x.shape[1] >= 2 * x.shape[0]
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = (matrix.mT if tall else matrix).to(dtype)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    by_gram = dtype == torch.float32 and x.shape[-1] >= 2 * x.shape[-2]
     x = (_iterated_by_gram if by_gram else _iterated)(x, coefficients, steps)
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 def _iterated(
-    x: Float[Tensor, "R C"], coefficients: tuple[float, float, float], steps: int
-) -> Float[Tensor, "R C"]:
+    x: Float[Tensor, "*B R C"], coefficients: tuple[float, float, float], steps: int
+) -> Float[Tensor, "*B R C"]:
     """Return x after `steps` iterations of x <- (a I + b G + c G^2) x, where G = x x^T."""
     a, b, c = coefficients
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
 
 
 def _iterated_by_gram(
-    x: Float[Tensor, "R C"], coefficients: tuple[float, float, float], steps: int
-) -> Float[Tensor, "R C"]:
+    x: Float[Tensor, "*B R C"], coefficients: tuple[float, float, float], steps: int
+) -> Float[Tensor, "*B R C"]:
     """Return the same result from products of small matrices, in 0.6 of the time if C is 4 * R.
 
     All polynomials of G commute, so that with P = a I + b G + c G^2 the next G is P G P, and the result is
     the product of all P times x. It needs float32, because squaring halves the significant digits.
     """
     a, b, c = coefficients
-    gram = x @ x.T
-    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
+    gram = x @ x.mT
+    product = gram
     for step in range(steps):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
+        polynomial = add_product(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         product = polynomial @ product if step else polynomial
         if step < steps - 1:
             gram = polynomial @ gram @ polynomial
@@ -99,11 +105,16 @@ class TypedMuon(torch.optim.Muon):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            for weight, update in zip(weights, self._updates(weights, group), strict=True):
-                shard = local(weight)
-                shard.mul_(1 - group["lr"] * group["weight_decay"])
-                shard.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+            for some in _batches(weights):
+                self._update(some, group)
         return loss
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Update weights of the same shape, or any weights that are sharded."""
+        shards = [local(weight) for weight in weights]
+        torch._foreach_mul_(shards, 1 - group["lr"] * group["weight_decay"])
+        for shard, weight, update in zip(shards, weights, self._updates(weights, group), strict=True):
+            shard.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
 
     def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> Iterable[Tensor]:
         """Return the orthogonalized momentum of each weight; of sharded weights, the rows of this process."""
@@ -115,17 +126,32 @@ class TypedMuon(torch.optim.Muon):
             steps=group["ns_steps"],
             eps=group["eps"],
         )
-        directions = (self._direction(weight, group) for weight in weights)
-        if not weights or not is_sharded(weights[0]):
+        directions = self._directions(weights, group)
+        if is_sharded(weights[0]):
+            return map_matrices(orthogonalize, [direction.to(dtype) for direction in directions], weights)
+        if len(weights) == 1:
             return map(orthogonalize, directions)
-        return map_matrices(orthogonalize, [direction.to(dtype) for direction in directions], weights)
+        return orthogonalize(torch.stack(directions)).unbind()
 
-    def _direction(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        """Update the momentum of `weight` with its gradient, and return its Nesterov form."""
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        average, gradient = local(state["momentum_buffer"]), local(gradient)
-        average.lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(average, group["momentum"])
+    def _directions(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Update the momentum of each weight with its gradient, and return its Nesterov form."""
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        averages = [local(self.state[weight]["momentum_buffer"]) for weight in weights]
+        gradients = [local(weight.grad) for weight in weights if weight.grad is not None]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        return list(torch._foreach_lerp(gradients, averages, group["momentum"]))
+
+
+def _batches(weights: list[Tensor]) -> Iterable[list[Tensor]]:
+    """Yield small matrices of one shape together, each large one alone, and sharded ones all together."""
+    if weights and is_sharded(weights[0]):
+        yield weights
+        return
+    by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    for weight in weights:
+        by_shape[weight.shape].append(weight)
+    for shape, same in by_shape.items():
+        size = max(1, BATCH_ELEMENTS // shape.numel())
+        yield from (same[start : start + size] for start in range(0, len(same), size))

@@ -39,6 +39,35 @@ def test_in_bf16_it_is_torchs_own_iteration_bit_for_bit(shape: tuple[int, int]) 
     assert torch.equal(orthogonalized(matrix, torch.bfloat16, **COEFFICIENTS), theirs)
 
 
+@SHAPES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_of_matrices_is_orthogonalized_like_each_of_them(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    matrices = [gradient(shape), 100 * gradient(shape).flip(0), torch.zeros(shape)]
+    together = orthogonalized(torch.stack(matrices), dtype, **COEFFICIENTS)
+    for found, matrix in zip(together, matrices, strict=True):
+        torch.testing.assert_close(found, orthogonalized(matrix, dtype, **COEFFICIENTS))
+
+
+@pytest.mark.parametrize("together", [2**20, 70, 1])
+def test_weights_are_updated_as_one_by_one_whichever_are_orthogonalized_together(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muon, "BATCH_ELEMENTS", together)
+    shapes = [(6, 5), (5, 6), (6, 5), (2, 3), (6, 5)]
+    ours, theirs = ([torch.nn.Parameter(gradient(shape)) for shape in shapes] for _ in range(2))
+    options = {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.9}
+    first = TypedMuon(ours, newton_schulz="bf16", **options)
+    second = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
+    for step in range(3):
+        for number, weight in enumerate((*ours, *theirs)):
+            weight.grad = gradient(weight.shape).roll(step + number % len(shapes), dims=0)
+        first.step()
+        second.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+
+
 def test_the_momentum_itself_is_not_changed_by_the_iteration() -> None:
     matrix = gradient((8, 6))
     before = matrix.clone()
