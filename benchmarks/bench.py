@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.arguments import count
 from benchmarks.shapes import SHAPES
-from pipeline.threads import wait_briefly
+from pipeline.tuning import tune_process
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
     from benchmarks.side_by_side import Row
@@ -36,7 +36,7 @@ ALL = (*SHAPES, GENERATE, TOKENIZE)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurements, print the results, and return the exit code."""
     parsed = _parser().parse_args(arguments)
-    wait_briefly()
+    tune_process()
     from benchmarks.machine import describe
 
     machine = describe()

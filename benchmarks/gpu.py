@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.arguments import count
 from benchmarks.shapes import Shape
-from pipeline.threads import wait_briefly
+from pipeline.tuning import tune_process
 from pipeline.words import size_words
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help must not wait for it
@@ -48,7 +48,7 @@ N_WARMUP_STEPS = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the results, and return the exit code."""
     parsed = _parser().parse_args(arguments)
-    wait_briefly()
+    tune_process()
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

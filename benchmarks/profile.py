@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.arguments import count
 from pipeline.errors import UserError
-from pipeline.threads import wait_briefly
+from pipeline.tuning import tune_process
 
 if TYPE_CHECKING:
     from torch.profiler import profile
@@ -41,7 +41,7 @@ REST = "elementwise operations and Python"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Profile, print the results, and return the exit code."""
     parsed = _parser().parse_args(arguments)
-    wait_briefly()
+    tune_process()
     from torch.profiler import ProfilerActivity, profile
 
     from benchmarks.training import Training

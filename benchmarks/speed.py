@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.arguments import count
 from pipeline.errors import ConfigError, UserError
-from pipeline.threads import wait_briefly
+from pipeline.tuning import tune_process
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to import, and --help must not wait for them
     from benchmarks.training import Training
@@ -48,7 +48,7 @@ Rates = dict[str, list[float]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print one line of JSON, and return the exit code."""
     parsed = _parser().parse_args(arguments)
-    wait_briefly()
+    tune_process()
     try:
         found = measure(
             parse_configurations(parsed.configurations),

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.shapes import Shape
-from pipeline.threads import wait_briefly
+from pipeline.tuning import tune_process
 
 SHAPE = Shape(n_layers=4, d_model=128, n_heads=4, block=256, batch=8, vocab_size=4096)
 #: Rows that all are evaluated on.
@@ -39,7 +39,7 @@ MARGIN = 0.97
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train all, print the results, and return the exit code."""
     parsed = _parser().parse_args(arguments)
-    wait_briefly()
+    tune_process()
     from benchmarks.machine import describe
     from benchmarks.peers.process import LITGPT
     from benchmarks.peers.timed import PEERS

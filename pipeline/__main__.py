@@ -18,7 +18,7 @@ from pipeline import processes
 from pipeline.errors import ConfigError, PipelineError, RunInterrupted, Stopped, UserError
 from pipeline.signals import Requests, listening
 from pipeline.stdio import GONE, safe_streams, show_logs_as_notes
-from pipeline.threads import wait_briefly
+from pipeline.tuning import tune_process
 
 #: Errors caused by a disk or its permissions; any other OSError is a bug, and is shown with its traceback.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP)
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage or command, and return its exit code."""
     with safe_streams() as results:
         show_logs_as_notes()
-        wait_briefly()
+        tune_process()
         code = _run(arguments)
         results.flush()
         if code or results.problem is None:

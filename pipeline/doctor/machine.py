@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from pipeline.doctor.findings import Finding
 from pipeline.machine.devices import describe_device
 from pipeline.machine.options import TrainerOptions
-from pipeline.threads import usable_cores
+from pipeline.tuning import usable_cores
 
 ROOT = Path(__file__).parent.parent.parent
 

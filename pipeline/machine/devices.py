@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline import processes
 from pipeline.errors import ConfigError
 from pipeline.machine.options import Precision, TrainerOptions
-from pipeline.threads import usable_cores
+from pipeline.tuning import usable_cores
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ import psutil
 from pipeline.config.grammar import quoted
 from pipeline.files import open_to_append
 from pipeline.sweep.watch import can_resume
-from pipeline.threads import usable_cores
+from pipeline.tuning import usable_cores
 
 #: The folder that `python -m pipeline` is imported from.
 ROOT = Path(__file__).parent.parent.parent

@@ -1,0 +1,62 @@
+"""OpenMP itself says what it was told, and the system how many pages it had to give."""
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = "from pipeline.__main__ import main; main(['--help'])"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_wait_briefly_unless_the_user_says_otherwise(asked: dict[str, str], spins: str) -> None:
+    ours = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environ = {name: value for name, value in os.environ.items() if name not in ours}
+    code = f"try:\n {COMMAND}\nexcept SystemExit:\n import torch"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environ, "OMP_DISPLAY_ENV": "VERBOSE", **asked},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    if "GOMP_" not in done.stderr:
+        pytest.skip("torch has another OpenMP than GNU's")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+STEPS = """
+import resource
+from pipeline.tuning import tune_process
+tune_process()
+import torch
+def step():
+    kept = [torch.ones(2**18) for _ in range(100)]  # of 1 MB each
+    while kept:
+        kept.pop()
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than GNU's")
+@pytest.mark.parametrize(
+    ("asked", "faults"), [({}, (0, 5_000)), ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, (25_000, 200_000))]
+)
+def test_memory_freed_in_a_step_is_used_in_the_next_one_unless_the_user_says_otherwise(
+    asked: dict[str, str], faults: tuple[int, int]
+) -> None:
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS], env={**environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert faults[0] <= int(done.stdout) <= faults[1]
