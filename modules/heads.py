@@ -47,6 +47,11 @@ class LMHead(nn.Module):
         scoring = self._embedding[0] if self.own_embedding is None else self.own_embedding
         return cast(nn.Parameter, scoring.weight)
 
+    @property
+    def is_product(self) -> bool:
+        """Whether the logits are the product of the hidden states and `weight`, and nothing else."""
+        return type(self) is LMHead and self.softcap is None and self.bias is None and self.product is None
+
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """Yield the parameters that the logits depend on, including those of a tied embedding."""
         if self.own_embedding is None:

@@ -129,7 +129,7 @@ def test_a_batch_without_labels_costs_nothing_and_has_gradients_of_0(with_index:
 
 
 def test_no_head_call_sees_more_than_one_chunk_and_rows_are_padded_to_few_shapes() -> None:
-    hidden, head, _, labels, index = make_case()
+    hidden, head, _, labels, index = make_case(bias=True)  # a head that is more than a product
     n_rows: list[int] = []
     head.register_forward_hook(lambda _module, inputs, _logits: n_rows.append(inputs[0].shape[0]))
     token_loss(hidden, head, labels, index, chunk_tokens=4)[0].backward()
