@@ -53,9 +53,15 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         print(f"error: {_unknown_letters(error)}", file=sys.stderr)
         return 2
-    except (UserError, Stopped, OSError) as error:
+    except (UserError, Stopped, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("DEBUG"):
             raise
+        if isinstance(error, (RuntimeError, MemoryError)):
+            from pipeline.machine.out_of_memory import is_out_of_memory, out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            error = out_of_memory(error)
         if isinstance(error, OSError):
             if error.errno not in DISK_ERRORS:
                 raise

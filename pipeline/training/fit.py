@@ -19,6 +19,7 @@ from pipeline.config.construct import construct
 from pipeline.config.plain import to_plain
 from pipeline.config.sizes import smaller_sizes
 from pipeline.errors import RunInterrupted
+from pipeline.machine.out_of_memory import is_out_of_memory, out_of_memory_in_training
 from pipeline.tasks.base import Sample
 from pipeline.tracking.logger import TrackingLogger
 from pipeline.training.callbacks.averaging import EMA
@@ -104,8 +105,10 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
     except RunInterrupted:
         prepared.tracked.end("KILLED")
         raise
-    except RuntimeError as error:
-        if is_lost_connection(error):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory_in_training(error, options, trainer.global_step) from error
+        if isinstance(error, RuntimeError) and is_lost_connection(error):
             raise lost_process(trainer, error) from error
         raise
     if not processes.is_first():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from modules.lit_module import LitModule
 from modules.metrics import RowLoss
@@ -148,6 +150,53 @@ def test_a_signal_in_an_evaluation_ends_it_with_the_code_of_the_signal(
     assert stopped.code == 130
     assert stopped.error == "error: stopped by Ctrl-C; no incomplete files were left"
     assert json.loads((tmp_path / "runs/measured/run.json").read_text())["status"] == "KILLED"
+
+
+def out_of_memory(function: Callable[..., Any], *, at_call: int = 1) -> Callable[..., Any]:
+    """`function`, in whose call number `at_call` more memory is asked for than there can be."""
+    calls = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            torch.empty(2**60, dtype=torch.uint8)
+        return function(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.slow
+def test_a_run_whose_memory_runs_out_says_so_and_is_resumed_with_what_it_hints_at(
+    pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(LitModule, "training_step", out_of_memory(LitModule.training_step, at_call=12))
+        failed = pretrain("trainer.precision=fp32")
+    assert failed.code == 2
+    assert failed.error.startswith(
+        "error: memory ran out in step 12, with 4 rows per forward pass: 1152921504606846976 "
+    )
+    (hint,) = re.findall("use (trainer.batch_size=2 trainer.accumulate=2) for the same steps", failed.error)
+    assert status(tmp_path) == "FAILED"
+    assert not half_written(tmp_path)
+    resumed = pretrain("resume=true", "trainer.precision=fp32", "name=null", *hint.split())
+    assert resumed.code == 0, resumed.err
+    assert status(tmp_path) == "FINISHED"
+
+
+@pytest.mark.slow
+def test_memory_that_runs_out_in_an_evaluation_is_one_clear_error(
+    pretrain, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pretrain("trainer.max_steps=1").code == 0
+    monkeypatch.setattr(RowLoss, "update", out_of_memory(RowLoss.update))
+    failed = run("evaluate", "data=files", "data.train=my.txt", "tracking=off")
+    assert failed.code == 2
+    assert failed.error == (
+        "error: memory ran out: 1152921504606846976 bytes could not be allocated\n"
+        "hint: close other programs, use a smaller model, or process fewer rows or tokens at once"
+    )
 
 
 @pytest.mark.slow
