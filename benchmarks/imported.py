@@ -9,9 +9,9 @@
 `FOLDER` is the folder that the bundle was imported from, or its export. A line of JSON with all results so
 far is printed after each measurement, so the last line is the result, also if the benchmark is interrupted.
 For classification and question answering, both train on the same rows, with the same number of steps, batch
-size, precision and learning rates. The Trainer draws rows at random, as is its default, or with `--sampling
-group_by_length` groups rows of similar length, like Prelude. With LoRA, both train on the same batches from
-the same initial weights, each in its own process.
+size, precision and learning rates; `--only` leaves one of them out. The Trainer draws rows at random, as is
+its default, or with `--sampling group_by_length` groups rows of similar length, like Prelude. With LoRA, both
+train on the same batches from the same initial weights, each in its own process.
 """
 
 import argparse
@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, default=2)
     parser.add_argument("--tokens", type=count, default=64)
     arguments = parser.parse_args()
+    if arguments.only and arguments.what not in ("classify", "qa"):
+        parser.error("--only is an option of classify and qa")
     arguments.data = arguments.data or DATA.get(arguments.what)
     for found in measures[arguments.what](arguments):
         print(json.dumps({"what": arguments.what, "bundle": arguments.bundle, **found}), flush=True)

@@ -8,7 +8,8 @@ of the corpus, which are prepared before. All have the same shape, batch and pre
 loop like nanoGPT's, GPT-2 with the Trainer of `transformers`, and litgpt if `make bench-peers` has installed
 it, each with AdamW and a cosine over its time; they are stopped at the end of the time and then evaluated.
 Prelude is `pretrain` with its default recipe. Two short runs first measure how many steps fit, and the whole
-command ends within the time, evaluation included.
+command ends within the time, evaluation included; if it does not, since the machine has become slower, it is
+repeated with fewer steps.
 
 Standard output has one line of JSON per contender, and standard error a table at the end.
 """
@@ -93,6 +94,10 @@ def train_ours(overrides: Sequence[str], seconds: float) -> dict[str, Any]:
     if n_steps < 1:
         sys.exit(f"error: {seconds:.0f} s are too short; start and evaluation alone take {rest_s:.0f} s")
     metrics, took_s = _pretrain(overrides, n_steps)
+    while took_s > seconds:
+        print(f"{n_steps:,} steps took {took_s:.0f} s; training ours again with fewer", file=sys.stderr)
+        n_steps = int(MARGIN * n_steps * seconds / took_s)
+        metrics, took_s = _pretrain(overrides, n_steps)
     return {
         "steps": n_steps,
         "loss": metrics["val/loss"],

@@ -174,7 +174,7 @@ def _attend_by_products(
     mask: Mask,
     dropout: float,
 ) -> Float[Tensor, "B H T K"]:
-    """Compute equation 1 step by step; the softmax is computed in float32, and rounded."""
+    """Compute equation 1 step by step; the softmax, computed in float32, has the type of the inputs."""
     if k.shape[1] != q.shape[1]:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)

@@ -14,13 +14,12 @@ from torch.autograd.function import once_differentiable
 from modules.errors import ArgumentError
 
 IGNORE_INDEX = -100
+#: The number of positions whose logits are in memory at once.
 CHUNK_TOKENS = 1024
-#: Logits of few tokens stay in the cache of a CPU, from one step of the computation to the next.
-CHUNK_TOKENS_ON_CPU = 256
 # Labels are padded to a multiple of this: on CPU, matrix products cache a kernel for every new shape.
 PADDED_TO = 256
 
-_chunk_tokens_on_cpu = ContextVar("chunk_tokens_on_cpu", default=CHUNK_TOKENS_ON_CPU)
+_chunks_fit_caches = ContextVar("chunks_fit_caches", default=True)
 
 
 def token_loss(
@@ -46,18 +45,19 @@ def token_loss(
             number is known without synchronizing with the device. None: all are computed, and counting
             synchronizes.
         label_smoothing: the share of each label that is distributed evenly over all V tokens.
-        chunk_tokens: the number of positions whose logits are in memory at once. None: what is fast on the
-            device.
+        chunk_tokens: the number of positions whose logits are in memory at once; None: `CHUNK_TOKENS` or,
+            if it is faster, fewer.
 
     Source: computing gradients in the forward pass: Hsu et al. 2024, "Liger Kernel", section 3.2 (fused
     linear cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the Inception
     Architecture", section 7; Vaswani et al. 2017, section 5.4 (0.1).
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
-    chunk_tokens = chunk_tokens or chunk_tokens_on(rows.device)
     if torch.is_grad_enabled() and getattr(head, "is_product", False):
+        chunk_tokens = chunk_tokens or product_chunk_tokens(rows)
         nats: Tensor = _ProductNats.apply(rows, head.weight, targets, label_smoothing, chunk_tokens)  # type: ignore[no-untyped-call]
         return nats, n_tokens
+    chunk_tokens = chunk_tokens or CHUNK_TOKENS
     if torch.is_grad_enabled():
         weights = _trained_weights(head, rows)
         nats = _ChunkedNats.apply(rows, targets, head, label_smoothing, chunk_tokens, *weights)  # type: ignore[no-untyped-call]
@@ -71,19 +71,25 @@ def token_loss(
     return torch.stack(losses).sum(), n_tokens
 
 
-def chunk_tokens_on(device: torch.device) -> int:
-    """Return the number of tokens per chunk that is fast on the device."""
-    return _chunk_tokens_on_cpu.get() if device.type == "cpu" else CHUNK_TOKENS
+def product_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
+    """Return the number of tokens per chunk that is fast for a head that is one product.
+
+    The logits of few tokens stay in the caches of a CPU from one operation to the next. With fewer than the
+    width D, adding up the gradients of the weights (V, D) would take longer than that saves.
+    """
+    if rows.device.type != "cpu" or not _chunks_fit_caches.get():
+        return CHUNK_TOKENS
+    return min(CHUNK_TOKENS, -(-rows.shape[1] // PADDED_TO) * PADDED_TO)
 
 
 @contextmanager
 def chunks_as_on_gpu() -> Iterator[None]:
     """Use the chunks of a GPU, to measure on a CPU what a GPU would keep in memory."""
-    before = _chunk_tokens_on_cpu.set(CHUNK_TOKENS)
+    before = _chunks_fit_caches.set(False)
     try:
         yield
     finally:
-        _chunk_tokens_on_cpu.reset(before)
+        _chunks_fit_caches.reset(before)
 
 
 def labelled_positions(
@@ -174,7 +180,7 @@ class _ChunkedNats(torch.autograd.Function):
                 leaf = chunk.detach().requires_grad_()
                 logits = head(leaf)
             chunk_nats, logits_grad = _nats_and_gradient(logits.detach(), chunk_targets, label_smoothing)
-            logits_grad.mul_(_is_label(chunk_targets))
+            logits_grad.masked_fill_(_is_ignored(chunk_targets), 0)
             grads = torch.autograd.grad(logits, (leaf, *weights), logits_grad, materialize_grads=True)
             nats += chunk_nats
             chunk_grad.copy_(grads[0])
@@ -195,9 +201,9 @@ class _ChunkedNats(torch.autograd.Function):
 
 
 class _ProductNats(torch.autograd.Function):
-    """The same for a head that is one product with its weights, by the rules of derivatives of a product.
+    """The sum of losses over chunks for a head that is one product with its weights.
 
-    The weights are converted to the type of autocast once, and gradients are added without copies.
+    Its derivatives are two more products. The weights are converted to the type of autocast once.
     """
 
     @staticmethod
@@ -206,8 +212,9 @@ class _ProductNats(torch.autograd.Function):
     ) -> Tensor:
         kind = rows.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+        is_ignored = _is_ignored(targets)
         # Rows of zeros add nothing to the gradient of the weights.
-        low_rows, low_weight = (rows * _is_label(targets)).to(dtype), weight.to(dtype)
+        low_rows, low_weight = rows.to(dtype).masked_fill(is_ignored, 0), weight.to(dtype)
         rows_grad = torch.empty_like(low_rows)
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         nats = torch.zeros((), dtype=torch.float32, device=rows.device)
@@ -223,22 +230,23 @@ class _ProductNats(torch.autograd.Function):
                     weight_grad.addmm_(grad.T, chunk)
                 else:
                     weight_grad += grad.T @ chunk
-        ctx.save_for_backward(rows_grad.mul_(_is_label(targets)), weight_grad)
+        ctx.save_for_backward(rows_grad.masked_fill_(is_ignored, 0), weight_grad)
         ctx.dtypes = rows.dtype, weight.dtype
         return nats
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, nats_grad: Tensor) -> tuple[Tensor | None, ...]:
+        # In float32, since a loss scale could exceed the range of float16.
         rows_grad, weight_grad = (
-            None if grad is None else (grad * nats_grad).to(dtype)
+            None if grad is None else (grad.float() * nats_grad).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return rows_grad, weight_grad, None, None, None
 
 
-def _is_label(targets: Int[Tensor, " M"]) -> Bool[Tensor, "M 1"]:
-    return (targets != IGNORE_INDEX).unsqueeze(1)
+def _is_ignored(targets: Int[Tensor, " M"]) -> Bool[Tensor, "M 1"]:
+    return (targets == IGNORE_INDEX).unsqueeze(1)
 
 
 def _nats_and_gradient(
@@ -250,10 +258,11 @@ def _nats_and_gradient(
     often. Where the label is IGNORE_INDEX, it is not 0 yet.
     """
     scores = torch.log_softmax(logits.float(), dim=1)
-    is_label, at = _is_label(targets), targets.unsqueeze(1).clamp(min=0)
-    nats = -scores.gather(1, at).mul_(is_label).sum()
+    is_ignored = _is_ignored(targets)
+    at = targets.unsqueeze(1).masked_fill(is_ignored, 0)
+    nats = -scores.gather(1, at).masked_fill_(is_ignored, 0).sum()
     if label_smoothing:
-        evenly = -(scores.mean(1, keepdim=True) * is_label).sum()
+        evenly = -scores.mean(1, keepdim=True).masked_fill_(is_ignored, 0).sum()
         nats = (1 - label_smoothing) * nats + label_smoothing * evenly
     gradient = scores.exp_()
     gradient.scatter_add_(1, at, torch.full_like(at, label_smoothing - 1, dtype=gradient.dtype))

@@ -15,7 +15,7 @@ from modules.sharding import is_sharded, local, map_matrices
 #: The names of the types, as for `trainer.precision`.
 NewtonSchulz = Literal["bf16", "fp32"]
 DTYPES: dict[NewtonSchulz, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
-#: Elements of the matrices that are orthogonalized in one call, which costs more than products of small ones.
+#: The most elements of matrices in one call: for small matrices, the overhead of a call exceeds its products.
 BATCH_ELEMENTS = 2**20
 
 
@@ -70,14 +70,14 @@ def _iterated_by_gram(
     a, b, c = coefficients
     add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     gram = x @ x.mT
-    product = gram
+    product: Tensor | None = None
     for step in range(steps):
         polynomial = add_product(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = polynomial @ product if step else polynomial
+        product = polynomial if product is None else polynomial @ product
         if step < steps - 1:
             gram = polynomial @ gram @ polynomial
-    return product @ x
+    return x if product is None else product @ x
 
 
 class TypedMuon(torch.optim.Muon):
@@ -105,7 +105,7 @@ class TypedMuon(torch.optim.Muon):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            for some in _batches(weights):
+            for some in _batches(weights, group):
                 self._update(some, group)
         return loss
 
@@ -126,9 +126,10 @@ class TypedMuon(torch.optim.Muon):
             steps=group["ns_steps"],
             eps=group["eps"],
         )
-        directions = self._directions(weights, group)
         if is_sharded(weights[0]):
-            return map_matrices(orthogonalize, [direction.to(dtype) for direction in directions], weights)
+            directions = [self._directions([weight], group)[0].to(dtype) for weight in weights]
+            return map_matrices(orthogonalize, directions, weights)
+        directions = self._directions(weights, group)
         if len(weights) == 1:
             return map(orthogonalize, directions)
         return orthogonalize(torch.stack(directions)).unbind()
@@ -144,14 +145,19 @@ class TypedMuon(torch.optim.Muon):
         return list(torch._foreach_lerp(gradients, averages, group["momentum"]))
 
 
-def _batches(weights: list[Tensor]) -> Iterable[list[Tensor]]:
-    """Yield small matrices of one shape together, each large one alone, and sharded ones all together."""
+def _batches(weights: list[Tensor], group: dict[str, Any]) -> Iterable[list[Tensor]]:
+    """Yield small matrices of one shape together if products are in bfloat16, and other weights one by one.
+
+    In float32, products of batches are no faster than those of their matrices. Sharded weights are all
+    yielded together.
+    """
     if weights and is_sharded(weights[0]):
         yield weights
         return
-    by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    alike: dict[Any, list[Tensor]] = defaultdict(list)
     for weight in weights:
-        by_shape[weight.shape].append(weight)
-    for shape, same in by_shape.items():
-        size = max(1, BATCH_ELEMENTS // shape.numel())
+        alike[weight.shape, weight.dtype, weight.device].append(weight)
+    for (shape, _, _), same in alike.items():
+        in_bf16 = group.get("newton_schulz", "bf16") == "bf16"
+        size = max(1, BATCH_ELEMENTS // shape.numel()) if in_bf16 else 1
         yield from (same[start : start + size] for start in range(0, len(same), size))

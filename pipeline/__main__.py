@@ -1,8 +1,8 @@
 """`python -m pipeline STAGE [key=value ...]`: what every Make target calls.
 
 Standard output carries results only (with `--json`, one JSON object as its last line); progress and messages
-go to standard error. Exit codes: 0 success; 2 an error of the user; 129, 130, 138, 143 stopped by a signal;
-141 the reader of standard output was gone before the results were written.
+go to standard error. Exit codes: 0 success; 2 an error of the user, or too little memory; 129, 130, 138, 143
+stopped by a signal; 141 the reader of standard output was gone before the results were written.
 """
 
 import argparse
@@ -56,12 +56,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (UserError, Stopped, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("DEBUG"):
             raise
-        if isinstance(error, (RuntimeError, MemoryError)):
+        if isinstance(error, (OSError, RuntimeError, MemoryError)):
             from pipeline.machine.out_of_memory import is_out_of_memory, out_of_memory
 
-            if not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                error = out_of_memory(error)
+            elif not isinstance(error, OSError):
                 raise
-            error = out_of_memory(error)
         if isinstance(error, OSError):
             if error.errno not in DISK_ERRORS:
                 raise

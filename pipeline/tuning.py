@@ -5,18 +5,15 @@ import os
 
 #: Rounds of about 40 ns: as fast as GNU OpenMP's default of 300,000 on an idle machine.
 SPIN_COUNT = "1000"
-#: Freed memory beyond this is returned to the system, and allocations beyond the second are by the system.
-KEPT_BYTES = 512 * 2**20
-HEAP_BYTES = 32 * 2**20  # the most that every version of the GNU C library takes
+#: The most freed memory that is kept; allocations larger than HEAP_BYTES are always returned to the system,
+#: since some versions of the GNU C library accept no more than 32 MB here.
+KEPT_BYTES, HEAP_BYTES = 512 * 2**20, 32 * 2**20
 #: Numbers of the options in its malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def tune_process() -> None:
-    """Let threads and memory be used in the way that training is fast in; call it before importing torch.
-
-    What the environment configures is kept.
-    """
+    """Configure OpenMP and malloc, unless the environment does; call it before importing torch."""
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         _wait_briefly()
     if not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():

@@ -22,9 +22,10 @@ LONGER = (
     "trainer.plateau",
 )
 
-#: Options that determine what is shown, saved and logged, and the device.
+#: Options that determine what is shown, saved, logged or recomputed to save memory, and the device.
 FREE = (
     "trainer.accelerator",
+    "trainer.activation_checkpointing",
     "trainer.strategy",
     "trainer.num_workers",
     "trainer.log_every_steps",
@@ -88,7 +89,7 @@ def forbidden_change(run: RunFolder, key: str, before: Any, now: Any) -> RunErro
     return RunError(
         f"{run.path} was started with {key}={brief(before)}, not {brief(now)}",
         f"the same value: only {', '.join(LONGER)}, how the rows of a step are spread over devices "
-        f"({', '.join(SPREAD)}), and what is shown or logged may be changed",
+        f"({', '.join(SPREAD)}), and what is recomputed, shown or logged may be changed",
         f"leave out {key}, or start a new run without RESUME",
     )
 

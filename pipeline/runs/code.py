@@ -33,6 +33,7 @@ WITHOUT_EFFECT = (
     "pipeline.errors",
     "pipeline.evaluation.attention_picture",
     "pipeline.explain",
+    "pipeline.machine.out_of_memory",
     "pipeline.pages",
     "pipeline.plan",
     "pipeline.rendezvous",

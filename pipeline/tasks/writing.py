@@ -17,7 +17,7 @@ from datamodules.corruption import IGNORE
 from datamodules.features import pad
 from datamodules.tokenizer import Tokenizer
 from modules.decoding import evaluating
-from modules.losses import chunk_tokens_on, labelled_positions, token_loss
+from modules.losses import CHUNK_TOKENS, labelled_positions, token_loss
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline import progress
@@ -203,8 +203,7 @@ def label_totals(model: Model, batch: Batch) -> npt.NDArray[np.float64]:
             hidden, batch["labels"].to(device), batch["label_index"].to(device)
         )
         found = []
-        splits = (torch.split(part, chunk_tokens_on(device)) for part in (rows, targets))
-        for chunk, labels in zip(*splits, strict=True):
+        for chunk, labels in zip(*(torch.split(part, CHUNK_TOKENS) for part in (rows, targets)), strict=True):
             logits = model.head(chunk).float()
             nats = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
             found.append(torch.stack((nats, torch.ones_like(nats), (logits.argmax(-1) == labels).float()), 1))

@@ -107,7 +107,13 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory_in_training(error, options, trainer.global_step) from error
+            raise out_of_memory_in_training(
+                error,
+                options,
+                step=trainer.global_step,
+                resumes=run.name if run.last_checkpoint.exists() else None,
+                has_size=prepared.bundle is None,
+            ) from error
         if isinstance(error, RuntimeError) and is_lost_connection(error):
             raise lost_process(trainer, error) from error
         raise

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import ten_minutes
 from benchmarks.peers.timed import FINAL_RATIO, Clock, Rows, held_out_loss, main
 from benchmarks.shapes import Shape
-from benchmarks.ten_minutes import table
+from benchmarks.ten_minutes import table, train_ours
 
 SHAPE = Shape(n_layers=1, d_model=32, n_heads=2, block=8, batch=4, vocab_size=16)
 
@@ -41,6 +42,20 @@ def test_a_peer_learns_until_its_time_is_over(
     assert found["steps"] > 0
     assert found["loss"] < math.log(SHAPE.vocab_size) / 2
     assert 20 <= found["trained_until_s"] <= time.time() - started
+
+
+def test_ours_is_trained_again_if_it_did_not_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def pretrain(_overrides: object, n_steps: int) -> tuple[dict[str, float], float]:
+        tried.append(n_steps)
+        slower = len(tried) == 3  # the first two measure, and then the machine becomes slower
+        return {"val/loss": 1.0, "val/bits_per_byte": 0.5}, 5 + 0.1 * n_steps * (2 if slower else 1)
+
+    monkeypatch.setattr(ten_minutes, "_pretrain", pretrain)
+    found = train_ours([], 60)
+    assert tried == [10, 40, 533, 277]
+    assert (found["steps"], found["ended_s"]) == (277, 32.7)
 
 
 def test_the_learning_rate_follows_the_clock_and_not_the_steps() -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import sqlite3
 import subprocess
@@ -168,7 +167,7 @@ def out_of_memory(function: Callable[..., Any], *, at_call: int = 1) -> Callable
 
 @pytest.mark.slow
 def test_a_run_whose_memory_runs_out_says_so_and_is_resumed_with_what_it_hints_at(
-    pretrain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pretrain, run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(LitModule, "training_step", out_of_memory(LitModule.training_step, at_call=12))
@@ -177,10 +176,15 @@ def test_a_run_whose_memory_runs_out_says_so_and_is_resumed_with_what_it_hints_a
     assert failed.error.startswith(
         "error: memory ran out in step 12, with 4 rows per forward pass: 1152921504606846976 "
     )
-    (hint,) = re.findall("use (trainer.batch_size=2 trainer.accumulate=2) for the same steps", failed.error)
+    assert failed.error.endswith(
+        "1152921504606846976 bytes could not be allocated; expected a step that fits into memory\n"
+        "hint: resume=mine with trainer.batch_size=2 trainer.accumulate=2 or "
+        "trainer.activation_checkpointing=full makes the same steps with less memory"
+    )
     assert status(tmp_path) == "FAILED"
     assert not half_written(tmp_path)
-    resumed = pretrain("resume=true", "trainer.precision=fp32", "name=null", *hint.split())
+    less = ("trainer.batch_size=2", "trainer.accumulate=2", "trainer.activation_checkpointing=full")
+    resumed = run("pretrain", "resume=mine", "tracking=off", *less)
     assert resumed.code == 0, resumed.err
     assert status(tmp_path) == "FINISHED"
 

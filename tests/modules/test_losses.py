@@ -8,8 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.heads import LMHead
-from modules.losses import IGNORE_INDEX, PADDED_TO, balanced_weights, span_loss, token_loss
+from modules.heads import LMHead, TransformedLMHead
+from modules.losses import (
+    CHUNK_TOKENS,
+    IGNORE_INDEX,
+    PADDED_TO,
+    balanced_weights,
+    chunks_as_on_gpu,
+    product_chunk_tokens,
+    span_loss,
+    token_loss,
+)
 
 B, T, D, V = 3, 7, 8, 11
 
@@ -139,6 +148,39 @@ def test_no_head_call_sees_more_than_one_chunk_and_rows_are_padded_to_few_shapes
     assert sum(chunks) == PADDED_TO >= index.numel()
 
 
+@pytest.mark.parametrize("head_options", [{}, {"bias": True}])
+def test_what_is_ignored_may_be_infinite_and_a_label_that_is_no_token_is_an_error(
+    head_options: dict[str, bool],
+) -> None:
+    hidden, head, _, labels, _ = make_case(**head_options)
+    with torch.no_grad():
+        hidden[labels == IGNORE_INDEX] = torch.inf
+    nats, _ = token_loss(hidden, head, labels, chunk_tokens=4)
+    assert nats.isfinite()
+    labels[0, 0] = -1
+    with pytest.raises((RuntimeError, IndexError)):
+        token_loss(hidden, head, labels, chunk_tokens=4)
+
+
+def test_only_a_head_that_is_one_product_of_its_weights_is_computed_as_one() -> None:
+    embedding = nn.Embedding(V, D)
+    assert LMHead(embedding).is_product
+    assert LMHead(embedding, tied=False).is_product
+    quantized = LMHead(embedding)
+    quantized.product = nn.Identity()
+    transformed = TransformedLMHead(embedding, activation="gelu")
+    others = (quantized, transformed, LMHead(embedding, bias=True), LMHead(embedding, softcap=2.0))
+    assert not any(head.is_product for head in others)
+
+
+def test_chunks_have_as_many_tokens_as_the_width_on_a_cpu_and_1024_on_a_gpu() -> None:
+    sizes = [product_chunk_tokens(torch.empty(0, width)) for width in (32, 128, 384, 768, 4096)]
+    assert sizes == [256, 256, 512, 768, 1024]
+    with chunks_as_on_gpu():
+        assert product_chunk_tokens(torch.empty(0, 128)) == CHUNK_TOKENS == 1024
+    assert product_chunk_tokens(torch.empty(0, 128, device="meta")) == CHUNK_TOKENS
+
+
 def test_a_loss_scale_scales_the_gradients_and_backward_can_run_twice() -> None:
     hidden, head, embedding, labels, index = make_case()
     nats, _ = token_loss(hidden, head, labels, index, chunk_tokens=4)
@@ -150,10 +192,11 @@ def test_a_loss_scale_scales_the_gradients_and_backward_can_run_twice() -> None:
 @pytest.mark.parametrize("chunk_tokens", [1, 4, 1000])
 @pytest.mark.parametrize("with_index", [True, False])
 @pytest.mark.parametrize("label_smoothing", [0.1, 1.0])
+@pytest.mark.parametrize("head_options", [{}, {"softcap": 2.0, "bias": True}])
 def test_smoothed_labels_give_the_loss_and_gradients_of_plain_cross_entropy(
-    chunk_tokens: int, with_index: bool, label_smoothing: float
+    chunk_tokens: int, with_index: bool, label_smoothing: float, head_options: dict[str, float]
 ) -> None:
-    hidden, head, embedding, labels, index = make_case(softcap=2.0, bias=True)
+    hidden, head, embedding, labels, index = make_case(**head_options)
     tensors = (hidden, embedding.weight, *head.parameters())
     chosen = index if with_index else None
     nats, n_tokens = token_loss(

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 
@@ -46,9 +47,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+#: Pages of the memory that the four steps of STEPS use, if they get it from the system.
+PAGES = 4 * 100 * 2**20 // resource.getpagesize()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than GNU's")
 @pytest.mark.parametrize(
-    ("asked", "faults"), [({}, (0, 5_000)), ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, (25_000, 200_000))]
+    ("asked", "faults"),
+    [({}, (0, PAGES // 20)), ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, (PAGES // 4, 2 * PAGES))],
 )
 def test_memory_freed_in_a_step_is_used_in_the_next_one_unless_the_user_says_otherwise(
     asked: dict[str, str], faults: tuple[int, int]

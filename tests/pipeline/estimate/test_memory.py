@@ -111,7 +111,7 @@ def test_memory_is_linear_in_depth_part_by_part(words: list[str], recompute: Rec
 
 @pytest.mark.slow
 def test_bytes_alive_are_those_that_torchs_own_tracker_counts() -> None:
-    """It takes no module that is called twice, so the batch is small enough for a loss in one piece."""
+    """It takes no module that is called twice, as a head that is more than one product is."""
     planned = step("size.n_layers=2", "size.max_seq_len=64", "optimizer=adamw")
     rows = planned.batch(4)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:

@@ -1,5 +1,8 @@
 """Memory that ran out is recognized by the errors of those that failed to allocate it."""
 
+import errno
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +38,12 @@ def test_the_amount_is_told_if_it_is_known() -> None:
     ):
         assert is_out_of_memory(error)
         assert f"memory ran out: {amount} could not be allocated\nhint: " in str(out_of_memory(error))
+    for error in (
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ):
+        assert is_out_of_memory(error)
     assert str(out_of_memory(MemoryError())).startswith("memory ran out\nhint: ")
 
 
@@ -46,20 +55,26 @@ def test_other_errors_are_not_taken_for_it(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "rows", "remedy"),
+    ("options", "rows", "resumes", "hint"),
     [
-        ({"batch_size": 8}, "8 rows", "use trainer.batch_size=4 trainer.accumulate=2 for the same steps, or "
-         "trainer.activation_checkpointing=full, or a smaller model (size=NAME)"),
-        ({"batch_size": 9, "accumulate": 2, "activation_checkpointing": "full"}, "9 rows",
-         "use trainer.batch_size=3 trainer.accumulate=6 for the same steps, or a smaller model (size=NAME)"),
-        ({"batch_size": 1, "activation_checkpointing": "full"}, "1 row",
-         "use a smaller model with size=NAME"),
+        ({"batch_size": 8}, "8 rows", "mine",
+         "resume=mine with trainer.batch_size=4 trainer.accumulate=2 or "
+         "trainer.activation_checkpointing=full makes the same steps with less memory"),
+        ({"batch_size": 9, "accumulate": 2, "activation_checkpointing": "full"}, "9 rows", None,
+         "trainer.batch_size=3 trainer.accumulate=6 makes the same steps with less memory"),
+        ({"batch_size": 1, "activation_checkpointing": "full"}, "1 row", None,
+         "use a smaller model (size=NAME)"),
     ],
 )  # fmt: skip
-def test_in_training_the_hint_names_options_that_need_less(options: dict, rows: str, remedy: str) -> None:
-    error = out_of_memory_in_training(ON_GPU, TrainerOptions(**options), 4)
+def test_in_training_the_hint_names_options_that_need_less(
+    options: dict[str, Any], rows: str, resumes: str | None, hint: str
+) -> None:
+    trainer = TrainerOptions(**options)
+    error = out_of_memory_in_training(ON_GPU, trainer, step=4, resumes=resumes, has_size=True)
     assert error.sentence == (
         f"memory ran out in step 5, with {rows} per forward pass: 2.50 GiB could not be allocated; "
         "expected a step that fits into memory"
     )
-    assert error.remedy == f"{remedy}; `make estimate` with the same keys says what fits"
+    assert error.remedy == hint
+    without_size = out_of_memory_in_training(ON_GPU, trainer, step=4, resumes=None, has_size=False)
+    assert "size=NAME" not in without_size.remedy
