@@ -25,6 +25,7 @@ CASES = [
     Case(name="fsdp, denoise, unclipped", task="denoise", optimizer="muon", clip=None),
     Case(name="fsdp, fine-tuning", task="classify", recompute="selective"),
     Case(name="fsdp, loss in chunks", max_seq_len=400, max_steps=6),
+    Case(name="fsdp, loss in chunks by autograd", max_seq_len=400, max_steps=6, softcap=15.0),
     Case(name="fsdp, LoRA", task="classify", lora=True),
     Case(name="fsdp, compiled", compile=True, max_steps=6),
 ]

@@ -86,6 +86,7 @@ class Case:
     max_seq_len: int = 32
     max_steps: int = 20
     lora: bool = False
+    softcap: float | None = None
     compile: bool = False
     crash_after: int | None = None
     kill_after: int | None = None
@@ -208,7 +209,7 @@ def parts(case: Case, batch_size: int) -> tuple[Model, Objective, L.LightningDat
     backbone = architecture(
         BYTES.vocab_size, n_layers=2, max_seq_len=case.max_seq_len, layer=layer, position=Rotary()
     )
-    model = Model(backbone, LMHead(backbone.output_embedding))
+    model = Model(backbone, LMHead(backbone.output_embedding, softcap=case.softcap))
     initialize(model)
     data = PretrainDataModule(
         Rows(40, task.row_tokens(case.max_seq_len) + task.overlap, seed=1),
