@@ -186,6 +186,7 @@ class _ChunkedNats(torch.autograd.Function):
             chunk_grad.copy_(grads[0])
             for total, grad in zip(weight_grads, grads[1:], strict=True):
                 total.add_(grad)
+            del logits, logits_grad  # before the next chunk needs as much memory
         ctx.save_for_backward(rows_grad, *weight_grads)
         ctx.weight_dtypes = [weight.dtype for weight in weights]
         return nats
@@ -224,12 +225,11 @@ class _ProductNats(torch.autograd.Function):
                 chunk_nats, grad = _nats_and_gradient(chunk @ low_weight.T, chunk_targets, label_smoothing)
                 nats += chunk_nats
                 torch.mm(grad, low_weight, out=chunk_grad)
-                if weight_grad is None:
-                    continue
-                if dtype == torch.float32:
+                if weight_grad is not None and dtype == torch.float32:
                     weight_grad.addmm_(grad.T, chunk)
-                else:
+                elif weight_grad is not None:
                     weight_grad += grad.T @ chunk
+                del grad  # before the next chunk needs as much memory
         ctx.save_for_backward(rows_grad.masked_fill_(is_ignored, 0), weight_grad)
         ctx.dtypes = rows.dtype, weight.dtype
         return nats
