@@ -55,7 +55,7 @@ def _amount(error: BaseException) -> str:
 
 
 def _remedy(options: TrainerOptions, resumes: str | None, *, has_size: bool) -> str:
-    """Return the options that need less memory; the first ones lead to the same losses."""
+    """Return the options that need less memory for the same steps or, if there are none, a smaller model."""
     found = []
     fewer = _largest_divisor(options.batch_size)
     if fewer is not None:
