@@ -65,8 +65,8 @@ def _remedy(options: TrainerOptions, resumes: str | None, *, has_size: bool) -> 
         found.append("trainer.activation_checkpointing=full")
     if not found:
         return "use a smaller model (size=NAME)" if has_size else "use a smaller model"
-    same = f"{' or '.join(found)} makes the same steps with less memory"
-    return same if resumes is None else f"resume={resumes} with {same}"
+    resumed = "" if resumes is None else f"resume={resumes} with "
+    return f"use {resumed}{' or '.join(found)}, for the same steps with less memory"
 
 
 def _largest_divisor(number: int) -> int | None:

@@ -178,8 +178,8 @@ def test_a_run_whose_memory_runs_out_says_so_and_is_resumed_with_what_it_hints_a
     )
     assert failed.error.endswith(
         "1152921504606846976 bytes could not be allocated; expected a step that fits into memory\n"
-        "hint: resume=mine with trainer.batch_size=2 trainer.accumulate=2 or "
-        "trainer.activation_checkpointing=full makes the same steps with less memory"
+        "hint: use resume=mine with trainer.batch_size=2 trainer.accumulate=2 or "
+        "trainer.activation_checkpointing=full, for the same steps with less memory"
     )
     assert status(tmp_path) == "FAILED"
     assert not half_written(tmp_path)

@@ -58,10 +58,10 @@ def test_other_errors_are_not_taken_for_it(error: BaseException) -> None:
     ("options", "rows", "resumes", "hint"),
     [
         ({"batch_size": 8}, "8 rows", "mine",
-         "resume=mine with trainer.batch_size=4 trainer.accumulate=2 or "
-         "trainer.activation_checkpointing=full makes the same steps with less memory"),
+         "use resume=mine with trainer.batch_size=4 trainer.accumulate=2 or "
+         "trainer.activation_checkpointing=full, for the same steps with less memory"),
         ({"batch_size": 9, "accumulate": 2, "activation_checkpointing": "full"}, "9 rows", None,
-         "trainer.batch_size=3 trainer.accumulate=6 makes the same steps with less memory"),
+         "use trainer.batch_size=3 trainer.accumulate=6, for the same steps with less memory"),
         ({"batch_size": 1, "activation_checkpointing": "full"}, "1 row", None,
          "use a smaller model (size=NAME)"),
     ],
