@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from modules.cache import LayerCache
+from modules.dropout import drop
 from modules.errors import ArgumentError
 from modules.masks import Mask
 from modules.positions import Rotation
@@ -123,7 +124,9 @@ def attend(
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """
     n_scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and n_scores <= _plain_scores.get():
+    # With dropout, torch's kernel for the CPU computes all scores too, and its dropout is slower.
+    by_products = q.dtype == torch.bfloat16 or dropout > 0
+    if q.device.type == "cpu" and by_products and n_scores <= _plain_scores.get():
         seen = _attend_by_products(q, k, v, mask, dropout)
     elif _fits_half(q, k, v, mask, dropout):
         seen = _attend_to_half(q, k, v, mask)
@@ -185,7 +188,7 @@ def _attend_by_products(
     # Given bfloat16, the kernel computes in float32 too, but its backward pass reads half as much memory.
     weights = torch.softmax(scores, dim=-1)
     if dropout:
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
     seen: Tensor = weights @ v
     return seen
 

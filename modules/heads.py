@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from modules.dropout import Dropout
 from modules.errors import ArgumentError
 from modules.layers import ACTIVATIONS, Activation
 
@@ -130,7 +131,7 @@ class PooledClassifier(nn.Module):
         if n_classes < 1:
             raise ArgumentError(f"n_classes is {n_classes}", "at least 1", "give the number of classes")
         self.pooling = pooling
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classes = nn.Linear(d_model, n_classes)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch) -> Float[Tensor, "B C"]:
@@ -160,7 +161,7 @@ class TokenHead(nn.Module):
         super().__init__()
         if n_classes < 1:
             raise ArgumentError(f"n_classes is {n_classes}", "at least 1", "give the number of classes")
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classes = nn.Linear(d_model, n_classes)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch | None = None) -> Float[Tensor, "B T C"]:
@@ -180,7 +181,7 @@ class SpanHead(nn.Module):
 
     def __init__(self, d_model: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ends = nn.Linear(d_model, 2)
 
     def forward(self, hidden: Float[Tensor, "B T D"], batch: Batch) -> Float[Tensor, "B T 2"]:

@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from modules.attention import MultiHeadAttention, check_heads
 from modules.cache import LayerCache
+from modules.dropout import Dropout
 from modules.errors import ArgumentError
 from modules.masks import Mask
 from modules.norms import RMSNorm
@@ -158,7 +159,7 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(d_model, d_ff, bias=bias) if activation in _GATED else None
         self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
         self.activation = ACTIVATIONS[activation]
-        self.dropout = _dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Project to the inner width, apply the activation, and project back."""
@@ -191,7 +192,7 @@ class Layer(nn.Module):
         self.cross_attn_norm = None if cross_attn is None else norm()
         self.cross_attn = cross_attn
         self.ffn_norm, self.ffn = norm(), ffn
-        self.dropout = _dropout(dropout)  # section 5.4: on the output of each sub-layer, before the sum
+        self.dropout = Dropout(dropout)  # section 5.4: on the output of each sub-layer, before the sum
 
     def forward(
         self,
@@ -266,8 +267,3 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,
     "geglu": _gelu_tanh,
 }
-
-
-def _dropout(share: float) -> nn.Module:
-    """Return a dropout module, or an identity for 0, because torch's `Dropout` copies the data even then."""
-    return nn.Dropout(share) if share else nn.Identity()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from modules.dropout import Dropout
 from modules.errors import ArgumentError
 
 
@@ -97,7 +98,7 @@ class LoRALinear(nn.Linear):
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
         self.scale = options.alpha / options.rank
-        self.lora_dropout = nn.Dropout(options.dropout)
+        self.lora_dropout = Dropout(options.dropout)
         self.lora_A = nn.Parameter(base.weight.new_empty(options.rank, base.in_features))
         self.lora_B = nn.Parameter(base.weight.new_zeros(base.out_features, options.rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # the initialization of nn.Linear

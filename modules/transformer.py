@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modules.cache import KVCache, Memory
+from modules.dropout import Dropout
 from modules.errors import ArgumentError
 from modules.layers import LayerSpec
 from modules.masks import Mask
@@ -142,7 +143,7 @@ class Transformer(nn.Module):
         self.type_embedding = nn.Embedding(n_token_types, layer.d_model) if n_token_types else None
         self.position = position
         self.embedding_norm = layer.build_norm() if layer.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(layer.dropout) if layer.dropout else nn.Identity()
+        self.dropout = Dropout(layer.dropout)
 
     @property
     def output_embedding(self) -> nn.Embedding:
