@@ -94,24 +94,18 @@ class Features:
         ]
 
 
-def pad(
-    arrays: Sequence[npt.NDArray[np.integer]], *, value: int, multiple: int = 16, side: str = "right"
-) -> Ints:
-    """Stack arrays (n_i,) of integers to (B, W), padded with `value`.
-
-    W is the longest n_i rounded up to a multiple of `multiple`, and at least `multiple`, so that there are
-    few different shapes: kernels are cached by shape.
+def pad(arrays: Sequence[npt.NDArray[np.integer]], *, value: int, side: str = "right") -> Ints:
+    """Stack arrays (n_i,) of integers to (B, W), padded with `value`; W is `padded_width(max(n_i))`.
 
     Raises:
-        ValueError: if there are no arrays, `multiple` is below 1, or the side is neither "right" nor "left".
+        ValueError: if there are no arrays, or the side is neither "right" nor "left".
     """
-    if not len(arrays) or multiple < 1 or side not in ("right", "left"):
+    if not len(arrays) or side not in ("right", "left"):
         raise ValueError(
-            f"{len(arrays)} arrays, multiple={multiple}, side={side!r}; expected at least one array, "
-            "a multiple of at least 1, and side right or left; give these"
+            f"{len(arrays)} arrays, side={side!r}; expected at least one array, and side right or left; "
+            "give these"
         )
-    longest = max(map(len, arrays))
-    width = max(1, -(-longest // multiple)) * multiple
+    width = padded_width(max(map(len, arrays)))
     padded = np.full((len(arrays), width), value, np.int64)
     for row, array in zip(padded, arrays, strict=True):
         if side == "right":
@@ -119,6 +113,16 @@ def pad(
         else:
             row[width - len(array) :] = array
     return padded
+
+
+def padded_width(longest: int) -> int:
+    """Return the width of a batch: at least 1, and `longest` rounded up by less than a sixteenth.
+
+    Up to 32 that is `longest` itself; from there on, 16 widths remain between a power of two and the next,
+    because kernels are cached by shape.
+    """
+    step = 1 << max(0, longest.bit_length() - 5)
+    return max(1, -(-longest // step) * step)
 
 
 def _as_int32(values: npt.ArrayLike, what: str) -> npt.NDArray[np.int32]:

@@ -43,7 +43,7 @@ def batch_outputs(
 
 
 def collate_inputs(features: Sequence[Feature]) -> Batch:
-    """Return `input_ids` (B, T), T a multiple of 16, and `attention_mask` if any row is padded."""
+    """Return `input_ids` (B, T), and `attention_mask` if any row is padded; T: see `padded_width`."""
     ids = [feature["input_ids"] for feature in features]
     inputs = pad(ids, value=0)  # any id will do, because padding is masked
     lengths = np.array([len(row) for row in ids])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.features import Feature, Features, pad
+from datamodules.features import Feature, Features, pad, padded_width
 
 sequences = st.lists(st.integers(-100, 60_000), max_size=9)
 examples = st.lists(st.tuples(sequences, sequences), min_size=1, max_size=12)
@@ -71,31 +71,35 @@ def test_offsets_that_do_not_fit_are_refused() -> None:
 
 @given(
     st.lists(st.lists(st.integers(0, 99), max_size=40), min_size=1, max_size=6),
-    st.integers(1, 20),
     st.sampled_from(["right", "left"]),
 )
 def test_padding_adds_the_value_at_one_side_and_nothing_else(
-    rows: list[list[int]], multiple: int, side: str
+    rows: list[list[int]], side: str
 ) -> None:
-    padded = pad([np.array(row, np.int64) for row in rows], value=-1, multiple=multiple, side=side)
-    longest = max(map(len, rows))
+    padded = pad([np.array(row, np.int64) for row in rows], value=-1, side=side)
     assert padded.dtype == np.int64
-    assert padded.shape[0] == len(rows)
-    assert padded.shape[1] % multiple == 0
-    assert longest <= padded.shape[1] < longest + max(multiple, 1) + (longest == 0)
+    assert padded.shape == (len(rows), padded_width(max(map(len, rows))))
     for row, made in zip(rows, padded.tolist(), strict=True):
         filling = [-1] * (padded.shape[1] - len(row))
         assert made == (row + filling if side == "right" else filling + row)
 
 
-def test_widths_are_multiples_of_sixteen() -> None:
-    widths = {pad([np.zeros(length, np.int64)], value=0).shape[1] for length in (0, 1, 15, 16, 17, 32, 33)}
-    assert widths == {16, 32, 48}
+@pytest.mark.parametrize(
+    ("longest", "width"),
+    [(0, 1), (1, 1), (31, 31), (32, 32), (33, 34), (64, 64), (65, 68), (300, 304), (1025, 1088)],
+)
+def test_a_width_is_the_longest_row_rounded_up_a_little(longest: int, width: int) -> None:
+    assert padded_width(longest) == width
 
 
-@pytest.mark.parametrize("wrong", [{"multiple": 0}, {"side": "middle"}])
-def test_impossible_padding_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        pad([np.zeros(3, np.int64)], value=0, **wrong)  # type: ignore[arg-type]
+def test_widths_are_few_and_less_than_a_sixteenth_is_added() -> None:
+    widths = [padded_width(longest) for longest in range(1, 2049)]
+    assert all(longest <= width < longest * 17 / 16 for longest, width in enumerate(widths, start=1))
+    assert len(set(widths)) == 32 + 6 * 16
+
+
+def test_impossible_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="side='middle'"):
+        pad([np.zeros(3, np.int64)], value=0, side="middle")
     with pytest.raises(ValueError, match="0 arrays"):
         pad([], value=0)

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.collate import Batch
 from datamodules.datamodule import FinetuneDataModule
-from datamodules.features import Feature, Features, pad
+from datamodules.features import Feature, Features, pad, padded_width
 from tests.datamodules.test_datamodule import KillAfter, KilledError, Toy, trainer_in
 
 # Of Lightning itself, with this torch.
@@ -118,7 +118,9 @@ def test_the_loaders_give_what_collate_made_without_a_trainer() -> None:
     data = datamodule()
     batches = list(data.val_dataloader())
     assert len(batches) == len(data.val_dataloader()) == 3
-    assert all(batch["input_ids"].shape[1] % 16 == 0 for batch in batches)
+    lengths = examples(N_VALIDATION, 1).lengths_of("input_ids")
+    longest = [int(lengths[batch["keys"].numpy()].max()) for batch in batches]
+    assert [batch["input_ids"].shape[1] for batch in batches] == [padded_width(each) for each in longest]
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"batch_size": -1}])
