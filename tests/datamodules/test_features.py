@@ -73,9 +73,7 @@ def test_offsets_that_do_not_fit_are_refused() -> None:
     st.lists(st.lists(st.integers(0, 99), max_size=40), min_size=1, max_size=6),
     st.sampled_from(["right", "left"]),
 )
-def test_padding_adds_the_value_at_one_side_and_nothing_else(
-    rows: list[list[int]], side: str
-) -> None:
+def test_padding_adds_the_value_at_one_side_and_nothing_else(rows: list[list[int]], side: str) -> None:
     padded = pad([np.array(row, np.int64) for row in rows], value=-1, side=side)
     assert padded.dtype == np.int64
     assert padded.shape == (len(rows), padded_width(max(map(len, rows))))
