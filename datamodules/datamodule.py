@@ -280,7 +280,7 @@ class FinetuneDataModule(_ResumableDataModule):
 
     def val_dataloader(self) -> SizedBatchLoader:
         """Return a loader of every validation example once, longest first, distributed over the ranks."""
-        longest_first = np.argsort(-self.validation.lengths, kind="stable")
+        longest_first = np.argsort(-self.validation.lengths.sum(axis=1), kind="stable")
         batches = sequential_batches(len(self.validation), self.batch_size, *self._ranks())
         keys = [longest_first[batch].tolist() for batch in batches]
         return SizedBatchLoader(_Examples(self.validation), keys, **self._options(self.collate))

@@ -73,11 +73,8 @@ class Features:
 
     @property
     def lengths(self) -> Ints:
-        """Total number of integers (N,) of each example, by which batches are sorted."""
-        total = np.zeros(len(self), np.int64)
-        for name in self.offsets:
-            total += self.lengths_of(name)
-        return total
+        """Number of integers (N, names) of each example under each name, by which batches are sorted."""
+        return np.stack([self.lengths_of(name) for name in self.offsets], axis=1)
 
     def lengths_of(self, name: str) -> Ints:
         """Return the number of integers (N,) of each example under a name."""

@@ -91,7 +91,7 @@ class LengthBucketSampler(ResumableBatchSampler):
     """The same stream, with epochs ordered so that a batch has rows of similar length and little padding.
 
     The permutation of (seed, epoch) is cut into pools of `pool_steps` steps (here, a step is one batch of
-    every rank). Each pool is sorted by length and cut into steps, and these are shuffled over the whole
+    every rank). Each pool is sorted (`by_length`) and cut into steps, and these are shuffled over the whole
     epoch. So every batch is full, the ranks of a step have similar lengths, and every row occurs once per
     epoch. At both ends of an epoch, rows that do not fill a step stay in the order of the permutation: the
     step that contains the end of an epoch and the start of the next has mixed lengths.
@@ -101,7 +101,7 @@ class LengthBucketSampler(ResumableBatchSampler):
     is learned much sooner from them alone.
 
     Args:
-        lengths: the length (N,) of each row, in any unit.
+        lengths: the length (N,) of each row, or the lengths (N, S) of its S sequences, in any unit.
         step_rows: number of rows in such a step, on which the order depends; None: `batch_size * world_size`.
             A stream that is continued with another batch size or number of ranks keeps its initial value.
 
@@ -122,11 +122,12 @@ class LengthBucketSampler(ResumableBatchSampler):
         rank: int = 0,
         world_size: int = 1,
         start_batch: int = 0,
-        pool_steps: int = 50,
+        pool_steps: int = 200,
         curriculum_steps: int = 0,
         step_rows: int | None = None,
     ) -> None:
-        self.lengths = np.asarray(lengths)
+        given = np.asarray(lengths)
+        self.lengths = given[:, np.newaxis] if given.ndim == 1 else given
         self.step_rows = batch_size * world_size if step_rows is None else step_rows
         if pool_steps < 1 or (step_rows is not None and step_rows < 1):
             raise ValueError(f"pool_steps={pool_steps}, step_rows={step_rows}; expected both at least 1")
@@ -134,7 +135,7 @@ class LengthBucketSampler(ResumableBatchSampler):
             raise ValueError(f"curriculum_steps={curriculum_steps}; expected 0 or more")
         self.pool_steps = pool_steps
         self.curriculum_steps = curriculum_steps
-        self._shortest_first = np.argsort(self.lengths, kind="stable")
+        self._shortest_first = np.argsort(self.lengths.sum(axis=1), kind="stable")
         super().__init__(
             len(self.lengths),
             batch_size=batch_size,
@@ -176,10 +177,24 @@ class LengthBucketSampler(ResumableBatchSampler):
         pool = self.pool_steps * step
         for start in range(0, len(whole), pool):
             part = whole[start : start + pool]
-            part[:] = part[np.argsort(self.lengths[part], kind="stable")]
+            part[:] = part[by_length(self.lengths[part])]
         steps = np.random.default_rng((self.seed, epoch, 1)).permutation(n_steps)
         whole[:] = whole.reshape(n_steps, step)[steps].reshape(-1)
         return rows
+
+
+def by_length(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the order of rows (N,) whose sequences have `lengths` (N, S): neighbours are similar in each.
+
+    Rows are sorted by the first length, those that agree in it by the second, and so on. After an odd length
+    the next one falls, and after an even one it rises, so that it changes little where the first one does.
+    """
+    keys: list[npt.NDArray[np.int64]] = []
+    before = np.zeros(len(lengths), np.int64)
+    for column in lengths.T:
+        keys.append(np.where(before % 2, -column, column))
+        before = column
+    return np.lexsort(keys[::-1])
 
 
 def sequential_batches(

@@ -32,7 +32,7 @@ def test_features_come_back_as_they_went_in(
     taken = kept.take(np.array(indices, np.int64))
     assert plain(taken) == plain([given_[i] for i in indices])
     assert all(values.dtype == np.int64 for feature in taken for values in feature.values())
-    assert kept.lengths.tolist() == [len(ids) + len(labels) for ids, labels in values]
+    assert kept.lengths.tolist() == [[len(ids), len(labels)] for ids, labels in values]
 
 
 def test_features_of_empty_texts_are_kept() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler
+from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, by_length
 
 Ints = np.ndarray
 sizes = st.integers(1, 40)
@@ -102,6 +102,30 @@ def test_less_than_an_eighth_of_the_padding_of_random_batches_is_left() -> None:
     options = {"batch_size": 32, "seed": 0}
     at_random = list(islice(ResumableBatchSampler(len(lengths), **options), 625))  # type: ignore[arg-type]
     assert padding(first_batches(625, lengths, **options), lengths) < padding(at_random, lengths) / 8
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), max_size=60))
+def test_rows_are_sorted_by_their_first_length_and_the_next_ones_rise_and_fall(
+    rows: list[tuple[int, int, int]],
+) -> None:
+    order = by_length(np.array(rows, np.int64).reshape(-1, 3)).tolist()
+    signs = [(1, -1 if first % 2 else 1, -1 if second % 2 else 1) for first, second, _ in rows]
+    slow = sorted(
+        range(len(rows)),
+        key=lambda i: [sign * length for sign, length in zip(signs[i], rows[i], strict=True)],
+    )
+    assert order == slow
+
+
+def test_sources_and_targets_are_both_padded_little() -> None:
+    random = np.random.default_rng(0)
+    sources = random.lognormal(2.5, 0.3, 20_000).astype(int) + 1
+    targets = (sources * random.lognormal(0.1, 0.2, 20_000)).astype(int) + 1
+    pairs = np.stack([sources, targets], axis=1)
+    batches = first_batches(1250, pairs, batch_size=16, seed=0)
+    by_total = first_batches(1250, pairs.sum(axis=1), batch_size=16, seed=0)
+    for lengths in (sources, targets):
+        assert padding(batches, lengths) < 0.6 * padding(by_total, lengths)
 
 
 def test_the_ranks_of_a_step_have_like_lengths() -> None:
