@@ -306,8 +306,11 @@ def deep_model() -> Model:
     return Model(backbone, LMHead(backbone.embedding, bias=True))
 
 
+# In bf16, how products of small matrices are rounded depends on how many matrices are batched.
 by_decaying = pytest.mark.parametrize(
-    "builder", [AdamW(layer_decay=0.5), Muon(layer_decay=0.5)], ids=["adamw", "muon"]
+    "builder",
+    [AdamW(layer_decay=0.5), Muon(layer_decay=0.5, newton_schulz="fp32")],
+    ids=["adamw", "muon"],
 )
 
 
