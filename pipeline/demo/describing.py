@@ -23,9 +23,14 @@ BEGINNING = "One sunny morning"
 Example = dict[str, Any]
 
 
+def shown_task(model: ServedModel) -> Any:
+    """Return the task that the page shows; an imported language model that can reply is a dialogue."""
+    return model.dialogue or model.task
+
+
 def describe(model: ServedModel) -> dict[str, Any]:
     """Return what the page needs to know about a model, as JSON values."""
-    task, word = model.task, str(model.bundle.config["choices"]["task"])
+    task, word = shown_task(model), str(model.bundle.config["choices"]["task"])
     return {
         "model": model.name,
         "version": model.version,
@@ -74,7 +79,7 @@ def _examples(model: ServedModel) -> list[Example]:
 
     A model of another corpus, or of none that is known here, gets one plain example.
     """
-    task = model.task
+    task = shown_task(model)
     if task.showing.view is None or not _is_of_story_world(model.bundle.config):
         row = task.example_row if isinstance(task, FinetuneTask) else {"text": BEGINNING}
         return [{"language": None, "row": dict(row)}]

@@ -10,6 +10,7 @@ from datamodules.corpus import Columns
 from pipeline import report
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
+from pipeline.config.tasks import to_node
 from pipeline.errors import BundleError, ConfigError
 from pipeline.machine.options import TrainerOptions
 from pipeline.runs.bundle import Bundle, load_bundle
@@ -18,6 +19,7 @@ from pipeline.runs.folders import RunFolder
 from pipeline.runs.placing import place
 from pipeline.runs.stored import task_class
 from pipeline.tasks.base import GAP, PretrainingTask
+from pipeline.tasks.chat import Dialogue, dialogue_of
 from pipeline.tasks.finetuning import FinetuneTask
 
 #: Stages that always need a fine-tuned model.
@@ -40,6 +42,8 @@ def load_asked(config: Config) -> Bundle:
         kind=partial(_kind_for, config.prompts or []) if "prompts" in config.stage.uses else any_kind,
     )
     bundle = load_bundle(folder)
+    if isinstance(wanted, Dialogue):
+        bundle = _as_dialogue(bundle)
     if wanted is not None and not isinstance(bundle.task, type(wanted)):
         raise BundleError(
             f"{folder} was trained for {type(bundle.task).__name__}",
@@ -51,6 +55,14 @@ def load_asked(config: Config) -> Bundle:
     report.say("Bundle", report.short(folder))
     report.say("Model", described)
     return bundle
+
+
+def _as_dialogue(bundle: Bundle) -> Bundle:
+    """Return a bundle that replies, with the task that does, for an imported language model with ChatML."""
+    task = dialogue_of(bundle.task, bundle.tokenizer)
+    if task is None or task is bundle.task:
+        return bundle
+    return replace(bundle, task=task, task_config=to_node(task))
 
 
 def with_trained_names(columns: Columns, bundle: Bundle) -> Columns:

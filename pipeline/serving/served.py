@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.tokenizer import ForeignTokenizer
 from modules.continuous import DecodingBatch
 from pipeline.errors import BundleError
 from pipeline.machine.options import TrainerOptions
@@ -17,7 +16,7 @@ from pipeline.runs.placing import place
 from pipeline.runs.start import check_has_head
 from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.causal_lm import CausalLM
-from pipeline.tasks.chat import Dialogue
+from pipeline.tasks.chat import Dialogue, dialogue_of
 from pipeline.tasks.finetuning import FinetuneTask
 
 _ENDPOINT = re.compile(r"[a-z][a-z0-9_]*")
@@ -64,12 +63,8 @@ class ServedModel:
 
     @property
     def dialogue(self) -> Dialogue | None:
-        """The task that replies: its own, or the default one for an imported language model with ChatML."""
-        if isinstance(self.task, Dialogue):
-            return self.task
-        tokenizer = self.bundle.tokenizer
-        is_chatml = isinstance(tokenizer, ForeignTokenizer) and tokenizer.has_chatml
-        return Dialogue() if is_chatml and isinstance(self.task, CausalLM) else None
+        """The task that replies, if it can."""
+        return dialogue_of(self.task, self.bundle.tokenizer)
 
     @property
     def limit(self) -> int:

@@ -27,7 +27,9 @@ def after_pretraining(run: RunFolder, task: PretrainingTask, backbone: type[Tran
     }
 
 
-def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool) -> dict[str, str]:
+def after_import(
+    run: RunFolder, backbone: type[Transformer], *, has_head: bool, has_chatml: bool
+) -> dict[str, str]:
     """Return command -> purpose, for an imported model."""
     able = [
         name
@@ -40,6 +42,8 @@ def after_import(run: RunFolder, backbone: type[Transformer], *, has_head: bool)
         also = f" (or {', '.join(others)})" if others else ""
         commands[f"make finetune-{first} INIT={run.name}"] = f"fine-tune it for a task{also}"
     if has_head and backbone is Decoder:
+        if has_chatml:
+            commands[f"make try-chat BUNDLE={run.name}"] = "talk to it"
         commands[f'make generate BUNDLE={run.name} PROMPT="One sunny morning"'] = "generate text with it"
     if has_head:
         commands[f"make evaluate BUNDLE={run.name} DATA=..."] = "evaluate it on a corpus"

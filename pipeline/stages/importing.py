@@ -98,7 +98,12 @@ def _write(config: Config, checkpoint: Checkpoint, imported: Imported) -> StageR
         metrics={},
         facts={"bundle": report.short(folder), "from": config.source, "files": f"{len(sources)}, hashed"},
         samples=[],
-        next_commands=after_import(run, type(imported.model.backbone), has_head=imported.has_head),
+        next_commands=after_import(
+            run,
+            type(imported.model.backbone),
+            has_head=imported.has_head,
+            has_chatml=imported.tokenizer.has_chatml,
+        ),
         address=tracked.url,
     )
     return StageResult(stage="import", run_id=tracked.run_id, bundle=str(folder))

@@ -9,12 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from datamodules.errors import DataError
-from datamodules.tokenizer import Tokenizer
+from datamodules.tokenizer import ForeignTokenizer, Tokenizer
 from modules.generation import SamplingOptions, generate
 from modules.model import Model
 from modules.transformer import Decoder, Transformer
 from pipeline import progress
 from pipeline.tasks.base import Sample, forbidden_ids
+from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.finetuning import Feature, Prediction, Row, Score, number_of
 from pipeline.tasks.layouts import OneSequence
 from pipeline.tasks.scoring import Floats, Ints, column_sums, mean_score, statistic_score
@@ -272,3 +273,11 @@ def _matches(predictions: Sequence[Prediction], rows: Sequence[Row]) -> list[boo
 def _details(predictions: Sequence[Prediction]) -> Floats:
     names = ("reply_nats", "reply_tokens", "reply_tokens_right")
     return np.array([[prediction.details[name] for name in names] for prediction in predictions], np.float64)
+
+
+def dialogue_of(task: Any, tokenizer: Tokenizer) -> Dialogue | None:
+    """Return the task that replies: `task`, or the default one for an imported language model with ChatML."""
+    if isinstance(task, Dialogue):
+        return task
+    has_chatml = isinstance(tokenizer, ForeignTokenizer) and tokenizer.has_chatml
+    return Dialogue() if has_chatml and isinstance(task, CausalLM) else None

@@ -1,5 +1,6 @@
 """`make import` as a command: a bundle with its lineage, exported again bit for bit; and real weights."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -14,11 +15,14 @@ from pipeline.__main__ import main
 from pipeline.files import read_yaml
 from pipeline.interop.checkpoint import read_checkpoint
 from pipeline.interop.importing import import_model
+from pipeline.interop.tokenizer_files import write_tokenizer
 from pipeline.runs.bundle import load_bundle
 from pipeline.runs.stored import read_part
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.chat import Dialogue
 from tests.e2e.conftest import files, labelled
 from tests.pipeline.interop.folders import TEMPLATE, save_llama
+from tests.pipeline.interop.test_tokenizer_files import chatml
 
 WEIGHTS = Path(__file__).parents[2] / ".cache" / "weights"
 
@@ -83,6 +87,32 @@ def test_a_model_without_a_head_is_fine_tuned_at_its_own_rates_and_asked_for_not
     assert main([*chat, *small, "init_from=b"]) == 0
     said = " ".join(capsys.readouterr().err.split())  # lines are cut to the width
     assert "fine-tuned for a task with another head (PooledClassifier)" in said
+
+
+@pytest.mark.slow
+def test_a_language_model_with_chatml_replies_without_a_fine_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = chatml(has_start=False)
+    save_llama(tmp_path / "theirs", vocab_size=tokenizer.vocab_size)
+    write_tokenizer(tokenizer, tmp_path / "theirs", frame=(True, False), chat=True)
+    assert main(["import", "source=theirs", "name=a", "tracking=off"]) == 0
+    assert "make try-chat BUNDLE=a" in capsys.readouterr().err
+    turns = [{"role": "user", "text": "Where is it?"}, {"role": "assistant", "text": "Here."}]
+    Path("rows.jsonl").write_text(json.dumps({"turns": turns}) + "\n")
+    options = ["task=chat", "bundle=a", "task.max_reply_tokens=8"]
+    assert main(["predict", *options, "input=rows.jsonl"]) == 0
+    (row,) = map(json.loads, Path("rows.predictions.jsonl").read_text().splitlines())
+    bundle = load_bundle(Path("runs/a/bundles/best"))
+    task = Dialogue(max_reply_tokens=8)
+    (reply,) = task.predict(bundle.model, bundle.tokenizer, [{"turns": turns[:1]}], batch_size=1)
+    assert row["prediction"]["text"] == reply.text
+    monkeypatch.setattr("sys.stdin", io.StringIO("Where is it?\n"))
+    assert main(["try", *options]) == 0
+    assert reply.text in capsys.readouterr().out
+    assert main(["predict", "task=classify", "bundle=a", "input=rows.jsonl"]) == 2
+    assert "was trained for CausalLM" in capsys.readouterr().err
 
 
 def test_a_run_that_exists_and_a_model_that_is_not_named_are_refused_and_nothing_is_written(

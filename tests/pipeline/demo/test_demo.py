@@ -16,6 +16,8 @@ from pipeline.demo.routes import add_page
 from pipeline.errors import BundleError
 from pipeline.explain.explanation import explain_row
 from pipeline.tasks.causal_lm import CausalLM
+from pipeline.tasks.chat import Dialogue
+from tests.pipeline.interop.test_tokenizer_files import chatml
 from tests.pipeline.made_bundles import finish, make_bundle, write
 from tests.pipeline.serving.models import TASKS, Running, served, serving
 
@@ -101,6 +103,19 @@ def test_the_explanation_of_an_answer_is_that_of_make_explain(
     )
     if sampling is not None:  # what is explained is what was written
         assert found["answer"] == post(running, "/v1/completions", body).json()["choices"][0]["text"]
+
+
+def test_an_imported_model_with_chatml_is_shown_and_explained_as_one_that_replies() -> None:
+    model = served("causal_lm", tokenizer=chatml(has_start=False))
+    shown = describe(model)
+    assert (shown["form"], shown["endpoint"]) == ("dialogue", "/v1/chat/completions")
+    row = shown["examples"][0]["row"]
+    with serving([model]) as running:
+        add_page(running.server)
+        found = post(running, "/demo/explain", {**row, "model": "causal_lm"}).json()
+    bundle = model.bundle
+    (reply,) = Dialogue().predict(bundle.model, bundle.tokenizer, [row], batch_size=1)
+    assert found["answer"] == reply.text
 
 
 @pytest.mark.parametrize(
