@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.collate import Batch, RowBatch
-from datamodules.features import Feature, Features
+from datamodules.features import Feature, Features, padded_width
 from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, sequential_batches
 
 Collate = Callable[[RowBatch], Batch]
@@ -270,7 +270,7 @@ class FinetuneDataModule(_ResumableDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Return an endless loader that starts after the rows that are done."""
         sampler = LengthBucketSampler(
-            self.train.lengths,
+            padded_width(self.train.lengths),
             seed=self.seed,
             curriculum_steps=self.curriculum_batches * self._rows_per_pass // self._order_rows,
             step_rows=self._order_rows,

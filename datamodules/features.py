@@ -102,7 +102,7 @@ def pad(arrays: Sequence[npt.NDArray[np.integer]], *, value: int, side: str = "r
             f"{len(arrays)} arrays, side={side!r}; expected at least one array, and side right or left; "
             "give these"
         )
-    width = padded_width(max(map(len, arrays)))
+    width = int(padded_width(max(map(len, arrays))))
     padded = np.full((len(arrays), width), value, np.int64)
     for row, array in zip(padded, arrays, strict=True):
         if side == "right":
@@ -112,14 +112,17 @@ def pad(arrays: Sequence[npt.NDArray[np.integer]], *, value: int, side: str = "r
     return padded
 
 
-def padded_width(longest: int) -> int:
-    """Return the width of a batch: at least 1, and `longest` rounded up by less than a sixteenth.
+def padded_width(longest: npt.ArrayLike) -> Ints:
+    """Return the width of a batch, by element: at least 1, and `longest` rounded up by less than a sixteenth.
 
     Up to 32 that is `longest` itself; from there on, 16 widths remain between a power of two and the next,
     because kernels are cached by shape.
     """
-    step = 1 << max(0, longest.bit_length() - 5)
-    return max(1, -(-longest // step) * step)
+    lengths = np.asarray(longest, np.int64)
+    n_bits = np.frexp(lengths)[1]
+    steps = 1 << np.maximum(n_bits - 5, 0).astype(np.int64)
+    widths: Ints = np.maximum(-(-lengths // steps) * steps, 1)
+    return widths
 
 
 def _as_int32(values: npt.ArrayLike, what: str) -> npt.NDArray[np.int32]:

@@ -101,7 +101,7 @@ class LengthBucketSampler(ResumableBatchSampler):
     is learned much sooner from them alone.
 
     Args:
-        lengths: the length (N,) of each row, or the lengths (N, S) of its S sequences, in any unit.
+        lengths: the length (N,) of each row, or the lengths (N, S) of its S sequences, as integers.
         step_rows: number of rows in such a step, on which the order depends; None: `batch_size * world_size`.
             A stream that is continued with another batch size or number of ranks keeps its initial value.
 
@@ -126,7 +126,7 @@ class LengthBucketSampler(ResumableBatchSampler):
         curriculum_steps: int = 0,
         step_rows: int | None = None,
     ) -> None:
-        given = np.asarray(lengths)
+        given = np.asarray(lengths, np.int64)
         self.lengths = given[:, np.newaxis] if given.ndim == 1 else given
         self.step_rows = batch_size * world_size if step_rows is None else step_rows
         if pool_steps < 1 or (step_rows is not None and step_rows < 1):
@@ -186,14 +186,15 @@ class LengthBucketSampler(ResumableBatchSampler):
 def by_length(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the order of rows (N,) whose sequences have `lengths` (N, S): neighbours are similar in each.
 
-    Rows are sorted by the first length, those that agree in it by the second, and so on. After an odd length
-    the next one falls, and after an even one it rises, so that it changes little where the first one does.
+    Rows are sorted by the first length, those that agree in it by the second, and so on. The second length
+    ascends for the smallest first length, descends for the next one, and so on in turn, so that it does not
+    jump where the first one changes.
     """
     keys: list[npt.NDArray[np.int64]] = []
-    before = np.zeros(len(lengths), np.int64)
+    rank = np.zeros(len(lengths), np.int64)
     for column in lengths.T:
-        keys.append(np.where(before % 2, -column, column))
-        before = column
+        keys.append(np.where(rank % 2, -column, column))
+        rank = np.unique(column, return_inverse=True)[1]
     return np.lexsort(keys[::-1])
 
 

@@ -16,7 +16,7 @@ from modules.masks import Mask
 from modules.positions import Rotation
 
 # On CPU, torch's fused kernel has a slow backward pass in bfloat16: matrix products are 2 to 4 times as fast
-# up to this number of scores (B * H * T * S), and slower above.
+# up to this number of scores (B * H * T * S), and slower above. 0: never use them.
 _plain_scores = ContextVar("plain_scores", default=1 << 23)
 
 
@@ -124,9 +124,10 @@ def attend(
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """
     n_scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    # With dropout, torch's kernel for the CPU computes all scores too, and its dropout is slower.
-    by_products = q.dtype == torch.bfloat16 or dropout > 0
-    if q.device.type == "cpu" and by_products and n_scores <= _plain_scores.get():
+    limit = _plain_scores.get()
+    is_small_bfloat16 = q.dtype == torch.bfloat16 and n_scores <= limit
+    # With dropout, torch's kernel for the CPU stores all scores too, and its dropout is slower.
+    if q.device.type == "cpu" and (is_small_bfloat16 or (dropout and limit)):
         seen = _attend_by_products(q, k, v, mask, dropout)
     elif _fits_half(q, k, v, mask, dropout):
         seen = _attend_to_half(q, k, v, mask)

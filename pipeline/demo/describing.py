@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from datamodules.corpus import TEXT_ONLY
 from datamodules.storyworld.language import CODES
 from datamodules.storyworld.world import StoryWorld
+from pipeline.runs.finetuned import as_dialogue
 from pipeline.serving.served import ServedModel
 from pipeline.tasks.causal_lm import CausalLM
 from pipeline.tasks.finetuning import FinetuneTask, Row
@@ -23,14 +24,9 @@ BEGINNING = "One sunny morning"
 Example = dict[str, Any]
 
 
-def shown_task(model: ServedModel) -> Any:
-    """Return the task that the page shows; an imported language model that can reply is a dialogue."""
-    return model.dialogue or model.task
-
-
 def describe(model: ServedModel) -> dict[str, Any]:
     """Return what the page needs to know about a model, as JSON values."""
-    task, word = shown_task(model), str(model.bundle.config["choices"]["task"])
+    task, word = as_dialogue(model.bundle).task, str(model.bundle.config["choices"]["task"])
     return {
         "model": model.name,
         "version": model.version,
@@ -79,7 +75,7 @@ def _examples(model: ServedModel) -> list[Example]:
 
     A model of another corpus, or of none that is known here, gets one plain example.
     """
-    task = shown_task(model)
+    task = as_dialogue(model.bundle).task
     if task.showing.view is None or not _is_of_story_world(model.bundle.config):
         row = task.example_row if isinstance(task, FinetuneTask) else {"text": BEGINNING}
         return [{"language": None, "row": dict(row)}]

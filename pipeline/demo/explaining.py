@@ -10,8 +10,8 @@ from datamodules.corpus import Columns
 from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions
 from modules.model import Model
-from pipeline.demo.describing import shown_task
 from pipeline.explain.explanation import explain_row
+from pipeline.runs.finetuned import as_dialogue
 from pipeline.serving.engine import Engine
 from pipeline.serving.openai_api import completion
 from pipeline.serving.openai_formats import CompletionRequest
@@ -74,7 +74,8 @@ async def explain(engine: Engine, body: Any) -> dict[str, Any]:
     model = engine.models.get(str(body.get("model")))
     if model is None:
         raise RequestProblem(400, "model: expected the name of a served model", field="model")
-    model = replace(model, bundle=replace(model.bundle, task=shown_task(model)))
+    if "prompt" not in body:
+        model = replace(model, bundle=as_dialogue(model.bundle))
     is_pretrained = isinstance(model.task, CausalLM)
     row, explainer = _completion(engine, body) if is_pretrained else _row(engine, model, body)
     (prediction,) = await engine.answer(explainer, [row])

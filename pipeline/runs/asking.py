@@ -11,20 +11,23 @@ from pipeline.config.groups import CONFIGS
 from pipeline.errors import BundleError, ConfigError
 from pipeline.files import read_yaml
 from pipeline.runs.bundle import Bundle
-from pipeline.runs.finetuned import with_trained_names
+from pipeline.runs.finetuned import as_dialogue, with_trained_names
 from pipeline.runs.start import check_has_head
 from pipeline.tasks.base import GAP
 from pipeline.tasks.finetuning import FinetuneTask, Prediction, Row
 
 
 def predict(bundle: Bundle, rows: Sequence[Row], *, batch_size: int) -> list[Prediction]:
-    """Predict rows with a fine-tuned model; columns that the task does not read are ignored.
+    """Predict rows with a fine-tuned model, or the replies of an imported language model with ChatML.
+
+    Columns that the task does not read are ignored.
 
     Raises:
         BundleError: if the model was not fine-tuned, or was imported without a head.
         DataError: if a row lacks a column, or a column has the wrong type.
     """
     check_has_head(bundle)
+    bundle = as_dialogue(bundle)
     if not isinstance(bundle.task, FinetuneTask):
         raise BundleError(
             f"{bundle.folder} is a pretrained model",

@@ -1,4 +1,4 @@
-"""Load the fine-tuned bundle that a stage uses, and its task with the options of the command."""
+"""Load the bundle that a stage uses, and its task with the options of the command."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,12 +17,13 @@ from pipeline.runs.bundle import Bundle, load_bundle
 from pipeline.runs.find import Kind, any_kind, find_bundle
 from pipeline.runs.folders import RunFolder
 from pipeline.runs.placing import place
+from pipeline.runs.start import check_has_head
 from pipeline.runs.stored import task_class
 from pipeline.tasks.base import GAP, PretrainingTask
 from pipeline.tasks.chat import Dialogue, dialogue_of
 from pipeline.tasks.finetuning import FinetuneTask
 
-#: Stages that always need a fine-tuned model.
+#: Stages that need a model with a fine-tuning task; an imported language model with ChatML has one, too.
 ANSWERING = ("predict", "try")
 
 
@@ -43,7 +44,7 @@ def load_asked(config: Config) -> Bundle:
     )
     bundle = load_bundle(folder)
     if isinstance(wanted, Dialogue):
-        bundle = _as_dialogue(bundle)
+        bundle = as_dialogue(bundle)
     if wanted is not None and not isinstance(bundle.task, type(wanted)):
         raise BundleError(
             f"{folder} was trained for {type(bundle.task).__name__}",
@@ -57,11 +58,16 @@ def load_asked(config: Config) -> Bundle:
     return bundle
 
 
-def _as_dialogue(bundle: Bundle) -> Bundle:
-    """Return a bundle that replies, with the task that does, for an imported language model with ChatML."""
+def as_dialogue(bundle: Bundle) -> Bundle:
+    """Return an imported language model with ChatML as a bundle that replies; return others as they are.
+
+    Raises:
+        BundleError: the model was imported without a head.
+    """
     task = dialogue_of(bundle.task, bundle.tokenizer)
     if task is None or task is bundle.task:
         return bundle
+    check_has_head(bundle)
     return replace(bundle, task=task, task_config=to_node(task))
 
 

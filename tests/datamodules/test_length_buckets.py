@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules.features import padded_width
 from datamodules.sampling import LengthBucketSampler, ResumableBatchSampler, by_length
 
 Ints = np.ndarray
@@ -109,7 +110,8 @@ def test_rows_are_sorted_by_their_first_length_and_the_next_ones_rise_and_fall(
     rows: list[tuple[int, int, int]],
 ) -> None:
     order = by_length(np.array(rows, np.int64).reshape(-1, 3)).tolist()
-    signs = [(1, -1 if first % 2 else 1, -1 if second % 2 else 1) for first, second, _ in rows]
+    ranks = [sorted({row[column] for row in rows}) for column in range(2)]
+    signs = [(1, *((-1) ** ranks[column].index(row[column]) for column in range(2))) for row in rows]
     slow = sorted(
         range(len(rows)),
         key=lambda i: [sign * length for sign, length in zip(signs[i], rows[i], strict=True)],
@@ -117,10 +119,11 @@ def test_rows_are_sorted_by_their_first_length_and_the_next_ones_rise_and_fall(
     assert order == slow
 
 
-def test_sources_and_targets_are_both_padded_little() -> None:
+@pytest.mark.parametrize(("source", "ratio"), [(12, 1.1), (300, 0.2)])
+def test_sources_and_targets_are_both_padded_little(source: int, ratio: float) -> None:
     random = np.random.default_rng(0)
-    sources = random.lognormal(2.5, 0.3, 20_000).astype(int) + 1
-    targets = (sources * random.lognormal(0.1, 0.2, 20_000)).astype(int) + 1
+    sources = padded_width(random.lognormal(np.log(source), 0.3, 20_000))
+    targets = padded_width(sources * ratio * random.lognormal(0, 0.2, 20_000))
     pairs = np.stack([sources, targets], axis=1)
     batches = first_batches(1250, pairs, batch_size=16, seed=0)
     by_total = first_batches(1250, pairs.sum(axis=1), batch_size=16, seed=0)

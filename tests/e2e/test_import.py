@@ -108,6 +108,8 @@ def test_a_language_model_with_chatml_replies_without_a_fine_tuning(
     task = Dialogue(max_reply_tokens=8)
     (reply,) = task.predict(bundle.model, bundle.tokenizer, [{"turns": turns[:1]}], batch_size=1)
     assert row["prediction"]["text"] == reply.text
+    asked = [{"turns": turns[:1]}]
+    assert bundle.predict(asked) == Dialogue().predict(bundle.model, bundle.tokenizer, asked, batch_size=1)
     monkeypatch.setattr("sys.stdin", io.StringIO("Where is it?\n"))
     assert main(["try", *options]) == 0
     assert reply.text in capsys.readouterr().out

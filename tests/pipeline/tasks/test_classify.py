@@ -163,13 +163,13 @@ def test_features_fit_the_backbone_and_end_with_the_end(rows: list[dict[str, Any
     assert BYTES.decode(ids)[: length or 1].startswith("t" * min(length, 20))
 
 
-def test_a_batch_is_padded_to_a_multiple_of_16_and_has_a_mask_only_where_needed() -> None:
+def test_a_batch_is_as_wide_as_its_longest_row_and_has_a_mask_only_where_needed() -> None:
     task = fitted(ROWS)
-    rows = [{"text": "abc", "label": "x"}, {"text": "t" * 14, "label": "y"}]
+    rows = [{"text": "abc", "label": "x"}, {"text": "t" * 11, "label": "y"}]
     features = [task.features(row, BYTES, backbone(Encoder))[0] for row in rows]
     batch = task.collate(features)
-    assert batch["input_ids"].shape == (2, 16)
-    assert batch["attention_mask"].sum(dim=1).tolist() == [5, 16]
+    assert batch["input_ids"].shape == (2, 13)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [5, 13]
     assert batch["class_labels"].tolist() == [0, 1]
     assert "attention_mask" not in task.collate(features[1:])
 
