@@ -18,6 +18,7 @@ from pipeline.serving.server import bind
 from tests.commands import ROOT
 from tests.pipeline.made_bundles import make_run
 from tests.pipeline.serving.models import LABELS, TOKENIZER
+from tests.waiting import wait_until
 
 TASK = {"_target_": "pipeline.tasks.classify.TextClassification", "label_names": LABELS, "optional_read": []}
 
@@ -48,19 +49,22 @@ def save_classifier(run: Path, *, seed: int = 0) -> Path:
 
 
 @contextmanager
-def process(folder: Path, *words: str) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
-    """A server in a process of its own, once it is ready: the process, its address and what it printed."""
+def process(folder: Path, *words: str) -> Iterator[tuple["subprocess.Popen[bytes]", str, Path]]:
+    """A server in a process of its own, once it is ready: the process, its address and what it printed.
+
+    It prints to a file, since a pipe that nobody reads would make it wait when it is full.
+    """
     with bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words, f"port={port}"]
-    with subprocess.Popen(command, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as started:
+    printed = folder / "server.log"
+    with (
+        printed.open("wb") as file,
+        subprocess.Popen(command, cwd=folder, env=environ, stderr=file) as started,
+    ):
         try:
-            assert started.stderr is not None
-            lines = []
-            while " ready at " not in (lines or [""])[-1]:
-                lines.append(started.stderr.readline())
-                assert lines[-1], lines
-            yield started, f"http://127.0.0.1:{port}", lines
+            wait_until(lambda: " ready at " in printed.read_text(), "it is ready", process=started)
+            yield started, f"http://127.0.0.1:{port}", printed
         finally:
             started.kill()
