@@ -111,12 +111,13 @@ def test_padding_changes_neither_loss_nor_answers(kind: Any) -> None:
 
 def test_a_batch_tells_where_its_labels_are_and_masks_only_what_is_padded() -> None:
     backbone = writer(EncoderDecoder).backbone
-    row = {"source": "x" * 14, "target": "y"}
-    batch = TRANSLATION.collate(TRANSLATION.features(row, TOKENIZER, backbone))
+    targets = ("y", "yyy")
+    rows = [{"source": "x" * 14, "target": target} for target in targets]
+    features = [feature for row in rows for feature in TRANSLATION.features(row, TOKENIZER, backbone)]
+    batch = TRANSLATION.collate(features)
     assert set(batch) == {"input_ids", "decoder_input_ids", "decoder_attention_mask", "labels", "label_index"}
     assert batch["labels"].flatten()[batch["label_index"]].tolist() == [
-        *TOKENIZER.encode("y"),
-        TOKENIZER.eos_id,
+        token for target in targets for token in (*TOKENIZER.encode(target), TOKENIZER.eos_id)
     ]
     assert batch["label_index"].numel() == (batch["labels"] != -100).sum()
 
