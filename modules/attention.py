@@ -124,10 +124,7 @@ def attend(
     Source: Vaswani et al. 2017, section 3.2.1, equation 1.
     """
     n_scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    limit = _plain_scores.get()
-    is_small_bfloat16 = q.dtype == torch.bfloat16 and n_scores <= limit
-    # With dropout, torch's kernel for the CPU stores all scores too, and its dropout is slower.
-    if q.device.type == "cpu" and (is_small_bfloat16 or (dropout and limit)):
+    if _prefers_products(q, n_scores, dropout):
         seen = _attend_by_products(q, k, v, mask, dropout)
     elif _fits_half(q, k, v, mask, dropout):
         seen = _attend_to_half(q, k, v, mask)
@@ -142,6 +139,18 @@ def attend(
             enable_gqa=k.shape[1] != q.shape[1],
         )
     return seen if mask.alive is None else seen * mask.alive
+
+
+def _prefers_products(q: Tensor, n_scores: int, dropout: float) -> bool:
+    """Return whether matrix products are faster than torch's kernel for the CPU.
+
+    With dropout, that kernel stores all scores too, and its dropout is slower; compiled, it is not.
+    """
+    is_eager_dropout = dropout > 0 and not torch.compiler.is_compiling()
+    if q.device.type != "cpu" or not (q.dtype == torch.bfloat16 or is_eager_dropout):
+        return False
+    limit = _plain_scores.get()
+    return n_scores <= limit or (is_eager_dropout and limit > 0)
 
 
 def _fits_half(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> bool:
