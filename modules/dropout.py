@@ -20,8 +20,8 @@ def drop(x: Tensor, p: float) -> Tensor:
     """Set elements to 0 with probability `p`, from 0 to less than 1, and divide the others by 1 - p.
 
     `F.dropout` draws 64 random bits for each element on a CPU of AMD, which takes a sixth of a fine-tuning
-    step (docs/log.md). Here an element takes 16 bits, so that the probability is a multiple of 1 / 65,536: its
-    rounding error is below 0.00001. On other devices, and compiled, this is `F.dropout`.
+    step (docs/log.md). Here an element takes 16 bits, so that the probability is a multiple of 1 / 65,536:
+    its rounding error is below 0.00001. On other devices, and compiled, this is `F.dropout`.
 
     Source: Srivastava et al. 2014, section 4.
     """
