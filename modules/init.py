@@ -6,6 +6,9 @@ default (matrices scaled by their width; attention starts as a copy, the feed-fo
     *.out_proj.weight                    the transpose of v_proj.weight, scaled: their product is about 0.5
     *.down_proj.weight                   0
     *.weight                             normal, sqrt(2 / (5 * fan_in))
+  A Decoder with rotary positions, QK-norm and biases of queries and keys starts with heads that attend to
+  previous tokens. Training finds such heads by itself, but late; they are what a model needs to continue a
+  repeated sequence (Olsson et al. 2022, "In-context Learning and Induction Heads"). Measured in docs/log.md.
   Sources: Nguyen and Salazar 2019, "Transformers without Tears", section 2.2 (small init);
   Zhang et al. 2019, "Fixup Initialization", section 3 (zero output projections of the feed-forward);
   Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 3 (the product of
@@ -30,7 +33,7 @@ The fan_in of an embedding is its width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -39,9 +42,16 @@ from torch import Tensor, nn
 
 from modules.attention import MultiHeadAttention
 from modules.errors import ArgumentError
+from modules.positions import Rotary
+from modules.transformer import Decoder
 
 #: The scale of the values that attention initially passes on, in the default scheme.
 COPIED = 0.5
+#: How far back the first heads of the first layer and of the other layers attend, in the default scheme.
+FIRST_DISTANCES, OTHER_DISTANCES = (1, 2), (1,)
+#: The norm of their biases, in norms of a projected input, and the gain of normalized queries in all layers:
+#: at first, two thirds of the attention of such a head is on its token, and the rest on the tokens around it.
+BIAS_NORM, QUERY_GAIN = 3.0, 2.0
 
 Scheme = Literal["default", "gpt2", "xavier"]
 InitRule = Callable[[Tensor, int], None]
@@ -110,6 +120,10 @@ def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
         for module in model.modules():
             if isinstance(module, MultiHeadAttention):
                 _copy_values(module)
+            elif isinstance(module, Decoder) and isinstance(module.position, Rotary):
+                for i, layer in enumerate(module.stack.layers):
+                    distances = OTHER_DISTANCES if i else FIRST_DISTANCES
+                    _attend_back(layer.self_attn, distances, module.position)
 
 
 def _copy_values(attention: MultiHeadAttention) -> None:
@@ -121,6 +135,27 @@ def _copy_values(attention: MultiHeadAttention) -> None:
     heads = attention.v_proj.weight.view(attention.n_kv_heads, attention.head_size, -1)
     values = heads.repeat_interleave(groups, dim=0).flatten(0, 1)
     attention.out_proj.weight.copy_(COPIED * values.T / values.square().sum(dim=1).mean())
+
+
+def _attend_back(attention: MultiHeadAttention, distances: Sequence[int], position: Rotary) -> None:
+    """Let the first heads attend to tokens at these distances, by biases of queries and keys.
+
+    Rotated, the product of both is a sum of cos((distance - d) * frequency), which is largest at distance d.
+    The highest quarter of the frequencies distinguishes between neighbours.
+    """
+    q_bias, k_bias = attention.q_proj.bias, attention.k_proj.bias
+    if q_bias is None or isinstance(attention.q_norm, nn.Identity) or attention.n_heads <= len(distances):
+        return
+    size = attention.head_size
+    n_used = math.ceil(size / 8)
+    key = torch.zeros(1, 1, 1, size, device=q_bias.device)
+    key[..., :n_used] = BIAS_NORM * math.sqrt(0.4 * size / n_used)  # 0.4: the variance that `_small` gives
+    back = -torch.tensor(distances, device=key.device).unsqueeze(0)
+    queries = position.rotation(back, size).apply(key.expand(1, 1, len(distances), size))
+    groups = attention.n_heads // attention.n_kv_heads
+    q_bias[: len(distances) * size] = queries.flatten()
+    k_bias.view(attention.n_kv_heads, size)[: math.ceil(len(distances) / groups)] = key.flatten()
+    attention.q_norm.weight.fill_(QUERY_GAIN)
 
 
 def _rule_of(name: str, scheme: Scheme) -> InitRule:

@@ -116,6 +116,28 @@ class FoldEqual:
 
 
 @dataclass(frozen=True)
+class FoldZero:
+    """Removes a tensor of theirs that is zero, such as a bias that our model does not have."""
+
+    shape: Sequence[int]
+
+    def forward(self, tensors: Tensors) -> Tensors:
+        """Return nothing for a tensor of zeros.
+
+        Raises:
+            ValueError: it is not zero.
+        """
+        (tensor,) = tensors
+        if tensor.any():
+            raise ValueError("a bias that should be zero is not")
+        return []
+
+    def backward(self, tensors: Tensors) -> Tensors:
+        """Return the zeros."""
+        return [torch.zeros(*self.shape)]
+
+
+@dataclass(frozen=True)
 class FoldOffset:
     """Drops leading rows of their position table, the first tensor, that no token uses."""
 

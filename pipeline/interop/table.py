@@ -141,7 +141,7 @@ class Family(ABC):
 
     def is_head_rule(self, rule: Rule) -> bool:
         """Return whether a rule is for tensors of the head."""
-        return all(name.startswith("head.") for name in rule.ours)
+        return bool(rule.ours) and all(name.startswith("head.") for name in rule.ours)
 
     def rules_for(self, ours: Mapping[str, Any]) -> list[Rule]:
         """Return the table of the weights, without those of the head if the model has none."""

@@ -10,7 +10,7 @@ from modules.layers import LayerSpec
 from modules.masks import Mask
 from modules.model import Model
 from modules.positions import Rotary, SinusoidalPlusLearned
-from modules.transformer import Decoder, EncoderDecoder
+from modules.transformer import Decoder, Encoder, EncoderDecoder
 
 TUTORIAL = LayerSpec(
     256, n_heads=4, norm="layer", norm_first=False, activation="relu", qk_norm=False, bias=True
@@ -57,6 +57,36 @@ def test_under_the_default_law_attention_passes_on_half_of_what_it_looks_at(n_kv
         mean = x.mean(dim=1, keepdim=True).expand(-1, 8, -1)
         passed = attention(mean, mask=Mask())
     assert ((passed * mean).sum() / mean.square().sum()).item() == pytest.approx(0.5, rel=0.1)
+
+
+def attention_by_distance(
+    n_kv_heads: int, layer: int, kind: type[Decoder | Encoder] = Decoder
+) -> torch.Tensor:
+    """The mean attention of each head (H, 4) to the tokens 0 to 3 places back, from random tokens."""
+    torch.manual_seed(0)
+    spec = LayerSpec(128, n_heads=4, n_kv_heads=n_kv_heads, qkv_bias=True)
+    backbone = kind(500, n_layers=2, max_seq_len=64, layer=spec, position=Rotary())
+    initialize(backbone)
+    x = nn.functional.normalize(backbone.embedding(torch.randint(500, (8, 64))), dim=-1) * 128**0.5
+    rotation = backbone.position.rotation(torch.arange(64).unsqueeze(0), 32)
+    with torch.no_grad():
+        weights = backbone.stack.layers[layer].self_attn.attention_weights(
+            x, mask=Mask.past(), rotation=rotation
+        )
+    return torch.stack([weights.diagonal(-back, -2, -1)[..., 8:].mean((0, 2)) for back in range(4)], dim=1)
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2])
+def test_the_first_heads_of_a_decoder_start_with_the_previous_tokens(n_kv_heads: int) -> None:
+    first, second = (attention_by_distance(n_kv_heads, layer) for layer in (0, 1))
+    assert first[0].argmax() == second[0].argmax() == 1
+    assert first[1].argmax() == 2
+    assert torch.stack((first[0, 1], first[1, 2], second[0, 1])).min() > 0.5
+    assert torch.cat((first[2:], second[1:])).max() < 0.1
+
+
+def test_heads_that_may_look_ahead_start_with_no_place_of_their_own() -> None:
+    assert attention_by_distance(4, 0, Encoder).max() < 0.1
 
 
 def test_the_gpt2_law_scales_the_outputs_by_the_depth():

@@ -7,7 +7,7 @@ the matrix is written twice.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pipeline.interop.operations import FoldEqual
+from pipeline.interop.operations import FoldEqual, FoldZero
 from pipeline.interop.table import Entry, Family, Key, Ours, Rule, Theirs, linear, same
 
 _LAYER = "backbone.layer."
@@ -122,17 +122,26 @@ class Qwen2(_LlamaLike):
 
 
 class Qwen3(_LlamaLike):
-    """Yang et al. 2025, "Qwen3 Technical Report": QK-norm, no biases. Our default decoder is one."""
+    """Yang et al. 2025, "Qwen3 Technical Report": QK-norm, optional biases. Our default decoder is one.
+
+    Their biases include one of the output projection, which must be zero.
+    """
 
     model_type: ClassVar[str] = "qwen3"
     architecture: ClassVar[str] = "Qwen3ForCausalLM"
 
     def keys(self) -> list[Entry]:
-        """Return the keys: QK-norm, and no biases."""
+        """Return the keys: QK-norm, and biases of queries, keys and values or none."""
         return [
             *super().keys(),
             Ours(_LAYER + "qk_norm", True),
-            Ours(_LAYER + "qkv_bias", False),
-            Theirs("attention_bias", False),
+            Key("attention_bias", _LAYER + "qkv_bias", {False: False, True: True}),
             Theirs("use_sliding_window", False),
         ]
+
+    def _layer(self, mine: str, theirs: str, ours: Mapping[str, Any]) -> list[Rule]:
+        rules = super()._layer(mine, theirs, ours)
+        if ours[_LAYER + "qkv_bias"]:
+            zero = FoldZero([ours[_LAYER + "d_model"]])
+            rules.append(Rule((), (f"{theirs}self_attn.o_proj.bias",), [zero]))
+        return rules

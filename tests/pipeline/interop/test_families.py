@@ -63,6 +63,10 @@ CASES = {
     "qwen3": Case(
         "qwen3", _sized(t.Qwen3Config, t.Qwen3ForCausalLM, **LLAMA, head_dim=16, tie_word_embeddings=True)
     ),
+    "qwen3, biases": Case(
+        "qwen3",
+        _sized(t.Qwen3Config, t.Qwen3ForCausalLM, **LLAMA, tie_word_embeddings=True, attention_bias=True),
+    ),
     "gpt2": Case(
         "gpt2", _sized(t.GPT2Config, t.GPT2LMHeadModel, n_embd=32, n_layer=3, n_head=4, n_positions=T)
     ),
@@ -102,6 +106,8 @@ def case(
             if name not in fixed:
                 mean = 1.0 if "norm" in name.lower() and "weight" in name else 0.0
                 weight.normal_(mean, 0.06 if name.endswith(".q.weight") else 0.25)  # T5 divides no scores
+            if name.endswith("o_proj.bias"):
+                weight.zero_()
         if hasattr(theirs, "final_logits_bias"):
             theirs.final_logits_bias.normal_(0.0, 0.25)
     family = family_of(made.family)
@@ -182,3 +188,14 @@ def test_each_tensor_is_used_once_and_what_is_missing_or_left_over_is_named(case
     first, *others = names
     with pytest.raises(InteropError, match=rf"missing: {re.escape(first)}; not used: strange\.weight"):
         family.check_names([*others, "strange.weight"], ours)
+
+
+def test_a_bias_that_ours_lacks_must_be_zero() -> None:
+    torch.manual_seed(0)
+    theirs = CASES["qwen3, biases"].make()
+    with torch.no_grad():
+        theirs.model.layers[1].self_attn.o_proj.bias.fill_(0.5)
+    family = family_of("qwen3")
+    assert family is not None
+    with pytest.raises(ValueError, match="a bias that should be zero is not"):
+        family.weights_to_ours(theirs.state_dict(), family.to_ours(theirs.config.to_dict()))
