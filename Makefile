@@ -84,17 +84,17 @@ finetune-%: $(VENV)/.installed FORCE ## Fine-tune a pretrained bundle; the tasks
 evaluate: $(VENV)/.installed ## Evaluate a pretrained bundle on a corpus: loss, perplexity, bits per byte
 	@$(PIPELINE) evaluate
 
-evaluate-%: $(VENV)/.installed FORCE ## Evaluate a fine-tuned bundle on a corpus with the task's metrics
+evaluate-%: $(VENV)/.installed FORCE ## Evaluate a bundle on a corpus with the task's metrics
 	@$(PIPELINE) evaluate 'task=$*'
 
 .PHONY: evaluate-lm
 evaluate-lm: $(VENV)/.installed ## Evaluate a causal bundle with the lm-evaluation-harness: TASKS="a b"
 	@$(PIPELINE) evaluate-lm
 
-predict-%: $(VENV)/.installed FORCE ## Predict the rows of a file with a fine-tuned bundle: INPUT=rows.jsonl
+predict-%: $(VENV)/.installed FORCE ## Predict the rows of a file with a bundle: INPUT=rows.jsonl
 	@$(PIPELINE) predict 'task=$*'
 
-try-%: $(VENV)/.installed FORCE ## Try a fine-tuned bundle in the terminal
+try-%: $(VENV)/.installed FORCE ## Try a bundle in the terminal
 	@$(PIPELINE) try 'task=$*'
 
 .PHONY: generate

@@ -1,4 +1,4 @@
-"""torch's Muon, with an option for the data type of its Newton-Schulz iteration."""
+"""torch's Muon, with options for the data type and the frequency of its Newton-Schulz iteration."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -81,44 +81,53 @@ def _iterated_by_gram(
 
 
 class TypedMuon(torch.optim.Muon):
-    """`torch.optim.Muon` with an option for the data type of the Newton-Schulz iteration.
+    """`torch.optim.Muon` with options for the data type and the frequency of the Newton-Schulz iteration.
 
     If weights are sharded (`modules.sharding`), each process orthogonalizes some of them.
 
     Args:
         params: as in `torch.optim.Muon`.
         newton_schulz: `bf16`, as in `torch.optim.Muon`, or `fp32`, which is much faster if bf16 is emulated.
+        update_every: the steps from one update of a matrix to the next, which is then this many times as
+            large. The momentum has all gradients. The matrices take turns, so that all steps take equally
+            long; with 1, each is updated at each step, as in `torch.optim.Muon`.
         options: as in `torch.optim.Muon`, except for `adjust_lr_fn`, which is "match_rms_adamw".
     """
 
-    def __init__(self, params: Any, *, newton_schulz: NewtonSchulz, **options: Any) -> None:
+    def __init__(
+        self, params: Any, *, newton_schulz: NewtonSchulz, update_every: int = 1, **options: Any
+    ) -> None:
         super().__init__(params, adjust_lr_fn="match_rms_adamw", **options)
         for group in self.param_groups:
-            group["newton_schulz"] = newton_schulz
+            group |= {"newton_schulz": newton_schulz, "update_every": update_every, "step": 0}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update each matrix by its orthogonalized momentum; `closure` is called once before."""
+        """Update matrices by their orthogonalized momentum; `closure` is called once before."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            for some in _batches(weights, group):
-                self._update(some, group)
+            self._update_momentum(weights, group)
+            # Older checkpoints only have torch's own options, and no type.
+            every, step = group.get("update_every", 1), group.get("step", 0)
+            group["step"] = step + 1
+            for some in _batches(weights[step % every :: every], group):
+                self._update(some, group, lr=every * group["lr"])
         return loss
 
-    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Tensor], group: dict[str, Any], lr: float) -> None:
         """Update weights of the same shape, or any weights that are sharded."""
         shards = [local(weight) for weight in weights]
-        torch._foreach_mul_(shards, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(shards, 1 - lr * group["weight_decay"])
         for shard, weight, update in zip(shards, weights, self._updates(weights, group), strict=True):
-            shard.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+            shard.add_(update, alpha=-lr * 0.2 * max(weight.shape) ** 0.5)
 
     def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> Iterable[Tensor]:
         """Return the orthogonalized momentum of each weight; of sharded weights, the rows of this process."""
-        dtype = DTYPES[group.get("newton_schulz", "bf16")]  # older checkpoints only have torch's own options
+        dtype = DTYPES[group.get("newton_schulz", "bf16")]
         orthogonalize = partial(
             orthogonalized,
             dtype=dtype,
@@ -134,15 +143,24 @@ class TypedMuon(torch.optim.Muon):
             return map(orthogonalize, directions)
         return orthogonalize(torch.stack(directions)).unbind()
 
-    def _directions(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """Update the momentum of each weight with its gradient, and return its Nesterov form."""
+    def _update_momentum(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Average the gradient of each weight into its momentum."""
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        averages = [local(self.state[weight]["momentum_buffer"]) for weight in weights]
-        gradients = [local(weight.grad) for weight in weights if weight.grad is not None]
-        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        if weights:
+            averages, gradients = self._averages(weights)
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+
+    def _directions(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Return the Nesterov form of the momentum of each weight."""
+        averages, gradients = self._averages(weights)
         return list(torch._foreach_lerp(gradients, averages, group["momentum"]))
+
+    def _averages(self, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the momentum and the gradient of each weight; of sharded ones, those of this process."""
+        averages = [local(self.state[weight]["momentum_buffer"]) for weight in weights]
+        return averages, [local(weight.grad) for weight in weights if weight.grad is not None]
 
 
 def _batches(weights: list[Tensor], group: dict[str, Any]) -> Iterable[list[Tensor]]:

@@ -154,6 +154,11 @@ class Muon(LearningRates):
         beta1: AdamW's decay of the mean of gradients.
         beta2: AdamW's decay of the mean of squared gradients.
         newton_schulz: the data type of the iterations; auto: bf16 if the hardware is fast in it, else fp32.
+        update_every: the steps from one update of a matrix to the next, which is then this many times as
+            large; fewer iterations are faster, and barely worse with 2.
+
+    Raises:
+        ArgumentError: `update_every` is less than 1.
     """
 
     weight_decay: float = 0.1
@@ -161,6 +166,12 @@ class Muon(LearningRates):
     beta1: float = 0.9
     beta2: float = 0.95
     newton_schulz: Literal["auto"] | NewtonSchulz = "auto"
+    update_every: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.update_every < 1:
+            raise ArgumentError(f"update_every is {self.update_every}", "1 or more", "use 1 for every step")
 
     def build(self, model: nn.Module) -> Optimizer:
         """Return an optimizer for all trainable parameters of `model`; its groups have a `name`."""
@@ -171,6 +182,7 @@ class Muon(LearningRates):
             newton_schulz=fastest_newton_schulz(device)
             if self.newton_schulz == "auto"
             else self.newton_schulz,
+            update_every=self.update_every,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
         )

@@ -73,6 +73,28 @@ def test_weights_are_updated_as_one_by_one_whichever_are_orthogonalized_together
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
+def test_matrices_take_turns_with_updates_that_are_as_large_as_those_that_they_missed() -> None:
+    weights = [torch.nn.Parameter(gradient(shape)) for shape in [(6, 5), (5, 6), (6, 5), (2, 3), (4, 4)]]
+    expected, averages = [w.detach().clone() for w in weights], [torch.zeros_like(w) for w in weights]
+    optimizer = TypedMuon(
+        weights, newton_schulz="fp32", update_every=2, lr=0.1, weight_decay=0.3, momentum=0.9
+    )
+    for step in range(5):
+        if step == 3:  # resumed
+            stored = optimizer.state_dict()
+            optimizer = TypedMuon(weights, newton_schulz="bf16", lr=0.5)
+            optimizer.load_state_dict(stored)
+        for number, (weight, average) in enumerate(zip(weights, averages, strict=True)):
+            weight.grad = gradient(weight.shape).roll(step + number, dims=0)
+            average.lerp_(weight.grad, 0.1)
+            if number % 2 == step % 2:
+                direction = orthogonalized(weight.grad.lerp(average, 0.9), torch.float32, **COEFFICIENTS)
+                expected[number] *= 1 - 2 * 0.1 * 0.3
+                expected[number] -= 2 * 0.1 * 0.2 * max(weight.shape) ** 0.5 * direction
+        optimizer.step()
+        torch.testing.assert_close([w.detach() for w in weights], expected)
+
+
 def test_the_momentum_itself_is_not_changed_by_the_iteration() -> None:
     matrix = gradient((8, 6))
     before = matrix.clone()

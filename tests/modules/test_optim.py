@@ -134,7 +134,7 @@ def test_adamw_takes_the_steps_of_torchs_plain_adamw() -> None:
 
 def test_in_bf16_muon_takes_the_steps_of_torchs_muon_and_of_plain_adamw_beside_it() -> None:
     ours, reference = make_model(), make_model()
-    train(ours, Muon(newton_schulz="bf16").build(ours), batches(5))
+    train(ours, Muon(newton_schulz="bf16", update_every=1).build(ours), batches(5))
     groups = parameter_groups(reference)
     muon = torch.optim.Muon(
         groups["matrices"], lr=Muon().lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
@@ -390,3 +390,8 @@ def test_a_negative_learning_rate_is_refused(name: str) -> None:
 def test_layer_decay_needs_a_model_whose_layers_are_known() -> None:
     with pytest.raises(ValueError, match=r"the model is a Linear; expected a modules\.model\.Model"):
         AdamW(layer_decay=0.9).build(nn.Linear(3, 3))
+
+
+def test_matrices_are_updated_at_least_at_every_step() -> None:
+    with pytest.raises(ValueError, match="update_every is 0; expected 1 or more"):
+        Muon(update_every=0)
