@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from modules.attention import MultiHeadAttention
 from modules.errors import ArgumentError
+from modules.norms import RMSNorm
 from modules.positions import Rotary
 from modules.transformer import Decoder
 
@@ -121,9 +122,10 @@ def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
             if isinstance(module, MultiHeadAttention):
                 _copy_values(module)
             elif isinstance(module, Decoder) and isinstance(module.position, Rotary):
-                for i, layer in enumerate(module.stack.layers):
+                layers = [part for part in module.modules() if isinstance(part, MultiHeadAttention)]
+                for i, attention in enumerate(layers):
                     distances = OTHER_DISTANCES if i else FIRST_DISTANCES
-                    _attend_back(layer.self_attn, distances, module.position)
+                    _attend_back(attention, distances, module.position)
 
 
 def _copy_values(attention: MultiHeadAttention) -> None:
@@ -143,8 +145,8 @@ def _attend_back(attention: MultiHeadAttention, distances: Sequence[int], positi
     Rotated, the product of both is a sum of cos((distance - d) * frequency), which is largest at distance d.
     The highest quarter of the frequencies distinguishes between neighbours.
     """
-    q_bias, k_bias = attention.q_proj.bias, attention.k_proj.bias
-    if q_bias is None or isinstance(attention.q_norm, nn.Identity) or attention.n_heads <= len(distances):
+    norm, q_bias, k_bias = attention.q_norm, attention.q_proj.bias, attention.k_proj.bias
+    if q_bias is None or not isinstance(norm, RMSNorm) or attention.n_heads <= len(distances):
         return
     size = attention.head_size
     n_used = math.ceil(size / 8)
@@ -155,7 +157,7 @@ def _attend_back(attention: MultiHeadAttention, distances: Sequence[int], positi
     groups = attention.n_heads // attention.n_kv_heads
     q_bias[: len(distances) * size] = queries.flatten()
     k_bias.view(attention.n_kv_heads, size)[: math.ceil(len(distances) / groups)] = key.flatten()
-    attention.q_norm.weight.fill_(QUERY_GAIN)
+    norm.weight.fill_(QUERY_GAIN)
 
 
 def _rule_of(name: str, scheme: Scheme) -> InitRule:
