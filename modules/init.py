@@ -1,14 +1,15 @@
 """Init schemes: tables of (pattern, init rule); the first pattern that matches a parameter's name applies.
 
 default (matrices scaled by their width; attention starts as a copy, the feed-forward network at zero)
-    *norm.weight                         1
-    *.bias                               0
+    *norm.weight                         1 (q_norm of a decoder: see below)
+    *.bias                               0 (queries and keys of a decoder: see below)
     *.out_proj.weight                    the transpose of v_proj.weight, scaled: their product is about 0.5
     *.down_proj.weight                   0
     *.weight                             normal, sqrt(2 / (5 * fan_in))
   A Decoder with rotary positions, QK-norm and biases of queries and keys starts with heads that attend to
-  previous tokens. Training finds such heads by itself, but late; they are what a model needs to continue a
-  repeated sequence (Olsson et al. 2022, "In-context Learning and Induction Heads"). Measured in docs/log.md.
+  previous tokens: biases make them prefer a distance, and the gain of q_norm sharpens the preference.
+  Training finds such heads by itself, but late; they are what a model needs to continue a repeated sequence
+  (Olsson et al. 2022, "In-context Learning and Induction Heads"). docs/log.md has what they gain.
   Sources: Nguyen and Salazar 2019, "Transformers without Tears", section 2.2 (small init);
   Zhang et al. 2019, "Fixup Initialization", section 3 (zero output projections of the feed-forward);
   Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers", section 3 (the product of
@@ -50,9 +51,10 @@ from modules.transformer import Decoder
 COPIED = 0.5
 #: How far back the first heads of the first layer and of the other layers attend, in the default scheme.
 FIRST_DISTANCES, OTHER_DISTANCES = (1, 2), (1,)
-#: The norm of their biases, in norms of a projected input, and the gain of normalized queries in all layers:
-#: at first, two thirds of the attention of such a head is on its token, and the rest on the tokens around it.
-BIAS_NORM, QUERY_GAIN = 3.0, 2.0
+#: The norm of their biases, in norms of a projected input, and the highest score that normalized queries and
+#: keys can have. With 32 features, a head has two thirds of its attention on its token of 128 at first, and
+#: most of the rest on the tokens around it.
+BIAS_NORM, HIGHEST_SCORE = 3.0, 2.0 * math.sqrt(32)
 
 Scheme = Literal["default", "gpt2", "xavier"]
 InitRule = Callable[[Tensor, int], None]
@@ -146,7 +148,8 @@ def _attend_back(attention: MultiHeadAttention, distances: Sequence[int], positi
     The highest quarter of the frequencies distinguishes between neighbours.
     """
     norm, q_bias, k_bias = attention.q_norm, attention.q_proj.bias, attention.k_proj.bias
-    if q_bias is None or not isinstance(norm, RMSNorm) or attention.n_heads <= len(distances):
+    distances = distances[: attention.n_heads - 1]  # at least one head starts without a preference
+    if q_bias is None or not isinstance(norm, RMSNorm) or not distances:
         return
     size = attention.head_size
     n_used = math.ceil(size / 8)
@@ -157,7 +160,7 @@ def _attend_back(attention: MultiHeadAttention, distances: Sequence[int], positi
     groups = attention.n_heads // attention.n_kv_heads
     q_bias[: len(distances) * size] = queries.flatten()
     k_bias.view(attention.n_kv_heads, size)[: math.ceil(len(distances) / groups)] = key.flatten()
-    norm.weight.fill_(QUERY_GAIN)
+    norm.weight.fill_(HIGHEST_SCORE / math.sqrt(size))
 
 
 def _rule_of(name: str, scheme: Scheme) -> InitRule:

@@ -15,6 +15,8 @@ from modules.sharding import is_sharded, local, map_matrices
 #: The names of the types, as for `trainer.precision`.
 NewtonSchulz = Literal["bf16", "fp32"]
 DTYPES: dict[NewtonSchulz, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+#: What checkpoints of earlier versions and of `torch.optim.Muon` lack, with the values that they had.
+FORMER_OPTIONS = {"newton_schulz": "bf16", "update_every": 1, "step": 0}
 #: The most elements of matrices in one call: for small matrices, the overhead of a call exceeds its products.
 BATCH_ELEMENTS = 2**20
 
@@ -109,13 +111,14 @@ class TypedMuon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            self._update_momentum(weights, group)
-            # Older checkpoints only have torch's own options, and no type.
-            every, step = group.get("update_every", 1), group.get("step", 0)
+            for name, value in FORMER_OPTIONS.items():
+                group.setdefault(name, value)
+            every, step = group["update_every"], group["step"]
             group["step"] = step + 1
-            for some in _batches(weights[step % every :: every], group):
-                self._update(some, group, lr=every * group["lr"])
+            self._update_momentum([weight for weight in group["params"] if weight.grad is not None], group)
+            due = [weight for weight in group["params"][step % every :: every] if weight.grad is not None]
+            for batch in _batches(due, group):
+                self._update(batch, group, lr=every * group["lr"])
         return loss
 
     def _update(self, weights: list[Tensor], group: dict[str, Any], lr: float) -> None:
@@ -127,7 +130,7 @@ class TypedMuon(torch.optim.Muon):
 
     def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> Iterable[Tensor]:
         """Return the orthogonalized momentum of each weight; of sharded weights, the rows of this process."""
-        dtype = DTYPES[group.get("newton_schulz", "bf16")]
+        dtype = DTYPES[group["newton_schulz"]]
         orthogonalize = partial(
             orthogonalized,
             dtype=dtype,
@@ -176,6 +179,6 @@ def _batches(weights: list[Tensor], group: dict[str, Any]) -> Iterable[list[Tens
     for weight in weights:
         alike[weight.shape, weight.dtype, weight.device].append(weight)
     for (shape, _, _), same in alike.items():
-        in_bf16 = group.get("newton_schulz", "bf16") == "bf16"
+        in_bf16 = group["newton_schulz"] == "bf16"
         size = max(1, BATCH_ELEMENTS // shape.numel()) if in_bf16 else 1
         yield from (same[start : start + size] for start in range(0, len(same), size))

@@ -155,7 +155,7 @@ def _filled_model(
     except ValueError as error:
         raise InteropError(
             f"the weights are not those of a supported model ({error})",
-            f"a {family.model_type} model whose every weight ours can express",
+            f"a {family.model_type} model that our classes can express",
             "choose another model of the family",
         ) from error
     model = build_model(ours)

@@ -129,7 +129,7 @@ class FoldZero:
         """
         (tensor,) = tensors
         if tensor.any():
-            raise ValueError("a bias that should be zero is not")
+            raise ValueError("a bias that must be zero is not")
         return []
 
     def backward(self, tensors: Tensors) -> Tensors:

@@ -71,17 +71,24 @@ Entry = Key | Ours | Theirs
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors of ours that correspond to tensors of theirs, and the steps from theirs to ours."""
+    """Tensors of ours, possibly none, that correspond to tensors of theirs, and the steps to ours."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     steps: Sequence[Operation] = field(default_factory=tuple)
 
     def forward(self, theirs: Mapping[str, Tensor]) -> State:
-        """Convert their tensors to ours."""
+        """Convert their tensors to ours.
+
+        Raises:
+            ValueError: the values of tensors make that impossible; names them.
+        """
         tensors = [theirs[name] for name in self.theirs]
-        for step in self.steps:
-            tensors = step.forward(tensors)
+        try:
+            for step in self.steps:
+                tensors = step.forward(tensors)
+        except ValueError as error:
+            raise ValueError(f"{error}: {', '.join(self.theirs)}") from error
         return dict(zip(self.ours, tensors, strict=True))
 
     def backward(self, ours: Mapping[str, Tensor]) -> State:

@@ -31,7 +31,8 @@ class TrainerOptions:
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
         patience: validations without a better result (loss, or the task's metric) before training stops.
-        plateau: validations without a better result before the learning rate decays and training ends.
+        plateau: validations without a better result before the learning rate decays, with schedule=wsd, and
+            training ends; with other schedules, it ends at once.
         time_budget_s: seconds of training, summed over all parts of a resumed run.
         val_every_steps: steps between validations; null: five validations per run.
         val_rows: number of rows to validate on, from the first; null: all.

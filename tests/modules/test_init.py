@@ -76,7 +76,7 @@ def attention_by_distance(
     return torch.stack([weights.diagonal(-back, -2, -1)[..., 8:].mean((0, 2)) for back in range(4)], dim=1)
 
 
-@pytest.mark.parametrize("n_kv_heads", [4, 2])
+@pytest.mark.parametrize("n_kv_heads", [4, 2, 1])
 def test_the_first_heads_of_a_decoder_start_with_the_previous_tokens(n_kv_heads: int) -> None:
     first, second = (attention_by_distance(n_kv_heads, layer) for layer in (0, 1))
     assert first[0].argmax() == second[0].argmax() == 1
@@ -85,7 +85,7 @@ def test_the_first_heads_of_a_decoder_start_with_the_previous_tokens(n_kv_heads:
     assert torch.cat((first[2:], second[1:])).max() < 0.1
 
 
-def test_heads_that_may_look_ahead_start_with_no_place_of_their_own() -> None:
+def test_an_encoder_starts_without_such_heads() -> None:
     assert attention_by_distance(4, 0, Encoder).max() < 0.1
 
 

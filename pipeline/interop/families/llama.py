@@ -135,7 +135,7 @@ class Qwen3(_LlamaLike):
         return [
             *super().keys(),
             Ours(_LAYER + "qk_norm", True),
-            Key("attention_bias", _LAYER + "qkv_bias", {False: False, True: True}),
+            Key("attention_bias", _LAYER + "qkv_bias"),
             Theirs("use_sliding_window", False),
         ]
 

@@ -202,6 +202,22 @@ def test_questions_are_learnt_at_low_rates_unless_another_optimizer_is_given() -
 
 
 @pytest.mark.parametrize(
+    ("stage", "words", "schedule"),
+    [
+        ("pretrain", [], "linear"),
+        ("pretrain", ["schedule=wsd"], "wsd"),
+        ("pretrain", ["experiment=tinyshakespeare_char"], "linear"),
+        ("pretrain", ["experiment=bert"], "wsd"),
+        ("finetune", ["task=chat"], "wsd"),
+    ],
+)
+def test_the_learning_rate_of_a_causal_pretraining_decays_from_the_beginning(
+    stage: str, words: list[str], schedule: str
+) -> None:
+    assert compose(stage, words).choices.schedule == schedule
+
+
+@pytest.mark.parametrize(
     "word", ["size=small", "size.d_model=64", "model=tutorial", "position=alibi", "tokenizer=bpe"]
 )
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ DECODER = {
     "n_layers": 2,
     "max_seq_len": 32,
     "position": {"_target_": "modules.positions.Rotary"},
-    "layer": {"_target_": "modules.layers.LayerSpec", "d_model": 32, "n_heads": 4},
+    "layer": {"_target_": "modules.layers.LayerSpec", "d_model": 32, "n_heads": 4, "qkv_bias": True},
 }
 TUTORIAL = {
     "_target_": "modules.transformer.EncoderDecoder",

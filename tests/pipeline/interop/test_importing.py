@@ -155,6 +155,20 @@ def test_what_is_wrong_is_one_clear_error(
         imported(tmp_path)
 
 
+def test_a_bias_that_ours_lacks_must_be_zero(tmp_path: Path) -> None:
+    sizes = {
+        "vocab_size": save_tokenizer(tmp_path), "hidden_size": 32, "intermediate_size": 48, "head_dim": 8,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "attention_bias": True,
+    }  # fmt: skip
+    theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes))
+    theirs.save_pretrained(tmp_path)
+    assert imported(tmp_path).model.backbone.stack.layers[0].self_attn.k_proj.bias is not None
+    bias = "model.layers.1.self_attn.o_proj.bias"
+    edit_weights(lambda weights: weights.update({bias: torch.full((32,), 0.5)}))(tmp_path)
+    with pytest.raises(InteropError, match=f"a bias that must be zero is not: {bias}"):
+        imported(tmp_path)
+
+
 def test_a_name_without_a_network_and_a_file_say_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
