@@ -192,7 +192,9 @@ def callbacks(
 
 def optimizer(case: Case) -> LearningRates:
     """With rates at which rounding errors do not grow much in 20 steps."""
-    return AdamW(lr=1e-3) if case.optimizer == "adamw" else Muon(lr=1e-3, newton_schulz="fp32")
+    return (
+        AdamW(lr=1e-3) if case.optimizer == "adamw" else Muon(lr=1e-3, newton_schulz="fp32", update_every=2)
+    )
 
 
 def schedule() -> Schedule:
