@@ -134,7 +134,7 @@ def test_adamw_takes_the_steps_of_torchs_plain_adamw() -> None:
 
 def test_in_bf16_muon_takes_the_steps_of_torchs_muon_and_of_plain_adamw_beside_it() -> None:
     ours, reference = make_model(), make_model()
-    train(ours, Muon(newton_schulz="bf16", update_every=1).build(ours), batches(5))
+    train(ours, Muon(newton_schulz="bf16").build(ours), batches(5))
     groups = parameter_groups(reference)
     muon = torch.optim.Muon(
         groups["matrices"], lr=Muon().lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
