@@ -85,6 +85,25 @@ def test_the_first_heads_of_a_decoder_start_with_the_previous_tokens(n_kv_heads:
     assert torch.cat((first[2:], second[1:])).max() < 0.1
 
 
+def test_one_head_of_each_layer_starts_without_a_preference() -> None:
+    spec = LayerSpec(128, n_heads=2, qkv_bias=True)
+    backbone = Decoder(500, n_layers=2, max_seq_len=64, layer=spec, position=Rotary())
+    initialize(backbone)
+    for layer in backbone.stack.layers:
+        first, second = layer.self_attn.q_proj.bias.view(2, 64)
+        assert first.any()
+        assert not second.any()
+
+
+@pytest.mark.parametrize(("d_head", "gain"), [(32, 2.0), (128, 1.0)])
+def test_larger_heads_whose_scores_are_larger_start_with_a_smaller_gain(d_head: int, gain: float) -> None:
+    spec = LayerSpec(128, n_heads=4, d_head=d_head, qkv_bias=True)
+    backbone = Decoder(500, n_layers=1, max_seq_len=64, layer=spec, position=Rotary())
+    initialize(backbone)
+    norm = backbone.stack.layers[0].self_attn.q_norm
+    torch.testing.assert_close(norm.weight, torch.full((d_head,), gain))
+
+
 def test_an_encoder_starts_without_such_heads() -> None:
     assert attention_by_distance(4, 0, Encoder).max() < 0.1
 
