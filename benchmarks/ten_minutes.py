@@ -2,14 +2,15 @@
 
     make bench-ten-minutes
     python -m benchmarks.ten_minutes --minutes 2 --data tinyshakespeare
+    python -m benchmarks.ten_minutes --experiment tinyshakespeare_char --peer-minutes 50 --peers plain
 
 Each is a process of its own that starts from new weights and has the same tokens: those that Prelude makes
-of the corpus, which are prepared before. All have the same shape, batch and precision. The peers are a plain
-loop like nanoGPT's, GPT-2 with the Trainer of `transformers`, and litgpt if `make bench-peers` has installed
-it, each with AdamW and a cosine over its time; they are stopped at the end of the time and then evaluated.
-Prelude is `pretrain` with its default recipe. Two short runs first measure how many steps fit, and the whole
-command ends within the time, evaluation included; if it does not, since the machine has become slower, it is
-repeated with fewer steps.
+of the corpus, which are prepared before. All have the same shape, batch and precision: four layers of width
+128 and 8 rows of 256 tokens, or those of an experiment. The peers are a plain loop like nanoGPT's, GPT-2 with
+the Trainer of `transformers`, and litgpt if `make bench-peers` has installed it, each with AdamW and a cosine
+over its time; they are stopped at the end of the time and then evaluated. Prelude is `pretrain` with its
+default recipe. Two short runs first measure how many steps fit, and the whole command ends within the time,
+evaluation included; if it does not, since the machine has become slower, it is repeated with fewer steps.
 
 Standard output has one line of JSON per contender, and standard error a table at the end.
 """
@@ -28,43 +29,51 @@ from typing import Any
 from benchmarks.shapes import Shape
 from pipeline.tuning import tune_process
 
+#: The shape, unless an experiment has its own.
 SHAPE = Shape(n_layers=4, d_model=128, n_heads=4, block=256, batch=8, vocab_size=4096)
 #: Rows that all are evaluated on.
 HELD_OUT_ROWS = 400
 #: The lengths of the runs that measure how long a step and everything else takes.
-PROBE_STEPS = (10, 40)
+PROBE_STEPS = (20, 220)
 #: The part of the steps that should fit, which is made: a machine is not equally fast at all times.
 MARGIN = 0.97
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train all, print the results, and return the exit code."""
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
     tune_process()
     from benchmarks.machine import describe
     from benchmarks.peers.process import LITGPT
     from benchmarks.peers.timed import PEERS
 
+    if unknown := set(parsed.peers or ()) - set(PEERS):
+        parser.error(f"unknown peers: {', '.join(sorted(unknown))}; choose from {', '.join(PEERS)}")
     machine, seconds = describe(), 60 * parsed.minutes
+    peer_seconds = 60 * (parsed.peer_minutes or parsed.minutes)
+    trained = [f"data={parsed.data}", *SHAPE.overrides()]
+    if parsed.experiment:
+        trained = [f"experiment={parsed.experiment}"]
     with TemporaryDirectory() as name:
         folder = Path(name)
         overrides = [
-            *(f"data={parsed.data}", *SHAPE.overrides(), f"trainer.val_rows={HELD_OUT_ROWS}"),
+            *(*trained, f"trainer.val_rows={HELD_OUT_ROWS}"),
             *("tracking=off", f"runs_dir={folder / 'runs'}", f"trainer.precision={machine['precision']}"),
         ]
         _write_rows(overrides, folder)
-        print(f"training ours, then each peer, for {parsed.minutes:g} min", file=sys.stderr)
+        print(f"training ours for {seconds:g} s, then each peer for {peer_seconds:g} s", file=sys.stderr)
         found = {"ours": train_ours(overrides, seconds)}
         # The same for all, because their labels are the same.
         nats_per_bit = found["ours"]["loss"] / found["ours"]["bits_per_byte"]
         _print("ours", found["ours"], machine, seconds)
-        for peer in PEERS:
+        for peer in parsed.peers or PEERS:
             python = str(LITGPT) if peer == "litgpt" else sys.executable
             if not Path(python).exists():
                 continue
-            found[peer] = _peer(python, peer, folder, seconds, machine["precision"])
+            found[peer] = _peer(python, peer, folder, peer_seconds, machine["precision"])
             found[peer]["bits_per_byte"] = found[peer]["loss"] / nats_per_bit
-            _print(peer, found[peer], machine, seconds)
+            _print(peer, found[peer], machine, peer_seconds)
     print(*table(found), sep="\n", file=sys.stderr)
     return 0
 
@@ -146,13 +155,17 @@ def _write_rows(overrides: Sequence[str], folder: Path) -> None:
     options = construct(config.trainer, TrainerOptions)
     corpus, _ = load_corpus(config)
     tokenizer = build_tokenizer(config, corpus)
-    splits = build_rows(config, options, corpus, tokenizer, construct(config.task), max_seq_len=SHAPE.block)
+    shape = Shape(
+        n_layers=config.size.n_layers, d_model=config.size.d_model, n_heads=config.size.n_heads,
+        block=config.size.max_seq_len, batch=options.batch_size, vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
+    splits = build_rows(config, options, corpus, tokenizer, construct(config.task), max_seq_len=shape.block)
     for split, rows in zip(("train", "held_out"), splits, strict=True):
         ids, segment_ids = rows.take(np.arange(len(rows)))
         batch = collate_causal(RowBatch(ids, segment_ids, np.arange(len(rows))))
         np.save(folder / f"{split}_ids.npy", batch["input_ids"].numpy().astype(np.int32))
         np.save(folder / f"{split}_labels.npy", batch["labels"].numpy().astype(np.int32))
-    (folder / "shape.json").write_text(json.dumps(asdict(SHAPE)), encoding="utf-8")
+    (folder / "shape.json").write_text(json.dumps(asdict(shape)), encoding="utf-8")
 
 
 def _print(name: str, found: Mapping[str, Any], machine: Mapping[str, Any], seconds: float) -> None:
@@ -167,7 +180,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="time of each (10)")
+    parser.add_argument("--peer-minutes", type=float, help="time of each peer, if it is not the same")
+    parser.add_argument("--peers", nargs="+", help="some of the peers (all that are installed)")
     parser.add_argument("--data", default="english_novels", help="the corpus (english_novels)")
+    parser.add_argument("--experiment", help="an experiment, which names the corpus and the shape")
     return parser
 
 

@@ -54,7 +54,7 @@ def test_ours_is_trained_again_if_it_did_not_end_in_time(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ten_minutes, "_pretrain", pretrain)
     found = train_ours([], 60)
-    assert tried == [10, 40, 533, 277]
+    assert tried == [20, 220, 533, 277]
     assert (found["steps"], found["ended_s"]) == (277, 32.7)
 
 
