@@ -83,7 +83,7 @@ def test_the_words_that_it_was_begun_with_are_no_changes() -> None:
         ("trainer.ema_decay=0.9", "trainer.ema_decay=null, not 0.9"),
         ("trainer.val_rows=3", "trainer.val_rows=null, not 3"),
         ("optimizer.newton_schulz=auto", "optimizer.newton_schulz="),
-        ("optimizer=adamw", 'optimizer="muon", not "adamw"'),
+        ("optimizer=adamw", 'optimizer="pretrain", not "adamw"'),
         ("schedule=wsd", 'schedule="cosine", not "wsd"'),
         ("size=tiny", 'size="nano", not "tiny"'),
         ("task=masked_lm", 'task="causal_lm", not "masked_lm"'),
