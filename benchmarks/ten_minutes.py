@@ -182,8 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=10.0, help="time of each (10)")
     parser.add_argument("--peer-minutes", type=float, help="time of each peer, if it is not the same")
     parser.add_argument("--peers", nargs="+", help="some of the peers (all that are installed)")
-    parser.add_argument("--data", default="english_novels", help="the corpus (english_novels)")
-    parser.add_argument("--experiment", help="an experiment, which names the corpus and the shape")
+    trained = parser.add_mutually_exclusive_group()
+    trained.add_argument("--data", default="english_novels", help="the corpus (english_novels)")
+    trained.add_argument("--experiment", help="an experiment, which names the corpus and the shape")
     return parser
 
 

@@ -155,7 +155,7 @@ class Muon(LearningRates):
         beta2: AdamW's decay of the mean of squared gradients.
         newton_schulz: the data type of the iterations; auto: bf16 if the hardware is fast in it, else fp32.
         update_every: the steps from one update of a matrix to the next, which, with its weight decay, is then
-            this many times as large. docs/log.md has the loss and the speed with 1, 2, 4 and 8.
+            this many times as large. docs/log.md has the loss with 1, 2, 4 and 8.
 
     Raises:
         ArgumentError: `update_every` is less than 1.

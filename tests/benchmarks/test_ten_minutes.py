@@ -58,6 +58,22 @@ def test_ours_is_trained_again_if_it_did_not_end_in_time(monkeypatch: pytest.Mon
     assert (found["steps"], found["ended_s"]) == (277, 32.7)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--peers", "plain", "nanogpt"], "unknown peers: nanogpt; choose from plain, trainer, litgpt"),
+        (["--data", "tinyshakespeare", "--experiment", "bert"], "not allowed with"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_trained(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ten_minutes.main(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_learning_rate_follows_the_clock_and_not_the_steps() -> None:
     now = time.time()
     factors = [Clock(now - elapsed, 1000).rate_factor() for elapsed in (10, 500, 1000, 2000)]
