@@ -1,10 +1,11 @@
 """The LightningModule, which joins a model, an objective, an optimizer and a schedule."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -173,6 +174,17 @@ class LitModule(L.LightningModule):
             logger.log_metrics(values, step=step)
         self._nats.clear()
         self._n_tokens.clear()
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Update the weights, and free the gradients, which Lightning keeps during the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def on_validation_epoch_start(self) -> None:
         """Gather sharded weights, since processes may have different numbers of batches."""

@@ -97,10 +97,7 @@ def trace(step: Step, *, n_rows: int, recompute: Recompute = "none") -> Peaks:
 
 
 def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "none") -> Peaks:
-    """Return the peaks of a step of a model with `n_layers`, with parts in the order of Lightning.
-
-    The gradients of the previous step exist until the forward pass is done.
-    """
+    """Return the peaks of a step of a model with `n_layers`."""
     rows = step.batch(n_rows)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, ExitStack() as stack:
         if step.on_gpu:
@@ -113,6 +110,8 @@ def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "no
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
+        if not step.keeps_gradients:
+            optimizer.zero_grad()
         live = LiveBytes()
         live.hold(model.parameters(), "parameters")
         live.hold(model.buffers(), "parameters")
@@ -145,8 +144,6 @@ def _run(
             torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None),
         ):
             total, n_tokens = step.loss(model, batch)
-        if not step.keeps_gradients:
-            optimizer.zero_grad()
         with live.part(BACKWARD_BEGINS, "temporary"):
             torch.autograd.backward(total / n_tokens)
         del total

@@ -57,14 +57,17 @@ def test_training_equals_a_plain_loop_of_torch(tmp_path: Path) -> None:
 
 
 class Gradients(Callback):
-    """Keeps the clipped gradients of each step but the last."""
+    """Keeps the clipped gradients of each step."""
 
     def __init__(self) -> None:
         self.steps: list[list[Tensor]] = []
 
-    def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
-        gradients = [p.grad.clone() for p in module.parameters() if p.grad is not None]
-        self.steps += [gradients] if gradients else []
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        (optimizer,) = trainer.optimizers
+        optimizer.register_step_post_hook(lambda *_: self._keep(module))
+
+    def _keep(self, module: nn.Module) -> None:
+        self.steps.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
 
 
 def gradients_of(training: ToyTraining) -> tuple[list[list[Tensor]], Recorder]:
@@ -89,7 +92,7 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path: Path
         for batch_size, accumulate in ((16, 1), (4, 4), (1, 16))
     ]
     (large, logged), *rest = found
-    assert len(large) == 2
+    assert len(large) == 3
     for gradients, recorder in rest:
         torch.testing.assert_close(gradients, large, rtol=1e-4, atol=1e-7)
         for name in ("train/loss", "train/grad_norm"):
@@ -108,8 +111,22 @@ def test_a_step_may_begin_with_a_pass_without_labels(tmp_path: Path) -> None:
         gradients_of(NoneAtFirst(folder=tmp_path / name, batch_size=size, accumulate=passes, max_steps=2))[0]
         for name, size, passes in (("a", 8, 1), ("b", 4, 2))
     )
-    assert len(large) == 1
+    assert len(large) == 2
     torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-7)
+
+
+def test_no_gradient_of_an_earlier_step_exists_during_a_forward_pass(tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    class Counting(ToyObjective):
+        def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+            if model.training:
+                counts.append(sum(p.grad is not None for p in model.parameters()))
+            return super().loss(model, batch)
+
+    ToyTraining(folder=tmp_path, objective=Counting(), accumulate=2, max_steps=3).fit()
+    assert counts[0::2] == [0, 0, 0]
+    assert all(counts[1::2]), "the first pass of a step leaves gradients for the second"
 
 
 def test_a_loss_is_logged_as_the_mean_over_tokens_and_not_over_batches(tmp_path: Path) -> None:

@@ -40,27 +40,27 @@ def build(step: Step) -> tuple[Model, torch.optim.Optimizer]:
 
 
 def update(step: Step, model: Model, optimizer: torch.optim.Optimizer, batch: Mapping[str, Tensor]) -> None:
-    """A step in the order in which Lightning takes it."""
+    """A step in the order in which a training takes it."""
     enabled = step.precision == "bf16"
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
         total, n_tokens = step.loss(model, batch)
-    optimizer.zero_grad()
     (total / n_tokens).backward()
     del total
     optimizer.step()
+    optimizer.zero_grad()
 
 
 def measured_bytes(step: Step, n_rows: int, recompute: Recompute, folder: Path) -> float:
     """The peak of a real step by torch's allocator, of which its profiler tells: also what kernels need.
 
-    What was there before, weights, gradients and the optimizer's states, is counted by their sizes.
+    What was there before, weights and the optimizer's states, is counted by their sizes.
     """
     model, optimizer = build(step)
     set_recompute(model, recompute)
     batch = step.batch(n_rows)
     update(step, model, optimizer, batch)
     states = [value for state in optimizer.state.values() for value in state.values()]
-    held = [*model.parameters(), *batch.values(), *(p.grad for p in model.parameters()), *states]
+    held = [*model.parameters(), *batch.values(), *states]
     before = sum(tensor.untyped_storage().nbytes() for tensor in held if isinstance(tensor, Tensor))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         update(step, model, optimizer, batch)
@@ -119,7 +119,7 @@ def test_bytes_alive_are_those_that_torchs_own_tracker_counts() -> None:
         batch = {key: fake.from_tensor(value) for key, value in rows.items()}
         update(planned, model, optimizer, batch)
         tracker = MemTracker()
-        tracker.track_external(model, optimizer, *batch.values(), *(p.grad for p in model.parameters()))
+        tracker.track_external(model, optimizer, *batch.values())
         with tracker:
             update(planned, model, optimizer, batch)
         (peak,) = (
