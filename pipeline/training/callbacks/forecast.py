@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any
 
 import lightning as L
@@ -14,9 +15,11 @@ from pipeline.training.callbacks.limits import TimeBudget
 from pipeline.training.callbacks.steps import ends_optimizer_step
 from pipeline.words import clock
 
-#: The steps to measure, and the seconds after which fewer suffice. The first step compiles kernels and is not
-#: measured.
-N_STEPS, ENOUGH_S = 4, 4.0
+#: The seconds to measure. The first step compiles kernels and is not measured.
+ENOUGH_S = 4.0
+#: The cost of a validation batch relative to a training pass: a forward pass is a third of the operations
+#: (Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1 and section 2.1).
+FORWARD_PART = 1 / 3
 #: If training takes longer than LONG_S, a setting that takes at most SHORT_S is suggested.
 LONG_S, SHORT_S = 600.0, 200.0
 
@@ -35,7 +38,9 @@ class Forecast(Callback):
     ) -> None:
         self._smaller_sizes = smaller_sizes
         self._time_budget = time_budget
-        self._first: tuple[int, float] | None = None
+        self._n_steps = 0
+        self._seconds = 0.0
+        self._since: tuple[int, float] | None = None
         self._is_said = False
 
     def on_train_batch_end(
@@ -44,20 +49,38 @@ class Forecast(Callback):
         """Measure the first steps."""
         if self._is_said or not ends_optimizer_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
-        step, now = trainer.global_step, time.monotonic()
-        if self._first is None:
-            self._first = step, now
-            return
-        n_steps, seconds = step - self._first[0], now - self._first[1]
-        if n_steps >= N_STEPS or seconds >= ENOUGH_S:
+        if self._since is not None:
+            self._measure(trainer.global_step)
+        self._since = trainer.global_step, time.monotonic()
+        if self._seconds >= ENOUGH_S:
             self._is_said = True
-            if step < trainer.max_steps:
-                self._say(seconds / n_steps, trainer.max_steps - step)
+            if trainer.global_step < trainer.max_steps:
+                step_s = self._seconds / self._n_steps * _with_validations(trainer)
+                self._say(step_s, trainer.max_steps - trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do not measure the validation, nor the step after it."""
+        self._since = None
+
+    def _measure(self, step: int) -> None:
+        assert self._since is not None
+        self._n_steps += step - self._since[0]
+        self._seconds += time.monotonic() - self._since[1]
 
     def _say(self, step_s: float, n_steps: int) -> None:
         budget_s = None if self._time_budget is None else max(self._time_budget.left_s, 0.0)
         with tqdm.external_write_mode(file=sys.stderr):  # above the bar
             report.say("Time", describe_forecast(step_s, n_steps, self._smaller_sizes, budget_s=budget_s))
+
+
+def _with_validations(trainer: L.Trainer) -> float:
+    """Return the time that is left relative to that of the steps alone."""
+    interval, passes_per_step = trainer.val_check_batch, trainer.accumulate_grad_batches
+    if not trainer.enable_validation or not isinstance(interval, int):
+        return 1.0
+    done, whole = trainer.global_step * passes_per_step, trainer.max_steps * passes_per_step
+    n_validations = ceil(whole / interval) - done // interval
+    return 1 + FORWARD_PART * n_validations * sum(trainer.num_val_batches) / (whole - done)
 
 
 def describe_forecast(

@@ -1,10 +1,13 @@
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 
 from pipeline.config.sizes import smaller_sizes
+from pipeline.training.callbacks import forecast
 from pipeline.training.callbacks.forecast import Forecast, describe_forecast
 from tests.pipeline.toy import ToyTraining
 
@@ -13,18 +16,50 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec
 SMALL = {"d_model": 256, "n_layers": 6, "n_heads": 8, "max_seq_len": 256}
 
 
+class Clock:
+    """A clock on which a training batch takes 2 s and a validation batch 20 s."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Ticking(Callback):
+    """Advances a clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._clock.now += 2.0
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self._clock.now += 20.0
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "val_every_steps", "expected"),
+    [
+        (12, 5, [("0:22", "9")]),  # 9 steps of 2 s, 3 validations of 2 batches: (9 + 3 * 2 / 3) * 2 s
+        (12, 2, [("0:21", "8")]),  # the steps that follow validations are not measured
+        (3, 5, []),  # the last step is the last one that is measured
+    ],
+)
 def test_a_training_says_once_how_long_it_will_take(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    max_steps: int,
+    val_every_steps: int,
+    expected: list[tuple[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ToyTraining(folder=tmp_path, extra=(Forecast(dict),), max_steps=12).fit()
-    assert re.findall(r"Time +about \d:\d\d for (\d+) steps", capsys.readouterr().err) == ["7"]
-
-
-def test_a_training_that_ends_with_the_measured_steps_says_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ToyTraining(folder=tmp_path, extra=(Forecast(dict),), max_steps=5).fit()
-    assert "Time" not in capsys.readouterr().err
+    clock = Clock()
+    monkeypatch.setattr(forecast, "time", clock)
+    extra = (Ticking(clock), Forecast(dict))
+    ToyTraining(folder=tmp_path, extra=extra, max_steps=max_steps, val_every_steps=val_every_steps).fit()
+    assert re.findall(r"Time +about (\d:\d\d) for (\d+) steps", capsys.readouterr().err) == expected
 
 
 def test_a_long_training_names_the_largest_size_that_takes_three_minutes() -> None:
