@@ -18,3 +18,10 @@ class Source(Protocol):
     def identity(self) -> str:
         """Return a string that identifies the rows without reading them."""
         ...
+
+    def snapshot(self) -> str | None:
+        """Return a string that identifies all that `load` returns, or None if only reading the rows tells.
+
+        Unlike the identity, it depends on the names of files, which are part of a corpus.
+        """
+        return None

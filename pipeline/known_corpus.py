@@ -16,8 +16,9 @@ from pipeline.config.construct import construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.prepare import code_version, load_corpus, optimum_bits_per_byte
 
-#: Number of validation texts on which masked and denoising models show sample outputs.
-N_TEXTS = 3
+#: The validation texts on which masked and denoising models show sample outputs, and how much of each: a text
+#: may be a whole book.
+N_TEXTS, TEXT_CHARACTERS = 3, 4_000
 
 _SPLITS = ("train", "validation", "test")
 _FACTS = ("name", "fingerprint", "sources", "notes", "repeated")
@@ -30,7 +31,7 @@ class KnownCorpus:
     Args:
         corpus: the rows.
         cleaned: how often cleaning changed or dropped something, by kind.
-        texts: the first validation texts.
+        texts: the beginnings of the first validation texts.
         optimum_bits_per_byte: the exact entropy of the validation rows, if known.
     """
 
@@ -43,14 +44,13 @@ class KnownCorpus:
 def known_corpus(config: Config) -> KnownCorpus:
     """Return the corpus of a configuration, with its facts from the cache if they are there.
 
-    Only sources that know their fingerprint without reading rows, such as generated corpora, are cached.
-    Files are read and checked each time.
+    Rows of a source that has no snapshot, such as a data set on the Hub, are read and checked each time.
     """
-    fingerprint = getattr(construct(config.data, Source), "fingerprint", None)
-    if fingerprint is None:
+    snapshot = construct(config.data, Source).snapshot()
+    if snapshot is None:
         return _read(config)
     parts = {
-        "corpus": fingerprint,
+        "corpus": snapshot,
         "data": to_plain(config.data),
         "cleaning": to_plain(config.cleaning),
         "code": code_version("datamodules"),
@@ -69,7 +69,7 @@ def _read(config: Config) -> KnownCorpus:
     return KnownCorpus(
         corpus=corpus,
         cleaned=cleaned,
-        texts=list(islice(texts(corpus.validation), N_TEXTS)),
+        texts=[text[:TEXT_CHARACTERS] for text in islice(texts(corpus.validation), N_TEXTS)],
         optimum_bits_per_byte=optimum_bits_per_byte(corpus),
     )
 

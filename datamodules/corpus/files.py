@@ -94,6 +94,17 @@ class Files(Source):
             files={split: [source.sha256 for source in some] for split, some in files.items()}
         )
 
+    def snapshot(self) -> str:
+        """Return a hash of the names and bytes of all files.
+
+        Raises:
+            DataError: if a file does not exist, is empty, or cannot be read.
+        """
+        files = self._files()
+        return fingerprint_of(
+            files={split: [[str(one.path), one.sha256] for one in some] for split, some in files.items()}
+        )
+
     def _patterns(self) -> dict[str, Pattern]:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {split: pattern for split, pattern in splits.items() if pattern or split == "train"}  # type: ignore[misc]
@@ -163,6 +174,14 @@ class Mirror(Source):
             DataError: if there is no mirror, or a file does not exist.
         """
         return self._files().identity()
+
+    def snapshot(self) -> str:
+        """Return a hash of the names and bytes of all files.
+
+        Raises:
+            DataError: if there is no mirror, or a file does not exist.
+        """
+        return self._files().snapshot()
 
     def _files(self) -> Files:
         if not self.folder:

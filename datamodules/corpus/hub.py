@@ -101,6 +101,14 @@ class Hub(Source):
             return self._mirror("mirror").identity()
         return fingerprint_of(commit=self._commit())
 
+    def snapshot(self) -> str | None:
+        """Return a hash of the names and bytes of the mirror's files; None for the Hub.
+
+        Raises:
+            DataError: if there is no such mirror.
+        """
+        return self._mirror("mirror").snapshot() if self.mirror else None
+
     def _commit(self) -> str | None:
         """Return the commit on the Hub, or a digest of the folder."""
         return _folder_digest(Path(self.path)) if Path(self.path).is_dir() else self._resolved_commit()

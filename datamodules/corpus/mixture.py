@@ -1,7 +1,7 @@
 """Mix several corpora, each with its share of the training rows."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,12 +93,21 @@ class Mixture(Source):
         Raises:
             DataError: if the identity of a source is not known; the error names the source.
         """
-        identities = []
-        for name in self.sources:
-            source = self.sources[name]
+        return fingerprint_of(mixture=list(self._of_each(lambda source: source.identity())))
+
+    def snapshot(self) -> str | None:
+        """Return a hash of the snapshots of all sources; None if that of a source is not known.
+
+        Raises:
+            DataError: if there is no such source; the error names it.
+        """
+        snapshots = list(self._of_each(lambda source: source.snapshot()))
+        return fingerprint_of(mixture=snapshots) if all(found for _, found in snapshots) else None
+
+    def _of_each(self, ask: Callable[[Source], str | None]) -> Iterator[tuple[str, str | None]]:
+        for name, source in self.sources.items():
             with _named(name):
-                identities.append([name, source.identity()])
-        return fingerprint_of(mixture=identities)
+                yield name, ask(source)
 
     def _loaded(self, name: str, columns: Columns) -> Corpus:
         source = self.sources[name]

@@ -164,6 +164,10 @@ class StoryWorld(Source):
         """Return the fingerprint, which needs no rows."""
         return self.fingerprint
 
+    def snapshot(self) -> str:
+        """Return the fingerprint, which needs no rows."""
+        return self.fingerprint
+
     def rows(self, split: Split) -> Iterator[Row]:
         """Return all rows of a split, in order."""
         return (self.row(split, i) for i in range(self.n_rows[split]))

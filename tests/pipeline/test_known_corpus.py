@@ -64,9 +64,46 @@ def test_a_damaged_cache_is_made_anew(configured: Callable[..., Config], tmp_pat
     assert not is_read(known_corpus(configured()).corpus)
 
 
-def test_files_are_read_each_time(tmp_path: Path) -> None:
+def test_files_are_known_until_their_names_or_bytes_change(tmp_path: Path) -> None:
     file = tmp_path / "my.txt"
     file.write_text("".join(f"Line {i}, once more.\n" for i in range(50)))
-    config = compose("pretrain", ["data=files", f"data.train={file}", f"cache_dir={tmp_path / 'cache'}"])
-    known_corpus(config)
+    words = [f"cache_dir={tmp_path / 'cache'}", "data=files", f"data.train={tmp_path}/*.txt"]
+    config = compose("pretrain", words)
+    first, second = known_corpus(config), known_corpus(config)
+    assert (is_read(first.corpus), is_read(second.corpus)) == (True, False)
+    assert told(second) == told(first)
+    file.rename(tmp_path / "other.txt")
+    renamed = known_corpus(config).corpus
+    assert is_read(renamed)
+    assert renamed.sources[0]["uri"] == str(tmp_path / "other.txt")
+    (tmp_path / "other.txt").write_text("".join(f"Line {i}, again.\n" for i in range(50)))
     assert is_read(known_corpus(config).corpus)
+
+
+def test_a_mixture_is_known_if_all_of_its_sources_are(tmp_path: Path) -> None:
+    def is_known(*words: str) -> bool:
+        config = compose("pretrain", [f"cache_dir={tmp_path / 'cache'}", "data=mixture", *words])
+        known_corpus(config)
+        return not is_read(known_corpus(config).corpus)
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"Line {i} of {name}.\n" for i in range(50)))
+    sources = [
+        f"data.sources.{name}={{_target_: datamodules.corpus.Files, train: {tmp_path / name}.txt}}"
+        for name in ("a", "b")
+    ]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "train.txt").write_text("".join(f"Line {i}.\n" for i in range(50)))
+    options = f"path: {folder}, validation_split: null, n_held_out_rows: 5"
+    hub = f"data.sources.c={{_target_: datamodules.corpus.Hub, {options}}}"
+    assert is_known(*sources)
+    assert not is_known(*sources, hub)
+
+
+def test_a_long_text_is_shown_from_its_beginning_only(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name + "x" * 2 * module.TEXT_CHARACTERS)
+    files = [f"data.train={tmp_path / 'a.txt'}", f"data.validation={tmp_path / 'b.txt'}"]
+    known = known_corpus(compose("pretrain", [f"cache_dir={tmp_path / 'cache'}", "data=files", *files]))
+    assert known.texts == [("b.txt" + "x" * 2 * module.TEXT_CHARACTERS)[: module.TEXT_CHARACTERS]]
