@@ -156,7 +156,8 @@ class TokenRows:
 
 
 def _view(chunk: pa.FixedSizeListArray, row_tokens: int) -> npt.NDArray[Any]:
-    view: npt.NDArray[Any] = chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, row_tokens)
+    # Not `to_numpy`, which imports pandas.
+    view: npt.NDArray[Any] = np.from_dlpack(chunk.flatten()).reshape(-1, row_tokens)
     return view
 
 
