@@ -23,7 +23,7 @@ $(foreach .name,$(KEYS),$(eval .count += x)$(eval export TYPED_$(words $(.count)
 
 # Targets that are not commands of the pipeline take no configuration.
 $(foreach .goal,$(filter help setup check test test-all browser weights bench bench-gpu bench-peers bench-ten-minutes smoke-gpu profile screenshots clean,$(or $(MAKECMDGOALS),help)),\
-    $(foreach .name,$(filter-out ARGS PYTHON VENV DEBUG,$(TYPED)),$(error make $(.goal) takes no $(.name)=...; see `make help`)))
+    $(foreach .name,$(filter-out ARGS PYTHON VENV DEBUG $(if $(filter profile,$(.goal)),STAGE),$(TYPED)),$(error make $(.goal) takes no $(.name)=...; see `make help`)))
 
 # A file or folder with the name of a command must not prevent it from running.
 .PHONY: FORCE
@@ -46,7 +46,7 @@ help: ## Print this help
 	@echo "           ARGS=\"key=value ...\"  the same in one variable"
 	@echo "           DATA=corpus  INIT=bundle  BUNDLE=bundle  RESUME=1 or a run  PROMPT=\"text\""
 	@echo "           RUNS=\"a b\"  MODEL=run, bundle or NAME@alias  ALIAS=champion  RUN=run"
-	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep"
+	@echo "           TASKS=\"classify qa\"  STAGE=step of the pipeline, or what to sweep or profile"
 	@echo "           TO=folder  FORMAT=llama (what export writes)  HOST=address  PORT=number (serve, demo)"
 	@echo "           FROM=folder, or a name on the Hub (import)  NAME=name of the run"
 	@echo "           INPUT=file  OUTPUT=file  DEBUG=1 (full tracebacks)  PYTHON=python3.12"
@@ -212,8 +212,8 @@ bench-ten-minutes: $(VENV)/.installed-dev ## Train Prelude and its peers for ten
 	@$(BIN)/python -m benchmarks.ten_minutes $(ARGS)
 
 .PHONY: profile
-profile: $(VENV)/.installed-dev ## Profile a training step: ARGS="size=small"
-	@$(BIN)/python -m benchmarks.profile $(ARGS)
+profile: $(VENV)/.installed-dev ## Say where the time of a training step goes: STAGE=finetune-qa
+	@$(BIN)/python -m benchmarks.profile $(if $(STAGE),--stage "$(STAGE)") $(ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: $(VENV)/.installed-dev ## Compare estimates with measurements on a GPU: six minutes

@@ -1,6 +1,7 @@
 """The stage `finetune`: compose, prepare, train, evaluate, and write the bundles."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
@@ -36,19 +37,26 @@ from pipeline.training.states import Trained, start
 
 def finetune(config: Config) -> StageResult:
     """Fine-tune a bundle, or train from scratch, on labelled rows."""
-    composed, labelled = compose(config)
-    with start(composed) as started:
-        prepared = prepare(started, labelled)
-        trained = train(prepared, _training(prepared))
+    with ready(config) as (prepared, training):
+        trained = train(prepared, training)
         evaluation = _evaluate(trained)
         bundle = _export(trained, evaluation)
         baselines = compare_baselines(evaluation, prepared.rows["train"])
         _record(prepared, evaluation, bundle, baselines)
-        started.tracked.end("FINISHED", bundle.metrics)
+        prepared.tracked.end("FINISHED", bundle.metrics)
         summarise(trained, evaluation, bundle, baselines)
     return StageResult(
-        stage="finetune", run_id=started.tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
+        stage="finetune", run_id=prepared.tracked.run_id, bundle=str(bundle.folder), metrics=bundle.metrics
     )
+
+
+@contextmanager
+def ready(config: Config) -> Iterator[tuple[Finetuning, Training]]:
+    """Start a run that is ready to train, and close it when the block ends."""
+    composed, labelled = compose(config)
+    with start(composed) as started:
+        prepared = prepare(started, labelled)
+        yield prepared, _training(prepared)
 
 
 def _training(prepared: Finetuning) -> Training:

@@ -1,7 +1,8 @@
 """The stage `pretrain`: compose, prepare, train, evaluate, and write the bundles."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -38,9 +39,8 @@ from pipeline.training.states import Composed, Trained, start
 
 def pretrain(config: Config) -> StageResult:
     """Train from scratch, or continue from a bundle (`init_from`) or an unfinished run (`resume`)."""
-    with start(_compose(config)) as started:
-        prepared = prepare(started)
-        trained = train(prepared, _training(prepared))
+    with ready(config) as (prepared, training):
+        trained = train(prepared, training)
         evaluation = _evaluate(trained)
         bundle = _export(trained, evaluation)
         samples = _samples(prepared, bundle.model)
@@ -48,15 +48,23 @@ def pretrain(config: Config) -> StageResult:
         _record(prepared, samples, bundle)
         costs = cost_metrics(cost, estimated)
         if costs:
-            started.tracked.log_metrics(costs, step=prepared.options.n_steps)
-        started.tracked.end("FINISHED", bundle.metrics)
+            prepared.tracked.log_metrics(costs, step=prepared.options.n_steps)
+        prepared.tracked.end("FINISHED", bundle.metrics)
         _summarise(trained, samples, bundle, cost_facts(cost, estimated))
     return StageResult(
         stage="pretrain",
-        run_id=started.tracked.run_id,
+        run_id=prepared.tracked.run_id,
         bundle=str(bundle.folder),
         metrics={**bundle.metrics, **costs},
     )
+
+
+@contextmanager
+def ready(config: Config) -> Iterator[tuple[Pretraining, Training]]:
+    """Start a run that is ready to train, and close it when the block ends."""
+    with start(_compose(config)) as started:
+        prepared = prepare(started)
+        yield prepared, _training(prepared)
 
 
 def _compose(config: Config) -> Composed:

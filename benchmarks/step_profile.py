@@ -1,0 +1,142 @@
+"""Time and profile training steps of a stage, as a callback of its real training."""
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from modules.flops import count_tokens
+from pipeline.config.compose import compose
+from pipeline.training.callbacks.steps import ends_optimizer_step
+from pipeline.training.fit import train
+
+Batch = Mapping[str, Tensor]
+
+N_WARMUP_STEPS = 3
+
+#: The phases of a step, each named for what ends it. The first includes what callbacks do after a step.
+PHASES = ("batches and callbacks", "forward", "backward", "clipping and optimizer")
+
+#: Kind of operation -> prefixes of the names of operations; the first match counts.
+KINDS = {
+    "attention": ("aten::_scaled_dot_product", "aten::_softmax", "aten::bmm", "aten::baddbmm"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::linear"),
+    "loss": ("aten::_log_softmax", "aten::nll_loss", "_ChunkedNats", "_ProductNats"),
+    "norms": ("_RMSNorm", "aten::native_layer_norm", "aten::_fused_rms_norm", "aten::linalg_vector_norm"),
+    "random numbers": ("aten::random_", "aten::bernoulli_", "aten::native_dropout"),
+    "copies and casts": ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::cat", "aten::contiguous"),
+    "memory": ("aten::empty", "aten::zero", "aten::fill_"),
+    "data": ("enumerate(DataLoader)",),
+}
+REST = "elementwise operations and Python"
+
+
+def profile_steps(stage: str, overrides: Sequence[str], n_steps: int) -> dict[str, Any]:
+    """Train for some steps, and return their time by phase and by kind of operation.
+
+    Raises:
+        UserError: if an override is wrong, or the stage cannot train.
+    """
+    n_all = N_WARMUP_STEPS + 2 * n_steps
+    short = [f"trainer.max_steps={n_all}", f"trainer.val_every_steps={n_all}", "trainer.val_rows=1"]
+    name = f"profile-{os.getpid()}"
+    config = compose(stage, [*overrides, *short, "trainer.score_rows=1", "tracking=off", f"name={name}"])
+    steps = StepProfile(n_steps)
+    ready = import_module(f"pipeline.stages.{stage}.stage").ready
+    try:
+        with ready(config) as (prepared, training):
+            train(prepared, replace(training, callbacks=[steps, *training.callbacks]))
+    finally:
+        shutil.rmtree(Path(config.runs_dir) / name, ignore_errors=True)
+    return {
+        "overrides": " ".join(overrides),
+        "precision": prepared.options.precision,
+        "parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
+        "step_s": round(steps.seconds / n_steps, 4),
+        "tokens_per_second": round(steps.n_tokens / steps.seconds),
+        "phases": shares(steps.phases),
+        "kinds": shares(kinds(steps.profiler)),
+    }
+
+
+class StepProfile(Callback):
+    """Times `n_steps` steps after a few others, and then profiles as many.
+
+    Listed first, it reads the clock before the other callbacks.
+    """
+
+    def __init__(self, n_steps: int) -> None:
+        self.profiler = profile(activities=[ProfilerActivity.CPU])
+        self.phases = dict.fromkeys(PHASES, 0.0)
+        self.n_tokens = 0
+        self._n_steps = n_steps
+        self._since: float | None = None  # the end of the last phase, during the timed steps
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the timed steps."""
+        return sum(self.phases.values())
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """End what happens between two batches."""
+        self._end(PHASES[0])
+        if self._since is not None:
+            n_tokens = count_tokens(batch)
+            self.n_tokens += int(n_tokens["read"] + n_tokens.get("decoded", 0))
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """End the forward pass."""
+        self._end(PHASES[1])
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the backward pass."""
+        self._end(PHASES[2])
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """End the step; after the warm-up start the clock, after the timed steps the profiler."""
+        self._end(PHASES[3])
+        if not ends_optimizer_step(trainer, batch_idx):
+            return
+        n_steps = trainer.global_step - N_WARMUP_STEPS
+        if n_steps == 0:
+            self._since = time.perf_counter()
+        elif n_steps == self._n_steps:
+            self._since = None
+            self.profiler.start()
+        elif n_steps == 2 * self._n_steps:
+            self.profiler.stop()
+
+    def _end(self, phase: str) -> None:
+        if self._since is not None:
+            now = time.perf_counter()
+            self.phases[phase] += now - self._since
+            self._since = now
+
+
+def kinds(profiler: profile) -> dict[str, float]:
+    """Return the time of each kind of operation without nested ones, in microseconds."""
+    found: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        fitting = (kind for kind, names in KINDS.items() if event.key.startswith(names))
+        found[next(fitting, REST)] += event.self_cpu_time_total
+    return dict(found)
+
+
+def shares(found: Mapping[str, float]) -> dict[str, float]:
+    """Return each time as a fraction of the total, largest first."""
+    total = sum(found.values())
+    return {name: round(value / total, 3) for name, value in Counter(found).most_common()}
