@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import log2
 from typing import Any, Literal
 
 import torch
@@ -19,11 +20,24 @@ DTYPES: dict[NewtonSchulz, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch
 FORMER_OPTIONS = {"newton_schulz": "bf16", "update_every": 1, "step": 0}
 #: The most elements of matrices in one call: for small matrices, the overhead of a call exceeds its products.
 BATCH_ELEMENTS = 2**20
+#: What `fitting_update_every` chooses from: with 8, a model ended at a higher loss (docs/log.md).
+STEPS_BETWEEN_UPDATES = (1, 2, 4)
 
 
 def fastest_newton_schulz(device: torch.device) -> NewtonSchulz:
     """Return the type in which the iteration is faster on `device`; emulated bf16 would dominate a step."""
     return "bf16" if multiplies_bf16_fast(device) else "fp32"
+
+
+def fitting_update_every(width: int, step_tokens: int) -> int:
+    """Return after how many steps to update a matrix, so that the iterations take about a tenth of the time.
+
+    For a square matrix of `width` d, five iterations are 30 d^3 operations, and the products of a step with T
+    tokens are 6 d^2 T: the former are 5 d / T times as many, divided by the steps between two updates. So
+    these are 1 for the large batches of a GPU.
+    """
+    wanted = 5 * width / step_tokens / 0.1
+    return min(STEPS_BETWEEN_UPDATES, key=lambda steps: abs(log2(steps / wanted)))
 
 
 def orthogonalized(

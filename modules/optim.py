@@ -155,7 +155,8 @@ class Muon(LearningRates):
         beta2: AdamW's decay of the mean of squared gradients.
         newton_schulz: the data type of the iterations; auto: bf16 if the hardware is fast in it, else fp32.
         update_every: the steps from one update of a matrix to the next, which, with its weight decay, is then
-            this many times as large. docs/log.md has the loss with 1, 2, 4 and 8.
+            this many times as large; docs/log.md has the loss with 1, 2, 4 and 8. auto: as many as the tokens
+            of a step suggest (`modules.muon.fitting_update_every`), where these are known, else 1.
 
     Raises:
         ArgumentError: `update_every` is less than 1.
@@ -166,11 +167,11 @@ class Muon(LearningRates):
     beta1: float = 0.9
     beta2: float = 0.95
     newton_schulz: Literal["auto"] | NewtonSchulz = "auto"
-    update_every: int = 1
+    update_every: Literal["auto"] | int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.update_every < 1:
+        if self.update_every != "auto" and self.update_every < 1:
             raise ArgumentError(f"update_every is {self.update_every}", "1 or more", "use 1 for every step")
 
     def build(self, model: nn.Module) -> Optimizer:
@@ -182,7 +183,7 @@ class Muon(LearningRates):
             newton_schulz=fastest_newton_schulz(device)
             if self.newton_schulz == "auto"
             else self.newton_schulz,
-            update_every=self.update_every,
+            update_every=1 if self.update_every == "auto" else self.update_every,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
         )

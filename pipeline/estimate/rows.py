@@ -28,12 +28,15 @@ def step_of(config: Config, options: TrainerOptions, *, on_gpu: bool, is_here: b
     import torch
 
     from modules.muon import fastest_newton_schulz
+    from pipeline.machine.choice import choose_update_every
 
     plain = with_defaults(config)
     optimizer = dict(plain["optimizer"])
     if optimizer.get("newton_schulz") == "auto":
         kind = torch.device("cuda" if on_gpu else "cpu")
         optimizer["newton_schulz"] = fastest_newton_schulz(kind) if is_here else "bf16"
+    if optimizer.get("update_every") == "auto":
+        optimizer["update_every"] = choose_update_every(config, options)
     precision = options.precision
     if precision == "auto":
         precision = choose_precision(options) if is_here else "bf16"

@@ -1,4 +1,4 @@
-"""Resolve options that are set to `auto` by measuring the machine when a run begins.
+"""Resolve options that are set to `auto` when a run begins, from its machine and its size.
 
 The choices are recorded, so that a run that is resumed or reproduced, even on another machine, computes as
 before.
@@ -10,16 +10,23 @@ from typing import Any
 import torch
 
 from modules.hardware import bf16_speedup_on_cpu
-from modules.muon import fastest_newton_schulz
+from modules.muon import fastest_newton_schulz, fitting_update_every
 from pipeline import processes
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import with_defaults
-from pipeline.machine.devices import choose_precision, count_devices, describe_device, device_of
+from pipeline.machine.devices import (
+    choose_precision,
+    count_devices,
+    describe_device,
+    device_of,
+    rows_per_step,
+)
 from pipeline.machine.options import TrainerOptions
 
 AUTO = "auto"
-PRECISION, DEVICES, NEWTON_SCHULZ = "trainer.precision", "trainer.devices", "optimizer.newton_schulz"
+PRECISION, DEVICES = "trainer.precision", "trainer.devices"
+NEWTON_SCHULZ, UPDATE_EVERY = "optimizer.newton_schulz", "optimizer.update_every"
 
 
 def choose_for_machine(config: Config) -> dict[str, Any]:
@@ -34,9 +41,19 @@ def choose_for_machine(config: Config) -> dict[str, Any]:
         return chosen
     if options.devices == AUTO:
         chosen[DEVICES] = count_devices(options)
-    if with_defaults(config)["optimizer"].get("newton_schulz") == AUTO:
+    optimizer = with_defaults(config)["optimizer"]
+    if optimizer.get("newton_schulz") == AUTO:
         chosen[NEWTON_SCHULZ] = fastest_newton_schulz(device_of(options))
+    if optimizer.get("update_every") == AUTO:
+        chosen[UPDATE_EVERY] = choose_update_every(config, options)
     return chosen
+
+
+def choose_update_every(config: Config, options: TrainerOptions) -> int:
+    """Return how many steps Muon lets pass between two updates of a matrix, given the tokens of a step."""
+    backbone = config.model.backbone
+    step_tokens = rows_per_step(options) * int(backbone.max_seq_len)
+    return fitting_update_every(int(backbone.d_model), step_tokens)
 
 
 def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -73,9 +90,9 @@ def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
     """Describe the device, the precisions that it computes in, and why these were chosen."""
     options = construct(config.trainer, TrainerOptions)
     told = describe_device(options)
-    newton_schulz = select(config, NEWTON_SCHULZ)
+    newton_schulz, every = select(config, NEWTON_SCHULZ), select(config, UPDATE_EVERY)
     if newton_schulz is not None:
-        told += f", Newton-Schulz in {newton_schulz}"
+        told += f", Newton-Schulz in {newton_schulz}" + (f" every {every} steps" if every > 1 else "")
     if device_of(options) == torch.device("cpu") and {PRECISION, NEWTON_SCHULZ} & {*(chosen or {})}:
         told += f" (bf16 is {bf16_speedup_on_cpu():.2g} times as fast as fp32 here)"
     return told

@@ -110,6 +110,23 @@ def test_bf16_is_taken_on_a_cpu_that_was_measured_to_be_much_faster_in_it(
     assert muon.fastest_newton_schulz(torch.device("cpu")) == taken
 
 
+@pytest.mark.parametrize(
+    ("width", "step_tokens", "expected"),
+    [
+        (128, 8 * 256, 4),
+        (128, 12 * 64, 4),
+        (768, 2 * 1024, 4),
+        (768, 16 * 1024, 2),
+        (768, 2**19, 1),
+        (8, 1, 4),
+    ],
+)
+def test_matrices_wait_longer_the_fewer_tokens_a_step_has(
+    width: int, step_tokens: int, expected: int
+) -> None:
+    assert muon.fitting_update_every(width, step_tokens) == expected
+
+
 def test_a_machine_is_measured_once_in_a_process() -> None:
     assert hardware.bf16_speedup_on_cpu() == hardware.bf16_speedup_on_cpu() > 0
 

@@ -16,7 +16,7 @@ from pipeline.tasks.qa import ExtractiveQA
 
 def test_what_nobody_typed_is_recorded_with_its_default() -> None:
     plain = with_defaults(compose("pretrain", ["optimizer.momentum=0.9"]))
-    expected = Muon(momentum=0.9, update_every=4)  # as in configs/optimizer/pretrain.yaml
+    expected = Muon(momentum=0.9, update_every="auto")  # as in configs/optimizer/pretrain.yaml
     assert plain["optimizer"] == {"_target_": "modules.optim.Muon", **vars(expected)}
     assert plain["trainer"].keys() - {"_target_"} == {item.name for item in fields(TrainerOptions)}
     assert plain["model"]["backbone"]["layer"]["d_ff"] is None

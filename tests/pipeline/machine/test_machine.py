@@ -22,7 +22,8 @@ def config(tmp_path: Path) -> Config:
             "name": "mine",
             "resume": False,
             "runs_dir": str(tmp_path / "runs"),
-            "optimizer": {"_target_": "modules.optim.Muon"},
+            "optimizer": {"_target_": "modules.optim.Muon", "update_every": "auto"},
+            "model": {"backbone": {"d_model": 768, "max_seq_len": 1024}, "head": {}, "init": "gpt2"},
             "trainer": {"_target_": "pipeline.machine.options.TrainerOptions", "accelerator": "cpu"},
         }
     )
@@ -47,7 +48,7 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, bf16_speedup: float) -> None:
     monkeypatch.setattr("pipeline.machine.choice.bf16_speedup_on_cpu", lambda: bf16_speedup)
 
 
-CHOSEN = ("trainer.precision", "optimizer.newton_schulz", "trainer.devices")
+CHOSEN = ("trainer.precision", "optimizer.newton_schulz", "optimizer.update_every", "trainer.devices")
 
 
 def test_a_run_records_what_was_chosen_for_its_machine_and_keeps_it_on_another(
@@ -56,22 +57,22 @@ def test_a_run_records_what_was_chosen_for_its_machine_and_keeps_it_on_another(
     on_a_machine(monkeypatch, 0.02)
     run = begin(config)
     recorded = read_yaml(run.path / "config.yaml")
-    assert [select(recorded, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+    assert [select(recorded, key) for key in CHOSEN] == ["fp32", "fp32", 2, 1]
     on_a_machine(monkeypatch, 3.9)
     again = begin(Config({**config, "resume": True}))
     assert again.resumed
     assert read_yaml(run.path / "config.yaml")["trainer"] == recorded["trainer"]
     now = with_chosen(config, again.record.chosen)
-    assert [select(now, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+    assert [select(now, key) for key in CHOSEN] == ["fp32", "fp32", 2, 1]
     made_again = recorded_config(again)
-    assert [select(made_again, key) for key in CHOSEN] == ["fp32", "fp32", 1]
+    assert [select(made_again, key) for key in CHOSEN] == ["fp32", "fp32", 2, 1]
     elsewhere = {"tracking": {"_target_": "pipeline.tracking.TrackingOptions", "enabled": False}}
     assert recorded_config(again, elsewhere).tracking == elsewhere["tracking"]
 
 
 def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_machine(monkeypatch, 0.02)
-    typed = {"trainer": {"precision": "bf16"}, "optimizer": {"newton_schulz": "bf16"}}
+    typed = {"trainer": {"precision": "bf16"}, "optimizer": {"newton_schulz": "bf16", "update_every": 3}}
     run = begin(changed(config, **typed))
     assert run.record.chosen == {"trainer.devices": 1}
     assert read_yaml(run.path / "config.yaml")["optimizer"]["newton_schulz"] == "bf16"
@@ -86,4 +87,6 @@ def test_the_run_says_what_was_chosen_and_why(config: Config, monkeypatch: pytes
     on_a_machine(monkeypatch, 0.02)
     chosen = begin(config).record.chosen
     told = describe_machine(with_chosen(config, chosen), chosen)
-    assert told.endswith(", fp32, Newton-Schulz in fp32 (bf16 is 0.02 times as fast as fp32 here)")
+    assert told.endswith(
+        ", fp32, Newton-Schulz in fp32 every 2 steps (bf16 is 0.02 times as fast as fp32 here)"
+    )
