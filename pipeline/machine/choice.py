@@ -53,7 +53,7 @@ def choose_update_every(config: Config, options: TrainerOptions) -> int:
     """Return how many steps Muon lets pass between two updates of a matrix, given the tokens of a step."""
     backbone = config.model.backbone
     step_tokens = rows_per_step(options) * int(backbone.max_seq_len)
-    return fitting_update_every(int(backbone.d_model), step_tokens)
+    return fitting_update_every(int(backbone.layer.d_model), step_tokens)
 
 
 def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:

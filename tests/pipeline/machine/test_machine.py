@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from modules import hardware
+from pipeline.config.compose import compose
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.files import read_yaml
 from pipeline.lineage.reproduction import recorded_config
-from pipeline.machine.choice import describe_machine, with_chosen
+from pipeline.machine.choice import choose_for_machine, describe_machine, with_chosen
 from pipeline.runs.folders import RunFolder, open_run
 
 
@@ -23,7 +24,11 @@ def config(tmp_path: Path) -> Config:
             "resume": False,
             "runs_dir": str(tmp_path / "runs"),
             "optimizer": {"_target_": "modules.optim.Muon", "update_every": "auto"},
-            "model": {"backbone": {"d_model": 768, "max_seq_len": 1024}, "head": {}, "init": "gpt2"},
+            "model": {
+                "backbone": {"layer": {"d_model": 768}, "max_seq_len": 1024},
+                "head": {},
+                "init": "gpt2",
+            },
             "trainer": {"_target_": "pipeline.machine.options.TrainerOptions", "accelerator": "cpu"},
         }
     )
@@ -68,6 +73,15 @@ def test_a_run_records_what_was_chosen_for_its_machine_and_keeps_it_on_another(
     assert [select(made_again, key) for key in CHOSEN] == ["fp32", "fp32", 2, 1]
     elsewhere = {"tracking": {"_target_": "pipeline.tracking.TrackingOptions", "enabled": False}}
     assert recorded_config(again, elsewhere).tracking == elsewhere["tracking"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [([], 4), (["size=base", "trainer.accumulate=16"], 1), (["model=tutorial", "task=denoise"], 4)],
+)
+def test_matrices_wait_for_fewer_steps_if_a_step_has_many_tokens(words: list[str], expected: int) -> None:
+    config = compose("pretrain", ["optimizer=pretrain", "trainer.batch_size=8", *words])
+    assert choose_for_machine(config)["optimizer.update_every"] == expected
 
 
 def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
