@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline import report
 from pipeline.commands import StageResult
@@ -145,12 +146,17 @@ def _introduce(server: Server, where: str, has_token: bool) -> None:
     for endpoint in endpoints(server.api):
         method, _, path = endpoint.partition(" ")
         say("", f"{method:<5} {where}{path}")
-    say("Try", _curl(next(iter(server.engine.models.values())), where, has_token=has_token))
+    say("Try", example_request(next(iter(server.engine.models.values())), where, has_token=has_token))
 
 
-def _curl(model: ServedModel, where: str, *, has_token: bool) -> str:
-    """Return a curl command that works when pasted."""
-    if isinstance(model.task, CausalLM):
+def example_request(model: ServedModel, where: str, *, has_token: bool) -> str:
+    """Return a curl command that works when pasted: a dialogue, if the model can reply."""
+    path: str
+    body: dict[str, Any]
+    if isinstance(model.task, CausalLM) and model.dialogue is not None:
+        message = {"role": "user", "content": "What is the capital of France?"}
+        path, body = "chat/completions", {"messages": [message], "max_tokens": 40}
+    elif isinstance(model.task, CausalLM):
         path, body = "completions", {"prompt": "One sunny morning", "max_tokens": 40}
     else:
         path, body = str(model.endpoint), dict(model.task.example_row)

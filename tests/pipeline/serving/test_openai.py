@@ -1,13 +1,17 @@
 """The official client of OpenAI notices no difference."""
 
+import json
 import random
+import subprocess
 import threading
 from collections.abc import Iterator
 
 import openai
 import pytest
 
+from datamodules.tokenizer import Tokenizer
 from modules.generation import SamplingOptions, generate
+from pipeline.stages.serve import example_request
 from pipeline.tasks.base import forbidden_ids
 from pipeline.tasks.chat import Dialogue
 from pipeline.tasks.turns import Turn
@@ -127,6 +131,26 @@ def test_an_imported_model_with_chatml_completes_and_replies() -> None:
         assert (done.object, done.usage and done.usage.prompt_tokens) == ("chat.completion", len(ids))
         told = client.completions.create(model="causal_lm", prompt="Once", max_tokens=6)
         assert told.object == "text_completion"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokenizer", "answered"),
+    [
+        ("causal_lm", TOKENIZER, "text_completion"),
+        ("causal_lm", chatml(has_start=False), "chat.completion"),
+        ("classify", TOKENIZER, None),
+    ],
+)
+def test_the_printed_request_works_and_asks_a_model_that_replies_for_a_reply(
+    name: str, tokenizer: Tokenizer, answered: str | None
+) -> None:
+    model = served(name, tokenizer=tokenizer)
+    with serving([model]) as running:
+        command = example_request(model, running.url, has_token=False)
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found.get("object") == answered
+    assert ("predictions" in found) == (answered is None)
 
 
 def test_what_cannot_be_asked_is_an_error_of_the_client_s_own_kind(client: openai.OpenAI) -> None:
