@@ -213,7 +213,7 @@ bench-ten-minutes: $(VENV)/.installed-dev ## Train Prelude and its peers for ten
 
 .PHONY: profile
 profile: $(VENV)/.installed-dev ## Say where the time of a training step goes: STAGE=finetune-qa
-	@$(BIN)/python -m benchmarks.profile $(if $(STAGE),--stage "$(STAGE)") $(ARGS)
+	@$(BIN)/python -m benchmarks.profile $(if $(filter STAGE,$(TYPED)),--stage "$(STAGE)") $(ARGS)
 
 .PHONY: bench-gpu
 bench-gpu: $(VENV)/.installed-dev ## Compare estimates with measurements on a GPU: six minutes

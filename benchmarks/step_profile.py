@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -23,6 +24,12 @@ from pipeline.training.fit import train
 Batch = Mapping[str, Tensor]
 
 N_WARMUP_STEPS = 3
+
+#: Options of the trainer, so that nothing else determines the length of the run, and all is in this process.
+SHORT = {
+    "max_epochs": "null", "time_budget_s": "null", "patience": "null", "plateau": "null",
+    "val_rows": 1, "score_rows": 1, "devices": 1,
+}  # fmt: skip
 
 #: The phases of a step, each named for what ends it. The first includes what callbacks do after a step.
 PHASES = ("batches and callbacks", "forward", "backward", "clipping and optimizer")
@@ -48,9 +55,10 @@ def profile_steps(stage: str, overrides: Sequence[str], n_steps: int) -> dict[st
         UserError: if an override is wrong, or the stage cannot train.
     """
     n_all = N_WARMUP_STEPS + 2 * n_steps
-    short = [f"trainer.max_steps={n_all}", f"trainer.val_every_steps={n_all}", "trainer.val_rows=1"]
     name = f"profile-{os.getpid()}"
-    config = compose(stage, [*overrides, *short, "trainer.score_rows=1", "tracking=off", f"name={name}"])
+    short = {**SHORT, "max_steps": n_all, "val_every_steps": n_all}
+    words = [*overrides, *(f"trainer.{key}={value}" for key, value in short.items())]
+    config = compose(stage, [*words, "tracking=off", f"name={name}"])
     steps = StepProfile(n_steps)
     ready = import_module(f"pipeline.stages.{stage}.stage").ready
     try:
@@ -72,7 +80,7 @@ def profile_steps(stage: str, overrides: Sequence[str], n_steps: int) -> dict[st
 class StepProfile(Callback):
     """Times `n_steps` steps after a few others, and then profiles as many.
 
-    Listed first, it reads the clock before the other callbacks.
+    Most other callbacks run after it: their work at the end of a step counts as the first phase of the next.
     """
 
     def __init__(self, n_steps: int) -> None:
@@ -91,24 +99,24 @@ class StepProfile(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """End what happens between two batches."""
-        self._end(PHASES[0])
+        self._end(PHASES[0], pl_module)
         if self._since is not None:
             n_tokens = count_tokens(batch)
             self.n_tokens += int(n_tokens["read"] + n_tokens.get("decoded", 0))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """End the forward pass."""
-        self._end(PHASES[1])
+        self._end(PHASES[1], pl_module)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End the backward pass."""
-        self._end(PHASES[2])
+        self._end(PHASES[2], pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """End the step; after the warm-up start the clock, after the timed steps the profiler."""
-        self._end(PHASES[3])
+        self._end(PHASES[3], pl_module)
         if not ends_optimizer_step(trainer, batch_idx):
             return
         n_steps = trainer.global_step - N_WARMUP_STEPS
@@ -120,8 +128,10 @@ class StepProfile(Callback):
         elif n_steps == 2 * self._n_steps:
             self.profiler.stop()
 
-    def _end(self, phase: str) -> None:
+    def _end(self, phase: str, module: L.LightningModule) -> None:
         if self._since is not None:
+            if module.device.type == "cuda":
+                torch.cuda.synchronize()
             now = time.perf_counter()
             self.phases[phase] += now - self._since
             self._since = now

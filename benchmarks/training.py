@@ -21,6 +21,7 @@ from pipeline.config.compose import compose
 from pipeline.config.construct import construct
 from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
+from pipeline.machine.choice import choose_for_machine, with_chosen
 from pipeline.machine.devices import choose_precision, uses_gpu
 from pipeline.machine.options import TrainerOptions
 from pipeline.tracking import Run
@@ -64,6 +65,7 @@ class Training:
 
     def __init__(self, overrides: Sequence[str], *, document_tokens: int, max_steps: int) -> None:
         config = compose("pretrain", [*overrides, f"trainer.max_steps={max_steps}"])
+        config = with_chosen(config, choose_for_machine(config))
         self.options = construct(config.trainer, TrainerOptions)
         self.precision = choose_precision(self.options)
         self.device = torch.device("cuda" if uses_gpu(self.options) else "cpu")

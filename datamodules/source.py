@@ -20,8 +20,9 @@ class Source(Protocol):
         ...
 
     def snapshot(self) -> str | None:
-        """Return a string that identifies all that `load` returns, or None if only reading the rows tells.
+        """Return a string that, with the options of the source, identifies what `load` returns.
 
-        Unlike the identity, it depends on the names of files, which are part of a corpus.
+        Unlike the identity, it depends on the names of files, which a corpus records. None: only reading the
+        rows tells.
         """
         return None

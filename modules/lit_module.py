@@ -182,7 +182,7 @@ class LitModule(L.LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Update the weights, and free the gradients, which Lightning keeps during the next forward pass."""
+        """Update the weights, and free the gradients: Lightning would keep them in the next forward pass."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()
 

@@ -30,11 +30,11 @@ def fastest_newton_schulz(device: torch.device) -> NewtonSchulz:
 
 
 def fitting_update_every(width: int, step_tokens: int) -> int:
-    """Return after how many steps to update a matrix, so that the iterations take about a tenth of the time.
+    """Return after how many steps to update a matrix, so that the iterations do not dominate the steps.
 
     For a square matrix of `width` d, five iterations are 30 d^3 operations, and the products of a step with T
-    tokens are 6 d^2 T: the former are 5 d / T times as many, divided by the steps between two updates. So
-    these are 1 for the large batches of a GPU.
+    tokens are 6 d^2 T: the former are 5 d / T times as many, divided by the steps between two updates. That
+    is brought as near to a tenth as `STEPS_BETWEEN_UPDATES` allows: 1 step for the large batches of a GPU.
     """
     wanted = 5 * width / step_tokens / 0.1
     return min(STEPS_BETWEEN_UPDATES, key=lambda steps: abs(log2(steps / wanted)))

@@ -155,8 +155,8 @@ class Muon(LearningRates):
         beta2: AdamW's decay of the mean of squared gradients.
         newton_schulz: the data type of the iterations; auto: bf16 if the hardware is fast in it, else fp32.
         update_every: the steps from one update of a matrix to the next, which, with its weight decay, is then
-            this many times as large; docs/log.md has the loss with 1, 2, 4 and 8. auto: as many as the tokens
-            of a step suggest (`modules.muon.fitting_update_every`), where these are known, else 1.
+            this many times as large; docs/log.md has the loss with 1, 2, 4 and 8. auto: for commands, which
+            know the tokens of a step (`modules.muon.fitting_update_every`).
 
     Raises:
         ArgumentError: `update_every` is less than 1.
@@ -175,7 +175,13 @@ class Muon(LearningRates):
             raise ArgumentError(f"update_every is {self.update_every}", "1 or more", "use 1 for every step")
 
     def build(self, model: nn.Module) -> Optimizer:
-        """Return an optimizer for all trainable parameters of `model`; its groups have a `name`."""
+        """Return an optimizer for all trainable parameters of `model`; its groups have a `name`.
+
+        Raises:
+            ArgumentError: `update_every` is auto.
+        """
+        if self.update_every == "auto":
+            raise ArgumentError("update_every is auto", "a number of steps", "give 1, 2 or 4")
         split = _Split(model, self)
         device = next(model.parameters()).device
         muon = TypedMuon(
@@ -183,7 +189,7 @@ class Muon(LearningRates):
             newton_schulz=fastest_newton_schulz(device)
             if self.newton_schulz == "auto"
             else self.newton_schulz,
-            update_every=1 if self.update_every == "auto" else self.update_every,
+            update_every=self.update_every,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
         )

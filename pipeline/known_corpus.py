@@ -1,4 +1,4 @@
-"""Facts about a pretraining corpus, kept in the cache, so that a run with cached token rows reads no text."""
+"""Facts about a pretraining corpus in the cache, so that a run with cached token rows parses no text."""
 
 import json
 from contextlib import suppress
@@ -10,6 +10,7 @@ from typing import Any
 
 from datamodules.cache import cache_key
 from datamodules.corpus import Corpus, LazyRows, texts
+from datamodules.errors import DataError
 from datamodules.files import write_whole
 from datamodules.source import Source
 from pipeline.config.construct import construct
@@ -53,7 +54,7 @@ def known_corpus(config: Config) -> KnownCorpus:
         "corpus": snapshot,
         "data": to_plain(config.data),
         "cleaning": to_plain(config.cleaning),
-        "code": code_version("datamodules"),
+        "code": code_version("datamodules", "pipeline.prepare", __name__),
     }
     file = Path(config.cache_dir) / "corpora" / f"{cache_key(**parts)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: computed below
@@ -86,7 +87,14 @@ def _facts(known: KnownCorpus) -> dict[str, Any]:
 def _from_facts(facts: dict[str, Any], config: Config) -> KnownCorpus:
     @cache
     def read() -> Corpus:
-        return load_corpus(config)[0]
+        corpus = load_corpus(config)[0]
+        if corpus.fingerprint != facts["corpus"]["fingerprint"]:
+            raise DataError(
+                f"the files of the corpus {corpus.name} have changed since the run began",
+                "files that stay as they are",
+                "start the run again",
+            )
+        return corpus
 
     def rows(split: str) -> LazyRows:
         return LazyRows(facts["n_rows"][split], lambda: getattr(read(), split))

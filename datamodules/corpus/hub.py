@@ -102,10 +102,10 @@ class Hub(Source):
         return fingerprint_of(commit=self._commit())
 
     def snapshot(self) -> str | None:
-        """Return a hash of the names and bytes of the mirror's files; None for the Hub.
+        """Return a hash of the names and bytes of the mirror's files; None without a mirror.
 
         Raises:
-            DataError: if there is no such mirror.
+            DataError: if a file of the mirror is missing or cannot be read.
         """
         return self._mirror("mirror").snapshot() if self.mirror else None
 

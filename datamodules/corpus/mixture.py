@@ -99,7 +99,7 @@ class Mixture(Source):
         """Return a hash of the snapshots of all sources; None if that of a source is not known.
 
         Raises:
-            DataError: if there is no such source; the error names it.
+            DataError: if a file of a source is missing or cannot be read; the error names the source.
         """
         snapshots = list(self._of_each(lambda source: source.snapshot()))
         return fingerprint_of(mixture=snapshots) if all(found for _, found in snapshots) else None

@@ -150,7 +150,7 @@ def estimate_of(config: Config) -> Estimate:
     """
     trainer, options = construct(config.trainer, TrainerOptions), construct(config.estimate, EstimateOptions)
     devices = devices_of(config.gpus, trainer)
-    step = step_of(config, trainer, on_gpu=devices.is_gpu, is_here=devices.is_here)
+    step = step_of(config, trainer, n_devices=devices.count, on_gpu=devices.is_gpu, is_here=devices.is_here)
     with torch.device("meta"):
         backbone = construct(step.model["backbone"], Transformer, vocab_size=step.vocab_size)
         model = Model(backbone, build_head(step.model["head"], backbone))

@@ -23,8 +23,10 @@ def vocab_size_of(config: Config) -> int:
     return int(construct(config.tokenizer, TokenizerTrainer).train([]).vocab_size)
 
 
-def step_of(config: Config, options: TrainerOptions, *, on_gpu: bool, is_here: bool) -> Step:
-    """Return the training step that the configuration describes."""
+def step_of(
+    config: Config, options: TrainerOptions, *, n_devices: int = 1, on_gpu: bool, is_here: bool
+) -> Step:
+    """Return the part of a training step of the configuration that each of `n_devices` takes."""
     import torch
 
     from modules.muon import fastest_newton_schulz
@@ -36,7 +38,8 @@ def step_of(config: Config, options: TrainerOptions, *, on_gpu: bool, is_here: b
         kind = torch.device("cuda" if on_gpu else "cpu")
         optimizer["newton_schulz"] = fastest_newton_schulz(kind) if is_here else "bf16"
     if optimizer.get("update_every") == "auto":
-        optimizer["update_every"] = choose_update_every(config, options)
+        n_rows = options.batch_size * options.accumulate * n_devices
+        optimizer["update_every"] = choose_update_every(config, n_rows)
     precision = options.precision
     if precision == "auto":
         precision = choose_precision(options) if is_here else "bf16"

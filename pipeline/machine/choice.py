@@ -45,15 +45,14 @@ def choose_for_machine(config: Config) -> dict[str, Any]:
     if optimizer.get("newton_schulz") == AUTO:
         chosen[NEWTON_SCHULZ] = fastest_newton_schulz(device_of(options))
     if optimizer.get("update_every") == AUTO:
-        chosen[UPDATE_EVERY] = choose_update_every(config, options)
+        chosen[UPDATE_EVERY] = choose_update_every(config, rows_per_step(options))
     return chosen
 
 
-def choose_update_every(config: Config, options: TrainerOptions) -> int:
-    """Return how many steps Muon lets pass between two updates of a matrix, given the tokens of a step."""
+def choose_update_every(config: Config, n_rows: int) -> int:
+    """Return the steps between two updates of a matrix by Muon, for steps of `n_rows` full rows."""
     backbone = config.model.backbone
-    step_tokens = rows_per_step(options) * int(backbone.max_seq_len)
-    return fitting_update_every(int(backbone.layer.d_model), step_tokens)
+    return fitting_update_every(int(backbone.layer.d_model), n_rows * int(backbone.max_seq_len))
 
 
 def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -90,7 +89,7 @@ def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
     """Describe the device, the precisions that it computes in, and why these were chosen."""
     options = construct(config.trainer, TrainerOptions)
     told = describe_device(options)
-    newton_schulz, every = select(config, NEWTON_SCHULZ), select(config, UPDATE_EVERY)
+    newton_schulz, every = select(config, NEWTON_SCHULZ), select(config, UPDATE_EVERY) or 1
     if newton_schulz is not None:
         told += f", Newton-Schulz in {newton_schulz}" + (f" every {every} steps" if every > 1 else "")
     if device_of(options) == torch.device("cpu") and {PRECISION, NEWTON_SCHULZ} & {*(chosen or {})}:

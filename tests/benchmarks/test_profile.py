@@ -14,7 +14,13 @@ QUICK = ("debug=quick", "tokenizer.vocab_size=400", "trainer.precision=fp32", "-
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("--stage", "finetune-classify", "init_from=none")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trainer.time_budget_s=0.001",),
+        ("--stage", "finetune-classify", "init_from=none", "trainer.max_epochs=1"),
+    ],
+)
 def test_the_time_of_a_step_is_told_by_phase_and_by_kind_and_no_run_is_left(
     words: tuple[str, ...],
     tmp_path: Path,

@@ -395,3 +395,8 @@ def test_layer_decay_needs_a_model_whose_layers_are_known() -> None:
 def test_matrices_are_updated_at_least_at_every_step() -> None:
     with pytest.raises(ValueError, match="update_every is 0; expected 1 or more"):
         Muon(update_every=0)
+
+
+def test_a_frequency_that_only_a_command_can_choose_is_not_guessed() -> None:
+    with pytest.raises(ValueError, match="update_every is auto; expected a number of steps"):
+        Muon(update_every="auto").build(nn.Linear(3, 3))

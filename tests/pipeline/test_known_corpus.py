@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.corpus import Corpus, Row, texts
 from datamodules.corpus.rows import LazyRows
+from datamodules.errors import DataError
 from pipeline import known_corpus as module
 from pipeline.config.compose import compose
 from pipeline.config.plain import Config
@@ -78,6 +79,17 @@ def test_files_are_known_until_their_names_or_bytes_change(tmp_path: Path) -> No
     assert renamed.sources[0]["uri"] == str(tmp_path / "other.txt")
     (tmp_path / "other.txt").write_text("".join(f"Line {i}, again.\n" for i in range(50)))
     assert is_read(known_corpus(config).corpus)
+
+
+def test_rows_that_changed_after_the_facts_were_read_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "my.txt"
+    file.write_text("".join(f"Line {i}, once more.\n" for i in range(50)))
+    config = compose("pretrain", [f"cache_dir={tmp_path / 'cache'}", "data=files", f"data.train={file}"])
+    known_corpus(config)
+    known = known_corpus(config)
+    file.write_text("".join(f"Line {i}, again.\n" for i in range(50)))
+    with pytest.raises(DataError, match="the files of the corpus my have changed since the run began"):
+        list(known.corpus.train)
 
 
 def test_a_mixture_is_known_if_all_of_its_sources_are(tmp_path: Path) -> None:

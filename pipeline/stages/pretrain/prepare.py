@@ -34,7 +34,7 @@ class Pretraining(Prepared):
         task: the pretraining task.
         train_rows: the token rows for training.
         validation_rows: the token rows for validation.
-        texts: the first validation texts.
+        texts: the beginnings of the first validation texts.
         tokenizer_run: the name of the run that trained the tokenizer, if there is one.
         optimum_bits_per_byte: the exact entropy of the validation rows, if known.
     """

@@ -41,7 +41,15 @@ class Forecast(Callback):
         self._n_steps = 0
         self._seconds = 0.0
         self._since: tuple[int, float] | None = None
+        self._is_warm = False
         self._is_said = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure the first step after a validation, too."""
+        if self._since is None and self._is_warm and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._since = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -49,23 +57,20 @@ class Forecast(Callback):
         """Measure the first steps."""
         if self._is_said or not ends_optimizer_step(trainer, batch_idx) or not trainer.is_global_zero:
             return
+        step, now = trainer.global_step, time.monotonic()
         if self._since is not None:
-            self._measure(trainer.global_step)
-        self._since = trainer.global_step, time.monotonic()
+            self._n_steps += step - self._since[0]
+            self._seconds += now - self._since[1]
+        self._since, self._is_warm = (step, now), True
         if self._seconds >= ENOUGH_S:
             self._is_said = True
-            if trainer.global_step < trainer.max_steps:
-                step_s = self._seconds / self._n_steps * _with_validations(trainer)
-                self._say(step_s, trainer.max_steps - trainer.global_step)
+            if step < trainer.max_steps:
+                step_s = self._seconds / self._n_steps
+                self._say(step_s * _with_validations(trainer), trainer.max_steps - step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Do not measure the validation, nor the step after it."""
+        """Do not measure the validation."""
         self._since = None
-
-    def _measure(self, step: int) -> None:
-        assert self._since is not None
-        self._n_steps += step - self._since[0]
-        self._seconds += time.monotonic() - self._since[1]
 
     def _say(self, step_s: float, n_steps: int) -> None:
         budget_s = None if self._time_budget is None else max(self._time_budget.left_s, 0.0)
@@ -74,12 +79,15 @@ class Forecast(Callback):
 
 
 def _with_validations(trainer: L.Trainer) -> float:
-    """Return the time that is left relative to that of the steps alone."""
+    """Return the time that is left relative to that of the steps alone.
+
+    What a fine-tuning predicts in validations is not counted.
+    """
     interval, passes_per_step = trainer.val_check_batch, trainer.accumulate_grad_batches
     if not trainer.enable_validation or not isinstance(interval, int):
         return 1.0
     done, whole = trainer.global_step * passes_per_step, trainer.max_steps * passes_per_step
-    n_validations = ceil(whole / interval) - done // interval
+    n_validations = ceil(whole / interval) - (done - 1) // interval  # one may follow right after this step
     return 1 + FORWARD_PART * n_validations * sum(trainer.num_val_batches) / (whole - done)
 
 

@@ -84,6 +84,13 @@ def test_matrices_wait_for_fewer_steps_if_a_step_has_many_tokens(words: list[str
     assert choose_for_machine(config)["optimizer.update_every"] == expected
 
 
+@pytest.mark.parametrize("words", [["optimizer=muon"], ["task=masked_lm"], ["optimizer=adamw"]])
+def test_an_optimizer_without_this_choice_is_described_too(words: list[str]) -> None:
+    config = compose("pretrain", words)
+    chosen = choose_for_machine(config)
+    assert "every" not in describe_machine(with_chosen(config, chosen), chosen)
+
+
 def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_machine(monkeypatch, 0.02)
     typed = {"trainer": {"precision": "bf16"}, "optimizer": {"newton_schulz": "bf16", "update_every": 3}}

@@ -32,7 +32,7 @@ class Ticking(Callback):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: Any) -> None:
         self._clock.now += 2.0
 
     def on_validation_batch_start(self, *_: Any) -> None:
@@ -43,7 +43,8 @@ class Ticking(Callback):
     ("max_steps", "val_every_steps", "expected"),
     [
         (12, 5, [("0:22", "9")]),  # 9 steps of 2 s, 3 validations of 2 batches: (9 + 3 * 2 / 3) * 2 s
-        (12, 2, [("0:21", "8")]),  # the steps that follow validations are not measured
+        (12, 1, [("0:31", "9")]),  # 9 steps, 10 validations, one of them next; no validation is measured
+        (12, 3, [("0:23", "9")]),  # 9 steps, 4 validations
         (3, 5, []),  # the last step is the last one that is measured
     ],
 )
