@@ -67,6 +67,7 @@ def _devices_here(options: TrainerOptions) -> Devices:
         return Devices(
             count=count, name=name, memory_bytes=memory, accelerator=known, is_gpu=True, is_here=True
         )
-    memory = float(psutil.virtual_memory().total) / count
+    libraries = psutil.Process().memory_info().rss  # which each process loads, like this one
+    memory = float(psutil.virtual_memory().total) / count - libraries
     name = "CPU" if count == 1 else "CPU process"
     return Devices(count=count, name=name, memory_bytes=memory, accelerator=None, is_gpu=False, is_here=True)
