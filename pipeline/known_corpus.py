@@ -60,8 +60,9 @@ def known_corpus(config: Config) -> KnownCorpus:
     with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: computed below
         return _from_facts(json.loads(file.read_text(encoding="utf-8")), config)
     known = _read(config)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(_facts(known), ensure_ascii=False), durable=False)
+    with suppress(OSError):  # the token cache, which a run needs, reports this
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(_facts(known), ensure_ascii=False), durable=False)
     return known
 
 

@@ -44,7 +44,7 @@ NEEDLESS = {
     ("predict", "task=classify", "bundle=none"): {"lightning", "mlflow", *OPTIONAL},
     ("lineage", "bundle=none"): {"lightning", "datasets", "mlflow", *OPTIONAL},
     ("compare", "runs=[none]"): {"lightning", "datasets", "mlflow", *OPTIONAL},
-    ("doctor",): {"lightning", "datasets", "mlflow", *OPTIONAL},
+    ("doctor", "tracking=off"): {"lightning", "datasets", "mlflow", *OPTIONAL},  # a store is asked by MLflow
 }
 
 
