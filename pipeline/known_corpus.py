@@ -47,7 +47,8 @@ def known_corpus(config: Config) -> KnownCorpus:
 
     Rows of a source that has no snapshot, such as a data set on the Hub, are read and checked each time.
     """
-    snapshot = construct(config.data, Source).snapshot()
+    source = construct(config.data, Source)
+    snapshot = source.snapshot()
     if snapshot is None:
         return _read(config)
     parts = {
@@ -60,6 +61,8 @@ def known_corpus(config: Config) -> KnownCorpus:
     with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: computed below
         return _from_facts(json.loads(file.read_text(encoding="utf-8")), config)
     known = _read(config)
+    if source.snapshot() != snapshot:  # files changed while they were read
+        return known
     with suppress(OSError):  # the token cache, which a run needs, reports this
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(_facts(known), ensure_ascii=False), durable=False)

@@ -12,6 +12,7 @@ from pipeline import known_corpus as module
 from pipeline.config.compose import compose
 from pipeline.config.plain import Config
 from pipeline.known_corpus import KnownCorpus, known_corpus
+from pipeline.prepare import load_corpus
 
 
 @pytest.fixture
@@ -79,6 +80,25 @@ def test_files_are_known_until_their_names_or_bytes_change(tmp_path: Path) -> No
     assert renamed.sources[0]["uri"] == str(tmp_path / "other.txt")
     (tmp_path / "other.txt").write_text("".join(f"Line {i}, again.\n" for i in range(50)))
     assert is_read(known_corpus(config).corpus)
+
+
+def test_facts_of_files_that_change_while_they_are_read_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "my.txt"
+    first = "".join(f"Line {i}, once more.\n" for i in range(50))
+    file.write_text(first)
+    config = compose("pretrain", [f"cache_dir={tmp_path / 'cache'}", "data=files", f"data.train={file}"])
+
+    def changed(*given: object) -> object:
+        file.write_text(first.replace("once more", "again"))
+        return load_corpus(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load_corpus", changed)
+        known_corpus(config)
+    file.write_text(first)
+    assert "once more" in "".join(texts(known_corpus(config).corpus.train))
 
 
 def test_rows_that_changed_after_the_facts_were_read_are_refused(tmp_path: Path) -> None:
