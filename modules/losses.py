@@ -54,14 +54,15 @@ def token_loss(
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
     if torch.is_grad_enabled() and getattr(head, "is_product", False):
-        chunk_tokens = chunk_tokens or product_chunk_tokens(rows)
+        chunk_tokens = chunk_tokens or fast_chunk_tokens(rows)
         nats: Tensor = _ProductNats.apply(rows, head.weight, targets, label_smoothing, chunk_tokens)  # type: ignore[no-untyped-call]
         return nats, n_tokens
-    chunk_tokens = chunk_tokens or CHUNK_TOKENS
     if torch.is_grad_enabled():
         weights = _trained_weights(head, rows)
+        chunk_tokens = chunk_tokens or CHUNK_TOKENS
         nats = _ChunkedNats.apply(rows, targets, head, label_smoothing, chunk_tokens, *weights)  # type: ignore[no-untyped-call]
         return nats, n_tokens
+    chunk_tokens = chunk_tokens or fast_chunk_tokens(rows)
     chunks = zip(torch.split(rows, chunk_tokens), torch.split(targets, chunk_tokens), strict=True)
     options: dict[str, Any] = {"reduction": "sum", "label_smoothing": label_smoothing}
     losses = [
@@ -71,8 +72,8 @@ def token_loss(
     return torch.stack(losses).sum(), n_tokens
 
 
-def product_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
-    """Return the number of tokens per chunk that is fast for a head that is one product.
+def fast_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
+    """Return the number of tokens per chunk that is fast without gradients, or if a head is one product.
 
     The logits of few tokens stay in the caches of a CPU from one operation to the next. With fewer than the
     width D, adding up the gradients of the weights (V, D) would take longer than that saves.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from modules.losses import CHUNK_TOKENS, IGNORE_INDEX, labelled_positions
+from modules.losses import IGNORE_INDEX, fast_chunk_tokens, labelled_positions
 
 
 class TokenScores(NamedTuple):
@@ -34,13 +34,14 @@ def token_scores(
     labels: Int[Tensor, "B T"],
     label_index: Int[Tensor, " M"] | None = None,
     *,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> TokenScores:
     """Score a validation batch in one pass, without gradients and with the logits of one chunk at a time.
 
     The arguments are those of `modules.losses.token_loss`. A label is correct if it is the argmax.
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
+    chunk_tokens = chunk_tokens or fast_chunk_tokens(rows)
     losses: list[Tensor] = []
     n_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     for chunk, chunk_targets in zip(

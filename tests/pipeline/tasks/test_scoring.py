@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest, bootstrap, norm, t
 
 from pipeline.tasks.scoring import (
     RESAMPLES,
@@ -19,19 +19,29 @@ from pipeline.tasks.scoring import (
 RNG = np.random.default_rng(0)
 
 
-def slow_interval(values: np.ndarray) -> tuple[float, float]:
-    rng = np.random.default_rng(SEED)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    tail = (1 - expanded_confidence(len(values))) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+def test_the_interval_of_a_mean_is_scipys_from_the_same_resamples() -> None:
+    for n_rows in (2, 50, 3000):
+        values = RNG.random(n_rows)
+        score = mean_score(values)
+        assert score.value == pytest.approx(values.mean())
+        truth = bootstrap(
+            (values,), np.mean, n_resamples=RESAMPLES, confidence_level=expanded_confidence(n_rows),
+            method="percentile", rng=np.random.default_rng(SEED), batch=1,
+        ).confidence_interval  # fmt: skip
+        assert (score.low, score.high) == pytest.approx((truth.low, truth.high))
 
 
-def test_the_interval_of_a_mean_is_that_of_means_of_rows_drawn_one_by_one() -> None:
-    values = RNG.random(50)
-    score = mean_score(values)
-    assert score.value == pytest.approx(values.mean())
-    assert (score.low, score.high) == pytest.approx(slow_interval(values))
+@pytest.mark.parametrize("n_rows", [2, 5, 1000])
+def test_the_level_of_resamples_is_that_of_students_width(n_rows: int) -> None:
+    half_width = np.sqrt(n_rows / (n_rows - 1)) * t.ppf(0.975, n_rows - 1)
+    assert expanded_confidence(n_rows) == pytest.approx(2 * norm.cdf(half_width) - 1)
+
+
+@pytest.mark.parametrize(("n_ones", "n_rows"), [(0, 1), (1, 1), (3, 7), (0, 40), (40, 40), (911, 1000)])
+def test_the_interval_of_a_share_is_wilsons(n_ones: int, n_rows: int) -> None:
+    score = mean_score([1] * n_ones + [0] * (n_rows - n_ones))
+    truth = binomtest(n_ones, n_rows).proportion_ci(0.95, method="wilson")
+    assert (score.low, score.high) == pytest.approx((truth.low, truth.high))
 
 
 @pytest.mark.parametrize("n_rows", [5, 10, 30, 100])
