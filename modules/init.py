@@ -110,6 +110,8 @@ INIT_SCHEMES: dict[Scheme, tuple[tuple[str, InitRule], ...]] = {
 def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
     """Initialize all parameters of `model` in the order of their names, using torch's global random state.
 
+    On the meta device, where weights have no values, only the names are checked.
+
     Args:
         scheme: the table of init rules.
 
@@ -117,8 +119,11 @@ def initialize(model: nn.Module, scheme: Scheme = "default") -> None:
         ArgumentError: the name of a parameter matches no pattern of the scheme.
     """
     n_layers = max((len(m) for m in model.modules() if isinstance(m, nn.ModuleList)), default=1)
-    for name, weight in sorted(model.named_parameters()):
-        _rule_of(name, scheme)(weight, n_layers)
+    rules = [(_rule_of(name, scheme), weight) for name, weight in sorted(model.named_parameters())]
+    if all(weight.is_meta for _, weight in rules):
+        return
+    for rule, weight in rules:
+        rule(weight, n_layers)
     if scheme == "default":
         for module in model.modules():
             if isinstance(module, MultiHeadAttention):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modules.dropout import Dropout
 from modules.errors import ArgumentError
+from modules.meta import on_meta_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class LoRALinear(nn.Linear):
     """
 
     def __init__(self, base: nn.Linear, options: LoRA) -> None:
-        with torch.device("meta"):
+        with on_meta_device():
             super().__init__(base.in_features, base.out_features, bias=base.bias is not None)
         self.weight, self.bias = base.weight, base.bias
         self.scale = options.alpha / options.rank
@@ -130,7 +131,7 @@ def add_adapter(model: nn.Module, options: LoRA) -> list[str]:
 def merge_adapter(model: nn.Module) -> None:
     """Add the adapters' products to the weights, and replace adapted layers by plain linear layers."""
     for name, layer in list(_adapted(model)):
-        with torch.device("meta"):
+        with on_meta_device():
             plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
         plain.weight, plain.bias = nn.Parameter(layer.weight + layer.delta()), layer.bias
         _replace(model, name, plain.train(layer.training))

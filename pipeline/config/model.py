@@ -8,6 +8,7 @@ import torch
 
 from datamodules.tokenizer import Tokenizer
 from modules.init import initialize
+from modules.meta import on_meta_device
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline.config.construct import class_of, construct
@@ -45,7 +46,7 @@ def check_model(config: Config) -> None:
             f"{MIN_SEQ_LEN} to {MAX_SEQ_LEN:,} tokens: a row needs a start token, an end token and text",
             "set size.max_seq_len",
         )
-    with torch.device("meta"):
+    with on_meta_device():
         backbone = construct(config.model.backbone, Transformer, vocab_size=512)
         if "_target_" in config.model.head:  # else the task makes it, when it has seen the data
             build_head(to_plain(config.model.head), backbone)

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from modules.meta import on_meta_device
 from modules.model import Model
 from modules.recompute import Recompute
 from modules.transformer import Transformer
@@ -151,7 +152,7 @@ def estimate_of(config: Config) -> Estimate:
     trainer, options = construct(config.trainer, TrainerOptions), construct(config.estimate, EstimateOptions)
     devices = devices_of(config.gpus, trainer)
     step = step_of(config, trainer, n_devices=devices.count, on_gpu=devices.is_gpu, is_here=devices.is_here)
-    with torch.device("meta"):
+    with on_meta_device():
         backbone = construct(step.model["backbone"], Transformer, vocab_size=step.vocab_size)
         model = Model(backbone, build_head(step.model["head"], backbone))
     row = step.batch(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.heads import NoHead
+from modules.meta import on_meta_device
 from modules.model import Model
 from pipeline.config.recorded import filled
 from pipeline.errors import ConfigError, InteropError
@@ -137,7 +138,7 @@ def _filled_model(
 ) -> Model:
     """Return our model with the tensors of the file, after comparing their names and shapes."""
     try:
-        with torch.device("meta"):
+        with on_meta_device():
             planned = build_model(ours)
     except ConfigError as error:
         raise InteropError(

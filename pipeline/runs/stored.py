@@ -12,6 +12,7 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from modules.meta import on_meta_device
 from modules.model import Model
 from modules.transformer import Transformer
 from pipeline.config.check import check_nodes
@@ -172,7 +173,7 @@ def load_weights(file: Path, config: Mapping[str, Any], make: Callable[[], Model
         check_sizes(config, at_most=max(n_weights, SMALL))
         if config["backbone"].get("n_layers", 1) > len(stored):
             raise ValueError(f"n_layers is {config['backbone']['n_layers']}, with {len(stored)} tensors")
-        with torch.device("meta"):
+        with on_meta_device():
             planned = make()
     with refused(file):
         _compare(stored, planned)

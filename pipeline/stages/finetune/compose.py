@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from datamodules.corpus import Corpus, numbers_of
 from datamodules.corpus.held_out import with_repeated
 from datamodules.source import Source
 from modules.errors import ArgumentError
+from modules.meta import on_meta_device
 from modules.peft import LoRA
 from modules.transformer import Transformer
 from pipeline import report
@@ -162,7 +161,7 @@ def _model_node(config: Config, task: FinetuneTask, start: Bundle | None) -> dic
         model, backbone = start.model_config, start.model.backbone
     else:
         model = new_model(config, task.backbone_options)
-        with torch.device("meta"):
+        with on_meta_device():
             backbone = construct(model["backbone"], Transformer, vocab_size=1)
     return {**model, "head": head_node(task.head(backbone), model["head"])}
 
