@@ -13,6 +13,7 @@ from modules.cache import LayerCache
 from modules.dropout import drop
 from modules.errors import ArgumentError
 from modules.masks import Mask
+from modules.norms import RMSNorm
 from modules.positions import Rotation
 
 # On CPU, torch's fused kernel has a slow backward pass in bfloat16: matrix products are 2 to 4 times as fast
@@ -98,17 +99,26 @@ class MultiHeadAttention(nn.Module):
         return weights if mask.alive is None else weights * mask.alive
 
     def _queries(self, x: Float[Tensor, "B T D"], rotation: Rotation | None) -> Float[Tensor, "B H T K"]:
-        q: Tensor = self.q_norm(self.q_proj(x).unflatten(-1, (self.n_heads, self.head_size))).transpose(1, 2)
-        if rotation is not None:
-            q = rotation.apply(q)
-        return q
+        q = self.q_proj(x).unflatten(-1, (self.n_heads, self.head_size))
+        return _normed(q, self.q_norm, rotation).transpose(1, 2)
 
     def _keys_values(
         self, x: Float[Tensor, "B S D"], rotation: Rotation | None
     ) -> tuple[Float[Tensor, "B Hkv S K"], Float[Tensor, "B Hkv S K"]]:
-        k = self.k_norm(self.k_proj(x).unflatten(-1, (self.n_kv_heads, self.head_size))).transpose(1, 2)
-        v = self.v_proj(x).unflatten(-1, (self.n_kv_heads, self.head_size)).transpose(1, 2)
-        return (k if rotation is None else rotation.apply(k)), v
+        k, v = (
+            proj(x).unflatten(-1, (self.n_kv_heads, self.head_size)) for proj in (self.k_proj, self.v_proj)
+        )
+        return _normed(k, self.k_norm, rotation).transpose(1, 2), v.transpose(1, 2)
+
+
+def _normed(
+    x: Float[Tensor, "B T H K"], norm: nn.Module, rotation: Rotation | None
+) -> Float[Tensor, "B T H K"]:
+    """Normalize and rotate queries or keys, in one function if the norm is an RMSNorm."""
+    if isinstance(norm, RMSNorm):
+        out: Tensor = norm(x, rotation)
+        return out
+    return norm(x) if rotation is None else rotation.apply(norm(x))
 
 
 def attend(

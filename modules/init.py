@@ -161,7 +161,7 @@ def _attend_back(attention: MultiHeadAttention, distances: Sequence[int], positi
     key = torch.zeros(1, 1, 1, size, device=q_bias.device)
     key[..., :n_used] = BIAS_NORM * math.sqrt(0.4 * size / n_used)  # 0.4: the variance that `_small` gives
     back = -torch.tensor(distances, device=key.device).unsqueeze(0)
-    queries = position.rotation(back, size).apply(key.expand(1, 1, len(distances), size))
+    queries = position.rotation(back, size).apply(key.expand(1, len(distances), 1, size))
     groups = attention.n_heads // attention.n_kv_heads
     q_bias[: len(distances) * size] = queries.flatten()
     k_bias.view(attention.n_kv_heads, size)[: math.ceil(len(distances) / groups)] = key.flatten()

@@ -1,6 +1,6 @@
 """Attention masks as values, which are built once per forward pass and passed to the attention modules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,9 @@ class Mask:
     allowed: Bool[Tensor, "#B 1 #T S"] | None = None
     bias: Float[Tensor, "#B #H T S"] | None = None
     alive: Bool[Tensor, "#B 1 #T 1"] | None = None
+    _additives: dict[tuple[int, int, torch.dtype], Tensor | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def past(cls) -> "Mask":
@@ -99,7 +102,18 @@ class Mask:
         return Mask(causal=self.causal, bias=bias, alive=self.alive)
 
     def additive(self, n_queries: int, n_keys: int, like: Tensor) -> Float[Tensor, "#B #H T S"] | None:
-        """Return the tensor to add to scores, with the type of `like`; None if there is nothing to mask."""
+        """Return the tensor to add to scores, with the type of `like`; None if there is nothing to mask.
+
+        All layers of a forward pass share it.
+        """
+        if torch.compiler.is_compiling():
+            return self._new_additive(n_queries, n_keys, like)
+        key = (n_queries, n_keys, like.dtype)
+        if key not in self._additives:
+            self._additives[key] = self._new_additive(n_queries, n_keys, like)
+        return self._additives[key]
+
+    def _new_additive(self, n_queries: int, n_keys: int, like: Tensor) -> Float[Tensor, "#B #H T S"] | None:
         if self.bias is not None:
             return self.bias.to(like.dtype)
         allowed = self.allowed

@@ -22,14 +22,19 @@ class Rotation:
     The first half of `sin` is negated, so that the rotation is a sum of two products.
     """
 
-    cos: Float[Tensor, "#B 1 T K"]
-    sin: Float[Tensor, "#B 1 T K"]
+    cos: Float[Tensor, "#B T 1 K"]
+    sin: Float[Tensor, "#B T 1 K"]
 
-    def apply(self, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+    def apply(self, x: Float[Tensor, "B T H K"]) -> Float[Tensor, "B T H K"]:
         """Rotate each pair (x[i], x[i + K/2]) by its angle, in float32; the result has the type of `x`."""
         full = x.float()
         other = full.roll(x.shape[-1] // 2, dims=-1)
         return torch.addcmul(full * self.cos, other, self.sin).to(x.dtype)
+
+    def undo(self, x: Float[Tensor, "B T H K"]) -> Float[Tensor, "B T H K"]:
+        """Rotate float32 back, without autograd: `apply` keeps angles, so this is also its gradient."""
+        other = (x * self.sin).roll(x.shape[-1] // 2, dims=-1)
+        return other.addcmul_(x, self.cos)
 
 
 class Position(nn.Module):
@@ -172,7 +177,7 @@ class Rotary(Position):
     def rotation(self, position_ids: Int[Tensor, "#B T"], head_size: int) -> Rotation:
         """Return rotations by the angles position / base^(2i/K), each for features i and i + K/2."""
         angles = _angles(position_ids, head_size, base=self.base)
-        cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        cos, sin = angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 

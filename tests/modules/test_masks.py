@@ -75,3 +75,15 @@ def test_a_bias_is_kept_where_the_mask_allows_and_is_minus_infinity_elsewhere():
 def test_masks_of_cross_attention_are_not_joined():
     with pytest.raises(ValueError, match="expected two masks for self-attention"):
         Mask.past() & Mask.memory(SEGMENTS)
+
+
+def test_layers_share_the_tensor_that_is_added_to_the_scores():
+    scores = torch.zeros(2, 1, 4, 4)
+    for mask in (Mask.past(), Mask.segments(SEGMENTS), Mask.past() & Mask.segments(SEGMENTS)):
+        added = mask.additive(4, 4, scores)
+        assert added is mask.additive(4, 4, scores)
+        half = mask.additive(4, 4, scores.bfloat16())
+        assert half is not None
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(half.isinf(), added.isinf())
+    assert Mask.past().additive(1, 4, scores).isinf().sum() == 0

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from modules.norms import RMSNorm
+from modules.norms import RMSNorm, rms_norm_as_on_gpu
+from modules.positions import Rotary
 from tests import reference
 
 
@@ -15,6 +16,23 @@ def test_rms_norm_equals_its_formula_in_value_and_gradients(shape):
     got = torch.autograd.grad(ours, (x, norm.weight), g)
     for mine, true in zip(got, torch.autograd.grad(truth, (x, norm.weight), g), strict=True):
         torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_a_rotation_turns_the_result_in_value_and_gradients(with_gradients):
+    norm, position_ids = RMSNorm(8, eps=1e-5), torch.tensor([[0, 1, 2, 3, 4], [0, 1, 0, 1, 40]])
+    torch.nn.init.normal_(norm.weight)
+    x, g = torch.randn(2, 5, 3, 8, requires_grad=with_gradients), torch.randn(2, 5, 3, 8)
+    rotation = Rotary(base=100.0).rotation(position_ids, 8)
+    with torch.set_grad_enabled(with_gradients):
+        ours = norm(x, rotation)
+        normed = reference.rms_norm(x, norm.weight, 1e-5)
+        turned = reference.rotary(normed.detach().transpose(1, 2), position_ids, 100.0).transpose(1, 2)
+        torch.testing.assert_close(ours, turned, atol=1e-5, rtol=1e-5)
+    if with_gradients:
+        truth = torch.autograd.grad(rotation.apply(normed), (x, norm.weight), g)
+        for mine, true in zip(torch.autograd.grad(ours, (x, norm.weight), g), truth, strict=True):
+            torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-5)
 
 
 def test_rms_norm_of_a_strided_view_has_right_gradients():
@@ -40,3 +58,10 @@ def test_rms_norm_of_zeros_is_zero_with_finite_gradients():
     x = torch.zeros(2, 8, requires_grad=True)
     RMSNorm(8)(x).sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_the_norm_that_measures_a_gpu_computes_the_same():
+    norm, x = RMSNorm(8), torch.randn(1, 5, 2, 8)
+    rotation = Rotary().rotation(torch.arange(5)[None], 8)
+    torch.testing.assert_close(rms_norm_as_on_gpu(norm, x, rotation), norm(x, rotation))
+    torch.testing.assert_close(rms_norm_as_on_gpu(norm, x), norm(x))

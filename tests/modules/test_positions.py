@@ -25,8 +25,11 @@ def test_the_tutorials_positions_are_the_sinusoid_and_a_learned_vector():
 
 def test_rotary_equals_a_turn_of_complex_numbers():
     x, position_ids = torch.randn(2, 3, 6, 8), torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 40]])
-    ours = Rotary(base=100.0).rotation(position_ids, 8).apply(x)
-    torch.testing.assert_close(ours, reference.rotary(x, position_ids, 100.0), atol=1e-5, rtol=1e-5)
+    rotation = Rotary(base=100.0).rotation(position_ids, 8)
+    ours = rotation.apply(x.transpose(1, 2))
+    truth = reference.rotary(x, position_ids, 100.0)
+    torch.testing.assert_close(ours.transpose(1, 2), truth, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rotation.undo(ours).transpose(1, 2), x, atol=1e-5, rtol=1e-5)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -41,7 +44,7 @@ def test_rotary_scores_depend_on_the_distance_alone():
 
 
 def test_a_rotation_keeps_the_type_and_the_length_of_vectors():
-    x = torch.randn(1, 2, 9, 16)
+    x = torch.randn(1, 9, 2, 16)
     rotation = Rotary().rotation(torch.arange(9)[None], 16)
     torch.testing.assert_close(rotation.apply(x).norm(dim=-1), x.norm(dim=-1))
     assert rotation.apply(x.bfloat16()).dtype == torch.bfloat16
