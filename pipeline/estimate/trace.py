@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from modules.attention import MultiHeadAttention, fused_kernels_only
+from modules.attention import MultiHeadAttention, attention_as_on_gpu
 from modules.losses import chunks_as_on_gpu
 from modules.model import Model
 from modules.norms import RMSNorm, rms_norm_as_on_gpu
@@ -101,7 +101,7 @@ def traced(step: Step, *, n_layers: int, n_rows: int, recompute: Recompute = "no
     rows = step.batch(n_rows)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, ExitStack() as stack:
         if step.on_gpu:
-            stack.enter_context(fused_kernels_only())
+            stack.enter_context(attention_as_on_gpu())
             stack.enter_context(chunks_as_on_gpu())
         model = _model(step, n_layers)
         set_recompute(model, recompute)

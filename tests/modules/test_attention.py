@@ -141,6 +141,39 @@ def test_the_weights_shown_are_the_weights_used(name):
     torch.testing.assert_close(attn(x, mask=mask, rotation=rotation), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("n_kv_heads", "bias"), [(4, True), (2, False)])
+def test_one_product_for_queries_keys_and_values_is_used_in_bfloat16_and_equals_three(
+    monkeypatch: pytest.MonkeyPatch, n_kv_heads: int, bias: bool
+) -> None:
+    attn = MultiHeadAttention(
+        32, n_heads=4, n_kv_heads=n_kv_heads, qkv_bias=bias, qk_norm=partial(RMSNorm, 8)
+    )
+    rotation, calls = Rotary().rotation(torch.arange(6)[None], 8), []
+    in_one_product = attention._in_one_product
+    monkeypatch.setattr(attention, "_in_one_product", lambda *a: calls.append(1) or in_one_product(*a))
+    x = torch.randn(2, 6, 32, requires_grad=True)
+
+    def results() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = attn(x, mask=Mask.past(), rotation=rotation)
+        return [out, *torch.autograd.grad(out.float().square().sum(), [x, *attn.parameters()])]
+
+    ours = results()
+    assert calls == [1]
+    with monkeypatch.context() as patched:
+        patched.setattr(attention, "_prefers_one_product", lambda *_: False)
+        truth = results()
+    for mine, true in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, true, atol=0.05, rtol=0.02)
+    attn(x, mask=Mask.past())
+    attn.q_proj = nn.utils.parametrizations.weight_norm(attn.q_proj)  # another class than nn.Linear
+    with torch.autocast("cpu", torch.bfloat16):
+        attn(x, mask=Mask.past())
+        with torch.no_grad():
+            attn(x, mask=Mask.past())
+    assert calls == [1]
+
+
 def test_a_hook_can_record_attention_weights_without_a_flag_in_forward():
     attn, x, seen = MultiHeadAttention(32, n_heads=4), torch.randn(2, 6, 32), []
 
