@@ -18,7 +18,7 @@ from modules.positions import Rotation
 
 # On CPU, torch's fused kernel has a slow backward pass in bfloat16: matrix products are 2 to 4 times as fast
 # up to this number of scores (B * H * T * S), and slower above.
-MAX_SCORES = 1 << 23
+MAX_SCORES_OF_PRODUCTS = 1 << 23
 
 _is_as_on_gpu = ContextVar("is_as_on_gpu", default=False)
 
@@ -108,14 +108,14 @@ class MultiHeadAttention(nn.Module):
         else:
             source = x if memory is None else memory
             q, k, v = self.q_proj(x), self.k_proj(source), self.v_proj(source)
-        values = v.unflatten(-1, (self.n_kv_heads, self.head_size)).transpose(1, 2)
+        values = torch.unflatten(v, -1, (self.n_kv_heads, self.head_size)).transpose(1, 2)
         return self._heads(q, self.q_norm, rotation), self._heads(k, self.k_norm, rotation), values
 
     def _heads(
         self, x: Float[Tensor, "B T HK"], norm: nn.Module, rotation: Rotation | None
     ) -> Float[Tensor, "B H T K"]:
         """Divide into heads, which are normalized and rotated: at once if the norm is an RMSNorm."""
-        heads = x.unflatten(-1, (-1, self.head_size))
+        heads: Tensor = torch.unflatten(x, -1, (-1, self.head_size))
         if isinstance(norm, RMSNorm):
             heads = norm(heads, rotation)
         else:
@@ -123,10 +123,11 @@ class MultiHeadAttention(nn.Module):
         return heads.transpose(1, 2)
 
 
-def _prefers_one_product(x: Tensor, layers: Sequence[nn.Linear]) -> bool:
+def _prefers_one_product(x: Tensor, layers: Sequence[nn.Module]) -> bool:
     """Return whether one product is faster than one for each layer: on a CPU, training in bfloat16.
 
-    A step is then 4 to 9 % faster, because its operations are short. In float32 nothing is gained.
+    A step is then 4 to 9 % faster, because its operations are short. In float32 nothing is gained. Layers of
+    another class, or with hooks, are called.
     """
     return (
         x.device.type == "cpu"
@@ -135,14 +136,18 @@ def _prefers_one_product(x: Tensor, layers: Sequence[nn.Linear]) -> bool:
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not torch.compiler.is_compiling()
         and not _is_as_on_gpu.get()
-        and all(type(layer) is nn.Linear for layer in layers)
+        and all(type(layer) is nn.Linear and not _has_hooks(layer) for layer in layers)
     )
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _in_one_product(x: Float[Tensor, "B T D"], layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
     """Return the outputs of linear layers with the same input, which all have biases or none."""
-    weight = torch.cat([layer.weight for layer in layers])
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    weight = torch.cat(tuple(layer.weight for layer in layers))
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     product = F.linear(x, weight, torch.cat(biases) if biases else None)
     return torch.split(product, [layer.out_features for layer in layers], dim=-1)
 
@@ -183,9 +188,9 @@ def _prefers_products(q: Tensor, n_scores: int, dropout: float) -> bool:
     With dropout, that kernel stores all scores too, and its dropout is slower; compiled, it is not.
     """
     is_eager_dropout = dropout > 0 and not torch.compiler.is_compiling()
-    if q.device.type != "cpu" or _is_as_on_gpu.get():
+    if q.device.type != "cpu" or (not torch.compiler.is_compiling() and _is_as_on_gpu.get()):
         return False
-    return is_eager_dropout or (q.dtype == torch.bfloat16 and n_scores <= MAX_SCORES)
+    return is_eager_dropout or (q.dtype == torch.bfloat16 and n_scores <= MAX_SCORES_OF_PRODUCTS)
 
 
 def _fits_half(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> bool:

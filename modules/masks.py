@@ -24,7 +24,7 @@ class Mask:
     allowed: Bool[Tensor, "#B 1 #T S"] | None = None
     bias: Float[Tensor, "#B #H T S"] | None = None
     alive: Bool[Tensor, "#B 1 #T 1"] | None = None
-    _additives: dict[tuple[int, int, torch.dtype], Tensor | None] = field(
+    _additives: dict[tuple[int, int, torch.dtype, torch.device, bool], Tensor | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -104,11 +104,12 @@ class Mask:
     def additive(self, n_queries: int, n_keys: int, like: Tensor) -> Float[Tensor, "#B #H T S"] | None:
         """Return the tensor to add to scores, with the type of `like`; None if there is nothing to mask.
 
-        All layers of a forward pass share it.
+        All layers of a forward pass share it, unless it is computed from a learned bias.
         """
-        if torch.compiler.is_compiling():
+        is_learned = self.bias is not None and self.bias.requires_grad
+        if is_learned or torch.compiler.is_compiling():
             return self._new_additive(n_queries, n_keys, like)
-        key = (n_queries, n_keys, like.dtype)
+        key = (n_queries, n_keys, like.dtype, like.device, torch.is_inference_mode_enabled())
         if key not in self._additives:
             self._additives[key] = self._new_additive(n_queries, n_keys, like)
         return self._additives[key]

@@ -20,7 +20,10 @@ def on_meta_device() -> Iterator[None]:
 
 
 class _WithoutInit(TorchFunctionMode):
-    """Functions of `torch.nn.init` return their tensor as it is."""
+    """The init functions of torch's layers do nothing with tensors on the meta device.
+
+    These functions tell torch that they are called: `uniform_`, `normal_`, `constant_`, `kaiming_uniform_`.
+    """
 
     def __torch_function__(
         self,
@@ -31,5 +34,7 @@ class _WithoutInit(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
         return func(*args, **kwargs)

@@ -96,7 +96,9 @@ def share_score(n_ones: int, n_rows: int) -> Score:
     middle = share + z**2 / (2 * n_rows)
     half_width = z * math.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2)
     low, high = ((middle + sign * half_width) / (1 + z**2 / n_rows) for sign in (-1, 1))
-    return Score(value=share, low=max(0.0, low), high=min(1.0, high), n_rows=n_rows)
+    # Without rounding errors, these are exact at the ends.
+    low, high = (low if n_ones else 0.0), (high if n_ones < n_rows else 1.0)
+    return Score(value=share, low=low, high=high, n_rows=n_rows)
 
 
 def _interval(statistic: Callable[[Ints], Floats], n_rows: int) -> tuple[float, float]:

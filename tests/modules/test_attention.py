@@ -166,6 +166,8 @@ def test_one_product_for_queries_keys_and_values_is_used_in_bfloat16_and_equals_
     for mine, true in zip(ours, truth, strict=True):
         torch.testing.assert_close(mine, true, atol=0.05, rtol=0.02)
     attn(x, mask=Mask.past())
+    with attn.k_proj.register_forward_hook(lambda *_: None), torch.autocast("cpu", torch.bfloat16):
+        attn(x, mask=Mask.past())
     attn.q_proj = nn.utils.parametrizations.weight_norm(attn.q_proj)  # another class than nn.Linear
     with torch.autocast("cpu", torch.bfloat16):
         attn(x, mask=Mask.past())

@@ -87,3 +87,18 @@ def test_layers_share_the_tensor_that_is_added_to_the_scores():
         assert half.dtype == torch.bfloat16
         assert torch.equal(half.isinf(), added.isinf())
     assert Mask.past().additive(1, 4, scores).isinf().sum() == 0
+
+
+def test_a_shared_tensor_fits_the_device_and_a_learned_bias_keeps_its_gradient():
+    scores, mask = torch.zeros(2, 1, 4, 4), Mask.past()
+    mask.additive(4, 4, scores.to("meta"))
+    assert mask.additive(4, 4, scores).device.type == "cpu"
+    mask = Mask.past()
+    with torch.inference_mode():
+        mask.additive(4, 4, scores)
+    assert not mask.additive(4, 4, scores).is_inference()
+    bias = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    learned = Mask.past().with_bias(bias)
+    with torch.no_grad():
+        learned.additive(4, 4, scores.bfloat16())
+    assert learned.additive(4, 4, scores.bfloat16()).requires_grad

@@ -54,6 +54,13 @@ def test_rms_norm_works_in_float32_inside_and_keeps_the_type_outside():
     torch.testing.assert_close(norm.weight.grad, truth.detach().sum(0), atol=1e-5, rtol=1e-5)
 
 
+def test_a_rotation_is_computed_before_the_result_is_rounded():
+    norm, x = RMSNorm(64), torch.randn(2, 9, 3, 64, dtype=torch.bfloat16, requires_grad=True)
+    rotation = Rotary().rotation(torch.arange(9)[None], 64)
+    truth = rotation.apply(reference.rms_norm(x.detach().float(), norm.weight, 1e-6)).bfloat16()
+    assert (norm(x, rotation) == truth).float().mean() > 0.99
+
+
 def test_rms_norm_of_zeros_is_zero_with_finite_gradients():
     x = torch.zeros(2, 8, requires_grad=True)
     RMSNorm(8)(x).sum().backward()

@@ -44,6 +44,12 @@ def test_the_interval_of_a_share_is_wilsons(n_ones: int, n_rows: int) -> None:
     assert (score.low, score.high) == pytest.approx((truth.low, truth.high))
 
 
+def test_the_interval_of_none_and_of_all_is_exact_at_its_end() -> None:
+    for n_rows in range(1, 100):
+        assert mean_score(np.zeros(n_rows)).low == 0
+        assert mean_score(np.ones(n_rows)).high == 1
+
+
 @pytest.mark.parametrize("n_rows", [5, 10, 30, 100])
 def test_the_interval_of_a_share_holds_the_true_one_in_95_of_100_cases(n_rows: int) -> None:
     """Exactly: the probability of each number of right rows, where its interval holds the true share."""
