@@ -96,7 +96,7 @@ def share_score(n_ones: int, n_rows: int) -> Score:
     middle = share + z**2 / (2 * n_rows)
     half_width = z * math.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2)
     low, high = ((middle + sign * half_width) / (1 + z**2 / n_rows) for sign in (-1, 1))
-    # Without rounding errors, these are exact at the ends.
+    # At the ends, the formula gives exactly 0 or 1, except for rounding errors.
     low, high = (low if n_ones else 0.0), (high if n_ones < n_rows else 1.0)
     return Score(value=share, low=low, high=high, n_rows=n_rows)
 
