@@ -229,24 +229,29 @@ class Layer(nn.Module):
 
 
 class _SquaredReLU(torch.autograd.Function):
-    """max(0, x)^2, whose backward pass needs only the rectified input: half of autograd's passes."""
+    """max(0, x)^2, which keeps only its result for the backward pass, as the product that follows does.
+
+    Unless the square underflows, its root is exactly the rectified input. Source: Boldo 2015, "Stupid is as
+    Stupid Does: Taking the Square Root of the Square of a Floating-Point Number".
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        rectified = F.relu(x)
-        ctx.save_for_backward(rectified)
-        return rectified * rectified
+        squared = F.relu(x).square_()
+        ctx.save_for_backward(squared)
+        return squared
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, g: Tensor) -> Tensor:
-        (rectified,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        x_grad: Tensor = (rectified * g).mul_(2)
+        (squared,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        x_grad: Tensor = squared.sqrt().mul_(g).mul_(2)
         return x_grad
 
 
 def _relu2(x: Tensor) -> Tensor:
-    if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    is_eager_on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_eager_on_cpu and torch.is_grad_enabled() and x.dtype != torch.float16:  # small squares would be 0
         squared: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
         return squared
     return F.relu(x).square()

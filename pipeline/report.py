@@ -222,7 +222,7 @@ def describe_tokenizer(tokenizer: Tokenizer, asked: int | None = None) -> str:
         sizes += f" to read, {tokenizer.target.vocab_size:,} to write"
     fewer = asked is not None and min(tokenizer.vocab_size, tokenizer.target.vocab_size) < asked
     return f"{sizes}, {tokenizer.digest[:12]}" + (
-        f" (the text yields no more; {asked:,} were requested)" if fewer else ""
+        f" (at most {asked:,}; the text yields no more)" if fewer else ""
     )
 
 

@@ -15,11 +15,29 @@ def test_the_feed_forward_networks_are_their_formulas():
         torch.testing.assert_close(ffn(x), bend(up) @ ffn.down_proj.weight.T + ffn.down_proj.bias)
 
 
-def test_the_gradient_of_the_squared_relu_is_that_of_autograd():
-    x, g = torch.randn(3, 7, requires_grad=True), torch.randn(3, 7)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_gradient_of_the_squared_relu_is_that_of_autograd(dtype):
+    x = (torch.randn(300, 70) * torch.logspace(-6, 3, 70)).to(dtype).requires_grad_()
+    g = torch.randn(300, 70).to(dtype)
     (ours,) = torch.autograd.grad(ACTIVATIONS["relu2"](x), x, g)
+    rectified = F.relu(x.detach())
+    assert torch.equal(ours, rectified * g * 2)
     (theirs,) = torch.autograd.grad(F.relu(x).square(), x, g)
-    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=torch.finfo(dtype).eps, atol=0)
+
+
+def test_the_squared_relu_and_the_product_after_it_keep_one_tensor_of_the_inner_width():
+    ffn, kept = FeedForward(16, d_ff=64, activation="relu2"), set()
+
+    def keep(tensor):
+        if tensor.shape[-1] == 64 and tensor.numel() == 6 * 64:
+            kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = ffn(torch.randn(2, 3, 16))
+    assert len(kept) == 1
+    out.sum().backward()
 
 
 def test_swiglu_is_a_gated_product():

@@ -122,9 +122,7 @@ def test_what_was_decided_in_reading_and_rows_of_two_splits_are_said(
 
 def test_a_vocabulary_that_is_smaller_than_asked_says_why() -> None:
     tokenizer = ByteLevelBPE(9000).train(["one two one two"])
-    assert report.describe_tokenizer(tokenizer, 9000).endswith(
-        " (the text yields no more; 9,000 were requested)"
-    )
+    assert report.describe_tokenizer(tokenizer, 9000).endswith(" (at most 9,000; the text yields no more)")
     for asked in (None, tokenizer.vocab_size):
         assert (
             report.describe_tokenizer(tokenizer, asked)
