@@ -59,6 +59,22 @@ def test_chunks_give_the_loss_and_gradients_of_plain_cross_entropy(
     torch.testing.assert_close(gradients(nats, *tensors), gradients(expected, *tensors))
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("head_options", [{}, {"bias": True}])
+def test_a_label_whose_probability_underflows_has_its_exact_loss(
+    head_options: dict[str, bool], label_smoothing: float
+) -> None:
+    hidden, head, embedding, labels, index = make_case(**head_options)
+    hidden = (hidden.detach() * 1e4).requires_grad_()
+    nats, _ = token_loss(hidden, head, labels, index, label_smoothing=label_smoothing)
+    logits = head(hidden.flatten(0, 1)).double()
+    expected = F.cross_entropy(logits, labels.flatten(), reduction="sum", label_smoothing=label_smoothing)
+    assert expected > 1000 * len(index)
+    torch.testing.assert_close(nats.double(), expected, rtol=1e-6, atol=0)
+    tensors = (hidden, embedding.weight)
+    torch.testing.assert_close(gradients(nats, *tensors), gradients(expected, *tensors), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_under_bfloat16_autocast_chunks_differ_from_plain_by_rounding_only(softcap: float | None) -> None:
     hidden, head, embedding, labels, index = make_case(softcap=softcap)
