@@ -36,8 +36,8 @@ PHASES = ("batches and callbacks", "forward", "backward", "clipping and optimize
 
 #: Kind of operation -> prefixes of the names of operations; the first match counts.
 KINDS = {
-    "attention": ("aten::_scaled_dot_product", "aten::_softmax", "aten::bmm", "aten::baddbmm"),
-    "matrix products": ("aten::mm", "aten::addmm", "aten::linear"),
+    "attention": ("aten::_scaled_dot_product", "aten::_softmax", "aten::bmm"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::baddbmm", "aten::linear"),
     "loss": ("aten::_log_softmax", "aten::nll_loss", "_ChunkedNats", "_ProductNats"),
     "norms": ("_RMSNorm", "aten::native_layer_norm", "aten::_fused_rms_norm", "aten::linalg_vector_norm"),
     "random numbers": ("aten::random_", "aten::bernoulli_", "aten::native_dropout"),
@@ -138,12 +138,21 @@ class StepProfile(Callback):
 
 
 def kinds(profiler: profile) -> dict[str, float]:
-    """Return the time of each kind of operation without nested ones, in microseconds."""
+    """Return the time of each kind of operation in microseconds, without nested ones of another kind.
+
+    The loss includes all that is nested in it, such as the products with the head.
+    """
     found: Counter[str] = Counter()
-    for event in profiler.key_averages():
-        fitting = (kind for kind, names in KINDS.items() if event.key.startswith(names))
-        found[next(fitting, REST)] += event.self_cpu_time_total
+    for event in profiler.events() or ():  # type: ignore[no-untyped-call]
+        fitting = (kind for kind, names in KINDS.items() if event.name.startswith(names))
+        found["loss" if _is_in_loss(event) else next(fitting, REST)] += event.self_cpu_time_total
     return dict(found)
+
+
+def _is_in_loss(event: Any) -> bool:
+    while event is not None and not event.name.startswith(KINDS["loss"]):
+        event = event.cpu_parent
+    return event is not None
 
 
 def shares(found: Mapping[str, float]) -> dict[str, float]:

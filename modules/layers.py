@@ -231,8 +231,7 @@ class Layer(nn.Module):
 class _SquaredReLU(torch.autograd.Function):
     """max(0, x)^2, which keeps only its result for the backward pass, as the product that follows does.
 
-    Unless the square underflows, its root is exactly the rectified input. Source: Boldo 2015, "Stupid is as
-    Stupid Does: Taking the Square Root of the Square of a Floating-Point Number".
+    The root of the result is the rectified input, to within rounding, unless the square underflows.
     """
 
     @staticmethod
@@ -250,8 +249,8 @@ class _SquaredReLU(torch.autograd.Function):
 
 
 def _relu2(x: Tensor) -> Tensor:
-    is_eager_on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if is_eager_on_cpu and torch.is_grad_enabled() and x.dtype != torch.float16:  # small squares would be 0
+    is_eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if is_eager and x.dtype != torch.float16:  # whose small squares are 0
         squared: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
         return squared
     return F.relu(x).square()

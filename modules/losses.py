@@ -255,22 +255,22 @@ def _nats_and_gradient(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "M V"]]:
     """Return the sum of losses, and its gradient by the logits: softmax(logits) - the smoothed labels.
 
-    ln sum(exp(z)) is max(z) - ln max(p), where the largest probability max(p) cannot underflow: so exp, the
-    slowest operation here, is computed once, in the softmax. The gradient is written over the probabilities:
-    autograd would read and write memory several times as often. Where the label is IGNORE_INDEX, it is not 0
-    yet.
+    -ln p(label) is max(z) - z(label) - ln max(p), where max(p), the largest probability, cannot underflow: so
+    exp, the slowest operation here, is computed once, in the softmax. The gradient is written over the
+    probabilities: autograd would read and write memory several times as often. Where the label is
+    IGNORE_INDEX, it is not 0 yet.
     """
     is_ignored = _is_ignored(targets)
     at = targets.unsqueeze(1).masked_fill(is_ignored, 0)
     scores = logits.float()
-    expected = scores.gather(1, at)
-    if label_smoothing:
-        expected = (1 - label_smoothing) * expected + label_smoothing * scores.mean(1, keepdim=True)
     largest = scores.amax(1, keepdim=True)
+    # Differences of logits first: a sum with ln max(p), which is small, would round it.
+    gaps = largest - scores.gather(1, at)
+    if label_smoothing:
+        gaps = (1 - label_smoothing) * gaps + label_smoothing * (largest - scores).mean(1, keepdim=True)
     gradient = torch.softmax(scores, dim=1)
     del scores  # before the gradient is copied
-    log_sum = largest - gradient.amax(1, keepdim=True).log()
-    nats = (log_sum - expected).masked_fill_(is_ignored, 0).sum()
+    nats = (gaps - gradient.amax(1, keepdim=True).log()).masked_fill_(is_ignored, 0).sum()
     gradient.scatter_add_(1, at, torch.full_like(at, label_smoothing - 1, dtype=gradient.dtype))
     if label_smoothing:
         gradient.sub_(label_smoothing / gradient.shape[1])

@@ -16,7 +16,7 @@ from pipeline.machine.options import TrainerOptions
 
 
 def vocab_size_of(config: Config) -> int:
-    """Return the vocabulary size of the tokenizer, which may not be trained yet."""
+    """Return the size of the vocabulary, at most: a text may yield fewer tokens than requested."""
     configured: int | None = config.tokenizer.get("vocab_size")
     if configured is not None:
         return configured

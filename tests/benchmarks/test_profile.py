@@ -3,11 +3,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import step_profile
 from benchmarks.profile import main
-from benchmarks.step_profile import KINDS, N_WARMUP_STEPS, PHASES, REST, StepProfile
+from benchmarks.step_profile import KINDS, N_WARMUP_STEPS, PHASES, REST, StepProfile, kinds
+from modules.heads import LMHead
+from modules.losses import token_loss
 from tests.pipeline.toy import ToyTraining
 
 QUICK = ("debug=quick", "tokenizer.vocab_size=400", "trainer.precision=fp32", "--steps", "2")
@@ -37,6 +41,17 @@ def test_the_time_of_a_step_is_told_by_phase_and_by_kind_and_no_run_is_left(
         assert sum(times.values()) == pytest.approx(1, abs=0.01)
     assert "tokens per second in fp32" in printed.err
     assert list((tmp_path / "runs").glob("*/*")) == []
+
+
+def test_the_loss_includes_its_products_and_its_softmax() -> None:
+    hidden, head = torch.randn(2, 8, 16, requires_grad=True), LMHead(torch.nn.Embedding(100, 16))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        token_loss(hidden, head, torch.randint(100, (2, 8)))[0].backward()
+        torch.softmax(hidden @ hidden.mT, dim=-1)
+    found = kinds(profiler)
+    assert found["loss"] > 0
+    assert found["attention"] > 0
+    assert "matrix products" not in found
 
 
 class Clock(Callback):

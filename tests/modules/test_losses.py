@@ -75,6 +75,19 @@ def test_a_label_whose_probability_underflows_has_its_exact_loss(
     torch.testing.assert_close(gradients(nats, *tensors), gradients(expected, *tensors), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_what_all_logits_have_in_common_does_not_round_the_loss(label_smoothing: float) -> None:
+    hidden, head, _, labels, index = make_case(bias=True)
+    with torch.no_grad():
+        head.bias += 2.0**13  # not so large that the logits themselves lose much
+        logits = head(hidden.flatten(0, 1))
+    nats, _ = token_loss(hidden, head, labels, index, label_smoothing=label_smoothing)
+    expected = F.cross_entropy(
+        logits.double(), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+    )
+    torch.testing.assert_close(nats.double(), expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_under_bfloat16_autocast_chunks_differ_from_plain_by_rounding_only(softcap: float | None) -> None:
     hidden, head, embedding, labels, index = make_case(softcap=softcap)
