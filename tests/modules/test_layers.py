@@ -15,7 +15,7 @@ def test_the_feed_forward_networks_are_their_formulas():
         torch.testing.assert_close(ffn(x), bend(up) @ ffn.down_proj.weight.T + ffn.down_proj.bias)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_the_gradient_of_the_squared_relu_is_that_of_autograd(dtype):
     x = (torch.randn(300, 70) * torch.logspace(-6, 3, 70)).to(dtype).requires_grad_()
     g = torch.randn(300, 70).to(dtype)
