@@ -97,13 +97,14 @@ def training(name: str, shape: Shape, machine: Mapping[str, Any], n_turns: int) 
 
 @contextmanager
 def loops_of(shape: Shape, *, bf16: bool) -> Iterator[dict[str, Loop]]:
-    """Create the loops of Prelude, with both optimizers, and of the peers."""
+    """Create the loops of Prelude, also with another optimizer and not compiled, and of the peers."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         loops: dict[str, Loop] = {
             "ours": our_loop(shape, folder / "ours", []),
             "ours, adamw": our_loop(shape, folder / "adamw", ["optimizer=adamw"]),
+            "ours, not compiled": our_loop(shape, folder / "eager", ["trainer.compile=false"]),
             "plain loop": PlainLoop(shape, bf16=bf16, device=device).run,
             "Trainer": TrainerLoop(shape, bf16=bf16, device=device, folder=folder / "trainer").run,
         }
@@ -117,7 +118,7 @@ def our_loop(shape: Shape, folder: Path, overrides: list[str]) -> Loop:
     made = Training(
         [*shape.overrides(), *overrides, "trainer.precision=auto"],
         document_tokens=16 * shape.block,  # as in long texts: most rows contain a part of a single document
-        max_steps=10_000,
+        max_steps=100_000,  # a run of minutes would not compile its layers, as litgpt does
     )
 
     def run(n_steps: int) -> float:

@@ -16,12 +16,13 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks.synthetic import make_rows, make_tokenizer
 from datamodules.datamodule import PretrainDataModule
 from modules.lit_module import LitModule
-from modules.transformer import set_recompute
+from modules.transformer import set_compiled, set_recompute
 from pipeline.config.compose import compose
 from pipeline.config.construct import construct
 from pipeline.config.model import build_model
 from pipeline.config.plain import to_plain
 from pipeline.machine.choice import choose_for_machine, with_chosen
+from pipeline.machine.compiling import use_own_cache
 from pipeline.machine.devices import choose_precision, uses_gpu
 from pipeline.machine.options import TrainerOptions
 from pipeline.tracking import Run
@@ -73,13 +74,15 @@ class Training:
         torch.manual_seed(config.seed)
         tokenizer, task = make_tokenizer(config), construct(config.task)
         model = build_model(to_plain(config.model), tokenizer)
+        if self.options.compile is True:
+            use_own_cache(Path(config.cache_dir))
+            set_compiled(model, True)
         self.module = LitModule(
             model,
             task.objective(tokenizer),
             optimizer=construct(config.optimizer),
             schedule=construct(config.schedule),
             max_steps=max_steps,
-            compile=self.options.compile,
         )
         self._schedule = construct(config.schedule)
         self._collate = task.collator(tokenizer, seed=config.seed)

@@ -134,8 +134,7 @@ def _prefers_one_product(x: Tensor, layers: Sequence[nn.Module]) -> bool:
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and not _is_as_on_gpu.get()
+        and (torch.compiler.is_compiling() or not _is_as_on_gpu.get())
         and all(type(layer) is nn.Linear and not _has_hooks(layer) for layer in layers)
     )
 

@@ -59,7 +59,6 @@ class LitModule(L.LightningModule):
         optimizer: builds the optimizer.
         schedule: the learning rate, relative to that of each parameter group.
         max_steps: the number of optimizer steps of the whole training, for the schedule.
-        compile: compile the parts of the model with `torch.compile`.
 
     Raises:
         ArgumentError: the objective has no metric `loss`, or `max_steps` is below 1.
@@ -73,7 +72,6 @@ class LitModule(L.LightningModule):
         optimizer: OptimizerBuilder,
         schedule: LearningRateSchedule,
         max_steps: int,
-        compile: bool = False,  # noqa: A002 - the name of the configuration key
     ) -> None:
         super().__init__()
         if max_steps < 1:
@@ -96,10 +94,6 @@ class LitModule(L.LightningModule):
         # For each forward pass of the current step; losses are divided before the total is known.
         self._step_tokens: list[int] = []
         self._divisor: float | Tensor = 1.0
-        if compile:
-            # Objectives may call the parts of a model without calling the model itself.
-            for part in list(model.children()) or [model]:
-                part.compile()
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the model's logits for `batch`."""

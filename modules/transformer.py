@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modules.cache import KVCache, Memory
+from modules.compiling import called
 from modules.dropout import Dropout
 from modules.errors import ArgumentError
 from modules.layers import LayerSpec
 from modules.masks import Mask
 from modules.positions import Position, Rotation, check_length
-from modules.recompute import Recompute, recomputed
+from modules.recompute import Recompute
 
 Batch = Mapping[str, Tensor]
 
@@ -65,10 +66,11 @@ class _Tokens:
 class Stack(nn.Module):
     """A sequence of layers, with a final norm if the layers are pre-norm.
 
-    `recompute` is the activation checkpointing of the layers.
+    `recompute` is the activation checkpointing of the layers; `compiled`, whether training compiles them.
     """
 
     recompute: Recompute = "none"
+    compiled: bool = False
 
     def __init__(self, layer: LayerSpec, n_layers: int, *, cross: bool = False) -> None:
         super().__init__()
@@ -89,7 +91,7 @@ class Stack(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Apply all layers with the same masks and rotation."""
         for i, layer in enumerate(self.layers):
-            x = recomputed(layer, self.recompute)(
+            x = called(layer, self.recompute, compiled=self.compiled)(
                 x,
                 memory,
                 mask=mask,
@@ -107,6 +109,13 @@ def set_recompute(model: nn.Module, recompute: Recompute) -> None:
     for part in model.modules():
         if isinstance(part, Stack):
             part.recompute = recompute
+
+
+def set_compiled(model: nn.Module, compiled: bool) -> None:
+    """Set whether the layers of `model` are compiled in training."""
+    for part in model.modules():
+        if isinstance(part, Stack):
+            part.compiled = compiled
 
 
 class Transformer(nn.Module):

@@ -15,6 +15,7 @@ from pipeline import processes
 from pipeline.config.construct import construct
 from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import with_defaults
+from pipeline.machine.compiling import is_faster_compiled
 from pipeline.machine.devices import (
     choose_precision,
     count_devices,
@@ -26,6 +27,7 @@ from pipeline.machine.options import TrainerOptions
 
 AUTO = "auto"
 PRECISION, DEVICES = "trainer.precision", "trainer.devices"
+COMPILE = "trainer.compile"
 NEWTON_SCHULZ, UPDATE_EVERY = "optimizer.newton_schulz", "optimizer.update_every"
 
 
@@ -46,6 +48,8 @@ def choose_for_machine(config: Config) -> dict[str, Any]:
         chosen[NEWTON_SCHULZ] = fastest_newton_schulz(device_of(options))
     if optimizer.get("update_every") == AUTO:
         chosen[UPDATE_EVERY] = choose_update_every(config, rows_per_step(options))
+    if options.compile == AUTO:
+        chosen[COMPILE] = is_faster_compiled(with_chosen(config, chosen))
     return chosen
 
 
@@ -57,13 +61,16 @@ def choose_update_every(config: Config, n_rows: int) -> int:
 
 def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the choices for a resumed run: the recorded ones, but with the current number of devices."""
-    if chosen is None or DEVICES not in chosen:
-        return None if chosen is None else dict(chosen)
-    devices = with_defaults(config)["trainer"]["devices"]
-    if devices == AUTO:
-        launched = processes.count_launched()
-        devices = launched if launched > 1 else chosen[DEVICES]
-    return {**chosen, DEVICES: devices}
+    if chosen is None:
+        return None
+    again, trainer = dict(chosen), with_defaults(config)["trainer"]
+    if trainer["compile"] == AUTO and "optimizer" in config:
+        again.setdefault(COMPILE, False)  # which earlier versions did not choose
+    if DEVICES in chosen and trainer["devices"] != AUTO:
+        again[DEVICES] = trainer["devices"]
+    elif DEVICES in chosen and (launched := processes.count_launched()) > 1:
+        again[DEVICES] = launched
+    return again
 
 
 def with_chosen(config: Config, chosen: Mapping[str, Any] | None) -> Config:

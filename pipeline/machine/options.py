@@ -27,7 +27,8 @@ class TrainerOptions:
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes per step; 4 passes of 4 rows have the gradient of one pass of 16.
         precision: auto takes bf16 where the machine is much faster in it, else fp32.
-        compile: run the model through `torch.compile`.
+        compile: train with layers compiled by `torch.compile`, which takes up to half a minute; auto: if
+            pretraining takes long, a layer is compiled and measured first.
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
         patience: validations without a better result (loss, or the task's metric) before training stops.
@@ -55,7 +56,7 @@ class TrainerOptions:
     batch_size: Count = 16
     accumulate: Count = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    compile: bool = False
+    compile: bool | Literal["auto"] = "auto"
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     patience: Count | None = None

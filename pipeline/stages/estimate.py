@@ -14,11 +14,13 @@ def estimate(config: Config) -> StageResult:
     from pipeline.estimate.estimation import estimate_of
     from pipeline.estimate.kept import Cost, keep
     from pipeline.estimate.show import show
-    from pipeline.machine.choice import choose_for_machine, with_chosen
+    from pipeline.machine.choice import AUTO, COMPILE, choose_for_machine, with_chosen
 
     found = estimate_of(config)
     if found.devices.is_here:
         cost = Cost(step_s=found.speed.step_s if found.speed else None, peak_bytes=found.peak_bytes)
+        if found.trainer.compile == AUTO:
+            config = with_chosen(config, {COMPILE: False})  # as estimated
         keep(with_chosen(config, choose_for_machine(config)), cost)
     report.page(show(found))
     price = next(iter(found.costs.values()))

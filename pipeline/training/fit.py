@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import lightning as L
@@ -13,12 +14,13 @@ from modules.lit_module import LitModule, Objective
 from modules.optim import LearningRates
 from modules.schedules import Schedule
 from modules.sharding import without_memory
-from modules.transformer import set_recompute
+from modules.transformer import set_compiled, set_recompute
 from pipeline import processes, report
 from pipeline.config.construct import construct
 from pipeline.config.plain import to_plain
 from pipeline.config.sizes import smaller_sizes
 from pipeline.errors import RunInterrupted
+from pipeline.machine.compiling import use_own_cache
 from pipeline.machine.out_of_memory import is_out_of_memory, out_of_memory_in_training
 from pipeline.tasks.base import Sample
 from pipeline.tracking.logger import TrackingLogger
@@ -90,6 +92,9 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         logger=TrackingLogger(prepared.tracked),
     )
     set_recompute(prepared.model, options.activation_checkpointing)
+    if options.compile is True:
+        use_own_cache(Path(config.cache_dir))
+        set_compiled(prepared.model, True)
     whole = without_memory(prepared.model) if options.is_sharded else prepared.model
     module = LitModule(
         prepared.model,
@@ -97,7 +102,6 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         optimizer=construct(config.optimizer, LearningRates),
         schedule=schedule,
         max_steps=options.n_steps,
-        compile=options.compile,
     )
     try:
         with end_if_others_are_silent(partial(_record_failure, prepared)):

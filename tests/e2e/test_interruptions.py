@@ -248,7 +248,8 @@ class Command:
         return code
 
 
-LONG = ("pretrain", *WORDS, "trainer.max_steps=100000", "trainer.val_every_steps=10", "trainer.val_rows=2")
+FOR_HOURS = ("trainer.max_steps=100000", "trainer.compile=false")
+LONG = ("pretrain", *WORDS, *FOR_HOURS, "trainer.val_every_steps=10", "trainer.val_rows=2")
 
 
 @pytest.mark.slow
@@ -314,7 +315,7 @@ def test_two_runs_that_start_together_share_the_cache_and_both_finish(tmp_path: 
 @pytest.mark.parametrize(
     ("words", "mark", "number", "end"),
     [
-        (["trainer.max_steps=100000"], "pretrain causal_lm: step", signal.SIGINT, "KILLED"),
+        ([*FOR_HOURS], "pretrain causal_lm: step", signal.SIGINT, "KILLED"),
         (["optimizer.lr=nan"], "error:", None, "FAILED"),
     ],
 )

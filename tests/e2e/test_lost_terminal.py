@@ -110,6 +110,7 @@ def test_a_pipeline_whose_terminal_is_closed_saves_its_step(start, tmp_path: Pat
         "debug=quick",
         "tracking=off",
         "pretrain.trainer.max_steps=100000",
+        "pretrain.trainer.compile=false",
     )
     process = start(*words, "pretrain.trainer.val_every_steps=10", talk=inner)
     read_until(terminal, b", loss ")  # a step was made

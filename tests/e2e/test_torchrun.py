@@ -39,6 +39,7 @@ SPOOLED = ("tracking.uri=http://127.0.0.1:9", "tracking.end_wait_s=0.1", "tracki
 LONG = (
     "tracking=off",
     "trainer.max_steps=100000",
+    "trainer.compile=false",
     "trainer.checkpoint_every_steps=5",
     "trainer.val_every_steps=100000",
 )

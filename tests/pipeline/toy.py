@@ -167,7 +167,6 @@ class ToyTraining:
     log_every_steps: int = 3
     devices: int = 1
     seed: int = 5
-    compile: bool = False
     clip: float | None = 1.0
     monitor: str = "val/loss"
     uneven: bool = False  # most rows have few labels; and no dropout
@@ -229,7 +228,6 @@ class ToyTraining:
             optimizer=ToyOptimizer(),
             schedule=ToySchedule(),
             max_steps=self.max_steps,
-            compile=self.compile,
         )
 
     def data(self) -> PretrainDataModule:

@@ -144,12 +144,18 @@ def test_the_processes_of_torchrun_are_the_devices_of_a_run_that_goes_on(
     config = resumed("trainer.batch_size=2")
     assert (config.trainer.devices, config.trainer.batch_size) == (2, 2)
     again = choose_again(config, {"trainer.devices": 1, "trainer.precision": "fp32"})
-    assert again == {"trainer.devices": 2, "trainer.precision": "fp32"}
+    assert again == {"trainer.devices": 2, "trainer.precision": "fp32", "trainer.compile": False}
 
 
 def test_a_run_of_the_typed_configuration_keeps_its_number_of_devices() -> None:
     config = compose("pretrain", ["resume=true"])
-    assert choose_again(config, {"trainer.devices": 1}) == {"trainer.devices": 1}
+    chosen = {"trainer.devices": 1, "trainer.compile": True}
+    assert choose_again(config, chosen) == chosen
+
+
+def test_a_run_that_chose_no_compilation_goes_on_without() -> None:
+    for words, expected in (([], {"trainer.compile": False}), (["trainer.compile=true"], {})):
+        assert choose_again(compose("pretrain", ["resume=true", *words]), {}) == expected
 
 
 def test_a_longer_run_is_accepted_said_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ from modules.optim import AdamW, LearningRates, Muon
 from modules.peft import LoRA, add_adapter
 from modules.positions import Rotary
 from modules.schedules import WSD, Schedule
-from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer, set_recompute
+from modules.transformer import Decoder, Encoder, EncoderDecoder, Transformer, set_compiled, set_recompute
 from pipeline.errors import CheckpointError, RunInterrupted
 from pipeline.machine.options import TrainerOptions
 from pipeline.tasks.base import PretrainingTask, Sample
@@ -132,6 +132,7 @@ def fit(case: Case, folder: Path, n_processes: int = 1) -> Losses:
     torch.manual_seed(1)
     model, objective, data = parts(case, options.batch_size)
     set_recompute(model, case.recompute)
+    set_compiled(model, case.compile)
     samples = Samples(lambda: used(model, data), lambda step, samples: None)
     disk = SlowDisk(folder / case.held, case.held_until) if case.held else None
     trainer = build_trainer(
@@ -143,7 +144,6 @@ def fit(case: Case, folder: Path, n_processes: int = 1) -> Losses:
         optimizer=optimizer(case),
         schedule=schedule(),
         max_steps=options.n_steps,
-        compile=case.compile,
     )
     last, said = folder / "last.ckpt", ""
     try:
