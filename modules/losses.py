@@ -18,6 +18,8 @@ IGNORE_INDEX = -100
 CHUNK_TOKENS = 1024
 # Labels are padded to a multiple of this: on CPU, matrix products cache a kernel for every new shape.
 PADDED_TO = 256
+#: The most logits, and tokens, of a chunk on a CPU if the head is one product (docs/log.md).
+MAX_CHUNK_LOGITS, MAX_CHUNK_TOKENS = {torch.float32: 2**19, torch.bfloat16: 2**22}, 4096
 
 _chunks_fit_caches = ContextVar("chunks_fit_caches", default=True)
 
@@ -54,8 +56,9 @@ def token_loss(
     """
     rows, targets, n_tokens = labelled_positions(hidden, labels, label_index)
     if torch.is_grad_enabled() and getattr(head, "is_product", False):
-        chunk_tokens = chunk_tokens or fast_chunk_tokens(rows)
-        nats: Tensor = _ProductNats.apply(rows, head.weight, targets, label_smoothing, chunk_tokens)  # type: ignore[no-untyped-call]
+        weight: Any = head.weight
+        chunk_tokens = chunk_tokens or product_chunk_tokens(rows, weight)
+        nats: Tensor = _ProductNats.apply(rows, weight, targets, label_smoothing, chunk_tokens)  # type: ignore[no-untyped-call]
         return nats, n_tokens
     if torch.is_grad_enabled():
         weights = _trained_weights(head, rows)
@@ -73,7 +76,7 @@ def token_loss(
 
 
 def fast_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
-    """Return the number of tokens per chunk that is fast without gradients, or if a head is one product.
+    """Return the number of tokens per chunk that is fast without gradients.
 
     The logits of few tokens stay in the caches of a CPU from one operation to the next. With fewer than the
     width D, adding up the gradients of the weights (V, D) would take longer than that saves.
@@ -81,6 +84,18 @@ def fast_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
     if rows.device.type != "cpu" or not _chunks_fit_caches.get():
         return CHUNK_TOKENS
     return min(CHUNK_TOKENS, -(-rows.shape[1] // PADDED_TO) * PADDED_TO)
+
+
+def product_chunk_tokens(rows: Float[Tensor, "R D"], weight: Float[Tensor, "V D"]) -> int:
+    """Return the number of tokens per chunk that is fast with gradients, if the head is one product.
+
+    On a CPU, more tokens make fewer calls, as long as their logits fit into the caches.
+    """
+    least = fast_chunk_tokens(rows)
+    if rows.device.type != "cpu" or not _chunks_fit_caches.get():
+        return least
+    fitting = MAX_CHUNK_LOGITS.get(_product_dtype(rows), 0) // (weight.shape[0] * PADDED_TO) * PADDED_TO
+    return max(least, min(fitting, MAX_CHUNK_TOKENS))
 
 
 @contextmanager
@@ -212,8 +227,7 @@ class _ProductNats(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, label_smoothing: float, chunk_tokens: int
     ) -> Tensor:
-        kind = rows.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+        kind, dtype = rows.device.type, _product_dtype(rows)
         is_ignored = _is_ignored(targets)
         # Rows of zeros add nothing to the gradient of the weights.
         low_rows, low_weight = rows.to(dtype).masked_fill(is_ignored, 0), weight.to(dtype)
@@ -246,6 +260,12 @@ class _ProductNats(torch.autograd.Function):
         return rows_grad, weight_grad, None, None, None
 
 
+def _product_dtype(rows: Float[Tensor, "M D"]) -> torch.dtype:
+    """Return the type in which products are computed, of autocast if it is on."""
+    kind = rows.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+
+
 def _is_ignored(targets: Int[Tensor, " M"]) -> Bool[Tensor, "M 1"]:
     return (targets == IGNORE_INDEX).unsqueeze(1)
 
@@ -268,8 +288,7 @@ def _nats_and_gradient(
     gaps = largest - scores.gather(1, at)
     if label_smoothing:
         gaps = (1 - label_smoothing) * gaps + label_smoothing * (largest - scores).mean(1, keepdim=True)
-    gradient = torch.softmax(scores, dim=1)
-    del scores  # before the gradient is copied
+    gradient = torch.softmax(scores, dim=1, out=None if scores is logits else scores)
     nats = (gaps - gradient.amax(1, keepdim=True).log()).masked_fill_(is_ignored, 0).sum()
     gradient.scatter_add_(1, at, torch.full_like(at, label_smoothing - 1, dtype=gradient.dtype))
     if label_smoothing:

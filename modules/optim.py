@@ -1,14 +1,11 @@
 """Optimizers, which divide the parameters into three groups: matrices, embeddings, scalars.
 
 - `matrices`: weights with two or more dimensions. Only they have weight decay: most of them feed a norm,
-which
-  cancels their scale, so growing weights would only lower their effective learning rate.
+  which cancels their scale, so growing weights would only lower their effective learning rate.
 - `embeddings`: tables of tokens and positions, including a tied head. No decay, because the rows of rare
-tokens
-  would decay between their occurrences.
+  tokens would decay between their occurrences.
 - `scalars`: gains of norms and biases, everything one-dimensional. No decay, because pulling a gain to 0
-changes
-  the function itself.
+  changes the function itself.
 
 Each group has its own learning rate, because the gradients differ: an embedding row is updated only when its
 token occurs, a matrix by every token.

@@ -99,6 +99,8 @@ def describe_machine(config: Config, chosen: Mapping[str, Any] | None) -> str:
     newton_schulz, every = select(config, NEWTON_SCHULZ), select(config, UPDATE_EVERY) or 1
     if newton_schulz is not None:
         told += f", Newton-Schulz in {newton_schulz}" + (f" every {every} steps" if every > 1 else "")
+    if options.compile is True:
+        told += ", layers compiled"
     if device_of(options) == torch.device("cpu") and {PRECISION, NEWTON_SCHULZ} & {*(chosen or {})}:
         told += f" (bf16 is {bf16_speedup_on_cpu():.2g} times as fast as fp32 here)"
     return told

@@ -49,7 +49,7 @@ def is_faster_compiled(config: Config) -> bool:
         training_s = options.n_steps * options.accumulate * int(backbone.n_layers) * eager_s
         if training_s < LONG_S:
             return False
-        report.say("Compiling", f"one layer, to measure it: the layers would take {clock(training_s)} without")
+        report.say("Compiling", f"one layer, to measure it: without, all will take {clock(training_s)}")
         use_own_cache(Path(config.cache_dir))
         try:
             return _is_faster(layer)

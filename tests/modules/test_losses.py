@@ -16,6 +16,7 @@ from modules.losses import (
     balanced_weights,
     chunks_as_on_gpu,
     fast_chunk_tokens,
+    product_chunk_tokens,
     span_loss,
     token_loss,
 )
@@ -208,6 +209,23 @@ def test_chunks_have_as_many_tokens_as_the_width_on_a_cpu_and_1024_on_a_gpu() ->
     with chunks_as_on_gpu():
         assert fast_chunk_tokens(torch.empty(0, 128)) == CHUNK_TOKENS == 1024
     assert fast_chunk_tokens(torch.empty(0, 128, device="meta")) == CHUNK_TOKENS
+
+
+def test_chunks_of_a_product_have_more_tokens_if_the_vocabulary_is_small() -> None:
+    def sizes(width: int) -> list[int]:
+        vocabularies = (65, 2048, 8192, 50_304)
+        return [
+            product_chunk_tokens(torch.empty(0, width), torch.empty(vocab_size, width, device="meta"))
+            for vocab_size in vocabularies
+        ]
+
+    assert sizes(128) == [4096, 256, 256, 256]
+    assert sizes(768) == [4096, 768, 768, 768]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert sizes(128) == [4096, 2048, 512, 256]
+        assert sizes(768) == [4096, 2048, 768, 768]
+        with chunks_as_on_gpu():
+            assert sizes(128) == [CHUNK_TOKENS] * 4
 
 
 def test_a_loss_scale_scales_the_gradients_and_backward_can_run_twice() -> None:

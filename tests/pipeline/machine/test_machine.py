@@ -95,7 +95,10 @@ def test_an_optimizer_without_this_choice_is_described_too(words: list[str]) -> 
 
 def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_machine(monkeypatch, 0.02)
-    typed = {"trainer": {"precision": "bf16"}, "optimizer": {"newton_schulz": "bf16", "update_every": 3}}
+    typed = {
+        "trainer": {"precision": "bf16", "compile": True},
+        "optimizer": {"newton_schulz": "bf16", "update_every": 3},
+    }
     run = begin(changed(config, **typed))
     assert run.record.chosen == {"trainer.devices": 1}
     assert read_yaml(run.path / "config.yaml")["optimizer"]["newton_schulz"] == "bf16"
