@@ -1,9 +1,11 @@
 """Every test works in folders of its own and without a network, and as well on a slow machine."""
 
+import math
 import os
 import signal
 import tempfile
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Before anything imports `datasets`, which reads these once.
@@ -18,3 +20,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # By default Hypothesis fails an example that takes longer than 200 ms.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No training in this process is long enough for `torch.compile`, which cannot compile checks of shapes."""
+    monkeypatch.setattr("pipeline.machine.compiling.LONG_S", math.inf)

@@ -61,10 +61,10 @@ def choose_update_every(config: Config, n_rows: int) -> int:
 
 def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the choices for a resumed run: the recorded ones, but with the current number of devices."""
-    if chosen is None:
-        return None
+    if chosen is None or "optimizer" not in config:
+        return None if chosen is None else dict(chosen)
     again, trainer = dict(chosen), with_defaults(config)["trainer"]
-    if trainer["compile"] == AUTO and "optimizer" in config:
+    if trainer["compile"] == AUTO:
         again.setdefault(COMPILE, False)  # which earlier versions did not choose
     if DEVICES in chosen and trainer["devices"] != AUTO:
         again[DEVICES] = trainer["devices"]

@@ -19,7 +19,7 @@ from pipeline.machine.options import TrainerOptions
 from pipeline.words import clock
 
 #: Seconds in the layers from which compiling them, which takes up to half a minute, may be worth it.
-LONG_S = 300.0
+LONG_S = 600.0
 #: The speedup from which compiled layers are used.
 WORTH_IT = 1.05
 #: The largest difference of gradients, relative to their norm, that rounding explains.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.machine.compiling import CACHE_VARIABLE
+
 ROOT = Path(__file__).parents[2]
 WORDS = (
     *("pretrain", "debug=quick", "tokenizer=bytes", "packing=concat", "data=files", "data.train=my.txt"),
@@ -38,7 +40,8 @@ def run(folder: Path, *words: str, python: tuple[str, ...] = ("-m", "pipeline"))
     done = subprocess.run(
         [sys.executable, *python, *WORDS, *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={name: value for name, value in os.environ.items() if name != CACHE_VARIABLE}
+        | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

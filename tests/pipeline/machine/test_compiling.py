@@ -112,6 +112,7 @@ def test_without_a_compiler_training_goes_on_without(
 def test_nothing_is_compiled_where_it_cannot_pay(
     stage: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compiling, "LONG_S", 600.0)
     monkeypatch.setattr(compiling, "_is_faster", pytest.fail)
     assert choose_for_machine(composed(tmp_path, *words, stage=stage))["trainer.compile"] is False
 

@@ -80,9 +80,7 @@ def test_a_run_records_what_was_chosen_for_its_machine_and_keeps_it_on_another(
     [([], 4), (["size=base", "trainer.accumulate=16"], 1), (["model=tutorial", "task=denoise"], 4)],
 )
 def test_matrices_wait_for_fewer_steps_if_a_step_has_many_tokens(words: list[str], expected: int) -> None:
-    config = compose(
-        "pretrain", ["optimizer=pretrain", "trainer.batch_size=8", "trainer.compile=false", *words]
-    )
+    config = compose("pretrain", ["optimizer=pretrain", "trainer.batch_size=8", *words])
     assert choose_for_machine(config)["optimizer.update_every"] == expected
 
 

@@ -144,7 +144,7 @@ def test_the_processes_of_torchrun_are_the_devices_of_a_run_that_goes_on(
     config = resumed("trainer.batch_size=2")
     assert (config.trainer.devices, config.trainer.batch_size) == (2, 2)
     again = choose_again(config, {"trainer.devices": 1, "trainer.precision": "fp32"})
-    assert again == {"trainer.devices": 2, "trainer.precision": "fp32", "trainer.compile": False}
+    assert again == {"trainer.devices": 2, "trainer.precision": "fp32"}
 
 
 def test_a_run_of_the_typed_configuration_keeps_its_number_of_devices() -> None:
