@@ -24,5 +24,5 @@ settings.load_profile("any machine")
 
 @pytest.fixture(autouse=True)
 def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No training in this process is long enough for `torch.compile`, which cannot compile checks of shapes."""
+    """No training in this process is long enough to be compiled: checks of shapes cannot be compiled."""
     monkeypatch.setattr("pipeline.machine.compiling.LONG_S", math.inf)
