@@ -10,7 +10,7 @@ from torch import nn
 from modules.recompute import Recompute, recomputed
 
 
-def called(layer: nn.Module, recompute: Recompute, *, compiled: bool) -> Callable[..., Any]:
+def layer_function(layer: nn.Module, recompute: Recompute, *, compiled: bool) -> Callable[..., Any]:
     """Return the function that applies `layer`; layers that are alike are compiled once."""
     if not compiled or not torch.is_grad_enabled():
         return recomputed(layer, recompute)

@@ -47,8 +47,8 @@ def token_loss(
             number is known without synchronizing with the device. None: all are computed, and counting
             synchronizes.
         label_smoothing: the share of each label that is distributed evenly over all V tokens.
-        chunk_tokens: the number of positions whose logits are in memory at once; None: `CHUNK_TOKENS` or,
-            if it is faster, fewer.
+        chunk_tokens: the number of positions whose logits are in memory at once; None: `CHUNK_TOKENS`, or
+            what is faster on a CPU.
 
     Source: computing gradients in the forward pass: Hsu et al. 2024, "Liger Kernel", section 3.2 (fused
     linear cross-entropy), here for any head. Label smoothing: Szegedy et al. 2016, "Rethinking the Inception
@@ -79,7 +79,7 @@ def fast_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
     """Return the number of tokens per chunk that is fast without gradients.
 
     The logits of few tokens stay in the caches of a CPU from one operation to the next. With fewer than the
-    width D, adding up the gradients of the weights (V, D) would take longer than that saves.
+    width D, heads that add up gradients of their weights (V, D) would take longer than that saves.
     """
     if rows.device.type != "cpu" or not _chunks_fit_caches.get():
         return CHUNK_TOKENS
@@ -89,7 +89,7 @@ def fast_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
 def product_chunk_tokens(rows: Float[Tensor, "R D"], weight: Float[Tensor, "V D"]) -> int:
     """Return the number of tokens per chunk that is fast with gradients, if the head is one product.
 
-    On a CPU, more tokens make fewer calls, as long as their logits fit into the caches.
+    On a CPU, more tokens make fewer calls, which is faster up to a number of logits.
     """
     least = fast_chunk_tokens(rows)
     if rows.device.type != "cpu" or not _chunks_fit_caches.get():
@@ -288,6 +288,7 @@ def _nats_and_gradient(
     gaps = largest - scores.gather(1, at)
     if label_smoothing:
         gaps = (1 - label_smoothing) * gaps + label_smoothing * (largest - scores).mean(1, keepdim=True)
+    # Over a copy of the logits, which is read row by row before it is written; its memory is then reused.
     gradient = torch.softmax(scores, dim=1, out=None if scores is logits else scores)
     nats = (gaps - gradient.amax(1, keepdim=True).log()).masked_fill_(is_ignored, 0).sum()
     gradient.scatter_add_(1, at, torch.full_like(at, label_smoothing - 1, dtype=gradient.dtype))

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modules.cache import KVCache, Memory
-from modules.compiling import called
+from modules.compiling import layer_function
 from modules.dropout import Dropout
 from modules.errors import ArgumentError
 from modules.layers import LayerSpec
@@ -91,7 +91,7 @@ class Stack(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Apply all layers with the same masks and rotation."""
         for i, layer in enumerate(self.layers):
-            x = called(layer, self.recompute, compiled=self.compiled)(
+            x = layer_function(layer, self.recompute, compiled=self.compiled)(
                 x,
                 memory,
                 mask=mask,

@@ -66,6 +66,8 @@ def choose_again(config: Config, chosen: Mapping[str, Any] | None) -> dict[str, 
     again, trainer = dict(chosen), with_defaults(config)["trainer"]
     if trainer["compile"] == AUTO:
         again.setdefault(COMPILE, False)  # which earlier versions did not choose
+    elif COMPILE in again:
+        again[COMPILE] = trainer["compile"]
     if DEVICES in chosen and trainer["devices"] != AUTO:
         again[DEVICES] = trainer["devices"]
     elif DEVICES in chosen and (launched := processes.count_launched()) > 1:

@@ -38,7 +38,8 @@ def check_device(options: TrainerOptions) -> None:
     """Reject devices that this machine does not have, before any data is read.
 
     Raises:
-        ConfigError: if there is no GPU, there are too few GPUs or cores, or fp16 is requested without a GPU.
+        ConfigError: if there is no GPU, there are too few GPUs or cores, fp16 is requested without a GPU, or
+            compiled layers without a compiler.
     """
     import torch
 
@@ -46,6 +47,8 @@ def check_device(options: TrainerOptions) -> None:
     devices, _ = devices_and_nodes(options)
     if not uses_gpu(options):
         _check_cores(devices)
+        if options.compile is True:
+            _check_compiler()
     elif devices > torch.cuda.device_count():
         raise ConfigError(
             f"{devices} devices are requested, but this machine has {torch.cuda.device_count()} GPUs",
@@ -72,6 +75,24 @@ def _check_cores(n_processes: int) -> None:
             "leave out trainer.devices, since one process uses all cores, "
             f"or use trainer.devices={max(cores, 2)}",
         )
+
+
+def _check_compiler() -> None:
+    """Reject compiled layers on a CPU without a C++ compiler, before any data is read.
+
+    Raises:
+        ConfigError: if PyTorch finds none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:
+        raise ConfigError(
+            "trainer.compile=true, but PyTorch finds no C++ compiler",
+            "g++ or clang++, or its name in the environment variable CXX",
+            "install one, or use trainer.compile=false",
+        ) from error
 
 
 def device_of(options: TrainerOptions) -> "torch.device":

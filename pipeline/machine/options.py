@@ -27,8 +27,8 @@ class TrainerOptions:
         batch_size: rows on one device in one forward pass.
         accumulate: forward passes per step; 4 passes of 4 rows have the gradient of one pass of 16.
         precision: auto takes bf16 where the machine is much faster in it, else fp32.
-        compile: train with layers compiled by `torch.compile`, which takes up to half a minute; auto: if
-            pretraining takes long, a layer is compiled and measured first.
+        compile: train with layers compiled by `torch.compile`, which takes up to a minute; auto: before a
+            long pretraining of an encoder or a decoder, a layer is compiled and measured.
         gradient_clip: the largest norm of a gradient; null: no limit.
         ema_decay: keep an exponential moving average of the weights, and use it.
         patience: validations without a better result (loss, or the task's metric) before training stops.

@@ -22,9 +22,11 @@ LONGER = (
     "trainer.plateau",
 )
 
-#: Options that determine what is shown, saved, logged or recomputed to save memory, and the device.
+#: Options that determine what is shown, saved, logged or recomputed to save memory, the device, and whether
+#: its compiler is used.
 FREE = (
     "trainer.accelerator",
+    "trainer.compile",
     "trainer.activation_checkpointing",
     "trainer.strategy",
     "trainer.num_workers",

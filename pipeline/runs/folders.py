@@ -24,7 +24,7 @@ from pipeline.config.plain import Config, select, to_plain
 from pipeline.config.recorded import config_hash, with_defaults
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import to_yaml, write_whole
-from pipeline.machine.choice import as_asked, choose_again, choose_for_machine, with_chosen
+from pipeline.machine.choice import COMPILE, as_asked, choose_again, choose_for_machine, with_chosen
 from pipeline.rendezvous import heartbeats, rendezvous
 from pipeline.runs import bundle
 from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe, leaves
@@ -300,10 +300,12 @@ def named_run(config: Config) -> RunFolder:
 
 def _newest_unfinished(config: Config) -> RunFolder:
     """Return the newest unfinished run of this configuration."""
-    expected = config_hash(config, without=NOT_IDENTITY)
+    expected = {config_hash(config, without=NOT_IDENTITY)}
+    if "trainer" in config:  # as recorded by versions that did not choose it
+        expected.add(config_hash(with_chosen(config, {COMPILE: False}), without=NOT_IDENTITY))
     runs = _runs_with_checkpoint(config, Path(config.runs_dir))
     for run in runs:
-        if run.record.status != "FINISHED" and run.record.config_hash == expected:
+        if run.record.status != "FINISHED" and run.record.config_hash in expected:
             return RunFolder(run.path, run.record, resumed=True)
     raise _none_unfinished(config, runs, "with this configuration")
 

@@ -111,7 +111,7 @@ def test_keys_of_a_group_that_is_off_are_answered_with_how_to_turn_it_on() -> No
             "trainer.precision=half",
             "trainer.precision: 'half' is not a valid value; expected 'auto', 'fp32'",
         ),
-        ("trainer.compile=1", "trainer.compile: 1 is not a valid value; expected a valid boolean"),
+        ("trainer.compile=1", "trainer.compile: 1 is not a valid value; expected a valid boolean or 'auto'"),
         ("size.d_model=64.5", "size.d_model: 64.5 is not a valid value; expected a valid integer"),
         ("seed=x", "seed: 'x' is not a valid value; expected a valid integer"),
         ("seed=-1", "seed: -1 is not a valid value"),

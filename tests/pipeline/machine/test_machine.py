@@ -102,6 +102,16 @@ def test_what_is_typed_is_not_chosen(config: Config, monkeypatch: pytest.MonkeyP
     assert read_yaml(run.path / "config.yaml")["optimizer"]["newton_schulz"] == "bf16"
 
 
+def test_an_unfinished_run_from_before_compiling_was_a_choice_is_found_and_is_not_compiled(
+    config: Config,
+) -> None:
+    before = begin(changed(config, trainer={"compile": False}))
+    assert "trainer.compile" not in (before.record.chosen or {})
+    again = begin(Config({**config, "resume": True}))
+    assert again.path == before.path
+    assert again.record.chosen == {**(before.record.chosen or {}), "trainer.compile": False}
+
+
 def test_an_optimizer_without_a_choice_gets_none(config: Config) -> None:
     run = begin(changed(config, optimizer={"_target_": "modules.optim.AdamW"}))
     assert "optimizer.newton_schulz" not in (run.record.chosen or {})

@@ -154,8 +154,12 @@ def test_a_run_of_the_typed_configuration_keeps_its_number_of_devices() -> None:
 
 
 def test_a_run_that_chose_no_compilation_goes_on_without() -> None:
-    for words, expected in (([], {"trainer.compile": False}), (["trainer.compile=true"], {})):
-        assert choose_again(compose("pretrain", ["resume=true", *words]), {}) == expected
+    assert choose_again(compose("pretrain", ["resume=true"]), {}) == {"trainer.compile": False}
+
+
+def test_a_run_that_was_compiled_goes_on_without_if_that_is_typed() -> None:
+    config = compose("pretrain", ["resume=true", "trainer.compile=false"])
+    assert choose_again(config, {"trainer.compile": True}) == {"trainer.compile": False}
 
 
 def test_a_longer_run_is_accepted_said_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:
