@@ -14,11 +14,11 @@ from modules.dropout import Dropout
 from modules.transformer import EncoderDecoder, Transformer, set_compiled, set_recompute
 from pipeline import report
 from pipeline.config.construct import class_of, construct
-from pipeline.config.plain import Config, select, to_plain
+from pipeline.config.plain import Config, to_plain
+from pipeline.config.trials import sweep_of
 from pipeline.machine.devices import count_devices, device_of
 from pipeline.machine.options import TrainerOptions
 from pipeline.machine.out_of_memory import is_out_of_memory
-from pipeline.runs.record import SWEEP_TAG
 from pipeline.words import clock
 
 #: Seconds in the layers from which compiling them, which takes up to a minute, may be worth it.
@@ -42,9 +42,8 @@ def is_faster_compiled(config: Config) -> bool:
     not measured: these train without.
     """
     options = construct(config.trainer, TrainerOptions)
-    is_of_sweep = SWEEP_TAG in (select(config, "tracking.tags") or {})
     has_length = options.max_steps is not None and options.max_epochs is None  # known before the rows are
-    if config.stage.name != "pretrain" or not has_length or is_of_sweep or count_devices(options) > 1:
+    if config.stage.name != "pretrain" or not has_length or sweep_of(config) or count_devices(options) > 1:
         return False
     if issubclass(class_of(config.model.backbone, Transformer), EncoderDecoder):
         return False

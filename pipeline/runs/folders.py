@@ -20,15 +20,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline import processes, report
-from pipeline.config.plain import Config, select, to_plain
+from pipeline.config.plain import Config, to_plain
 from pipeline.config.recorded import config_hash, with_defaults
+from pipeline.config.trials import sweep_of
 from pipeline.errors import ConfigError, RunError, RunInterrupted, Stopped
 from pipeline.files import to_yaml, write_whole
 from pipeline.machine.choice import COMPILE, as_asked, choose_again, choose_for_machine, with_chosen
 from pipeline.rendezvous import heartbeats, rendezvous
 from pipeline.runs import bundle
 from pipeline.runs.changes import LONGER, Changes, brief, check_changes, describe, leaves
-from pipeline.runs.record import SWEEP_TAG, RunFolder, RunRecord, with_original
+from pipeline.runs.record import RunFolder, RunRecord, with_original
 from pipeline.tracking.options import resolve_store
 
 __all__ = [
@@ -93,7 +94,7 @@ def open_run(
                 inputs=with_original(run, inputs, _as_inputs(changes)),
                 changes=[*(run.record.changes or []), *_dated(changes)] or None,
                 pipeline_id=config.get("pipeline_id") or run.record.pipeline_id,
-                sweep_id=_sweep_of(config),
+                sweep_id=sweep_of(config),
             )
             with _sharing(run):
                 yield run
@@ -159,12 +160,6 @@ def _dated(changes: Changes) -> list[str]:
     for change in describe(changes):
         report.say("Changed", change)
     return [f"{datetime.now().astimezone().isoformat()} {change}" for change in describe(changes)]
-
-
-def _sweep_of(config: Config) -> str | None:
-    """Return the id of the sweep that the run is a trial of, or None."""
-    tags: Mapping[str, str] = select(config, "tracking.tags") or {}
-    return tags.get(SWEEP_TAG)
 
 
 def _check_store(config: Config) -> None:

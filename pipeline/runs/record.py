@@ -15,9 +15,6 @@ BEGAN_WITH = "began with other inputs"
 #: Inputs that are not keys of the configuration; the others are code and versions, whose names have a space.
 READ = ("rows", "bundle")
 
-#: The tag that names the sweep of a trial.
-SWEEP_TAG = "sweep_id"
-
 
 @dataclass(kw_only=True)
 class RunRecord:
