@@ -81,7 +81,7 @@ def fast_chunk_tokens(rows: Float[Tensor, "R D"]) -> int:
     The logits of few tokens stay in the caches of a CPU from one operation to the next. With fewer than the
     width D, heads that add up gradients of their weights (V, D) would take longer than that saves.
     """
-    if rows.device.type != "cpu" or not _chunks_fit_caches.get():
+    if not _fits_caches(rows):
         return CHUNK_TOKENS
     return min(CHUNK_TOKENS, -(-rows.shape[1] // PADDED_TO) * PADDED_TO)
 
@@ -92,10 +92,15 @@ def product_chunk_tokens(rows: Float[Tensor, "R D"], weight: Float[Tensor, "V D"
     On a CPU, more tokens make fewer calls, which is faster up to a number of logits.
     """
     least = fast_chunk_tokens(rows)
-    if rows.device.type != "cpu" or not _chunks_fit_caches.get():
+    if not _fits_caches(rows):
         return least
     fitting = MAX_CHUNK_LOGITS.get(_product_dtype(rows), 0) // (weight.shape[0] * PADDED_TO) * PADDED_TO
     return max(least, min(fitting, MAX_CHUNK_TOKENS))
+
+
+def _fits_caches(rows: Float[Tensor, "R D"]) -> bool:
+    """Return whether chunks are those of a CPU."""
+    return rows.device.type == "cpu" and _chunks_fit_caches.get()
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from modules.recompute import Recompute
 from modules.transformer import Transformer, set_recompute
 from pipeline.config.construct import construct
 from pipeline.config.model import build_head
-from pipeline.estimate.trace import DTYPES, Step
+from pipeline.estimate.trace import Step
+from pipeline.machine.devices import autocast_dtype
 
 #: The time in seconds after which no further step is started.
 LONGEST_S = 10.0
@@ -40,7 +41,7 @@ def probe(
     set_recompute(model, recompute)
     optimizer = construct(step.optimizer, LearningRates).build(model)
     batch = {key: value.to(device) for key, value in step.batch(n_rows).items()}
-    dtype = DTYPES.get(step.precision)
+    dtype = autocast_dtype(step.precision)
     autocast = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
     seconds: list[float] = []
     began = time.perf_counter()

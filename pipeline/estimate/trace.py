@@ -20,6 +20,7 @@ from modules.transformer import Stack, Transformer, set_recompute
 from pipeline.config.construct import construct
 from pipeline.config.model import build_head
 from pipeline.estimate.live_bytes import Bytes, LiveBytes
+from pipeline.machine.devices import autocast_dtype
 
 #: The parts of a step in which memory may peak. Between the two parts of the backward pass it changes evenly
 #: from layer to layer, so it cannot peak there.
@@ -34,8 +35,6 @@ _BETWEEN = "middle of the backward pass"
 
 #: The depths that are traced; from these on, each further layer adds the same memory.
 SHALLOW, DEEPER = 2, 3
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ def _run(
     batch: Mapping[str, Tensor],
     live: LiveBytes,
 ) -> None:
-    dtype = DTYPES.get(step.precision)
+    dtype = autocast_dtype(step.precision)
     with live:
         with (
             live.part(FORWARD, "activations"),

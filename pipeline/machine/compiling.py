@@ -16,7 +16,7 @@ from pipeline import report
 from pipeline.config.construct import class_of, construct
 from pipeline.config.plain import Config, to_plain
 from pipeline.config.trials import sweep_of
-from pipeline.machine.devices import count_devices, device_of
+from pipeline.machine.devices import autocast_dtype, count_devices, device_of
 from pipeline.machine.options import TrainerOptions
 from pipeline.machine.out_of_memory import is_out_of_memory
 from pipeline.words import clock
@@ -31,7 +31,6 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 #: Where the environment says to keep compiled code, before this module changes it.
 CACHE_OF_USER = os.environ.get(CACHE_VARIABLE)
 N_ROUNDS, LONGEST_PASS_S, LONGEST_ROUNDS_S = 5, 10.0, 10.0
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def is_faster_compiled(config: Config) -> bool:
@@ -119,10 +118,8 @@ class _OneLayer:
         (hidden.float() * self.output_gradient).sum().backward()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "fp32":
-            return nullcontext()
-        kind = self.batch["input_ids"].device.type
-        return torch.autocast(kind, _DTYPES[self.precision], cache_enabled=False)
+        dtype, kind = autocast_dtype(self.precision), self.batch["input_ids"].device.type
+        return nullcontext() if dtype is None else torch.autocast(kind, dtype, cache_enabled=False)
 
 
 def _is_faster(config: Config, options: TrainerOptions, device: torch.device) -> bool:

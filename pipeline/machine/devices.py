@@ -148,6 +148,13 @@ def devices_and_nodes(options: TrainerOptions) -> tuple[int, int]:
     return here, n_devices // here
 
 
+def autocast_dtype(precision: str) -> "torch.dtype | None":
+    """Return the type that autocast computes in; None for fp32, which needs no autocast."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
 def choose_precision(options: TrainerOptions) -> Precision:
     """Return the precision to compute in.
 
