@@ -231,7 +231,8 @@ class Layer(nn.Module):
 class _SquaredReLU(torch.autograd.Function):
     """max(0, x)^2, which keeps only its result for the backward pass, as the product that follows does.
 
-    The root of the result is the rectified input, to within rounding, unless the square underflows.
+    The root of the result is the rectified input, to within rounding, unless the square underflows. In
+    float32, it is computed as y / sqrt(y), because torch's square root of zeros is slow on a CPU.
     """
 
     @staticmethod
@@ -244,7 +245,11 @@ class _SquaredReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, g: Tensor) -> Tensor:
         (squared,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        x_grad: Tensor = squared.sqrt().mul_(g).mul_(2)
+        if squared.dtype == torch.float32:
+            root = squared.clamp_min(torch.finfo(squared.dtype).tiny).rsqrt_().mul_(squared)
+        else:
+            root = squared.sqrt()
+        x_grad: Tensor = root.mul_(g).mul_(2)
         return x_grad
 
 
