@@ -1,10 +1,11 @@
-"""Token rows on disk: named by a hash of their inputs, built once under a lock, and memory-mapped."""
+"""Token rows on disk: named by a hash of their inputs, built once under a lock, and read row by row."""
 
 import hashlib
 import json
 import os
 import shutil
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +107,10 @@ def _column(rows: npt.NDArray[Any], dtype: npt.DTypeLike) -> pa.FixedSizeListArr
 
 
 class TokenRows:
-    """Packed rows (N, L), memory-mapped: opening them is fast, and only the rows that are taken are read.
+    """Packed rows (N, L) in a file: opening them is fast, and only the rows that are taken are read.
+
+    They are read instead of memory-mapped, because 64 kB around each row would be mapped: over a training,
+    the memory of the process would grow by the size of the file.
 
     Raises:
         CacheError: if the folder is incomplete, or its data file is not the one that was written.
@@ -118,41 +122,58 @@ class TokenRows:
         _check_data(folder, self.manifest, verify)
         self.row_tokens = int(self.manifest["row_tokens"])
         with _damage(folder):
-            table = pa.ipc.open_file(pa.memory_map(str(folder / DATA_FILE))).read_all()
-            self._ids = [_view(chunk, self.row_tokens) for chunk in table.column("ids").chunks]
-            self._segments = [_view(chunk, self.row_tokens) for chunk in table.column("segment_ids").chunks]
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._ids)])
-        if self._starts[-1] != self.manifest["n_rows"]:
-            raise _damaged(folder, f"contains {self._starts[-1]} rows, not {self.manifest['n_rows']}")
+            self._file = os.open(folder / DATA_FILE, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+            start, chunks = self._mapped()
+        # The number of each chunk's first row, and where its ids and segment ids begin in the file.
+        self._first_rows = np.cumsum([0, *(len(ids) for ids, _ in chunks)])
+        self._places = np.array([[column.ctypes.data - start for column in chunk] for chunk in chunks]).T
+        self._ids_dtype = chunks[0][0].dtype
+        if self._first_rows[-1] != self.manifest["n_rows"]:
+            raise _damaged(folder, f"contains {self._first_rows[-1]} rows, not {self.manifest['n_rows']}")
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._first_rows[-1])
 
     def __reduce__(self) -> tuple[type["TokenRows"], tuple[Path]]:
         return type(self), (self.folder,)
 
     def chunks(self) -> Iterator[Rows]:
-        """Yield all rows in order, as views of the file, for statistics."""
-        yield from zip(self._ids, self._segments, strict=True)
+        """Yield all rows in order, as views of the memory-mapped file, for statistics."""
+        yield from self._mapped()[1]
 
     def take(self, indices: npt.ArrayLike) -> Rows:
-        """Return copies of the rows with these numbers: ids (n, L) and segment ids (n, L).
+        """Return the rows with these numbers: ids (n, L) and segment ids (n, L).
 
         Raises:
             IndexError: if a number is not from 0 to the number of rows minus 1.
+            CacheError: if the file is shorter than it was.
         """
         rows = np.asarray(indices, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
-        chunk_of = np.searchsorted(self._starts, rows, side="right") - 1
-        ids = np.empty((len(rows), self.row_tokens), self._ids[0].dtype)
+        ids = np.empty((len(rows), self.row_tokens), self._ids_dtype)
         segments = np.empty((len(rows), self.row_tokens), np.uint16)
-        for chunk in np.unique(chunk_of).tolist():
-            here = np.flatnonzero(chunk_of == chunk)
-            local = rows[here] - self._starts[chunk]
-            ids[here] = self._ids[chunk][local]
-            segments[here] = self._segments[chunk][local]
+        chunks = np.searchsorted(self._first_rows, rows, side="right") - 1
+        before = rows - self._first_rows[chunks]
+        for column, places in zip((ids, segments), self._places, strict=True):
+            row_bytes = self.row_tokens * column.itemsize
+            for row, place in zip(column, (places[chunks] + before * row_bytes).tolist(), strict=True):
+                if os.preadv(self._file, [row.data], place) != row_bytes:
+                    raise _damaged(self.folder, f"has a data file that ends before byte {place + row_bytes}")
         return ids, segments
+
+    def _mapped(self) -> tuple[int, list[Rows]]:
+        """Map the file, and return its address and views of the ids and segment ids of each chunk."""
+        file = pa.memory_map(str(self.folder / DATA_FILE))
+        table = pa.ipc.open_file(file).read_all()
+        columns = (table.column(name).chunks for name in ("ids", "segment_ids"))
+        chunks = [
+            (_view(ids, self.row_tokens), _view(segments, self.row_tokens))
+            for ids, segments in zip(*columns, strict=True)
+        ]
+        file.seek(0)
+        return file.read_buffer().address, chunks
 
 
 def _view(chunk: pa.FixedSizeListArray, row_tokens: int) -> npt.NDArray[Any]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from datamodules import cache, packing
 from datamodules.cleaning import Cleaner
 from datamodules.corpus import TEXT_ONLY, Columns, Corpus, texts
+from datamodules.corpus.batches import in_batches
 from datamodules.corpus.held_out import with_repeated
 from datamodules.corpus.rows import TEXT
 from datamodules.source import Source
@@ -216,8 +216,7 @@ def _encoded(
     rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
 ) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
     """Yield each document as ids, from <bos> to <eos>, and its length in bytes of UTF-8."""
-    documents = texts(rows)
-    while batch := list(islice(documents, ENCODE_DOCUMENTS)):
+    for batch in in_batches(texts(rows), len, most=ENCODE_DOCUMENTS):
         encoded = interruptibly(partial(tokenizer.encode_batch, batch))
         for text, ids in zip(batch, encoded, strict=True):
             document = np.concatenate(([tokenizer.bos_id], ids, [tokenizer.eos_id])).astype(np.int32)

@@ -37,12 +37,25 @@ def _keep_freed_memory() -> None:
     The activations of each step are freed in its backward pass. By default most of them are returned to the
     system, which gives them back page by page, zeroed: 5,000 page faults per default step.
     """
+    _malloc("mallopt", M_MMAP_THRESHOLD, HEAP_BYTES)
+    _malloc("mallopt", M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Return to the system what the preparation of data has freed: the steps of training need less."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    _malloc("malloc_trim", 0)
+
+
+def _malloc(name: str, *arguments: int) -> None:
+    """Call a function of the GNU C library; with another C library, or on another system, do nothing."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # another C library, or another system
+        function = getattr(ctypes.CDLL(None), name)
+    except (OSError, TypeError, AttributeError):
         return
-    mallopt(M_MMAP_THRESHOLD, HEAP_BYTES)
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    function(*arguments)
 
 
 def usable_cores() -> int:

@@ -10,6 +10,7 @@ import pyarrow.json
 import pyarrow.parquet
 
 from datamodules.corpus.arrow import class_names_of, column_at, in_schema
+from datamodules.corpus.batches import rows_at_once
 from datamodules.corpus.checked_rows import CheckedRows
 from datamodules.corpus.columns import Places, has, root_of
 from datamodules.corpus.forms import (
@@ -164,7 +165,7 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
         roots = list(dict.fromkeys(root_of(path, schema.names) for path in present.values()))
         class_names = class_names_of(schema)
         n_rows = 0
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=roots):
+        for batch in file.iter_batches(batch_size=_rows_at_once(file), columns=roots):
             read = pa.Table.from_batches([batch])
             table = pa.table(
                 {name: column_at(read, path, class_names, where) for name, path in present.items()}
@@ -175,6 +176,12 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
             yield table
     except (pa.ArrowException, OSError) as error:
         raise _no_parquet(source, error) from error
+
+
+def _rows_at_once(file: pa.parquet.ParquetFile) -> int:
+    groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+    n_bytes = sum(group.total_byte_size for group in groups)
+    return rows_at_once(file.metadata.num_rows, n_bytes, most=_PARQUET_ROWS)
 
 
 def _no_parquet(source: SourceFile, error: Exception) -> DataError:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from datamodules.corpus.as_text import label_text, text_array
 from datamodules.corpus.columns import LABEL
-from datamodules.corpus.rows import Corpus, Rows
+from datamodules.corpus.rows import Corpus, Rows, rows_of, values
 from datamodules.errors import DataError
 
 _ROWS_AT_ONCE = 1 << 13
@@ -78,8 +78,7 @@ class _Labels:
 
 
 def _hashes(rows: Rows, column: str) -> npt.NDArray[np.uint64]:
-    values = (value for batch in rows.select_columns([column]).iter(256) for value in batch[column])
-    return np.fromiter(map(_hash, values), np.uint64, len(rows))
+    return np.fromiter(map(_hash, values(rows, column)), np.uint64, len(rows))
 
 
 def _hash(value: Any) -> int:
@@ -138,7 +137,8 @@ def _one_array(texts: Iterable[pa.Array]) -> pa.Array:
 
 def _keys(rows: Rows, columns: Sequence[str]) -> Iterator[pa.Array]:
     """Yield arrays of texts that combine the columns of each row, in batches of rows."""
-    for table in rows.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_ONCE):
+    chosen = rows.select_columns(list(columns)).with_format("arrow")
+    for table in chosen.iter(rows_of(chosen, most=_ROWS_AT_ONCE)):
         texts = [_texts(column.combine_chunks()) for column in table.columns]
         yield pc.binary_join_element_wise(*texts, pa.scalar(_BETWEEN, pa.large_string()))
 

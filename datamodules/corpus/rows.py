@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.corpus.batches import rows_at_once
+
 Row = Mapping[str, Any]
 Rows = Any
 """A `datasets.Dataset` or `IterableDataset`; not used as a type, since the import takes over a second."""
@@ -94,8 +96,19 @@ def texts(rows: Iterable[Row]) -> Iterator[str]:
     if not isinstance(rows, datasets.Dataset):
         yield from (row[TEXT] for row in rows)
         return
-    for batch in rows.select_columns([TEXT]).iter(_ROWS_AT_ONCE):
-        yield from batch[TEXT]
+    yield from values(rows, TEXT)
+
+
+def values(rows: Rows, column: str) -> Iterator[Any]:
+    """Yield the values of a column of a `datasets.Dataset`, in order."""
+    chosen = rows.select_columns([column])
+    for batch in chosen.iter(rows_of(chosen, most=_ROWS_AT_ONCE)):
+        yield from batch[column]
+
+
+def rows_of(rows: Rows, *, most: int) -> int:
+    """Return how many rows of a `datasets.Dataset` to read at once: at most `most`, fewer if long."""
+    return rows_at_once(rows.data.num_rows, rows.data.nbytes, most=most)
 
 
 def numbers_of(rows: Rows) -> list[int]:

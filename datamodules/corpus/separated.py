@@ -15,6 +15,7 @@ from itertools import islice
 
 import pyarrow as pa
 
+from datamodules.corpus.batches import in_batches
 from datamodules.corpus.columns import Places
 from datamodules.corpus.proposals import SAMPLE_ROWS
 from datamodules.corpus.source_file import SourceFile, text_blocks
@@ -51,7 +52,7 @@ def read_separated(source: SourceFile, places: Places) -> Iterator[pa.Table]:
             )
     wanted = [header.index(path) for path in present.values()]
     rows = (cells for _, cells in _checked(source, separator, len(header)))
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
+    for some in in_batches(rows, lambda cells: sum(map(len, cells)), most=_ROWS_AT_ONCE):
         columns = [pa.array([cells[number] for cells in some], pa.large_string()) for number in wanted]
         yield pa.table(columns, list(present))
 

@@ -41,6 +41,7 @@ from pipeline.training.export import load_weights
 from pipeline.training.lost import end_if_others_are_silent, is_lost_connection, lost_process
 from pipeline.training.states import AnyPrepared, Prepared, Trained
 from pipeline.training.trainer import build_trainer
+from pipeline.tuning import return_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ def train(prepared: AnyPrepared, training: Training) -> Trained[AnyPrepared]:
         schedule=schedule,
         max_steps=options.n_steps,
     )
+    return_freed_memory()
     try:
         with end_if_others_are_silent(partial(_record_failure, prepared)):
             trainer.fit(module, training.data, ckpt_path=run.last_checkpoint if run.resumed else None)

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -99,22 +100,37 @@ def test_ids_take_two_bytes_where_the_vocabulary_allows(tmp_path: Path, vocab_si
     assert rows.take([0])[1].dtype == np.uint16
 
 
-def test_the_columns_are_views_of_the_mapped_file_and_not_copies(tmp_path: Path) -> None:
-    rows = TokenCache(tmp_path).get_or_build("k", {}, write_in_chunks(*some_rows(500)), vocab_size=500)
+def maps_of(folder: Path) -> list[tuple[int, int]]:
+    """Return the first and last address of each mapping of the data file of `folder`."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("needs /proc")
     lines = [line.split() for line in maps.read_text().splitlines() if line.endswith(DATA_FILE)]
-    spans = [
-        tuple(int(part, 16) for part in line[0].split("-")) for line in lines if str(tmp_path) in line[-1]
-    ]
-    for ids, segments in rows.chunks():
-        for view in (ids, segments):
-            address = view.__array_interface__["data"][0]
-            assert any(first <= address and address + view.nbytes <= last for first, last in spans)
-            assert not view.flags.writeable
-    first_ids, _ = next(iter(rows.chunks()))
-    assert np.shares_memory(first_ids, next(iter(rows.chunks()))[0])
+    spans = [line[0].split("-") for line in lines if str(folder) in line[-1]]
+    return [(int(first, 16), int(last, 16)) for first, last in spans]
+
+
+def test_chunks_are_views_of_the_mapped_file_and_not_copies(tmp_path: Path) -> None:
+    rows = TokenCache(tmp_path).get_or_build("k", {}, write_in_chunks(*some_rows(500)), vocab_size=500)
+    chunks = list(rows.chunks())
+    spans = maps_of(tmp_path)
+    for view in itertools.chain.from_iterable(chunks):
+        address = view.__array_interface__["data"][0]
+        assert any(first <= address and address + view.nbytes <= last for first, last in spans)
+        assert not view.flags.writeable
+
+
+def test_rows_are_taken_without_mapping_the_file(tmp_path: Path) -> None:
+    rows = TokenCache(tmp_path).get_or_build("k", {}, write_in_chunks(*some_rows(500)), vocab_size=500)
+    rows.take(range(500))
+    assert not maps_of(tmp_path)
+
+
+def test_a_file_that_becomes_shorter_is_reported_and_not_read_as_zeros(tmp_path: Path) -> None:
+    rows = TokenCache(tmp_path).get_or_build("k", {}, write_in_chunks(*some_rows(500)), vocab_size=500)
+    os.truncate(tmp_path / "k" / DATA_FILE, 300)
+    with pytest.raises(CacheError, match="ends before byte"):
+        rows.take([499])
 
 
 def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:

@@ -67,3 +67,29 @@ def test_memory_freed_in_a_step_is_used_in_the_next_one_unless_the_user_says_oth
         [sys.executable, "-c", STEPS], env={**environ, **asked}, capture_output=True, text=True, check=True
     )
     assert faults[0] <= int(done.stdout) <= faults[1]
+
+
+PREPARATION = """
+from pipeline.tuning import return_freed_memory, tune_process
+tune_process()
+import numpy as np
+import pyarrow
+def kept_mb():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+before = kept_mb()
+made = [np.ones(2**17) for _ in range(200)]  # of 1 MB each
+last = np.ones(2**17)
+del made
+print(kept_mb() - before)
+return_freed_memory()
+print(kept_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library than GNU's")
+def test_what_the_preparation_of_data_has_freed_returns_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", PREPARATION], capture_output=True, text=True, check=True)
+    kept, returned = map(float, done.stdout.split())
+    assert kept > 150
+    assert returned < 20
