@@ -60,13 +60,18 @@ PAGES = 4 * 100 * 2**20 // resource.getpagesize()
 def test_memory_freed_in_a_step_is_used_in_the_next_one_unless_the_user_says_otherwise(
     asked: dict[str, str], faults: tuple[int, int]
 ) -> None:
+    assert faults[0] <= int(printed_by(STEPS, **asked)) <= faults[1]
+
+
+def printed_by(code: str, **asked: str) -> str:
+    """Run code without the settings of malloc in the environment of the tests, and return what it prints."""
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))
     }
     done = subprocess.run(
-        [sys.executable, "-c", STEPS], env={**environ, **asked}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env={**environ, **asked}, capture_output=True, text=True, check=True
     )
-    assert faults[0] <= int(done.stdout) <= faults[1]
+    return done.stdout
 
 
 PREPARATION = """
@@ -89,7 +94,6 @@ print(kept_mb() - before)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library than GNU's")
 def test_what_the_preparation_of_data_has_freed_returns_to_the_system() -> None:
-    done = subprocess.run([sys.executable, "-c", PREPARATION], capture_output=True, text=True, check=True)
-    kept, returned = map(float, done.stdout.split())
+    kept, returned = map(float, printed_by(PREPARATION).split())
     assert kept > 150
     assert returned < 20
