@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(name: str, machine: Mapping[str, Any], n_turns: int) -> "list[Row]":
+def measure(name: str, machine: Mapping[str, Any], n_turns: int | None) -> "list[Row]":
     """Return the rows of one of the measurements `ALL`."""
     if name == GENERATE:
         from benchmarks import generation
@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="some of the measurements")
-    parser.add_argument("--turns", type=count, default=3, help="turns of each loop (3)")
+    parser.add_argument(
+        "--turns", type=count, help="turns of each loop (3, or fewer where they take more than a minute)"
+    )
     return parser
 
 

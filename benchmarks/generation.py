@@ -28,7 +28,7 @@ PAD_ID = 0
 WAYS = {"generate, batch 1": (1, 1), "generate, batch 8": (8, 1), "generate, 4 beams": (1, 4)}
 
 
-def measure(n_turns: int) -> list[Row]:
+def measure(n_turns: int | None) -> list[Row]:
     """Measure new tokens per second of a decoder with the shape of GPT-2 small, also with 8-bit weights."""
     ours, theirs = same_models()
     quantized = copy.deepcopy(ours)
@@ -43,7 +43,10 @@ def measure(n_turns: int) -> list[Row]:
         }
         *mine, peer = writers
         rates = measure_rates(
-            {name: _repeated(write) for name, write in writers.items()}, n_rows * N_NEW, n_turns
+            {name: _repeated(write) for name, write in writers.items()},
+            n_rows * N_NEW,
+            n_turns,
+            n_warmup_steps=1,
         )
         expected = writers[peer]()
         rows += [

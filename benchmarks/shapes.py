@@ -10,6 +10,7 @@ class Shape:
     Args:
         block: tokens per row.
         batch: rows per step.
+        n_warmup_steps: steps before the timed ones; fewer if a step takes seconds.
     """
 
     n_layers: int
@@ -18,6 +19,7 @@ class Shape:
     block: int
     batch: int
     vocab_size: int = 8192
+    n_warmup_steps: int = 2
 
     @property
     def tokens(self) -> int:
@@ -49,5 +51,5 @@ class Shape:
 SHAPES = {
     "small": Shape(n_layers=4, d_model=128, n_heads=4, block=64, batch=12),
     "mid": Shape(n_layers=6, d_model=384, n_heads=6, block=256, batch=16),
-    "gpt2-small": Shape(n_layers=12, d_model=768, n_heads=12, block=1024, batch=2),
+    "gpt2-small": Shape(n_layers=12, d_model=768, n_heads=12, block=1024, batch=2, n_warmup_steps=1),
 }

@@ -22,7 +22,7 @@ N_WORDS, WORDS_PER_LINE = 20_000, 150
 BLOCK = 256
 
 
-def measure(n_turns: int) -> list[Row]:
+def measure(n_turns: int | None) -> list[Row]:
     """Measure megabytes per second, both with the same vocabulary and on all cores."""
     with TemporaryDirectory() as place:
         folder = Path(place)

@@ -18,8 +18,6 @@ from transformers import (
 
 from benchmarks.shapes import Shape
 
-N_WARMUP_STEPS = 2
-
 
 def gpt2(shape: Shape) -> GPT2LMHeadModel:
     """Return GPT-2 with this shape and new weights, without dropout."""
@@ -55,7 +53,8 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 class Clock(TrainerCallback):
     """Records the time after the warm-up and after the last step."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_warmup_steps: int) -> None:
+        self._n_warmup_steps = n_warmup_steps
         self.started = self.ended = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -63,7 +62,7 @@ class Clock(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ended = time.perf_counter()
-        if state.global_step == N_WARMUP_STEPS:
+        if state.global_step == self._n_warmup_steps:
             self.started = self.ended
 
 
@@ -78,10 +77,10 @@ class TrainerLoop:
 
     def run(self, n_steps: int) -> float:
         """Make `n_steps` steps, and return the seconds."""
-        clock = Clock()
+        clock = Clock(self._shape.n_warmup_steps)
         arguments = TrainingArguments(
             output_dir=str(self._folder),
-            max_steps=N_WARMUP_STEPS + n_steps,
+            max_steps=self._shape.n_warmup_steps + n_steps,
             per_device_train_batch_size=self._shape.batch,
             bf16=self._bf16,
             use_cpu=self._use_cpu,

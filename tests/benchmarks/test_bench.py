@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from benchmarks import side_by_side
 from benchmarks.bench import as_line
 from benchmarks.peers.plain import PlainLoop
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.side_by_side import compare, loops_of
+from benchmarks.side_by_side import compare, loops_of, measure_rates
 from modules.transformer import Decoder
 from pipeline.config.compose import compose
 from pipeline.config.construct import construct
@@ -22,8 +23,18 @@ def test_a_ratio_is_taken_within_each_turn_so_that_a_slow_moment_meets_both() ->
     )
     assert row.ratio == {"median": 2.0, "low": 2.0, "high": 2.0}
     assert (row.ours["median"], row.theirs["median"]) == (20.0, 10.0)
-    assert asked == [2, 8, 8, 8]  # four seconds a turn
+    assert asked == [2, 5, 5, 5]  # two and a half seconds a turn
     assert "2.00 (2.00 to 2.00)" in as_line(row)
+
+
+def test_no_further_turn_begins_after_a_while_unless_a_number_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(side_by_side, "TURNS_S", 0.0)
+    loops = {"ours": lambda n: n * 1.0}
+    assert {n: len(measure_rates(loops, 1.0, n)["ours"]) for n in (None, 1, 3)} == {None: 1, 1: 1, 3: 3}
+    monkeypatch.setattr(side_by_side, "TURNS_S", 60.0)
+    assert len(measure_rates(loops, 1.0, None)["ours"]) == 3
 
 
 @pytest.mark.parametrize("name", SHAPES)

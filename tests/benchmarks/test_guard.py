@@ -16,16 +16,17 @@ from pathlib import Path
 import torch
 from benchmarks.peers.plain import PlainLoop
 from benchmarks.shapes import SHAPES
-from benchmarks.side_by_side import our_loop
+from benchmarks.side_by_side import our_loop, our_training
 from modules.muon import fastest_newton_schulz
 from pipeline.machine.devices import choose_precision
 from pipeline.machine.options import TrainerOptions
 
 device = torch.device("cpu")
 chosen = [choose_precision(TrainerOptions(accelerator="cpu")), fastest_newton_schulz(device)]
-plain = PlainLoop(SHAPES["small"], bf16=False, device=device).run
+shape = SHAPES["small"]
+plain = PlainLoop(shape, bf16=False, device=device).run
 with tempfile.TemporaryDirectory() as folder:
-    ours = our_loop(SHAPES["small"], Path(folder), ["trainer.accelerator=cpu"])
+    ours = our_loop(our_training(shape, ["trainer.accelerator=cpu"]), shape, Path(folder))
     plain(2)
     ratios = [plain(4) / ours(4) for _ in range(4)]
 print(json.dumps([chosen, ratios]))
