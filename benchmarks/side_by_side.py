@@ -19,8 +19,10 @@ from benchmarks.training import Training
 
 #: The approximate duration of a turn of one loop, in seconds; it consists of whole steps.
 TURN_S = 2.5
-#: The turns of each loop, unless others are asked for; no further turn begins after so many seconds.
-N_TURNS, TURNS_S = 3, 75.0
+#: The turns of each loop, unless another number is asked for.
+N_TURNS = 3
+#: The seconds after which no further turn begins then.
+TURNS_S = 75.0
 
 #: Makes a number of steps and returns the seconds that they took.
 Loop = Callable[[int], float]
@@ -95,7 +97,7 @@ def as_row(
         ours=spread(rates[ours], digits=1),
         theirs=spread(rates[peer], digits=1),
         ratio=ratio(rates[ours], rates[peer]),
-        more=dict(more),
+        more={**more, "turns": len(rates[ours])},
     )
 
 

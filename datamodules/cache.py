@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import sys
@@ -9,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,11 +125,11 @@ class TokenRows:
         with _damage(folder):
             self._file = os.open(folder / DATA_FILE, os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
-            start, chunks = self._mapped()
-        # The number of each chunk's first row, and where its ids and segment ids begin in the file.
-        self._first_rows = np.cumsum([0, *(len(ids) for ids, _ in chunks)])
-        self._places = np.array([[column.ctypes.data - start for column in chunk] for chunk in chunks]).T
-        self._ids_dtype = chunks[0][0].dtype
+            ids_dtype, chunks = _chunks_in(folder / DATA_FILE)
+        self._dtypes = ids_dtype, np.dtype(np.uint16)
+        # The number of each chunk's first row, and where its ids and its segment ids begin in the file.
+        self._first_rows = np.cumsum([0, *(chunk.n_rows for chunk in chunks)])
+        self._places = np.array([chunk.places for chunk in chunks])
         if self._first_rows[-1] != self.manifest["n_rows"]:
             raise _damaged(folder, f"contains {self._first_rows[-1]} rows, not {self.manifest['n_rows']}")
 
@@ -140,46 +141,67 @@ class TokenRows:
 
     def chunks(self) -> Iterator[Rows]:
         """Yield all rows in order, as views of the memory-mapped file, for statistics."""
-        yield from self._mapped()[1]
+        mapped = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        for n_rows, places in zip(np.diff(self._first_rows), self._places, strict=True):
+            ids, segments = (
+                np.frombuffer(mapped, dtype, n_rows * self.row_tokens, place).reshape(n_rows, self.row_tokens)
+                for dtype, place in zip(self._dtypes, places, strict=True)
+            )
+            yield ids, segments
 
     def take(self, indices: npt.ArrayLike) -> Rows:
         """Return the rows with these numbers: ids (n, L) and segment ids (n, L).
 
         Raises:
             IndexError: if a number is not from 0 to the number of rows minus 1.
-            CacheError: if the file is shorter than it was.
+            CacheError: if the file cannot be read, or is shorter than it was.
         """
         rows = np.asarray(indices, np.int64)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
-        ids = np.empty((len(rows), self.row_tokens), self._ids_dtype)
-        segments = np.empty((len(rows), self.row_tokens), np.uint16)
-        chunks = np.searchsorted(self._first_rows, rows, side="right") - 1
-        before = rows - self._first_rows[chunks]
-        for column, places in zip((ids, segments), self._places, strict=True):
-            row_bytes = self.row_tokens * column.itemsize
-            for row, place in zip(column, (places[chunks] + before * row_bytes).tolist(), strict=True):
-                if os.preadv(self._file, [row.data], place) != row_bytes:
-                    raise _damaged(self.folder, f"has a data file that ends before byte {place + row_bytes}")
-        return ids, segments
+        chunk_of = np.searchsorted(self._first_rows, rows, side="right") - 1
+        before = rows - self._first_rows[chunk_of]
+        taken = []
+        with _damage(self.folder):
+            for dtype, places in zip(self._dtypes, self._places[chunk_of].T, strict=True):
+                column = np.empty((len(rows), self.row_tokens), dtype)
+                row_bytes = self.row_tokens * dtype.itemsize
+                for row, place in zip(column, (places + before * row_bytes).tolist(), strict=True):
+                    n_read = os.preadv(self._file, [row.data], place)
+                    if n_read < row_bytes:
+                        self._read_rest(row.view(np.uint8), place, n_read)
+                taken.append(column)
+        return taken[0], taken[1]
 
-    def _mapped(self) -> tuple[int, list[Rows]]:
-        """Map the file, and return its address and views of the ids and segment ids of each chunk."""
-        file = pa.memory_map(str(self.folder / DATA_FILE))
-        table = pa.ipc.open_file(file).read_all()
-        columns = (table.column(name).chunks for name in ("ids", "segment_ids"))
-        chunks = [
-            (_view(ids, self.row_tokens), _view(segments, self.row_tokens))
-            for ids, segments in zip(*columns, strict=True)
-        ]
-        file.seek(0)
-        return file.read_buffer().address, chunks
+    def _read_rest(self, row: npt.NDArray[np.uint8], place: int, n_read: int) -> None:
+        """Read the bytes of a row after the first `n_read`: network file systems may return fewer at once."""
+        while n_read < len(row):
+            n_more = os.preadv(self._file, [row[n_read:].data], place + n_read)
+            if not n_more:
+                raise _damaged(self.folder, f"has a data file that ends before byte {place + len(row)}")
+            n_read += n_more
 
 
-def _view(chunk: pa.FixedSizeListArray, row_tokens: int) -> npt.NDArray[Any]:
+class _Chunk(NamedTuple):
+    """The number of its rows, and where its ids and its segment ids begin in the file, in bytes."""
+
+    n_rows: int
+    places: tuple[int, int]
+
+
+def _chunks_in(path: Path) -> tuple[np.dtype[Any], list[_Chunk]]:
+    """Return the type of the ids in an Arrow file, and its chunks."""
+    buffer = pa.memory_map(str(path)).read_buffer()
+    table = pa.ipc.open_file(buffer).read_all()
+    return np.dtype(table.schema.field("ids").type.value_type.to_pandas_dtype()), [
+        _Chunk(len(ids), (_address(ids) - buffer.address, _address(segments) - buffer.address))
+        for ids, segments in zip(table.column("ids").chunks, table.column("segment_ids").chunks, strict=True)
+    ]
+
+
+def _address(chunk: pa.FixedSizeListArray) -> int:
     # Not `to_numpy`, which imports pandas.
-    view: npt.NDArray[Any] = np.from_dlpack(chunk.flatten()).reshape(-1, row_tokens)
-    return view
+    return int(np.from_dlpack(chunk.flatten()).ctypes.data)
 
 
 class TokenCache:

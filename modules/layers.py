@@ -231,8 +231,9 @@ class Layer(nn.Module):
 class _SquaredReLU(torch.autograd.Function):
     """max(0, x)^2, which keeps only its result for the backward pass, as the product that follows does.
 
-    The root of the result is the rectified input, to within rounding, unless the square underflows. In
-    float32, it is computed as y / sqrt(y), because torch's square root of zeros is slow on a CPU.
+    The root of the result is the rectified input, to within rounding, unless the square underflows. On a CPU
+    in float32, the root of a square y is computed as y / sqrt(y), because torch's square root of zeros is
+    slow there; a y below the smallest normal number is divided by the root of that number.
     """
 
     @staticmethod
@@ -245,7 +246,7 @@ class _SquaredReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, g: Tensor) -> Tensor:
         (squared,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        if squared.dtype == torch.float32:
+        if squared.device.type == "cpu" and squared.dtype == torch.float32:
             root = squared.clamp_min(torch.finfo(squared.dtype).tiny).rsqrt_().mul_(squared)
         else:
             root = squared.sqrt()

@@ -1,10 +1,13 @@
 """Run a peer in a separate environment as a loop like the others."""
 
 import json
+import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Self
+
+import torch
 
 from benchmarks.shapes import Shape
 
@@ -17,12 +20,16 @@ class LitgptLoop:
     def __init__(self, shape: Shape, *, bf16: bool) -> None:
         precision = "bf16-mixed" if bf16 else "32-true"
         script = Path(__file__).with_name("litgpt_loop.py")
+        # The cache of torch.compile does not tell sets of instructions apart.
+        cache = Path(".cache", "compiled", "litgpt", torch.backends.cpu.get_cpu_capability().lower())
         self._process = subprocess.Popen(
             [LITGPT, script, json.dumps(asdict(shape)), precision],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8",
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache.absolute())},
         )  # fmt: skip
 
     def __enter__(self) -> Self:
+        self.run(1)  # which compiles the model
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,11 +10,12 @@ from typing import Any, Literal, TypeVar
 
 from datamodules.cleaning.privacy import scrub
 from datamodules.cleaning.stop_words import StopLanguage, without_stop_words
-from datamodules.corpus.rows import TEXT, Row, Rows, texts
+from datamodules.corpus.rows import TEXT, Row, Rows, rows_of, texts
 
 T = TypeVar("T")
 
 _APOSTROPHES = "'\u2019\u02bc"
+_ROWS_AT_ONCE = 1000
 _SPACES = re.compile(r"[^\S\n]+")
 _LINE_ENDS = re.compile(r" ?\n ?")
 
@@ -61,8 +62,14 @@ class Cleaner:
         chosen: Rows = rows if len(kept) == len(rows) else rows.select(kept)
         if counts.get("rows_changed"):
             # The cache of `datasets` is not used: it would not notice changes of this code.
+            n_rows = rows_of(chosen, most=_ROWS_AT_ONCE)
             chosen = chosen.map(
-                self._cleaned_batch, batched=True, load_from_cache_file=False, desc="Cleaning"
+                self._cleaned_batch,
+                batched=True,
+                batch_size=n_rows,
+                writer_batch_size=n_rows,
+                load_from_cache_file=False,
+                desc="Cleaning",
             )
         return chosen, counts
 

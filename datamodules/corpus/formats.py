@@ -92,6 +92,21 @@ def first_rows(file: pa.parquet.ParquetFile) -> list[dict[str, Any]]:
     return []
 
 
+def parquet_rows_at_once(file: pa.parquet.ParquetFile, columns: Collection[str] | None = None) -> int:
+    """Return how many rows of some columns of a Parquet file to read at once; by default of all columns.
+
+    Their size is that in the file before compression, which is smaller than in memory where texts repeat.
+    """
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    n_bytes = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema in columns or chunk.path_in_schema.split(".")[0] in columns
+    )
+    return rows_at_once(file.metadata.num_rows, n_bytes, most=_PARQUET_ROWS)
+
+
 def parquet_file(source: SourceFile) -> pa.parquet.ParquetFile:
     """Open a Parquet file.
 
@@ -165,7 +180,7 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
         roots = list(dict.fromkeys(root_of(path, schema.names) for path in present.values()))
         class_names = class_names_of(schema)
         n_rows = 0
-        for batch in file.iter_batches(batch_size=_rows_at_once(file), columns=roots):
+        for batch in file.iter_batches(batch_size=parquet_rows_at_once(file, roots), columns=roots):
             read = pa.Table.from_batches([batch])
             table = pa.table(
                 {name: column_at(read, path, class_names, where) for name, path in present.items()}
@@ -176,12 +191,6 @@ def _read_parquet(source: SourceFile, places: Places) -> Iterator[pa.Table]:
             yield table
     except (pa.ArrowException, OSError) as error:
         raise _no_parquet(source, error) from error
-
-
-def _rows_at_once(file: pa.parquet.ParquetFile) -> int:
-    groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
-    n_bytes = sum(group.total_byte_size for group in groups)
-    return rows_at_once(file.metadata.num_rows, n_bytes, most=_PARQUET_ROWS)
 
 
 def _no_parquet(source: SourceFile, error: Exception) -> DataError:

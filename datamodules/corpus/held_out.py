@@ -127,7 +127,9 @@ def n_also_in(rows: Rows, train: Rows, columns: Sequence[str]) -> int:
     common = [name for name in columns if name in rows.column_names and name in train.column_names]
     keys = _one_array(_keys(rows, common))
     wanted = keys.unique()
-    found = (some.filter(pc.is_in(some, value_set=wanted)).unique() for some in _keys(train, common))
+    # Each batch is compared with all that are wanted, so it is as large as they are.
+    batches = _keys(train, common, least_bytes=wanted.nbytes)
+    found = (some.filter(pc.is_in(some, value_set=wanted)).unique() for some in batches)
     return int(pc.sum(pc.is_in(keys, value_set=_one_array(found))).as_py() or 0)
 
 
@@ -135,10 +137,10 @@ def _one_array(texts: Iterable[pa.Array]) -> pa.Array:
     return pa.concat_arrays([pa.array([], pa.large_string()), *texts])
 
 
-def _keys(rows: Rows, columns: Sequence[str]) -> Iterator[pa.Array]:
+def _keys(rows: Rows, columns: Sequence[str], *, least_bytes: int = 0) -> Iterator[pa.Array]:
     """Yield arrays of texts that combine the columns of each row, in batches of rows."""
     chosen = rows.select_columns(list(columns)).with_format("arrow")
-    for table in chosen.iter(rows_of(chosen, most=_ROWS_AT_ONCE)):
+    for table in chosen.iter(rows_of(chosen, most=_ROWS_AT_ONCE, least_bytes=least_bytes)):
         texts = [_texts(column.combine_chunks()) for column in table.columns]
         yield pc.binary_join_element_wise(*texts, pa.scalar(_BETWEEN, pa.large_string()))
 

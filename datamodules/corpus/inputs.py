@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from datamodules.corpus.arrow import ClassNames, class_names_of, column_at
 from datamodules.corpus.columns import Columns, Places, has, value_at
-from datamodules.corpus.formats import heading, parquet_file
+from datamodules.corpus.formats import heading, parquet_file, parquet_rows_at_once
 from datamodules.corpus.forms import check_value
 from datamodules.corpus.notes import notes_on
 from datamodules.corpus.objects import json_objects
@@ -22,7 +22,6 @@ Numbered = Iterator[tuple[str, dict[str, Any]]]
 """The position of a row, and its values by path."""
 
 _KEY = "columns"
-_PARQUET_ROWS = 8192
 
 
 def read_rows(
@@ -143,7 +142,8 @@ def _read_separated(source: SourceFile, paths: Sequence[str]) -> Numbered:
 def _read_parquet(source: SourceFile, paths: Sequence[str]) -> Numbered:
     file = parquet_file(source)
     class_names = class_names_of(file.schema_arrow)
-    batches = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=_PARQUET_ROWS))
+    n_rows = parquet_rows_at_once(file)
+    batches = (pa.Table.from_batches([batch]) for batch in file.iter_batches(batch_size=n_rows))
     picked = ([_column(batch, path, class_names) for path in paths] for batch in batches)
     return _numbered(source, paths, (pa.table(columns, list(paths)) for columns in picked))
 

@@ -106,9 +106,9 @@ def values(rows: Rows, column: str) -> Iterator[Any]:
         yield from batch[column]
 
 
-def rows_of(rows: Rows, *, most: int) -> int:
-    """Return how many rows of a `datasets.Dataset` to read at once: at most `most`, fewer if long."""
-    return rows_at_once(rows.data.num_rows, rows.data.nbytes, most=most)
+def rows_of(rows: Rows, *, most: int, least_bytes: int = 0) -> int:
+    """Return `rows_at_once` for a `datasets.Dataset`."""
+    return rows_at_once(rows.data.num_rows, rows.data.nbytes, most=most, least_bytes=least_bytes)
 
 
 def numbers_of(rows: Rows) -> list[int]:

@@ -11,6 +11,7 @@ import pytest
 
 from datamodules.corpus import Columns, Files, batches
 from datamodules.corpus.batches import in_batches, rows_at_once
+from datamodules.corpus.formats import parquet_rows_at_once
 from datamodules.corpus.held_out import n_also_in
 from datamodules.corpus.rows import texts
 
@@ -25,6 +26,15 @@ def test_short_rows_are_read_by_number_and_long_ones_by_size() -> None:
     assert rows_at_once(1_000, 1_000 * 2**20, most=256) == 4
     assert rows_at_once(10, 10 * 2**30, most=256) == 1
     assert rows_at_once(0, 0, most=256) == 1
+    assert rows_at_once(1_000, 1_000 * 2**20, most=256, least_bytes=2**24) == 16
+
+
+def test_columns_that_are_not_read_do_not_count(tmp_path: Path) -> None:
+    table = pa.table({"text": [str(number) for number in range(100)], "image": ["x" * 2**20] * 100})
+    pa.parquet.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    file = pa.parquet.ParquetFile(tmp_path / "a.parquet")
+    assert parquet_rows_at_once(file, ["text"]) == 8192
+    assert parquet_rows_at_once(file) == parquet_rows_at_once(file, ["text", "image"]) == 3
 
 
 def test_batches_end_at_a_number_or_a_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
+import errno
 import hashlib
 import io
 import itertools
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +133,31 @@ def test_a_file_that_becomes_shorter_is_reported_and_not_read_as_zeros(tmp_path:
     os.truncate(tmp_path / "k" / DATA_FILE, 300)
     with pytest.raises(CacheError, match="ends before byte"):
         rows.take([499])
+
+
+def test_rows_are_there_after_their_folder_is_deleted(tmp_path: Path) -> None:
+    ids, segments = some_rows(500)
+    rows = TokenCache(tmp_path).get_or_build("k", {}, write_in_chunks(ids, segments), vocab_size=500)
+    shutil.rmtree(tmp_path / "k")
+    assert np.array_equal(rows.take(range(500))[0], ids)
+    assert np.array_equal(np.concatenate([some for _, some in rows.chunks()]), segments)
+
+
+def test_short_reads_are_continued_and_errors_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, segments = some_rows(500)
+    rows = TokenCache(tmp_path).get_or_build("k", {}, write_in_chunks(ids, segments), vocab_size=500)
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, place: preadv(file, [buffers[0][:5]], place))
+    assert np.array_equal(rows.take([3, 499])[0], ids[[3, 499]])
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fails)
+    with pytest.raises(CacheError, match="Input/output error"):
+        rows.take([3])
 
 
 def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
