@@ -7,7 +7,7 @@ Prelude is measured with Lightning, callbacks, logging and the default recipe. T
 nanoGPT's (`benchmarks/peers/plain.py`), the Trainer and `generate` of `transformers`, and litgpt if `make
 bench-peers` has installed it. Shape, rows, batch and precision are the same for all. They run alternately,
 and a ratio is computed within each turn. The results are medians over the turns, with the lowest and highest
-value: three turns, or fewer if they take more than 75 seconds.
+value: three turns, or fewer if they take more than 40 seconds.
 
 Standard output has one line of JSON per row, and standard error a table at the end. `share` is the fraction
 of the machine's matrix rate that Prelude reaches in training; the rate is measured first, in the same
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, help="some of the measurements")
     parser.add_argument(
-        "--turns", type=count, help="turns of each loop (3, or fewer where they take more than 75 seconds)"
+        "--turns", type=count, help="turns of each loop (3, or fewer where they take more than 40 seconds)"
     )
     return parser
 

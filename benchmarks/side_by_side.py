@@ -22,7 +22,7 @@ TURN_S = 2.5
 #: The turns of each loop, unless another number is asked for.
 N_TURNS = 3
 #: The seconds after which no further turn begins then.
-TURNS_S = 75.0
+TURNS_S = 40.0
 
 #: Makes a number of steps and returns the seconds that they took.
 Loop = Callable[[int], float]
