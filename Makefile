@@ -204,7 +204,7 @@ weights: $(VENV)/.installed-dev ## Download MiniLM and SmolLM2 to .cache/weights
 	@$(BIN)/python -m scripts.weights
 
 .PHONY: bench
-bench: $(VENV)/.installed-dev ## Measure Prelude next to its peers on this machine: about ten minutes
+bench: $(VENV)/.installed-dev ## Measure Prelude next to its peers on this machine: 10 to 15 minutes
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 .PHONY: bench-ten-minutes
